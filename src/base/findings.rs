@@ -1,0 +1,159 @@
+//! What is wrong with a document, and where.
+//!
+//! Rooms compile their own section and report into one [`Findings`]; the config room, which alone
+//! knows files, turns each path into a line and a column.
+
+use std::fmt;
+
+/// A place in a document, written as the way to it from the root. Costs nothing until a finding
+/// is made: compile functions pass it down by reference.
+#[derive(Clone, Copy, Debug)]
+pub struct At<'a> {
+    parent: Option<&'a At<'a>>,
+    step: Step<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step<'a> {
+    Root,
+    Key(&'a str),
+    Index(usize),
+}
+
+impl<'a> At<'a> {
+    /// The document itself.
+    pub const ROOT: At<'static> = At { parent: None, step: Step::Root };
+
+    /// The value under `key`.
+    pub fn key<'b>(&'b self, key: &'b str) -> At<'b>
+    where
+        'a: 'b,
+    {
+        At { parent: Some(self), step: Step::Key(key) }
+    }
+
+    /// The element number `index`, from 0.
+    pub fn index<'b>(&'b self, index: usize) -> At<'b>
+    where
+        'a: 'b,
+    {
+        At { parent: Some(self), step: Step::Index(index) }
+    }
+}
+
+/// As a JSON pointer (RFC 6901): `/routes/3/match/path`.
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(parent) = self.parent {
+            write!(f, "{parent}")?;
+        }
+        match self.step {
+            Step::Root => Ok(()),
+            Step::Key(key) => write!(f, "/{}", key.replace('~', "~0").replace('/', "~1")),
+            Step::Index(index) => write!(f, "/{index}"),
+        }
+    }
+}
+
+/// Which part of a mapping's entry a finding points at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The name: it is not known, or it is there twice.
+    Key,
+    /// What stands under the name.
+    Value,
+}
+
+/// One fault, as a room sees it: without file and line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// JSON pointer of the value at fault.
+    pub path: String,
+    /// Whether the name or the value is at fault.
+    pub part: Part,
+    /// What is wrong: lower case, no full stop.
+    pub message: String,
+    /// What to do about it, if there is more to say.
+    pub help: Option<String>,
+}
+
+/// All faults of a document; a document with any does not compile.
+#[derive(Debug, Default)]
+pub struct Findings {
+    list: Vec<Finding>,
+}
+
+impl Findings {
+    /// Reports that the value at `at` is wrong. Returns the finding, so that help can be added.
+    pub fn error(&mut self, at: &At<'_>, message: impl Into<String>) -> &mut Finding {
+        self.push(at.to_string(), Part::Value, message.into())
+    }
+
+    /// Reports that the name at `at` is wrong.
+    pub fn error_at_key(&mut self, at: &At<'_>, message: impl Into<String>) -> &mut Finding {
+        self.push(at.to_string(), Part::Key, message.into())
+    }
+
+    /// Reports that the name or value at a JSON pointer is wrong.
+    pub fn push(&mut self, path: String, part: Part, message: String) -> &mut Finding {
+        self.list.push(Finding { path, part, message, help: None });
+        self.list.last_mut().expect("it was pushed just now")
+    }
+
+    /// Whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The findings, in the order of their report.
+    pub fn iter(&self) -> impl Iterator<Item = &Finding> {
+        self.list.iter()
+    }
+}
+
+impl Finding {
+    /// Says what to do about it.
+    pub fn help(&mut self, help: impl Into<String>) {
+        self.help = Some(help.into());
+    }
+
+    /// Suggests the known name that `word` was probably meant to be, else lists those that exist.
+    pub fn suggest<'n>(&mut self, word: &str, known: impl IntoIterator<Item = &'n str>) {
+        let known: Vec<&str> = known.into_iter().collect();
+        match nearest(word, known.iter().copied()) {
+            Some(name) => self.help(format!("did you mean `{name}`?")),
+            None if known.is_empty() => {}
+            None => self.help(format!("known here: {}", known.join(", "))),
+        }
+    }
+}
+
+/// The name most like `word`, if any is near enough to be worth a suggestion.
+pub fn nearest<'n>(word: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    let near = |name: &&str| strsim::damerau_levenshtein(word, name);
+    let limit = (word.chars().count() / 3).max(1);
+    names.into_iter().min_by_key(near).filter(|name| near(name) <= limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_a_json_pointer() {
+        let routes = At::ROOT.key("routes");
+        let third = routes.index(3);
+        let key = third.key("a/b~c");
+        assert_eq!(key.to_string(), "/routes/3/a~1b~0c");
+        assert_eq!(At::ROOT.to_string(), "");
+    }
+
+    #[test]
+    fn a_typo_gets_a_suggestion_and_a_stranger_gets_the_list() {
+        assert_eq!(nearest("upstraem", ["upstream", "routes"]), Some("upstream"));
+        assert_eq!(nearest("zebra", ["upstream", "routes"]), None);
+        let mut findings = Findings::default();
+        findings.error(&At::ROOT.key("x"), "unknown").suggest("zebra", ["a", "b"]);
+        assert_eq!(findings.iter().next().unwrap().help.as_deref(), Some("known here: a, b"));
+    }
+}

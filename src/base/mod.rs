@@ -1,0 +1,13 @@
+//! Words that every room shares: findings with a place, units, deadlines, identifiers.
+//!
+//! No I/O lives here, and no word that only one room needs.
+
+mod deadline;
+mod findings;
+mod ids;
+mod units;
+
+pub use deadline::{Deadline, coarse_now};
+pub use findings::{At, Finding, Findings, Part, nearest};
+pub use ids::{RequestId, SpanId, TraceId};
+pub use units::{ByteSize, Percent, Period};

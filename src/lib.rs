@@ -1,0 +1,26 @@
+//! Moongate's floor plan: one module a room, in layers parted by blank lines, highest first.
+//!
+//! A room uses rooms of lower layers only, never a neighbour, never upward; `tests/rooms.rs` holds
+//! the arrows. `docs/ARCHITECTURE.md` is the guided tour.
+
+// pub mod app;
+
+// pub mod admin;
+// pub mod demo;
+// pub mod proxy;
+
+// pub mod config;
+// pub mod listener;
+
+// pub mod filters;
+
+// pub mod exchange;
+
+// pub mod pipeline;
+
+// pub mod routing;
+// pub mod upstream;
+
+// pub mod telemetry;
+
+pub mod base;
