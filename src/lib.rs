@@ -16,11 +16,11 @@
 
 // pub mod exchange;
 
-// pub mod pipeline;
+pub mod pipeline;
 
 // pub mod routing;
 // pub mod upstream;
 
-// pub mod telemetry;
+pub mod telemetry;
 
 pub mod base;

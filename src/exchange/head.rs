@@ -1,0 +1,112 @@
+//! What of a message's head belongs to one connection only, and is made anew for the next
+//! (RFC 9110, section 7.6).
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{Method, Version};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::ServerSession;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Fields that never pass from one connection to the next.
+const HOP_BY_HOP: [HeaderName; 8] =
+    [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+
+/// The protocol that the upstream speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// The request as the upstream gets it.
+pub(super) fn outgoing(session: &mut ServerSession, protocol: Protocol) -> Box<RequestHeader> {
+    let upgrade = protocol == Protocol::Http1 && session.is_upgrade_req();
+    let has_body = !session.is_body_empty();
+    let received = session.req_header();
+    let wants_trailers = received.headers.get_all(TE).iter().any(|it| it == "trailers");
+    let mut request = Box::new(received.clone());
+    for name in nominated(&received.headers) {
+        request.remove_header(&name);
+    }
+    for name in &HOP_BY_HOP {
+        request.remove_header(name);
+    }
+    match protocol {
+        Protocol::Http1 => finish_http1(&mut request, upgrade, has_body),
+        Protocol::Http2 if wants_trailers => insert(&mut request, TE, HeaderValue::from_static("trailers")),
+        Protocol::Http2 => {}
+    }
+    request
+}
+
+fn finish_http1(request: &mut RequestHeader, upgrade: bool, has_body: bool) {
+    request.set_version(Version::HTTP_11);
+    if !request.headers.contains_key(HOST)
+        && let Some(authority) = request.uri.authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        insert(request, HOST, host);
+    }
+    if upgrade {
+        insert(request, CONNECTION, HeaderValue::from_static("upgrade"));
+        insert(request, UPGRADE, HeaderValue::from_static("websocket"));
+    } else if has_body && !request.headers.contains_key(CONTENT_LENGTH) {
+        insert(request, TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+fn insert(request: &mut RequestHeader, name: HeaderName, value: HeaderValue) {
+    // It fails only when the map has 32,768 entries; the listener's limits are far below.
+    let _ = request.insert_header(name, value);
+}
+
+/// The names that `Connection` lists.
+pub(super) fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|it| it.to_str().ok());
+    let names = values.flat_map(|it| it.split(',')).map(str::trim).filter(|it| !it.is_empty());
+    names.filter_map(|it| HeaderName::from_bytes(it.as_bytes()).ok()).collect()
+}
+
+/// How the answer's body is framed towards the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// As the answer says: a length, or no body at all.
+    AsGiven,
+    /// The length is not known, and the client's HTTP version knows chunks.
+    Chunked,
+    /// The length is not known, and the body ends with the connection.
+    UntilClose,
+}
+
+/// Strips an upstream's answer of what belonged to its connection and frames it for the client's.
+pub(super) fn incoming(
+    answer: &mut ResponseHeader,
+    client: Version,
+    method: &Method,
+    ends_here: bool,
+) -> Framing {
+    for name in nominated(&answer.headers) {
+        answer.remove_header(&name);
+    }
+    for name in &HOP_BY_HOP {
+        if answer.headers.contains_key(name) {
+            answer.remove_header(name);
+        }
+    }
+    answer.set_version(Version::HTTP_11);
+    let length_known = ends_here || *method == Method::HEAD || answer.headers.contains_key(CONTENT_LENGTH);
+    match client {
+        _ if length_known => Framing::AsGiven,
+        Version::HTTP_2 => Framing::AsGiven,
+        Version::HTTP_11 => {
+            let _ = answer.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            Framing::Chunked
+        }
+        _ => Framing::UntilClose,
+    }
+}

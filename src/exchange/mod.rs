@@ -1,0 +1,20 @@
+//! One admitted request and its upstream: choose an endpoint, connect, pump both directions in one
+//! task, try again what never reached an upstream, and say how it ended.
+//!
+//! The stock upstream half of pingora-proxy is not used; docs/ARCHITECTURE.md says why. What the
+//! client gets when nothing could be answered is the proxy room's business: this room only says so.
+
+mod dispatch;
+mod head;
+mod link;
+mod outbox;
+mod policy;
+mod pump;
+mod service;
+mod worker;
+
+pub use dispatch::{Destination, exchange};
+pub use policy::{Policy, TimeoutsConfig};
+pub use pump::{Ended, WayOut};
+pub use service::{LocalFuture, LocalService, UpgradeSlot};
+pub use worker::Worker;

@@ -1,0 +1,210 @@
+//! Lets pages of other origins call (Fetch standard, "CORS protocol"; S2S-9).
+//!
+//! Preflights are answered here, before anything that wants credentials: a preflight carries none.
+
+use http::Method;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
+    ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue, ORIGIN, VARY,
+};
+use pingora::http::ResponseHeader;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::base::{At, Findings, Period};
+
+/// The `cors` section of a route, of a policy, or of `defaults`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CorsConfig {
+    /// Origins that may call: `https://app.example.org`, `https://*.example.org`,
+    /// `http://localhost:*` (any port), or `*` for all.
+    pub origins: Vec<String>,
+    /// Whether pages may send cookies and credentials. Not together with the origin `*`.
+    pub credentials: bool,
+    /// How long a browser may remember a preflight's answer. Default 10m.
+    pub max_age: Option<Period>,
+}
+
+/// A compiled `cors` section.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cors {
+    any: bool,
+    origins: Vec<OriginPattern>,
+    credentials: bool,
+    max_age: HeaderValue,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct OriginPattern {
+    scheme: String,
+    /// `*.example.org` is kept as `.example.org`.
+    host: String,
+    subdomains: bool,
+    port: Port,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Port {
+    Any,
+    /// As written, empty for the scheme's own.
+    Exact(String),
+}
+
+/// What a browser may read of an answer, beside the fields that it always may.
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "x-request-id, retry-after, x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, ratelimit, ratelimit-policy, x-cache, idempotency-replayed",
+);
+
+impl Cors {
+    /// Reports every origin that could never match.
+    pub fn compile(config: &CorsConfig, at: &At<'_>, findings: &mut Findings) -> Self {
+        let any = config.origins.iter().any(|it| it == "*");
+        if any && config.credentials {
+            let finding = findings.error(&at.key("credentials"), "credentials for the origin `*`");
+            finding.help("browsers refuse that: list the origins");
+        }
+        let mut origins = Vec::new();
+        let list = at.key("origins");
+        for (number, text) in config.origins.iter().enumerate().filter(|(_, it)| *it != "*") {
+            match OriginPattern::parse(text) {
+                Some(origin) => origins.push(origin),
+                None => findings
+                    .error(&list.index(number), "not an origin")
+                    .help("write scheme and host, such as https://app.example.org or http://localhost:*"),
+            }
+        }
+        let max_age = config.max_age.map_or(600, |it| it.0.as_secs());
+        Self { any, origins, credentials: config.credentials, max_age: HeaderValue::from(max_age) }
+    }
+
+    /// The answer to a preflight, if this request is one.
+    pub fn preflight(&self, method: &Method, headers: &HeaderMap, allowed: &[Method]) -> Option<Box<ResponseHeader>> {
+        let asks = headers.get(ACCESS_CONTROL_REQUEST_METHOD);
+        if *method != Method::OPTIONS || asks.is_none() || !headers.contains_key(ORIGIN) {
+            return None;
+        }
+        let mut answer = Box::new(ResponseHeader::build(204, Some(8)).ok()?);
+        if self.allows(headers) {
+            let methods: Vec<&str> = allowed.iter().map(Method::as_str).collect();
+            let methods = HeaderValue::from_str(&methods.join(", ")).ok().filter(|_| !methods.is_empty());
+            // Any method that the route takes; a route that takes all gives back what was asked for.
+            let methods = methods.or_else(|| asks.cloned())?;
+            let _ = answer.insert_header(ACCESS_CONTROL_ALLOW_METHODS, methods);
+            if let Some(wanted) = headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+                let _ = answer.insert_header(ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
+            }
+            let _ = answer.insert_header(ACCESS_CONTROL_MAX_AGE, self.max_age.clone());
+        }
+        Some(answer)
+    }
+
+    /// Tells the browser whether the page may read the answer.
+    pub fn on_response(&self, request: &HeaderMap, answer: &mut ResponseHeader) {
+        let Some(origin) = request.get(ORIGIN) else {
+            // An answer without an origin may be kept by a cache and given to one with.
+            if !self.any {
+                let _ = answer.append_header(VARY, HeaderValue::from_static("Origin"));
+            }
+            return;
+        };
+        if !self.any || self.credentials {
+            let _ = answer.append_header(VARY, HeaderValue::from_static("Origin"));
+        }
+        if !self.allows(request) {
+            return;
+        }
+        let named = if self.any && !self.credentials { HeaderValue::from_static("*") } else { origin.clone() };
+        let _ = answer.insert_header(ACCESS_CONTROL_ALLOW_ORIGIN, named);
+        if self.credentials {
+            let _ = answer.insert_header(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        }
+        let _ = answer.insert_header(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    }
+
+    fn allows(&self, request: &HeaderMap) -> bool {
+        let origin = request.get(ORIGIN).and_then(|it| it.to_str().ok());
+        origin.is_some_and(|origin| self.any || self.origins.iter().any(|it| it.matches(origin)))
+    }
+}
+
+impl OriginPattern {
+    fn parse(text: &str) -> Option<Self> {
+        let (scheme, host, port) = split_origin(text)?;
+        let (subdomains, host) = match host.strip_prefix('*') {
+            Some(rest) if rest.starts_with('.') && rest.len() > 1 => (true, rest),
+            Some(_) => return None,
+            None => (false, host),
+        };
+        let named = host.bytes().all(|it| it.is_ascii_alphanumeric() || b".-[]:".contains(&it));
+        let port = match port {
+            "*" => Port::Any,
+            port if port.bytes().all(|it| it.is_ascii_digit()) => Port::Exact(port.to_owned()),
+            _ => return None,
+        };
+        (named && !host.is_empty()).then(|| Self {
+            scheme: scheme.to_ascii_lowercase(),
+            host: host.to_ascii_lowercase(),
+            subdomains,
+            port,
+        })
+    }
+
+    fn matches(&self, origin: &str) -> bool {
+        let Some((scheme, host, port)) = split_origin(origin) else { return false };
+        let host_fits = if self.subdomains {
+            host.len() > self.host.len() && host.to_ascii_lowercase().ends_with(&self.host)
+        } else {
+            host.eq_ignore_ascii_case(&self.host)
+        };
+        let port_fits = match &self.port {
+            Port::Any => true,
+            Port::Exact(exact) => exact == port,
+        };
+        scheme.eq_ignore_ascii_case(&self.scheme) && host_fits && port_fits
+    }
+}
+
+/// Scheme, host and port (empty if none is written) of an origin without a path.
+fn split_origin(text: &str) -> Option<(&str, &str, &str)> {
+    let (scheme, rest) = text.split_once("://")?;
+    let bracket = rest.rfind(']').unwrap_or(0);
+    let (host, port) = match rest[bracket..].rfind(':') {
+        Some(colon) => (&rest[..bracket + colon], &rest[bracket + colon + 1..]),
+        None => (rest, ""),
+    };
+    let scheme_fits = !scheme.is_empty() && scheme.bytes().all(|it| it.is_ascii_alphanumeric());
+    (scheme_fits && !host.is_empty() && !rest.contains('/')).then_some((scheme, host, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(pattern: &str, origin: &str, matches: bool) {
+        assert_eq!(OriginPattern::parse(pattern).unwrap().matches(origin), matches, "{pattern} {origin}");
+    }
+
+    #[test]
+    fn an_origin_matches_by_scheme_host_and_port() {
+        check("https://app.example.org", "https://app.example.org", true);
+        check("https://app.example.org", "http://app.example.org", false);
+        check("https://app.example.org", "https://app.example.org:8443", false);
+        check("http://localhost:*", "http://localhost:5173", true);
+        check("http://localhost:*", "http://localhost.evil.example:80", false);
+        check("https://*.example.org", "https://a.b.example.org", true);
+        check("https://*.example.org", "https://example.org", false);
+        check("https://*.example.org", "https://evilexample.org", false);
+    }
+
+    #[test]
+    fn what_is_no_origin_is_reported() {
+        let config = CorsConfig { origins: vec!["app.example.org".into(), "*".into()], credentials: true, max_age: None };
+        let mut findings = Findings::default();
+        Cors::compile(&config, &At::ROOT, &mut findings);
+        let paths: Vec<_> = findings.iter().map(|it| it.path.as_str()).collect();
+        assert_eq!(paths, ["/credentials", "/origins/0"]);
+    }
+}

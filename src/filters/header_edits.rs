@@ -1,0 +1,138 @@
+//! Sets, adds and removes header fields, of requests on their way in and of answers on their way out.
+
+use std::collections::BTreeMap;
+
+use http::header::{HeaderName, HeaderValue};
+use pingora::http::{RequestHeader, ResponseHeader};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::base::{At, Findings};
+
+/// Fields to set, add and remove.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeaderEditsConfig {
+    /// Fields that get this value, whatever they had.
+    pub set: BTreeMap<String, String>,
+    /// Fields that get this value beside those they have.
+    pub add: BTreeMap<String, String>,
+    /// Fields that go.
+    pub remove: Vec<String>,
+}
+
+/// Compiled edits.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HeaderEdits {
+    remove: Vec<HeaderName>,
+    set: Vec<(HeaderName, HeaderValue)>,
+    add: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Fields that frame a message or belong to one connection; the gateway makes them itself.
+const OURS: [&str; 9] = [
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "proxy-connection",
+];
+
+impl HeaderEdits {
+    /// Reports names and values that could not be sent.
+    pub fn compile(config: &HeaderEditsConfig, at: &At<'_>, findings: &mut Findings) -> Self {
+        let mut edits = Self::default();
+        for (kind, written, into) in
+            [("set", &config.set, &mut edits.set), ("add", &config.add, &mut edits.add)]
+        {
+            let at = at.key(kind);
+            for (name, value) in written {
+                let at = at.key(name);
+                let name = field_name(name, &at, findings);
+                match HeaderValue::from_str(value) {
+                    Ok(value) => into.extend(name.map(|name| (name, value))),
+                    Err(_) => drop(findings.error(&at, "not a header value: it has control characters")),
+                }
+            }
+        }
+        let at = at.key("remove");
+        for (number, name) in config.remove.iter().enumerate() {
+            edits.remove.extend(field_name(name, &at.index(number), findings));
+        }
+        edits
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+
+    /// Edits a request's head.
+    pub fn on_request(&self, request: &mut RequestHeader) {
+        for name in &self.remove {
+            request.remove_header(name);
+        }
+        for (name, value) in &self.set {
+            let _ = request.insert_header(name.clone(), value.clone());
+        }
+        for (name, value) in &self.add {
+            let _ = request.append_header(name.clone(), value.clone());
+        }
+    }
+
+    /// Edits an answer's head.
+    pub fn on_response(&self, answer: &mut ResponseHeader) {
+        for name in &self.remove {
+            answer.remove_header(name);
+        }
+        for (name, value) in &self.set {
+            let _ = answer.insert_header(name.clone(), value.clone());
+        }
+        for (name, value) in &self.add {
+            let _ = answer.append_header(name.clone(), value.clone());
+        }
+    }
+}
+
+fn field_name(name: &str, at: &At<'_>, findings: &mut Findings) -> Option<HeaderName> {
+    let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
+        findings.error(at, "not a header name").help("letters, digits and dashes, such as x-api-version");
+        return None;
+    };
+    if OURS.contains(&parsed.as_str()) {
+        let finding = findings.error(at, format!("`{parsed}` belongs to the connection or frames the message"));
+        finding.help("the gateway sets it itself; for the host use rewrite.host");
+        return None;
+    }
+    Some(parsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_the_framing_are_out_of_reach() {
+        let config = HeaderEditsConfig { remove: vec!["Content-Length".into(), "x-a".into()], ..Default::default() };
+        let mut findings = Findings::default();
+        let edits = HeaderEdits::compile(&config, &At::ROOT, &mut findings);
+        assert_eq!(findings.iter().next().unwrap().path, "/remove/0");
+        assert_eq!(edits.remove, [HeaderName::from_static("x-a")]);
+    }
+
+    #[test]
+    fn set_replaces_and_add_keeps() {
+        let config: HeaderEditsConfig = serde_yaml::from_str("{ set: { a: new }, add: { b: two } }").unwrap();
+        let edits = HeaderEdits::compile(&config, &At::ROOT, &mut Findings::default());
+        let mut head = ResponseHeader::build(200, None).unwrap();
+        head.insert_header("a", "old").unwrap();
+        head.insert_header("b", "one").unwrap();
+        edits.on_response(&mut head);
+        assert_eq!(head.headers["a"], "new");
+        assert_eq!(head.headers.get_all("b").iter().count(), 2);
+    }
+}

@@ -1,0 +1,60 @@
+//! Tells browsers to be careful (S2S-30 to 32): on every answer, the gateway's own refusals included.
+
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
+    STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use pingora::http::ResponseHeader;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::pipeline::{Exchange, Scheme};
+
+/// Which security fields answers get; a field that the upstream set itself is left as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Security {
+    /// CSP without inline scripts, nosniff, no framing, no referrer, HSTS over TLS, and `no-store` on
+    /// JSON answers that say nothing about caching.
+    #[default]
+    Strict,
+    /// None of them.
+    Off,
+}
+
+const ALWAYS: [(HeaderName, HeaderValue); 4] = [
+    (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'self'; script-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
+    ),
+];
+const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000; includeSubDomains");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+impl Security {
+    /// Adds what is missing.
+    pub fn on_response(self, exchange: &Exchange, answer: &mut ResponseHeader) {
+        if self == Self::Off || answer.status.is_informational() {
+            return;
+        }
+        for (name, value) in &ALWAYS {
+            add_missing(answer, name, value);
+        }
+        if exchange.scheme == Scheme::Https {
+            add_missing(answer, &STRICT_TRANSPORT_SECURITY, &HSTS);
+        }
+        let json = answer.headers.get(CONTENT_TYPE).is_some_and(|it| it.as_bytes().starts_with(b"application/json"));
+        if json {
+            add_missing(answer, &CACHE_CONTROL, &NO_STORE);
+        }
+    }
+}
+
+fn add_missing(answer: &mut ResponseHeader, name: &HeaderName, value: &HeaderValue) {
+    if !answer.headers.contains_key(name) {
+        let _ = answer.insert_header(name.clone(), value.clone());
+    }
+}

@@ -1,0 +1,10 @@
+//! The contract between the request's way, its filters and the exchange: what a request is while it
+//! is under way, how it may be refused, and how it can end.
+
+mod end;
+mod refusal;
+mod request;
+
+pub use end::EndState;
+pub use refusal::{Refusal, Step};
+pub use request::{Exchange, Scheme, Timings, TraceContext};

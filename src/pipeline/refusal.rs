@@ -1,0 +1,54 @@
+//! Why the gateway answers by itself: it said no, or something behind it broke.
+
+use std::ops::ControlFlow;
+
+/// What a filter decides: go on, or end here with this refusal. `?` stops the walk.
+pub type Step = ControlFlow<Refusal>;
+
+/// An outcome that the gateway has to answer itself. A short, closed list without any feature's
+/// types; the proxy room alone knows what each looks like on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The message is not HTTP as the RFCs write it; the text says in which way.
+    BadRequest(&'static str),
+    /// CONNECT, or a method that the gateway does not know how to forward.
+    MethodNotSupported,
+    /// The expectation in `Expect` is not `100-continue`.
+    ExpectationFailed,
+    /// No route takes this host and path.
+    RouteNotFound,
+    /// A route takes the path, but not with this method.
+    MethodNotAllowed {
+        /// The value of `Allow`.
+        allow: String,
+    },
+    /// A route takes the path, but offers no media type that the client accepts.
+    NotAcceptable,
+    /// The body is larger than the route allows.
+    BodyTooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The request's target is too long.
+    UriTooLong,
+    /// The request's header fields are too many or too large.
+    HeadersTooLarge,
+    /// The client did not send its request in time.
+    RequestTimeout,
+    /// No endpoint of the upstream is healthy.
+    NoHealthyEndpoint,
+    /// No connection could be made to any endpoint that was tried.
+    ConnectFailed,
+    /// Connecting took too long.
+    ConnectTimeout,
+    /// The upstream closed or reset the connection before it answered.
+    UpstreamClosed,
+    /// The upstream's answer is not HTTP, or not an answer to this request.
+    UpstreamProtocol,
+    /// The upstream did not begin to answer in time.
+    FirstByteTimeout,
+    /// The exchange took longer in all than the route allows.
+    ExchangeTimeout,
+    /// Something in the gateway broke.
+    Internal,
+}

@@ -1,0 +1,187 @@
+//! What is known about one request while it is under way.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::base::{RequestId, SpanId, TraceId};
+use crate::pipeline::{EndState, Refusal};
+
+/// One request and what became of it. Survives an upgrade and then stands for the connection.
+/// Filters write what they learn into typed fields.
+#[derive(Debug)]
+pub struct Exchange {
+    /// Names the request in every log line, answer and upstream call.
+    pub request_id: RequestId,
+    /// Where the request stands in its distributed trace.
+    pub trace: TraceContext,
+    /// Who is calling, as far as trusted proxies can tell.
+    pub client_ip: IpAddr,
+    /// How the client reached us.
+    pub scheme: Scheme,
+    /// When the request's head was complete.
+    pub started: Instant,
+    /// The target as it was received, kept only when the route rewrites it.
+    pub target_received: Option<http::Uri>,
+    /// The name of the upstream or local service that was chosen.
+    pub upstream: Option<Arc<str>>,
+    /// The endpoint that answered, or was tried last.
+    pub endpoint: Option<SocketAddr>,
+    /// How many endpoints were tried.
+    pub attempts: u8,
+    /// Whether the upstream connection had served before.
+    pub connection_reused: bool,
+    /// Milestones since `started`.
+    pub timings: Timings,
+    /// Bytes of the answer's body as the upstream sent them.
+    pub body_received: u64,
+    /// Whether the answer is a stream: server-sent events, or an upgraded connection.
+    pub streaming: bool,
+    /// Why the gateway answered by itself, if it did.
+    pub refusal: Option<Refusal>,
+    /// How it ended; unset while it goes on.
+    pub end: Option<EndState>,
+}
+
+/// Milestones of an exchange, each the time since its start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// The upstream connection was there.
+    pub connected: Option<Duration>,
+    /// The answer's head had arrived.
+    pub first_byte: Option<Duration>,
+}
+
+/// How the client reached us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// In the clear.
+    Http,
+    /// Over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// As in a URI.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+/// The place of a request in its trace (W3C Trace Context, level 1).
+#[derive(Clone, Copy, Debug)]
+pub struct TraceContext {
+    /// The trace, continued from the client's or begun here.
+    pub trace_id: TraceId,
+    /// Our own span; upstreams see it as their parent.
+    pub span_id: SpanId,
+    /// The client's span, if it sent one.
+    pub parent: Option<SpanId>,
+    /// `trace-flags`, of which only bit 0 (sampled) has a meaning yet.
+    pub flags: u8,
+}
+
+impl Exchange {
+    /// A request that has just been read.
+    pub fn new(client_ip: IpAddr, scheme: Scheme) -> Self {
+        Self {
+            request_id: RequestId::random(),
+            trace: TraceContext::begin(),
+            client_ip,
+            scheme,
+            started: Instant::now(),
+            target_received: None,
+            upstream: None,
+            endpoint: None,
+            attempts: 0,
+            connection_reused: false,
+            timings: Timings::default(),
+            body_received: 0,
+            streaming: false,
+            refusal: None,
+            end: None,
+        }
+    }
+}
+
+impl TraceContext {
+    /// A trace that begins here. It asks to be sampled: what is not wanted can be dropped later.
+    pub fn begin() -> Self {
+        Self { trace_id: TraceId::random(), span_id: SpanId::random(), parent: None, flags: 1 }
+    }
+
+    /// Continues the trace of a `traceparent` field; `None` if it does not keep to the standard, in
+    /// which case a new trace begins (section 4.3).
+    pub fn continued(traceparent: &[u8]) -> Option<Self> {
+        // 00-<32 hex>-<16 hex>-<2 hex>; a later version may have more behind another dash.
+        let (head, rest) = traceparent.split_at_checked(55)?;
+        let version = hex_byte(&head[..2])?;
+        let dashes = [2, 35, 52].iter().all(|at| head[*at] == b'-');
+        let tail =
+            if version == 0 { rest.is_empty() } else { rest.first().is_none_or(|it| *it == b'-') };
+        if version == 0xff || !dashes || !tail {
+            return None;
+        }
+        Some(Self {
+            trace_id: TraceId::parse(&head[3..35])?,
+            span_id: SpanId::random(),
+            parent: Some(SpanId::parse(&head[36..52])?),
+            flags: hex_byte(&head[53..55])?,
+        })
+    }
+
+    /// The field that upstreams get: the same trace, our span as the parent.
+    pub fn traceparent(&self) -> [u8; 55] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut field = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        field[3..35].copy_from_slice(self.trace_id.as_str().as_bytes());
+        field[36..52].copy_from_slice(self.span_id.as_str().as_bytes());
+        field[54] = DIGITS[usize::from(self.flags & 1)];
+        field
+    }
+}
+
+fn hex_byte(text: &[u8]) -> Option<u8> {
+    let digit = |it: u8| match it {
+        b'0'..=b'9' => Some(it - b'0'),
+        b'a'..=b'f' => Some(it - b'a' + 10),
+        _ => None,
+    };
+    Some(digit(text[0])? << 4 | digit(text[1])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[test]
+    fn a_trace_is_continued_with_a_span_of_our_own() {
+        let trace = TraceContext::continued(PARENT.as_bytes()).unwrap();
+        let field = String::from_utf8(trace.traceparent().to_vec()).unwrap();
+        assert_eq!(&field[..36], &PARENT[..36]);
+        assert_ne!(&field[36..52], &PARENT[36..52]);
+        assert_eq!(&field[52..], "-01");
+    }
+
+    #[test]
+    fn what_is_not_a_traceparent_begins_a_new_trace() {
+        for wrong in [
+            "",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-extra",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0g",
+        ] {
+            assert!(TraceContext::continued(wrong.as_bytes()).is_none(), "{wrong}");
+        }
+        let later = format!("01{}-extra", &PARENT[2..]);
+        assert!(TraceContext::continued(later.as_bytes()).is_some());
+    }
+}

@@ -1,0 +1,185 @@
+//! Metric families of requests and of the configuration, and the handles that are resolved once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use once_cell::sync::Lazy;
+use parking_lot::Mutex;
+use prometheus::{
+    Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, TextEncoder,
+    register_histogram_vec, register_int_counter_vec, register_int_gauge,
+};
+
+/// So many routes get series of their own; the others share those of `other`.
+const ROUTES_MAX: usize = 1_000;
+/// Stands for the routes beyond the bound.
+const OTHER: &str = "other";
+
+/// Seconds; from what a local answer takes to the longest request.
+const BUCKETS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0, 60.0,
+];
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+static REQUESTS: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Requests that ended, by route and class of status";
+    register_int_counter_vec!("moongate_requests_total", help, &["route", "class"]).expect(ONCE)
+});
+pub(super) static DURATION: Lazy<HistogramVec> = Lazy::new(|| {
+    let help = "Time from a request's head to the end of its answer";
+    let buckets = BUCKETS.to_vec();
+    register_histogram_vec!("moongate_request_duration_seconds", help, &["route"], buckets)
+        .expect(ONCE)
+});
+static RECEIVED: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Bytes of request bodies";
+    register_int_counter_vec!("moongate_request_body_bytes_total", help, &["route"]).expect(ONCE)
+});
+static SENT: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Bytes of answer bodies";
+    register_int_counter_vec!("moongate_response_body_bytes_total", help, &["route"]).expect(ONCE)
+});
+pub(super) static REFUSED: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Answers that the gateway gave by itself, by error code";
+    register_int_counter_vec!("moongate_refusals_total", help, &["code"]).expect(ONCE)
+});
+/// Requests under way.
+pub static IN_FLIGHT: Lazy<IntGauge> = Lazy::new(|| {
+    register_int_gauge!("moongate_requests_in_flight", "Requests under way").expect(ONCE)
+});
+/// Server-sent event streams and upgraded connections under way.
+pub static STREAMS_OPEN: Lazy<IntGauge> = Lazy::new(|| {
+    register_int_gauge!("moongate_streams_open", "Event streams and upgraded connections under way")
+        .expect(ONCE)
+});
+static RELOAD_SUCCESS: Lazy<IntGauge> = Lazy::new(|| {
+    let help = "1 if the last load of the configuration succeeded, 0 if it was refused";
+    register_int_gauge!("moongate_config_last_reload_success", help).expect(ONCE)
+});
+static RELOAD_TIME: Lazy<IntGauge> = Lazy::new(|| {
+    let help = "When the serving configuration was loaded, in seconds since 1970";
+    register_int_gauge!("moongate_config_last_reload_success_timestamp_seconds", help).expect(ONCE)
+});
+/// Loads of the configuration, by result: `ok` or `refused`.
+pub static RELOADS: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Loads of the configuration, by result";
+    register_int_counter_vec!("moongate_config_reloads_total", help, &["result"]).expect(ONCE)
+});
+static ROUTES: Lazy<Mutex<HashMap<Arc<str>, Weak<RouteMetrics>>>> = Lazy::new(Mutex::default);
+
+const ONCE: &str = "the name is registered once";
+
+/// The series of one route, resolved when a snapshot with the route comes to life.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    /// The value of the `route` label.
+    label: Arc<str>,
+    by_class: [IntCounter; 5],
+    duration: Histogram,
+    received: IntCounter,
+    sent: IntCounter,
+}
+
+impl RouteMetrics {
+    /// The series of the route of this name: those that it had before a reload, or new ones; beyond
+    /// the bound, the shared ones of `other`.
+    pub fn of(name: &str) -> Arc<Self> {
+        let mut routes = ROUTES.lock();
+        if let Some(known) = routes.get(name).and_then(Weak::upgrade) {
+            return known;
+        }
+        routes.retain(|_, it| it.strong_count() > 0);
+        let label: Arc<str> = if routes.len() < ROUTES_MAX { name.into() } else { OTHER.into() };
+        if let Some(shared) = routes.get(&label).and_then(Weak::upgrade) {
+            return shared;
+        }
+        let made = Arc::new(Self::resolve(label.clone()));
+        routes.insert(label, Arc::downgrade(&made));
+        made
+    }
+
+    fn resolve(label: Arc<str>) -> Self {
+        Self {
+            by_class: CLASSES.map(|class| REQUESTS.with_label_values(&[&*label, class])),
+            duration: DURATION.with_label_values(&[&*label]),
+            received: RECEIVED.with_label_values(&[&*label]),
+            sent: SENT.with_label_values(&[&*label]),
+            label,
+        }
+    }
+
+    /// Counts a request that ended. Status 0 (nothing could be answered) counts as 4xx: the client left.
+    pub fn record(&self, status: u16, duration: Duration, received: u64, sent: u64) {
+        let class = if status == 0 { 3 } else { usize::from(status / 100).clamp(1, 5) - 1 };
+        self.by_class[class].inc();
+        self.duration.observe(duration.as_secs_f64());
+        if received > 0 {
+            self.received.inc_by(received);
+        }
+        if sent > 0 {
+            self.sent.inc_by(sent);
+        }
+    }
+}
+
+impl Drop for RouteMetrics {
+    fn drop(&mut self) {
+        // A route of the same name may have come back meanwhile: then the series are its own.
+        let mut routes = ROUTES.lock();
+        if routes.get(&self.label).is_some_and(|it| it.strong_count() > 0) {
+            return;
+        }
+        routes.remove(&self.label);
+        for class in CLASSES {
+            let _ = REQUESTS.remove_label_values(&[&*self.label, class]);
+        }
+        let label = &[&*self.label];
+        let _ = DURATION.remove_label_values(label);
+        let _ = RECEIVED.remove_label_values(label);
+        let _ = SENT.remove_label_values(label);
+    }
+}
+
+/// Counts an answer that the gateway gave by itself, by its error code.
+pub fn refused(code: &'static str) {
+    REFUSED.with_label_values(&[code]).inc();
+}
+
+/// A new configuration serves.
+pub fn last_reload_succeeded() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    RELOAD_SUCCESS.set(1);
+    RELOAD_TIME.set(now.as_secs().try_into().unwrap_or(i64::MAX));
+    RELOADS.with_label_values(&["ok"]).inc();
+}
+
+/// A new configuration was refused; the old one goes on serving.
+pub fn last_reload_failed() {
+    RELOAD_SUCCESS.set(0);
+    RELOADS.with_label_values(&["refused"]).inc();
+}
+
+/// All metrics in Prometheus' text format. Takes as long as there are series: not for a worker.
+pub fn exposition() -> Vec<u8> {
+    let mut text = Vec::with_capacity(16 * 1024);
+    // The encoder fails on families without a series only, which `gather` leaves out.
+    let _ = TextEncoder::new().encode(&prometheus::gather(), &mut text);
+    text
+}
+
+pub(super) fn requests_by_class() -> [u64; 5] {
+    let mut totals = [0; 5];
+    for family in prometheus::core::Collector::collect(&*REQUESTS) {
+        for metric in family.get_metric() {
+            let class = metric.get_label().iter().find(|it| it.name() == "class");
+            let at = class.and_then(|it| CLASSES.iter().position(|class| *class == it.value()));
+            if let Some(at) = at {
+                totals[at] += metric.get_counter().get_value() as u64;
+            }
+        }
+    }
+    totals
+}

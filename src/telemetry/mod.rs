@@ -1,0 +1,17 @@
+//! Logs and metrics: how the gateway tells what it did.
+//!
+//! Rooms log through `tracing` (an `event` field first) and count through handles that were resolved
+//! when their owner was made; nothing on a request's way looks up a label.
+
+mod log;
+mod metrics;
+mod summary;
+mod timestamp;
+
+pub use log::{LogConfig, LogFormat, LogLevel, flush, line, spawn_flusher, start, stop};
+pub use metrics::{
+    IN_FLIGHT, RELOADS, RouteMetrics, STREAMS_OPEN, exposition, last_reload_failed,
+    last_reload_succeeded, refused,
+};
+pub use summary::{Summary, summary};
+pub use timestamp::Timestamp;
