@@ -1,0 +1,1 @@
+//! Upstreams with real sockets: the room seen from its door.
