@@ -41,22 +41,19 @@ impl UpstreamTls {
     ) -> Option<Self> {
         let mut hasher = DefaultHasher::new();
         let sni = sni(&config.sni, &at.key("sni"), findings);
-        let ca = match &config.ca {
-            Some(path) => Some(report(authorities(path, &mut hasher), &at.key("ca"), findings)),
-            None => None,
-        };
+        let ca = config
+            .ca
+            .as_deref()
+            .map(|path| report(authorities(path, &mut hasher), &at.key("ca"), findings));
         if config.client_key.is_some() && config.client_cert.is_none() {
             findings
                 .error_at_key(&at.key("client_key"), "a key without its certificate")
                 .help("add `client_cert` with the certificate's PEM file");
         }
-        let client = match &config.client_cert {
-            Some(cert) => {
-                let key = config.client_key.as_deref().unwrap_or(cert);
-                Some(report(identity(cert, key, &mut hasher), &at.key("client_cert"), findings))
-            }
-            None => None,
-        };
+        let client = config.client_cert.as_deref().map(|cert| {
+            let key = config.client_key.as_deref().unwrap_or(cert);
+            report(identity(cert, key, &mut hasher), &at.key("client_cert"), findings)
+        });
         // A part that was asked for and is not there has been reported; nothing is trusted instead.
         let (ca, client) = (all_or_nothing(ca)?, all_or_nothing(client)?);
         config.sni.hash(&mut hasher);
