@@ -19,7 +19,7 @@
 pub mod pipeline;
 
 // pub mod routing;
-// pub mod upstream;
+pub mod upstream;
 
 pub mod telemetry;
 

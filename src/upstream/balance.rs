@@ -1,0 +1,182 @@
+//! Which endpoint a request gets. Pure decisions over what is prepared when health or weights
+//! change, so that a pick takes no lock, allocates nothing, and looks at few endpoints.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use super::config::Balance;
+use super::endpoint::Endpoint;
+
+/// The longest turn of a round robin; weights that need more are rounded.
+const TURN_MAX: u32 = 10_000;
+/// How many draws or steps may hit an endpoint that will not do, before all are looked at in turn.
+const MISSES: usize = 16;
+
+/// The endpoints that get requests, prepared for picking.
+pub(super) struct Ready {
+    balance: Balance,
+    endpoints: Vec<Arc<Endpoint>>,
+    /// For every endpoint of the upstream, whether it is among them.
+    members: Vec<bool>,
+    /// Round robin: indices in the order of service.
+    turn: Vec<u16>,
+    /// Random: the sum of the weights up to and with each.
+    sums: Vec<u32>,
+}
+
+impl Ready {
+    pub(super) fn new(balance: Balance, all: &[Arc<Endpoint>]) -> Self {
+        let members: Vec<bool> = all.iter().map(|it| it.is_eligible()).collect();
+        let chosen = all.iter().zip(&members).filter(|(_, member)| **member);
+        let endpoints: Vec<_> = chosen.map(|(endpoint, _)| Arc::clone(endpoint)).collect();
+        let weights: Vec<u32> = endpoints.iter().map(|it| it.weight()).collect();
+        let turn = if balance == Balance::RoundRobin { smooth_turn(&weights) } else { Vec::new() };
+        let sums = weights.iter().scan(0, |sum, weight| {
+            *sum += weight;
+            Some(*sum)
+        });
+        Self { balance, members, turn, sums: sums.collect(), endpoints }
+    }
+
+    /// Whether the endpoint of this index among all is among those that get requests.
+    pub(super) fn holds(&self, index: usize) -> bool {
+        self.members[index]
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    pub(super) fn pick(
+        &self,
+        cursor: &AtomicUsize,
+        tried: &[SocketAddr],
+    ) -> Option<&Arc<Endpoint>> {
+        if self.endpoints.is_empty() {
+            return None;
+        }
+        let index = match self.balance {
+            Balance::RoundRobin => self.in_turn(cursor.fetch_add(1, Relaxed), tried),
+            Balance::Random => self.draw(None, tried),
+            Balance::LeastRequest => self.less_busy_of_two(tried),
+        };
+        index.map(|it| &self.endpoints[it])
+    }
+
+    fn in_turn(&self, position: usize, tried: &[SocketAddr]) -> Option<usize> {
+        let step = |offset| usize::from(self.turn[position.wrapping_add(offset) % self.turn.len()]);
+        let near = (0..MISSES.min(self.turn.len())).map(step).find(|it| self.will_do(*it, tried));
+        near.or_else(|| self.any_from(position, tried))
+    }
+
+    /// One at random by weight, other than `besides`.
+    fn draw(&self, besides: Option<usize>, tried: &[SocketAddr]) -> Option<usize> {
+        let (start, width) =
+            besides.map_or((0, 0), |it| (self.sum_before(it), self.endpoints[it].weight()));
+        let range = self.sums.last()? - width;
+        if range == 0 {
+            return None;
+        }
+        for _ in 0..MISSES {
+            let drawn = fastrand::u32(..range);
+            let drawn = if besides.is_some() && drawn >= start { drawn + width } else { drawn };
+            let index = self.sums.partition_point(|sum| *sum <= drawn);
+            if self.will_do(index, tried) {
+                return Some(index);
+            }
+        }
+        self.any_from(fastrand::usize(..self.endpoints.len()), tried)
+            .filter(|it| Some(*it) != besides)
+    }
+
+    fn less_busy_of_two(&self, tried: &[SocketAddr]) -> Option<usize> {
+        let first = self.draw(None, tried)?;
+        let Some(second) = self.draw(Some(first), tried) else { return Some(first) };
+        let busier = |a: usize, b: usize| {
+            let (a, b) = (&self.endpoints[a], &self.endpoints[b]);
+            (u64::from(a.in_flight()) + 1) * u64::from(b.weight())
+                > (u64::from(b.in_flight()) + 1) * u64::from(a.weight())
+        };
+        Some(if busier(first, second) { second } else { first })
+    }
+
+    fn any_from(&self, start: usize, tried: &[SocketAddr]) -> Option<usize> {
+        let count = self.endpoints.len();
+        let start = start % count;
+        (start..count).chain(0..start).find(|it| self.will_do(*it, tried))
+    }
+
+    /// Health may have changed since this was prepared.
+    fn will_do(&self, index: usize, tried: &[SocketAddr]) -> bool {
+        let endpoint = &self.endpoints[index];
+        endpoint.is_eligible() && !tried.contains(&endpoint.address())
+    }
+
+    fn sum_before(&self, index: usize) -> u32 {
+        self.sums[index] - self.endpoints[index].weight()
+    }
+}
+
+/// One turn of the smooth weighted round robin, as nginx serves it: whoever gained the most credit
+/// is next and pays the total for it. So 5, 1, 1 is served as `a a b a c a a`, not `a a a a a b c`.
+fn smooth_turn(weights: &[u32]) -> Vec<u16> {
+    let weights = reduced(weights);
+    if weights.iter().all(|it| *it == 1) {
+        return (0..weights.len() as u16).collect();
+    }
+    let total: i64 = weights.iter().sum();
+    let mut credits = vec![0; weights.len()];
+    let mut turn = Vec::with_capacity(total as usize);
+    for _ in 0..total {
+        let mut best = 0;
+        for (index, weight) in weights.iter().enumerate() {
+            credits[index] += weight;
+            if credits[index] > credits[best] {
+                best = index;
+            }
+        }
+        credits[best] -= total;
+        turn.push(best as u16);
+    }
+    turn
+}
+
+/// The same proportions in the smallest whole numbers, rounded if a turn were too long.
+fn reduced(weights: &[u32]) -> Vec<i64> {
+    let shared = weights.iter().fold(0, |a, b| gcd(a, *b)).max(1);
+    let total: u64 = weights.iter().map(|it| u64::from(it / shared)).sum();
+    let limit = u64::from(TURN_MAX);
+    let fit = |weight: &u32| {
+        let weight = u64::from(weight / shared);
+        let fitting = if total > limit { (weight * limit / total).max(1) } else { weight };
+        fitting as i64
+    };
+    weights.iter().map(fit).collect()
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_is_smooth_and_as_short_as_can_be() {
+        assert_eq!(smooth_turn(&[5, 1, 1]), [0, 0, 1, 0, 2, 0, 0]);
+        assert_eq!(smooth_turn(&[10, 2, 2]), [0, 0, 1, 0, 2, 0, 0]);
+        assert_eq!(smooth_turn(&[7, 7, 7]), [0, 1, 2]);
+        assert_eq!(smooth_turn(&[]), [0u16; 0]);
+    }
+
+    #[test]
+    fn a_turn_is_bounded_and_serves_everyone() {
+        let mut weights = vec![999; 500];
+        weights[7] = 1;
+        let turn = smooth_turn(&weights);
+        assert!(turn.len() <= TURN_MAX as usize + weights.len());
+        assert!(turn.contains(&7));
+    }
+}

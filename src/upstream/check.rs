@@ -1,0 +1,114 @@
+//! The checks of one upstream. Pingora's health checks do the probing; thresholds, intervals and
+//! what follows from a result are ours, because upstreams come and go with reloads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::{Error, ErrorType};
+use pingora_load_balancing::Backend;
+use pingora_load_balancing::health_check::{HealthCheck, HttpHealthCheck, TcpHealthCheck};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use super::compile::{HealthPolicy, Probe, Upstream};
+use super::config::Protocol;
+use super::endpoint;
+use super::live::Live;
+
+/// How many endpoints of an upstream are checked at the same time.
+const CHECKS_AT_ONCE: usize = 64;
+
+type Check = Box<dyn HealthCheck + Send + Sync>;
+
+/// Checks every endpoint of `live` at once and then again and again, until it is dropped.
+pub(super) async fn check_all(live: Arc<Live>) {
+    let Some(policy) = &live.upstream().health else { return };
+    let check = match check(live.upstream(), policy) {
+        Ok(check) => check,
+        Err(error) => {
+            let upstream = &live.upstream().name;
+            tracing::error!(event = "health_check_impossible", upstream = %upstream, reason = %error, "no endpoint is checked");
+            return std::future::pending().await;
+        }
+    };
+    let permits = Semaphore::new(CHECKS_AT_ONCE);
+    join_all(
+        (0..live.endpoints().len()).map(|index| check_one(&live, index, policy, &check, &permits)),
+    )
+    .await;
+}
+
+async fn check_one(
+    live: &Live,
+    index: usize,
+    policy: &HealthPolicy,
+    check: &Check,
+    permits: &Semaphore,
+) {
+    let address = live.endpoints()[index].address();
+    let backend =
+        Backend::new(&address.to_string()).expect("a socket address reads as it is shown");
+    loop {
+        let permit = permits.acquire().await.expect("the semaphore is never closed");
+        let result = timeout(policy.timeout, check.check(&backend)).await;
+        drop(permit);
+        match result {
+            Ok(Ok(())) => live.observe(index, Ok(())),
+            Ok(Err(error)) => live.observe(index, Err(&error.to_string())),
+            Err(_) => live.observe(index, Err("no answer in time")),
+        }
+        sleep(jittered(policy)).await;
+    }
+}
+
+fn jittered(policy: &HealthPolicy) -> Duration {
+    policy.every.mul_f64(1.0 + policy.jitter * (2.0 * fastrand::f64() - 1.0))
+}
+
+fn check(upstream: &Upstream, policy: &HealthPolicy) -> pingora::Result<Check> {
+    Ok(match &policy.probe {
+        Probe::Tcp => Box::new(tcp(policy)),
+        Probe::Http { path, expect } => Box::new(http(upstream, policy, path, expect.clone())?),
+    })
+}
+
+fn tcp(policy: &HealthPolicy) -> TcpHealthCheck {
+    let mut check = TcpHealthCheck::default();
+    check.peer_template.options.connection_timeout = Some(policy.timeout);
+    check
+}
+
+fn http(
+    upstream: &Upstream,
+    policy: &HealthPolicy,
+    path: &str,
+    expect: Vec<u16>,
+) -> pingora::Result<HttpHealthCheck> {
+    let mut check = HttpHealthCheck::new("localhost", upstream.tls.is_some());
+    // The check puts in each endpoint's address; everything else is as for a request.
+    check.peer_template = endpoint::peer(upstream, ([0, 0, 0, 0], 1).into());
+    let options = &mut check.peer_template.options;
+    options.connection_timeout = Some(policy.timeout);
+    options.total_connection_timeout = Some(policy.timeout);
+    options.read_timeout = Some(policy.timeout);
+    options.write_timeout = Some(policy.timeout);
+    check.req = RequestHeader::build("GET", path.as_bytes(), Some(2))?;
+    // One check serves all endpoints, so it names the upstream rather than an address.
+    let host = upstream.tls.as_ref().map_or(&upstream.name, |it| &it.sni);
+    check.req.insert_header("host", &**host)?;
+    check.req.insert_header("user-agent", "moongate-health-check")?;
+    // A new connection proves more; HTTP/2's must be given back, for Pingora keeps it in any case.
+    check.reuse_connection = upstream.protocol == Protocol::Http2;
+    check.validator = Some(Box::new(move |answer| validate(answer, &expect)));
+    Ok(check)
+}
+
+fn validate(answer: &ResponseHeader, expect: &[u16]) -> pingora::Result<()> {
+    let status = answer.status.as_u16();
+    if expect.contains(&status) {
+        return Ok(());
+    }
+    Error::e_explain(ErrorType::HTTPStatus(status), "not a status that passes")
+}

@@ -1,0 +1,327 @@
+//! From the written upstream to the compiled one, with every fault reported at its place.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::{At, Findings};
+
+use super::config::{
+    Balance, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, UpstreamConfig,
+    WeightedEndpointConfig,
+};
+use super::tls::UpstreamTls;
+
+/// The most endpoints of one upstream; what balancing prepares grows with them.
+const ENDPOINTS_MAX: usize = 1000;
+const WEIGHTS: RangeInclusive<u32> = 1..=1000;
+/// Checks that follow one another faster than this are a mistake, or an attack.
+const EVERY_MIN: Duration = Duration::from_millis(10);
+
+/// A compiled upstream. Two that are equal behave alike, so a reload keeps what lives of the old.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upstream {
+    /// Its name in `upstreams:`.
+    pub name: Arc<str>,
+    /// Whether it is elsewhere, or inside the process.
+    pub kind: UpstreamKind,
+    /// Its addresses; none if it is local.
+    pub endpoints: Vec<EndpointSpec>,
+    /// How a request is given one of them.
+    pub balance: Balance,
+    /// How they are checked, if at all.
+    pub health: Option<HealthPolicy>,
+    /// What they speak.
+    pub protocol: Protocol,
+    /// With TLS, and whose.
+    pub tls: Option<UpstreamTls>,
+    /// Which idle connections are kept.
+    pub keep_alive: KeepAlive,
+}
+
+/// Where an upstream is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamKind {
+    /// Elsewhere, at its endpoints' addresses.
+    Remote,
+    /// Inside the process, as the local service of this name.
+    Local(Arc<str>),
+}
+
+/// One address of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSpec {
+    /// Where to connect to.
+    pub address: SocketAddr,
+    /// Its share of the requests, in relation to the others.
+    pub weight: u32,
+    /// The zone that it stands in.
+    pub zone: Option<Arc<str>>,
+}
+
+/// How endpoints are checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HealthPolicy {
+    /// What one check does.
+    pub probe: Probe,
+    /// From the end of one check to the next.
+    pub every: Duration,
+    /// How long a check may take.
+    pub timeout: Duration,
+    /// Failures in a row until an endpoint is unhealthy.
+    pub fail_after: u32,
+    /// Passes in a row until it is healthy again.
+    pub pass_after: u32,
+    /// How far `every` varies, from 0 to 1.
+    pub jitter: f64,
+}
+
+/// What one check does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// Asks for a path, and looks at the status.
+    Http {
+        /// The path, with its query.
+        path: String,
+        /// The statuses that pass.
+        expect: Vec<u16>,
+    },
+    /// Opens a connection.
+    Tcp,
+}
+
+/// Which idle connections are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// For how long.
+    pub idle: Duration,
+    /// How many by each thread.
+    pub max_idle: u32,
+}
+
+impl Upstream {
+    /// Reports every fault of the section at `at`; `None` if there is any.
+    pub fn compile(
+        name: &str,
+        config: &UpstreamConfig,
+        at: &At<'_>,
+        findings: &mut Findings,
+    ) -> Option<Self> {
+        let known = findings.iter().count();
+        let kind = kind(config, at, findings);
+        let endpoints = match &config.discovery {
+            Some(discovery) => {
+                endpoints(&discovery.fixed, &at.key("discovery").key("static"), findings)
+            }
+            None => Vec::new(),
+        };
+        let health = config.health.as_ref().and_then(|it| health(it, &at.key("health"), findings));
+        let tls =
+            config.tls.as_ref().and_then(|it| UpstreamTls::compile(it, &at.key("tls"), findings));
+        let keep_alive = keep_alive(&config.keep_alive, &at.key("keep_alive"), findings);
+        if findings.iter().count() > known {
+            return None;
+        }
+        Some(Self {
+            name: name.into(),
+            kind: kind?,
+            endpoints,
+            balance: config.balance,
+            health,
+            protocol: config.protocol,
+            tls,
+            keep_alive,
+        })
+    }
+
+    /// Parts connections that must not be shared although they lead to the same address. Pingora
+    /// looks at neither the protocol nor the trusted authorities when it reuses one.
+    pub(super) fn connection_group(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.name.hash(&mut hasher);
+        self.protocol.hash(&mut hasher);
+        self.tls.as_ref().map(UpstreamTls::fingerprint).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+fn kind(config: &UpstreamConfig, at: &At<'_>, findings: &mut Findings) -> Option<UpstreamKind> {
+    match (&config.discovery, &config.local) {
+        (Some(_), None) => Some(UpstreamKind::Remote),
+        (None, Some(local)) => {
+            if local.is_empty() {
+                findings.error(&at.key("local"), "the name of a local service is missing");
+            }
+            let alien = [("health", config.health.is_some()), ("tls", config.tls.is_some())];
+            for (key, _) in alien.iter().filter(|(_, written)| *written) {
+                findings
+                    .error_at_key(&at.key(key), format!("a local service has no `{key}`"))
+                    .help("it is called inside the process; remove this");
+            }
+            Some(UpstreamKind::Local(local.as_str().into()))
+        }
+        (Some(_), Some(_)) => {
+            findings
+                .error_at_key(
+                    &at.key("local"),
+                    "an upstream is either local or discovered, not both",
+                )
+                .help("remove `local` or `discovery`");
+            None
+        }
+        (None, None) => {
+            findings
+                .error(at, "the upstream leads nowhere")
+                .help("add `discovery: { static: [\"127.0.0.1:9101\"] }`, or `local:` with the name of a local service");
+            None
+        }
+    }
+}
+
+fn endpoints(list: &[EndpointConfig], at: &At<'_>, findings: &mut Findings) -> Vec<EndpointSpec> {
+    if list.is_empty() {
+        findings
+            .error(at, "there is no endpoint")
+            .help("list at least one address, such as \"127.0.0.1:9101\"");
+    }
+    if list.len() > ENDPOINTS_MAX {
+        findings
+            .error(at, format!("{} endpoints are too many", list.len()))
+            .help(format!("an upstream has at most {ENDPOINTS_MAX}"));
+    }
+    let mut known = HashSet::new();
+    let mut specs = Vec::with_capacity(list.len());
+    for (index, config) in list.iter().enumerate() {
+        let at = at.index(index);
+        let spec = match config {
+            EndpointConfig::Address(text) => {
+                address(text, &at, findings).map(|address| (address, 1, None))
+            }
+            EndpointConfig::Weighted(config) => weighted(config, &at, findings),
+        };
+        let Some((address, weight, zone)) = spec else { continue };
+        if known.insert(address) {
+            specs.push(EndpointSpec { address, weight, zone });
+        } else {
+            findings
+                .error(&at, format!("the address {address} is listed twice"))
+                .help("give it a higher `weight` if it shall get more requests");
+        }
+    }
+    specs
+}
+
+type Spec = (SocketAddr, u32, Option<Arc<str>>);
+
+fn weighted(config: &WeightedEndpointConfig, at: &At<'_>, findings: &mut Findings) -> Option<Spec> {
+    if !WEIGHTS.contains(&config.weight) {
+        findings
+            .error(&at.key("weight"), format!("the weight {} is out of range", config.weight))
+            .help("a weight is from 1 to 1000; leave an endpoint out to send it nothing");
+    }
+    let address = address(&config.address, &at.key("address"), findings)?;
+    Some((address, config.weight, config.zone.as_deref().map(Into::into)))
+}
+
+fn address(text: &str, at: &At<'_>, findings: &mut Findings) -> Option<SocketAddr> {
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() == 0 => {
+            findings.error(at, "port 0 is no place to connect to");
+            None
+        }
+        Ok(address) => Some(address),
+        Err(_) => {
+            findings
+                .error(at, format!("`{text}` is not an IP address with a port"))
+                .help("write it as 127.0.0.1:9101 or [::1]:9101; host names are not resolved here");
+            None
+        }
+    }
+}
+
+fn health(config: &HealthConfig, at: &At<'_>, findings: &mut Findings) -> Option<HealthPolicy> {
+    let probe = probe(config, at, findings);
+    let (every, timeout) = (config.every.0, config.timeout.0);
+    if every < EVERY_MIN {
+        findings
+            .error(&at.key("every"), format!("{} is too short", config.every))
+            .help("at least 10ms");
+    }
+    if timeout.is_zero() {
+        findings.error(&at.key("timeout"), "no check can pass within no time");
+    } else if timeout >= every {
+        findings
+            .error(
+                &at.key("timeout"),
+                format!("{} is not shorter than `every` ({})", config.timeout, config.every),
+            )
+            .help("a check must be over before the next one is due");
+    }
+    for (key, count) in [("fail_after", config.fail_after), ("pass_after", config.pass_after)] {
+        if count == 0 {
+            findings.error(&at.key(key), "must be at least 1");
+        }
+    }
+    Some(HealthPolicy {
+        probe: probe?,
+        every,
+        timeout,
+        fail_after: config.fail_after,
+        pass_after: config.pass_after,
+        jitter: config.jitter.0,
+    })
+}
+
+fn probe(config: &HealthConfig, at: &At<'_>, findings: &mut Findings) -> Option<Probe> {
+    statuses(&config.expect, &at.key("expect"), findings);
+    match (&config.http, config.tcp.unwrap_or(false)) {
+        (Some(path), false) => {
+            let well_formed =
+                path.parse::<http::uri::PathAndQuery>().is_ok() && !path.contains('#');
+            if !path.starts_with('/') || !well_formed {
+                findings
+                    .error(&at.key("http"), format!("`{path}` is not a path"))
+                    .help("it starts with a slash, such as /health");
+            }
+            Some(Probe::Http { path: path.clone(), expect: config.expect.clone() })
+        }
+        (None, true) => Some(Probe::Tcp),
+        (Some(_), true) => {
+            findings
+                .error(at, "a check is either `http` or `tcp`, not both")
+                .help("`http` opens a connection, too");
+            None
+        }
+        (None, false) => {
+            findings
+                .error(at, "it does not say what to check")
+                .help("add `http: /health` or `tcp: true`");
+            None
+        }
+    }
+}
+
+fn statuses(expect: &[u16], at: &At<'_>, findings: &mut Findings) {
+    if expect.is_empty() {
+        findings.error(at, "no status would pass").help("leave it out to expect 200");
+    }
+    for (index, status) in expect.iter().enumerate() {
+        if !(200..=599).contains(status) {
+            findings
+                .error(&at.index(index), format!("{status} is not the status of an answer"))
+                .help("200 to 599");
+        }
+    }
+}
+
+fn keep_alive(config: &KeepAliveConfig, at: &At<'_>, findings: &mut Findings) -> KeepAlive {
+    if config.idle.0.is_zero() {
+        findings
+            .error(&at.key("idle"), "a connection can not be kept for no time")
+            .help("`max_idle: 0` keeps no connections");
+    }
+    KeepAlive { idle: config.idle.0, max_idle: config.max_idle }
+}

@@ -1,0 +1,159 @@
+//! The `upstreams:` section as an operator writes it. Whether it makes sense is for `compile.rs`.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Percent, Period};
+
+/// One entry of `upstreams:`, a named group of endpoints or a local service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamConfig {
+    /// Where the endpoints come from.
+    pub discovery: Option<DiscoveryConfig>,
+    /// The local service that answers inside the process, instead of `discovery`.
+    pub local: Option<String>,
+    /// How a request is given one of the healthy endpoints.
+    pub balance: Balance,
+    /// How to find out whether an endpoint works; without it, every endpoint counts as healthy.
+    pub health: Option<HealthConfig>,
+    /// The protocol that the endpoints speak.
+    pub protocol: Protocol,
+    /// Speak TLS to the endpoints.
+    pub tls: Option<UpstreamTlsConfig>,
+    /// How long idle connections to the endpoints are kept, and how many.
+    pub keep_alive: KeepAliveConfig,
+}
+
+/// Where the endpoints of an upstream come from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DiscoveryConfig {
+    /// The endpoints, listed here.
+    #[serde(rename = "static")]
+    pub fixed: Vec<EndpointConfig>,
+}
+
+/// An endpoint: an address alone, or one with a weight and a zone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum EndpointConfig {
+    /// An address such as `127.0.0.1:9101` or `[::1]:9101`.
+    Address(String),
+    /// An address with a weight and a zone.
+    Weighted(WeightedEndpointConfig),
+}
+
+/// An endpoint with a weight and a zone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WeightedEndpointConfig {
+    /// An address such as `127.0.0.1:9101` or `[::1]:9101`.
+    pub address: String,
+    /// Its share of the requests, in relation to the other endpoints' weights.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub weight: u32,
+    /// The zone that it stands in, for the operator's eyes.
+    #[serde(default)]
+    pub zone: Option<String>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// How a request is given one of the healthy endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// In turn, evenly mixed by weight.
+    #[default]
+    RoundRobin,
+    /// At random, by weight.
+    Random,
+    /// Of two at random, the one with fewer requests in flight for its weight.
+    LeastRequest,
+}
+
+/// The protocol that endpoints speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2; without `tls`, with prior knowledge.
+    Http2,
+}
+
+/// How to find out whether an endpoint works: `http` or `tcp`, one of the two.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HealthConfig {
+    /// Ask for this path with GET, such as `/health`.
+    pub http: Option<String>,
+    /// Open a TCP connection and close it again.
+    pub tcp: Option<bool>,
+    /// From the end of one check to the next.
+    pub every: Period,
+    /// A check that takes longer has failed; shorter than `every`.
+    pub timeout: Period,
+    /// So many failed checks in a row make a healthy endpoint unhealthy.
+    #[schemars(range(min = 1))]
+    pub fail_after: u32,
+    /// So many passed checks in a row make an unhealthy endpoint healthy.
+    #[schemars(range(min = 1))]
+    pub pass_after: u32,
+    /// The statuses that pass an `http` check.
+    pub expect: Vec<u16>,
+    /// How far `every` may vary, so that checks do not march in step.
+    pub jitter: Percent,
+}
+
+impl Default for HealthConfig {
+    fn default() -> Self {
+        Self {
+            http: None,
+            tcp: None,
+            every: Period::secs(5),
+            timeout: Period::secs(1),
+            fail_after: 3,
+            pass_after: 1,
+            expect: vec![200],
+            jitter: Percent(0.1),
+        }
+    }
+}
+
+/// TLS to the endpoints of an upstream. Certificates are always verified.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamTlsConfig {
+    /// The name that the endpoints' certificate must bear.
+    pub sni: String,
+    /// A PEM file with the authorities to trust, instead of those of the system.
+    pub ca: Option<PathBuf>,
+    /// A PEM file with the certificate to show to the endpoints, and those that vouch for it.
+    pub client_cert: Option<PathBuf>,
+    /// A PEM file with the key of `client_cert`; without it, the key is looked for in that file.
+    pub client_key: Option<PathBuf>,
+}
+
+/// How long idle connections to the endpoints are kept, and how many.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeepAliveConfig {
+    /// Close a connection that was idle for so long; keep it below the endpoint's own limit.
+    pub idle: Period,
+    /// The most idle connections that each thread keeps to this upstream; 0 keeps none.
+    pub max_idle: u32,
+}
+
+impl Default for KeepAliveConfig {
+    fn default() -> Self {
+        Self { idle: Period::secs(30), max_idle: 1024 }
+    }
+}

@@ -1,0 +1,374 @@
+//! One endpoint that lives: its health, its counters, and the prepared way to connect to it.
+//!
+//! The request's way touches atomics only. What an operator wants to know about the checks stands
+//! behind a lock that only the checker and the admin API take.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use pingora::upstreams::peer::{HttpPeer, Peer};
+use prometheus::{IntCounter, IntGauge};
+use serde::Serialize;
+
+use super::compile::{EndpointSpec, HealthPolicy, Upstream};
+use super::config::Protocol;
+use super::metrics;
+
+/// A connection that takes longer to open, TLS included, will not be of use to anybody. Routes set
+/// shorter limits of their own.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+const H2_STREAMS: usize = 100;
+/// How much the newest latency moves the average.
+const LATENCY_SHARE: f64 = 0.1;
+/// The longest reason of a failed check that is kept, in characters.
+const REASON_MAX: usize = 200;
+
+/// What is known about an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// It is not checked, or not yet. It gets requests.
+    Unknown,
+    /// Its checks pass.
+    Healthy,
+    /// Its checks fail. It gets no requests.
+    Unhealthy,
+}
+
+/// How a request to an endpoint ended, as far as the endpoint is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It answered.
+    Success,
+    /// It could not be reached, broke off, took too long or answered with its own failure.
+    Failure,
+    /// We or the client gave up for a reason that is none of the endpoint's business.
+    Abandoned,
+}
+
+/// One address of an upstream, alive.
+pub struct Endpoint {
+    spec: EndpointSpec,
+    peer: HttpPeer,
+    key: u64,
+    pub(super) state: Arc<State>,
+}
+
+impl Endpoint {
+    pub(super) fn new(upstream: &Upstream, spec: &EndpointSpec, state: Arc<State>) -> Self {
+        let peer = peer(upstream, spec.address);
+        Self { spec: spec.clone(), key: peer.reuse_hash(), peer, state }
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.spec.address
+    }
+
+    /// Its share of the requests, in relation to the others.
+    pub fn weight(&self) -> u32 {
+        self.spec.weight
+    }
+
+    /// The zone that it stands in.
+    pub fn zone(&self) -> Option<&str> {
+        self.spec.zone.as_deref()
+    }
+
+    /// How to connect to it, prepared once. Its limits are the outermost; whoever connects has a
+    /// deadline of its own.
+    pub fn peer(&self) -> &HttpPeer {
+        &self.peer
+    }
+
+    /// Connections under the same key may stand for one another.
+    pub fn key(&self) -> u64 {
+        self.key
+    }
+
+    /// What is known about it.
+    pub fn health(&self) -> Health {
+        self.state.health()
+    }
+
+    /// Whether it gets requests: healthy, or not found to be otherwise.
+    pub fn is_eligible(&self) -> bool {
+        self.health() != Health::Unhealthy
+    }
+
+    /// Requests that it is working on.
+    pub fn in_flight(&self) -> u32 {
+        self.state.in_flight.load(Relaxed)
+    }
+
+    /// The moving average of what its answers took; `None` before the first.
+    pub fn latency(&self) -> Option<Duration> {
+        let micros = f64::from_bits(self.state.latency.load(Relaxed));
+        (micros > 0.0).then(|| Duration::from_secs_f64(micros / 1e6))
+    }
+}
+
+/// The template of every connection to `address`.
+pub(super) fn peer(upstream: &Upstream, address: SocketAddr) -> HttpPeer {
+    let sni = upstream.tls.as_ref().map_or_else(String::new, |it| it.sni.to_string());
+    let mut peer = HttpPeer::new(address, upstream.tls.is_some(), sni);
+    peer.group_key = upstream.connection_group();
+    if let Some(tls) = &upstream.tls {
+        peer.client_cert_key.clone_from(&tls.client);
+        peer.options.ca.clone_from(&tls.ca);
+    }
+    match upstream.protocol {
+        Protocol::Http1 => peer.options.set_http_version(1, 1),
+        Protocol::Http2 => peer.options.set_http_version(2, 2),
+    }
+    peer.options.max_h2_streams = H2_STREAMS;
+    peer.options.idle_timeout = Some(upstream.keep_alive.idle);
+    peer.options.connection_timeout = Some(CONNECT_MAX);
+    peer.options.total_connection_timeout = Some(CONNECT_MAX);
+    peer
+}
+
+/// What lives on when weights or settings change around an endpoint.
+pub(super) struct State {
+    health: AtomicU8,
+    in_flight: AtomicU32,
+    latency: AtomicU64,
+    notes: Mutex<Notes>,
+    labels: [String; 2],
+    healthy: IntGauge,
+    in_flight_gauge: IntGauge,
+    success: IntCounter,
+    failure: IntCounter,
+    abandoned: IntCounter,
+}
+
+/// What an operator wants to know about the checks.
+#[derive(Clone)]
+pub(super) struct Notes {
+    pub(super) since: SystemTime,
+    pub(super) last_check: Option<SystemTime>,
+    pub(super) last_error: Option<String>,
+    /// Checks in a row that speak against the present health.
+    streak: u32,
+}
+
+impl Notes {
+    fn new() -> Self {
+        Self { since: SystemTime::now(), last_check: None, last_error: None, streak: 0 }
+    }
+}
+
+impl State {
+    pub(super) fn new(upstream: &str, address: SocketAddr) -> Self {
+        let labels = [upstream.to_owned(), address.to_string()];
+        let pair = [labels[0].as_str(), labels[1].as_str()];
+        let requests =
+            |outcome| metrics::REQUESTS.with_label_values(&[pair[0], pair[1], label(outcome)]);
+        let state = Self {
+            health: AtomicU8::new(Health::Unknown as u8),
+            in_flight: AtomicU32::new(0),
+            latency: AtomicU64::new(0),
+            notes: Mutex::new(Notes::new()),
+            healthy: metrics::HEALTHY.with_label_values(&pair),
+            in_flight_gauge: metrics::IN_FLIGHT.with_label_values(&pair),
+            success: requests(Outcome::Success),
+            failure: requests(Outcome::Failure),
+            abandoned: requests(Outcome::Abandoned),
+            labels,
+        };
+        state.healthy.set(1);
+        state
+    }
+
+    pub(super) fn health(&self) -> Health {
+        match self.health.load(Relaxed) {
+            0 => Health::Unknown,
+            1 => Health::Healthy,
+            _ => Health::Unhealthy,
+        }
+    }
+
+    pub(super) fn notes(&self) -> Notes {
+        self.notes.lock().clone()
+    }
+
+    pub(super) fn requests(&self) -> u64 {
+        self.success.get() + self.failure.get() + self.abandoned.get()
+    }
+
+    pub(super) fn failures(&self) -> u64 {
+        self.failure.get()
+    }
+
+    /// Takes in the result of a check; the new health if that changed it.
+    pub(super) fn observe(
+        &self,
+        policy: &HealthPolicy,
+        result: Result<(), &str>,
+    ) -> Option<Health> {
+        let mut notes = self.notes.lock();
+        let now = SystemTime::now();
+        notes.last_check = Some(now);
+        if let Err(reason) = result {
+            notes.last_error = Some(reason.chars().take(REASON_MAX).collect());
+        }
+        let health = judge(self.health(), result.is_ok(), &mut notes.streak, policy)?;
+        notes.since = now;
+        self.set(health);
+        Some(health)
+    }
+
+    /// Nobody checks it any more, so nothing may be held against it.
+    pub(super) fn forget_health(&self) {
+        if self.health() != Health::Unknown {
+            *self.notes.lock() = Notes::new();
+            self.set(Health::Unknown);
+        }
+    }
+
+    fn set(&self, health: Health) {
+        self.health.store(health as u8, Relaxed);
+        self.healthy.set(i64::from(health != Health::Unhealthy));
+    }
+
+    pub(super) fn refresh_metrics(&self) {
+        self.in_flight_gauge.set(self.in_flight.load(Relaxed).into());
+    }
+
+    /// Removes its series. What still holds the state counts on, unseen.
+    pub(super) fn retire(&self) {
+        let pair = [self.labels[0].as_str(), self.labels[1].as_str()];
+        // A series may be gone already if two fleets in one process share a name, as in tests.
+        let _ = metrics::HEALTHY.remove_label_values(&pair);
+        let _ = metrics::IN_FLIGHT.remove_label_values(&pair);
+        for outcome in [Outcome::Success, Outcome::Failure, Outcome::Abandoned] {
+            let _ = metrics::REQUESTS.remove_label_values(&[pair[0], pair[1], label(outcome)]);
+        }
+    }
+
+    fn count(&self, outcome: Outcome) {
+        match outcome {
+            Outcome::Success => self.success.inc(),
+            Outcome::Failure => self.failure.inc(),
+            Outcome::Abandoned => self.abandoned.inc(),
+        }
+    }
+
+    fn average(&self, latency: Duration) {
+        let newest = (latency.as_secs_f64() * 1e6).max(1.0);
+        let blend = |bits| {
+            let known = f64::from_bits(bits);
+            let average =
+                if known == 0.0 { newest } else { known + LATENCY_SHARE * (newest - known) };
+            Some(average.to_bits())
+        };
+        // The closure never refuses, so neither does the update.
+        let _ = self.latency.fetch_update(Relaxed, Relaxed, blend);
+    }
+}
+
+fn label(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Success => "success",
+        Outcome::Failure => "failure",
+        Outcome::Abandoned => "abandoned",
+    }
+}
+
+/// The health that follows from one more check, if it is another. The first check of an endpoint
+/// decides at once: there is no good record yet for thresholds to protect.
+fn judge(health: Health, passed: bool, streak: &mut u32, policy: &HealthPolicy) -> Option<Health> {
+    let (next, needed) = match passed {
+        true => (Health::Healthy, policy.pass_after),
+        false => (Health::Unhealthy, policy.fail_after),
+    };
+    if health == next {
+        *streak = 0;
+        return None;
+    }
+    *streak = streak.saturating_add(1);
+    if health != Health::Unknown && *streak < needed {
+        return None;
+    }
+    *streak = 0;
+    Some(next)
+}
+
+/// An endpoint that was picked for a request: counts as in flight until it is dropped.
+pub struct Picked {
+    endpoint: Arc<Endpoint>,
+    counted: bool,
+}
+
+impl Picked {
+    pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
+        endpoint.state.in_flight.fetch_add(1, Relaxed);
+        Self { endpoint, counted: false }
+    }
+
+    /// Which one it is.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// Records how the request ended. `latency` is the time to the answer's head; only that of a
+    /// success counts, because a refused connection is quick, too.
+    pub fn done(mut self, outcome: Outcome, latency: Duration) {
+        self.record(outcome, latency);
+    }
+
+    /// Records the end as seen at the answer's head, while a stream or socket keeps the endpoint
+    /// in flight. Only the first record counts.
+    pub fn record(&mut self, outcome: Outcome, latency: Duration) {
+        if std::mem::replace(&mut self.counted, true) {
+            return;
+        }
+        self.endpoint.state.count(outcome);
+        if outcome == Outcome::Success {
+            self.endpoint.state.average(latency);
+        }
+    }
+}
+
+impl Drop for Picked {
+    fn drop(&mut self) {
+        if !self.counted {
+            self.endpoint.state.count(Outcome::Abandoned);
+        }
+        self.endpoint.state.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::compile::Probe;
+    use super::*;
+
+    #[test]
+    fn thresholds_count_checks_in_a_row() {
+        let policy = HealthPolicy {
+            probe: Probe::Tcp,
+            every: Duration::from_secs(1),
+            timeout: Duration::from_millis(100),
+            fail_after: 3,
+            pass_after: 2,
+            jitter: 0.0,
+        };
+        let mut health = Health::Unknown;
+        let mut streak = 0;
+        let mut after = |checks: &str| {
+            for check in checks.chars() {
+                health = judge(health, check == '+', &mut streak, &policy).unwrap_or(health);
+            }
+            health
+        };
+        assert_eq!(after("-"), Health::Unhealthy, "the first check decides");
+        assert_eq!(after("+-+"), Health::Unhealthy, "passes must come in a row");
+        assert_eq!(after("+"), Health::Healthy);
+        assert_eq!(after("--+--"), Health::Healthy, "failures must come in a row");
+        assert_eq!(after("-"), Health::Unhealthy);
+    }
+}

@@ -1,0 +1,32 @@
+//! Upstreams: named groups of endpoints, how a request gets one of them, and which are healthy.
+//!
+//! The three layers meet here: [`UpstreamConfig`] is what an operator writes, [`Upstream`] its
+//! compiled form, and [`Live`] what is alive under that name: health, counters, connections' keys.
+//! [`Fleet`] holds all that live and owns the one supervisor of the health checkers. How bytes
+//! reach an endpoint, retries and time limits of a request are the exchange's business.
+
+mod balance;
+mod check;
+mod compile;
+mod config;
+mod endpoint;
+mod fleet;
+mod live;
+mod metrics;
+mod report;
+mod supervisor;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+pub use compile::{EndpointSpec, HealthPolicy, KeepAlive, Probe, Upstream, UpstreamKind};
+pub use config::{
+    Balance, DiscoveryConfig, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol,
+    UpstreamConfig, UpstreamTlsConfig, WeightedEndpointConfig,
+};
+pub use endpoint::{Endpoint, Health, Outcome, Picked};
+pub use fleet::Fleet;
+pub use live::Live;
+pub use report::{EndpointReport, UpstreamReport};
+pub use tls::UpstreamTls;

@@ -1,0 +1,99 @@
+//! What the admin API shows of upstreams.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::compile::UpstreamKind;
+use super::config::Balance;
+use super::endpoint::{Endpoint, Health};
+use super::live::Live;
+
+/// An upstream, as the admin API shows it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct UpstreamReport {
+    /// Its name.
+    pub name: String,
+    /// `remote` or `local`.
+    pub kind: &'static str,
+    /// The local service that answers, if it is local.
+    pub local: Option<String>,
+    /// How requests are spread; nothing if it is local.
+    pub balance: Option<Balance>,
+    /// How many endpoints get requests.
+    pub eligible: usize,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointReport>,
+}
+
+/// An endpoint, as the admin API shows it. Times are milliseconds since 1970.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EndpointReport {
+    /// Where it is.
+    pub address: String,
+    /// Its share, in relation to the others.
+    pub weight: u32,
+    /// The zone that it stands in.
+    pub zone: Option<String>,
+    /// What is known about it.
+    pub health: Health,
+    /// Whether its first check is still to come.
+    pub pending: bool,
+    /// Since when its health is as it is.
+    pub since: u64,
+    /// When it was checked last.
+    pub last_check: Option<u64>,
+    /// Why a check failed last, however long ago.
+    pub last_error: Option<String>,
+    /// Requests that it is working on.
+    pub in_flight: u32,
+    /// Requests that it was given and that ended.
+    pub requests: u64,
+    /// Those of them that failed.
+    pub failures: u64,
+    /// The moving average of the time to an answer's head.
+    pub latency_ms: Option<f64>,
+}
+
+impl UpstreamReport {
+    pub(super) fn new(live: &Live) -> Self {
+        let upstream = live.upstream();
+        let checked = upstream.health.is_some();
+        let (kind, local) = match &upstream.kind {
+            UpstreamKind::Remote => ("remote", None),
+            UpstreamKind::Local(service) => ("local", Some(service.to_string())),
+        };
+        Self {
+            name: upstream.name.to_string(),
+            kind,
+            balance: local.is_none().then_some(upstream.balance),
+            local,
+            eligible: live.eligible(),
+            endpoints: live.endpoints().iter().map(|it| EndpointReport::new(it, checked)).collect(),
+        }
+    }
+}
+
+impl EndpointReport {
+    fn new(endpoint: &Endpoint, checked: bool) -> Self {
+        let notes = endpoint.state.notes();
+        Self {
+            address: endpoint.address().to_string(),
+            weight: endpoint.weight(),
+            zone: endpoint.zone().map(str::to_owned),
+            health: endpoint.health(),
+            pending: checked && endpoint.health() == Health::Unknown,
+            since: millis(notes.since),
+            last_check: notes.last_check.map(millis),
+            last_error: notes.last_error,
+            in_flight: endpoint.in_flight(),
+            requests: endpoint.state.requests(),
+            failures: endpoint.state.failures(),
+            latency_ms: endpoint.latency().map(|it| it.as_secs_f64() * 1e3),
+        }
+    }
+}
+
+fn millis(moment: SystemTime) -> u64 {
+    moment.duration_since(UNIX_EPOCH).map_or(0, |it| it.as_millis() as u64)
+}

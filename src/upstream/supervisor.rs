@@ -1,0 +1,64 @@
+//! The one task that owns all health checkers: starts those of new upstreams, stops those of
+//! upstreams that went or changed, and starts again what should not have ended.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::sleep;
+
+use super::check::check_all;
+use super::live::Live;
+
+const RESTART_AFTER: Duration = Duration::from_secs(1);
+
+/// Follows the set of upstreams until its sender is gone; all checkers end with it.
+pub(super) async fn supervise(mut wanted: watch::Receiver<Vec<Arc<Live>>>) {
+    let mut checkers = Checkers::default();
+    loop {
+        let lives = wanted.borrow_and_update().clone();
+        checkers.follow(&lives);
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = checkers.one_ended() => {}
+        }
+    }
+}
+
+#[derive(Default)]
+struct Checkers {
+    tasks: JoinSet<()>,
+    running: Vec<(Arc<Live>, AbortHandle)>,
+}
+
+impl Checkers {
+    fn follow(&mut self, wanted: &[Arc<Live>]) {
+        self.running.retain(|(live, task)| {
+            let stays = wanted.iter().any(|it| Arc::ptr_eq(it, live)) && !task.is_finished();
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for live in wanted.iter().filter(|it| it.upstream().health.is_some()) {
+            if !self.running.iter().any(|(known, _)| Arc::ptr_eq(known, live)) {
+                let task = self.tasks.spawn(check_all(Arc::clone(live)));
+                self.running.push((Arc::clone(live), task));
+            }
+        }
+    }
+
+    /// Returns when a checker ended, after a pause if that was a fault of ours.
+    async fn one_ended(&mut self) {
+        match self.tasks.join_next().await {
+            Some(Err(error)) if error.is_panic() => {
+                tracing::error!(event = "health_checker_failed", reason = %error, "a health checker starts again");
+                sleep(RESTART_AFTER).await;
+            }
+            Some(_) => {}
+            None => pending().await,
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What an upstream's TLS needs: authorities to trust and the certificate to show, read from their
+//! files when the configuration is compiled, so that a bad file is a finding and not a failed request.
+
+use std::fmt;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read;
+use std::panic::catch_unwind;
+use std::path::Path;
+use std::sync::Arc;
+
+use pingora::protocols::tls::CaType;
+use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::CertifiedKey;
+
+use crate::base::{At, Findings};
+
+use super::config::UpstreamTlsConfig;
+
+/// No honest PEM file is longer, a bundle of all public authorities included.
+const FILE_MAX: u64 = 4 * 1024 * 1024;
+
+/// Compiled TLS settings of an upstream. Two are equal if name and files' contents are.
+#[derive(Clone)]
+pub struct UpstreamTls {
+    /// The name that the endpoints' certificate must bear.
+    pub sni: Arc<str>,
+    pub(super) ca: Option<Arc<CaType>>,
+    pub(super) client: Option<Arc<CertKey>>,
+    fingerprint: u64,
+}
+
+impl UpstreamTls {
+    pub(super) fn compile(
+        config: &UpstreamTlsConfig,
+        at: &At<'_>,
+        findings: &mut Findings,
+    ) -> Option<Self> {
+        let mut hasher = DefaultHasher::new();
+        let sni = sni(&config.sni, &at.key("sni"), findings);
+        let ca = config
+            .ca
+            .as_deref()
+            .map(|path| report(authorities(path, &mut hasher), &at.key("ca"), findings));
+        if config.client_key.is_some() && config.client_cert.is_none() {
+            findings
+                .error_at_key(&at.key("client_key"), "a key without its certificate")
+                .help("add `client_cert` with the certificate's PEM file");
+        }
+        let client = config.client_cert.as_deref().map(|cert| {
+            let key = config.client_key.as_deref().unwrap_or(cert);
+            report(identity(cert, key, &mut hasher), &at.key("client_cert"), findings)
+        });
+        // A part that was asked for and is not there has been reported; nothing is trusted instead.
+        let (ca, client) = (all_or_nothing(ca)?, all_or_nothing(client)?);
+        config.sni.hash(&mut hasher);
+        Some(Self { sni: sni?, ca, client: client.map(Arc::new), fingerprint: hasher.finish() })
+    }
+
+    pub(super) fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+}
+
+impl PartialEq for UpstreamTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.sni == other.sni && self.fingerprint == other.fingerprint
+    }
+}
+
+impl fmt::Debug for UpstreamTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamTls").field("sni", &self.sni).finish_non_exhaustive()
+    }
+}
+
+fn sni(name: &str, at: &At<'_>, findings: &mut Findings) -> Option<Arc<str>> {
+    if name.is_empty() {
+        findings
+            .error(at, "the name to verify is missing")
+            .help("add `sni` with the name that the endpoints' certificate bears");
+        return None;
+    }
+    if ServerName::try_from(name).is_err() {
+        findings
+            .error(at, format!("`{name}` can not be in a certificate"))
+            .help("write a host name");
+        return None;
+    }
+    Some(name.into())
+}
+
+fn report<T>(result: Result<T, String>, at: &At<'_>, findings: &mut Findings) -> Option<T> {
+    result.map_err(|message| findings.error(at, message).help("a readable PEM file is needed")).ok()
+}
+
+/// `None` if the part was asked for and could not be had.
+fn all_or_nothing<T>(part: Option<Option<T>>) -> Option<Option<T>> {
+    match part {
+        None => Some(None),
+        Some(None) => None,
+        Some(Some(part)) => Some(Some(part)),
+    }
+}
+
+fn authorities(path: &Path, hasher: &mut DefaultHasher) -> Result<Arc<CaType>, String> {
+    let certificates = certificates(path, hasher)?;
+    let mut store = RootCertStore::empty();
+    for certificate in &certificates {
+        store.add(certificate.clone()).map_err(|error| {
+            format!("`{}` holds a certificate that is no authority: {error}", path.display())
+        })?;
+    }
+    let wrap = |it: &CertificateDer<'_>| WrappedX509::new(it.to_vec(), parse_x509);
+    guarded(path, || certificates.iter().map(wrap).collect::<Vec<_>>()).map(Arc::from)
+}
+
+fn identity(cert: &Path, key: &Path, hasher: &mut DefaultHasher) -> Result<CertKey, String> {
+    let certificates = certificates(cert, hasher)?;
+    let bytes = read(key)?;
+    bytes.hash(hasher);
+    let private = PrivateKeyDer::from_pem_slice(&bytes)
+        .map_err(|_| format!("`{}` holds no private key in PEM form", key.display()))?;
+    let secret = private.secret_der().to_vec();
+    let provider = rustls::crypto::ring::default_provider();
+    CertifiedKey::from_der(certificates.clone(), private, &provider)
+        .map_err(|error| format!("the key in `{}` does not fit: {error}", key.display()))?;
+    guarded(cert, || {
+        CertKey::new(certificates.iter().map(|it| it.to_vec()).collect(), secret.clone())
+    })
+}
+
+/// Pingora panics on a certificate that its own parser can not read, even if rustls could.
+fn guarded<T>(
+    path: &Path,
+    build: impl FnOnce() -> T + std::panic::UnwindSafe,
+) -> Result<T, String> {
+    catch_unwind(build)
+        .map_err(|_| format!("`{}` holds a certificate that can not be read", path.display()))
+}
+
+fn certificates(
+    path: &Path,
+    hasher: &mut DefaultHasher,
+) -> Result<Vec<CertificateDer<'static>>, String> {
+    let bytes = read(path)?;
+    bytes.hash(hasher);
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    match found {
+        Ok(found) if found.is_empty() => {
+            Err(format!("`{}` holds no certificate in PEM form", path.display()))
+        }
+        Ok(found) => Ok(found),
+        Err(error) => Err(format!("`{}` is not a PEM file: {error}", path.display())),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).and_then(|file| file.take(FILE_MAX).read_to_end(&mut bytes));
+    file.map_err(|error| format!("`{}` can not be read: {error}", path.display()))?;
+    Ok(bytes)
+}
