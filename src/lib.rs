@@ -12,9 +12,9 @@
 // pub mod config;
 // pub mod listener;
 
-// pub mod filters;
+pub mod filters;
 
-// pub mod exchange;
+pub mod exchange;
 
 pub mod pipeline;
 

@@ -5,9 +5,11 @@
 mod deadline;
 mod findings;
 mod ids;
+mod secret;
 mod units;
 
 pub use deadline::{Deadline, coarse_now};
 pub use findings::{At, Finding, Findings, Part, nearest};
 pub use ids::{RequestId, SpanId, TraceId};
+pub use secret::Secret;
 pub use units::{ByteSize, Percent, Period};

@@ -84,12 +84,7 @@ pub(super) enum Framing {
 }
 
 /// Strips an upstream's answer of what belonged to its connection and frames it for the client's.
-pub(super) fn incoming(
-    answer: &mut ResponseHeader,
-    client: Version,
-    method: &Method,
-    ends_here: bool,
-) -> Framing {
+pub(super) fn incoming(answer: &mut ResponseHeader, client: Version, method: &Method, ends_here: bool) -> Framing {
     for name in nominated(&answer.headers) {
         answer.remove_header(&name);
     }

@@ -362,16 +362,18 @@ impl<'a, W: WayOut> Pump<'a, W> {
             return Ok(());
         }
         // HTTP/2: the write keeps the session; meanwhile the upload and the clock must go on.
-        let Self { session, link, deadline, .. } = self;
-        let mut write = pin!(write_http2(session, task));
-        let written = poll_fn(|cx: &mut Context<'_>| {
-            link.poll_out(cx);
-            if let Poll::Ready(written) = write.as_mut().poll(cx) {
-                return Poll::Ready(Some(written));
-            }
-            deadline.poll_expired(cx).map(|()| None)
-        })
-        .await;
+        let written = {
+            let Self { session, link, deadline, .. } = self;
+            let mut write = pin!(write_http2(session, task));
+            poll_fn(|cx: &mut Context<'_>| {
+                link.poll_out(cx);
+                if let Poll::Ready(written) = write.as_mut().poll(cx) {
+                    return Poll::Ready(Some(written));
+                }
+                deadline.poll_expired(cx).map(|()| None)
+            })
+            .await
+        };
         match written {
             Some(Ok(())) => Ok(()),
             Some(Err(_)) => Err(self.client_gone()),

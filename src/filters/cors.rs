@@ -201,7 +201,8 @@ mod tests {
 
     #[test]
     fn what_is_no_origin_is_reported() {
-        let config = CorsConfig { origins: vec!["app.example.org".into(), "*".into()], credentials: true, max_age: None };
+        let config =
+            CorsConfig { origins: vec!["app.example.org".into(), "*".into()], credentials: true, max_age: None };
         let mut findings = Findings::default();
         Cors::compile(&config, &At::ROOT, &mut findings);
         let paths: Vec<_> = findings.iter().map(|it| it.path.as_str()).collect();

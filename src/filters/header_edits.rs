@@ -46,9 +46,7 @@ impl HeaderEdits {
     /// Reports names and values that could not be sent.
     pub fn compile(config: &HeaderEditsConfig, at: &At<'_>, findings: &mut Findings) -> Self {
         let mut edits = Self::default();
-        for (kind, written, into) in
-            [("set", &config.set, &mut edits.set), ("add", &config.add, &mut edits.add)]
-        {
+        for (kind, written, into) in [("set", &config.set, &mut edits.set), ("add", &config.add, &mut edits.add)] {
             let at = at.key(kind);
             for (name, value) in written {
                 let at = at.key(name);

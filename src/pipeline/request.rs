@@ -120,8 +120,7 @@ impl TraceContext {
         let (head, rest) = traceparent.split_at_checked(55)?;
         let version = hex_byte(&head[..2])?;
         let dashes = [2, 35, 52].iter().all(|at| head[*at] == b'-');
-        let tail =
-            if version == 0 { rest.is_empty() } else { rest.first().is_none_or(|it| *it == b'-') };
+        let tail = if version == 0 { rest.is_empty() } else { rest.first().is_none_or(|it| *it == b'-') };
         if version == 0xff || !dashes || !tail {
             return None;
         }

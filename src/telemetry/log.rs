@@ -25,7 +25,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::telemetry::timestamp::Timestamp;
 
 /// The `telemetry.log` section of `gateway.yaml`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
     /// How lines are written.
@@ -44,9 +44,7 @@ pub enum LogFormat {
 }
 
 /// The least important level that is written.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevel {
     /// What broke.
@@ -79,11 +77,8 @@ const QUEUE: usize = 512;
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
 
 static DROPPED: Lazy<IntCounter> = Lazy::new(|| {
-    register_int_counter!(
-        "moongate_log_lines_dropped_total",
-        "Log lines lost because standard output was too slow"
-    )
-    .expect("the name is registered once")
+    register_int_counter!("moongate_log_lines_dropped_total", "Log lines lost because standard output was too slow")
+        .expect("the name is registered once")
 });
 static QUEUE_IN: OnceCell<SyncSender<Parcel>> = OnceCell::new();
 
@@ -211,11 +206,7 @@ impl<S: Subscriber> Layer<S> for JsonLines {
                 Level::DEBUG | Level::TRACE => "debug",
             };
             let name = fields.event.as_deref().unwrap_or("log");
-            let _ = write!(
-                out,
-                r#"{{"level":"{level}","event":"{name}","timestamp":"{}""#,
-                Timestamp::now().as_str()
-            );
+            let _ = write!(out, r#"{{"level":"{level}","event":"{name}","timestamp":"{}""#, Timestamp::now().as_str());
             out.extend_from_slice(&fields.rest);
             if fields.event.is_none() {
                 text_field(out, "target", event.metadata().target());

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use once_cell::sync::Lazy;
 use parking_lot::Mutex;
 use prometheus::{
-    Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, TextEncoder,
-    register_histogram_vec, register_int_counter_vec, register_int_gauge,
+    Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, TextEncoder, register_histogram_vec,
+    register_int_counter_vec, register_int_gauge,
 };
 
 /// So many routes get series of their own; the others share those of `other`.
@@ -18,8 +18,7 @@ const OTHER: &str = "other";
 
 /// Seconds; from what a local answer takes to the longest request.
 const BUCKETS: &[f64] = &[
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    5.0, 10.0, 30.0, 60.0,
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -31,8 +30,7 @@ static REQUESTS: Lazy<IntCounterVec> = Lazy::new(|| {
 pub(super) static DURATION: Lazy<HistogramVec> = Lazy::new(|| {
     let help = "Time from a request's head to the end of its answer";
     let buckets = BUCKETS.to_vec();
-    register_histogram_vec!("moongate_request_duration_seconds", help, &["route"], buckets)
-        .expect(ONCE)
+    register_histogram_vec!("moongate_request_duration_seconds", help, &["route"], buckets).expect(ONCE)
 });
 static RECEIVED: Lazy<IntCounterVec> = Lazy::new(|| {
     let help = "Bytes of request bodies";
@@ -47,13 +45,11 @@ pub(super) static REFUSED: Lazy<IntCounterVec> = Lazy::new(|| {
     register_int_counter_vec!("moongate_refusals_total", help, &["code"]).expect(ONCE)
 });
 /// Requests under way.
-pub static IN_FLIGHT: Lazy<IntGauge> = Lazy::new(|| {
-    register_int_gauge!("moongate_requests_in_flight", "Requests under way").expect(ONCE)
-});
+pub static IN_FLIGHT: Lazy<IntGauge> =
+    Lazy::new(|| register_int_gauge!("moongate_requests_in_flight", "Requests under way").expect(ONCE));
 /// Server-sent event streams and upgraded connections under way.
 pub static STREAMS_OPEN: Lazy<IntGauge> = Lazy::new(|| {
-    register_int_gauge!("moongate_streams_open", "Event streams and upgraded connections under way")
-        .expect(ONCE)
+    register_int_gauge!("moongate_streams_open", "Event streams and upgraded connections under way").expect(ONCE)
 });
 static RELOAD_SUCCESS: Lazy<IntGauge> = Lazy::new(|| {
     let help = "1 if the last load of the configuration succeeded, 0 if it was refused";

@@ -73,11 +73,8 @@ pub fn summary() -> Summary {
 fn errors() -> BTreeMap<String, u64> {
     let families = REFUSED.collect();
     let metrics = families.iter().flat_map(|family| family.get_metric());
-    let code =
-        |labels: &[prometheus::proto::LabelPair]| labels.first().map(|it| it.value().to_owned());
-    metrics
-        .filter_map(|it| Some((code(it.get_label())?, it.get_counter().get_value() as u64)))
-        .collect()
+    let code = |labels: &[prometheus::proto::LabelPair]| labels.first().map(|it| it.value().to_owned());
+    metrics.filter_map(|it| Some((code(it.get_label())?, it.get_counter().get_value() as u64))).collect()
 }
 
 /// The cumulative buckets of all routes together: (upper bound in seconds, requests up to it).

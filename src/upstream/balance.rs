@@ -48,11 +48,7 @@ impl Ready {
         self.endpoints.len()
     }
 
-    pub(super) fn pick(
-        &self,
-        cursor: &AtomicUsize,
-        tried: &[SocketAddr],
-    ) -> Option<&Arc<Endpoint>> {
+    pub(super) fn pick(&self, cursor: &AtomicUsize, tried: &[SocketAddr]) -> Option<&Arc<Endpoint>> {
         if self.endpoints.is_empty() {
             return None;
         }
@@ -72,8 +68,7 @@ impl Ready {
 
     /// One at random by weight, other than `besides`.
     fn draw(&self, besides: Option<usize>, tried: &[SocketAddr]) -> Option<usize> {
-        let (start, width) =
-            besides.map_or((0, 0), |it| (self.sum_before(it), self.endpoints[it].weight()));
+        let (start, width) = besides.map_or((0, 0), |it| (self.sum_before(it), self.endpoints[it].weight()));
         let range = self.sums.last()? - width;
         if range == 0 {
             return None;
@@ -86,8 +81,7 @@ impl Ready {
                 return Some(index);
             }
         }
-        self.any_from(fastrand::usize(..self.endpoints.len()), tried)
-            .filter(|it| Some(*it) != besides)
+        self.any_from(fastrand::usize(..self.endpoints.len()), tried).filter(|it| Some(*it) != besides)
     }
 
     fn less_busy_of_two(&self, tried: &[SocketAddr]) -> Option<usize> {

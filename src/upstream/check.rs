@@ -34,22 +34,12 @@ pub(super) async fn check_all(live: Arc<Live>) {
         }
     };
     let permits = Semaphore::new(CHECKS_AT_ONCE);
-    join_all(
-        (0..live.endpoints().len()).map(|index| check_one(&live, index, policy, &check, &permits)),
-    )
-    .await;
+    join_all((0..live.endpoints().len()).map(|index| check_one(&live, index, policy, &check, &permits))).await;
 }
 
-async fn check_one(
-    live: &Live,
-    index: usize,
-    policy: &HealthPolicy,
-    check: &Check,
-    permits: &Semaphore,
-) {
+async fn check_one(live: &Live, index: usize, policy: &HealthPolicy, check: &Check, permits: &Semaphore) {
     let address = live.endpoints()[index].address();
-    let backend =
-        Backend::new(&address.to_string()).expect("a socket address reads as it is shown");
+    let backend = Backend::new(&address.to_string()).expect("a socket address reads as it is shown");
     loop {
         let permit = permits.acquire().await.expect("the semaphore is never closed");
         let result = timeout(policy.timeout, check.check(&backend)).await;
@@ -80,12 +70,7 @@ fn tcp(policy: &HealthPolicy) -> TcpHealthCheck {
     check
 }
 
-fn http(
-    upstream: &Upstream,
-    policy: &HealthPolicy,
-    path: &str,
-    expect: Vec<u16>,
-) -> pingora::Result<HttpHealthCheck> {
+fn http(upstream: &Upstream, policy: &HealthPolicy, path: &str, expect: Vec<u16>) -> pingora::Result<HttpHealthCheck> {
     let mut check = HttpHealthCheck::new("localhost", upstream.tls.is_some());
     // The check puts in each endpoint's address; everything else is as for a request.
     check.peer_template = endpoint::peer(upstream, ([0, 0, 0, 0], 1).into());

@@ -10,8 +10,7 @@ use std::time::Duration;
 use crate::base::{At, Findings};
 
 use super::config::{
-    Balance, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, UpstreamConfig,
-    WeightedEndpointConfig,
+    Balance, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, UpstreamConfig, WeightedEndpointConfig,
 };
 use super::tls::UpstreamTls;
 
@@ -104,23 +103,15 @@ pub struct KeepAlive {
 
 impl Upstream {
     /// Reports every fault of the section at `at`; `None` if there is any.
-    pub fn compile(
-        name: &str,
-        config: &UpstreamConfig,
-        at: &At<'_>,
-        findings: &mut Findings,
-    ) -> Option<Self> {
+    pub fn compile(name: &str, config: &UpstreamConfig, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
         let known = findings.iter().count();
         let kind = kind(config, at, findings);
         let endpoints = match &config.discovery {
-            Some(discovery) => {
-                endpoints(&discovery.fixed, &at.key("discovery").key("static"), findings)
-            }
+            Some(discovery) => endpoints(&discovery.fixed, &at.key("discovery").key("static"), findings),
             None => Vec::new(),
         };
         let health = config.health.as_ref().and_then(|it| health(it, &at.key("health"), findings));
-        let tls =
-            config.tls.as_ref().and_then(|it| UpstreamTls::compile(it, &at.key("tls"), findings));
+        let tls = config.tls.as_ref().and_then(|it| UpstreamTls::compile(it, &at.key("tls"), findings));
         let keep_alive = keep_alive(&config.keep_alive, &at.key("keep_alive"), findings);
         if findings.iter().count() > known {
             return None;
@@ -165,17 +156,14 @@ fn kind(config: &UpstreamConfig, at: &At<'_>, findings: &mut Findings) -> Option
         }
         (Some(_), Some(_)) => {
             findings
-                .error_at_key(
-                    &at.key("local"),
-                    "an upstream is either local or discovered, not both",
-                )
+                .error_at_key(&at.key("local"), "an upstream is either local or discovered, not both")
                 .help("remove `local` or `discovery`");
             None
         }
         (None, None) => {
-            findings
-                .error(at, "the upstream leads nowhere")
-                .help("add `discovery: { static: [\"127.0.0.1:9101\"] }`, or `local:` with the name of a local service");
+            findings.error(at, "the upstream leads nowhere").help(
+                "add `discovery: { static: [\"127.0.0.1:9101\"] }`, or `local:` with the name of a local service",
+            );
             None
         }
     }
@@ -183,9 +171,7 @@ fn kind(config: &UpstreamConfig, at: &At<'_>, findings: &mut Findings) -> Option
 
 fn endpoints(list: &[EndpointConfig], at: &At<'_>, findings: &mut Findings) -> Vec<EndpointSpec> {
     if list.is_empty() {
-        findings
-            .error(at, "there is no endpoint")
-            .help("list at least one address, such as \"127.0.0.1:9101\"");
+        findings.error(at, "there is no endpoint").help("list at least one address, such as \"127.0.0.1:9101\"");
     }
     if list.len() > ENDPOINTS_MAX {
         findings
@@ -197,9 +183,7 @@ fn endpoints(list: &[EndpointConfig], at: &At<'_>, findings: &mut Findings) -> V
     for (index, config) in list.iter().enumerate() {
         let at = at.index(index);
         let spec = match config {
-            EndpointConfig::Address(text) => {
-                address(text, &at, findings).map(|address| (address, 1, None))
-            }
+            EndpointConfig::Address(text) => address(text, &at, findings).map(|address| (address, 1, None)),
             EndpointConfig::Weighted(config) => weighted(config, &at, findings),
         };
         let Some((address, weight, zone)) = spec else { continue };
@@ -246,18 +230,13 @@ fn health(config: &HealthConfig, at: &At<'_>, findings: &mut Findings) -> Option
     let probe = probe(config, at, findings);
     let (every, timeout) = (config.every.0, config.timeout.0);
     if every < EVERY_MIN {
-        findings
-            .error(&at.key("every"), format!("{} is too short", config.every))
-            .help("at least 10ms");
+        findings.error(&at.key("every"), format!("{} is too short", config.every)).help("at least 10ms");
     }
     if timeout.is_zero() {
         findings.error(&at.key("timeout"), "no check can pass within no time");
     } else if timeout >= every {
         findings
-            .error(
-                &at.key("timeout"),
-                format!("{} is not shorter than `every` ({})", config.timeout, config.every),
-            )
+            .error(&at.key("timeout"), format!("{} is not shorter than `every` ({})", config.timeout, config.every))
             .help("a check must be over before the next one is due");
     }
     for (key, count) in [("fail_after", config.fail_after), ("pass_after", config.pass_after)] {
@@ -279,8 +258,7 @@ fn probe(config: &HealthConfig, at: &At<'_>, findings: &mut Findings) -> Option<
     statuses(&config.expect, &at.key("expect"), findings);
     match (&config.http, config.tcp.unwrap_or(false)) {
         (Some(path), false) => {
-            let well_formed =
-                path.parse::<http::uri::PathAndQuery>().is_ok() && !path.contains('#');
+            let well_formed = path.parse::<http::uri::PathAndQuery>().is_ok() && !path.contains('#');
             if !path.starts_with('/') || !well_formed {
                 findings
                     .error(&at.key("http"), format!("`{path}` is not a path"))
@@ -290,15 +268,11 @@ fn probe(config: &HealthConfig, at: &At<'_>, findings: &mut Findings) -> Option<
         }
         (None, true) => Some(Probe::Tcp),
         (Some(_), true) => {
-            findings
-                .error(at, "a check is either `http` or `tcp`, not both")
-                .help("`http` opens a connection, too");
+            findings.error(at, "a check is either `http` or `tcp`, not both").help("`http` opens a connection, too");
             None
         }
         (None, false) => {
-            findings
-                .error(at, "it does not say what to check")
-                .help("add `http: /health` or `tcp: true`");
+            findings.error(at, "it does not say what to check").help("add `http: /health` or `tcp: true`");
             None
         }
     }
@@ -310,9 +284,7 @@ fn statuses(expect: &[u16], at: &At<'_>, findings: &mut Findings) {
     }
     for (index, status) in expect.iter().enumerate() {
         if !(200..=599).contains(status) {
-            findings
-                .error(&at.index(index), format!("{status} is not the status of an answer"))
-                .help("200 to 599");
+            findings.error(&at.index(index), format!("{status} is not the status of an answer")).help("200 to 599");
         }
     }
 }

@@ -165,8 +165,7 @@ impl State {
     pub(super) fn new(upstream: &str, address: SocketAddr) -> Self {
         let labels = [upstream.to_owned(), address.to_string()];
         let pair = [labels[0].as_str(), labels[1].as_str()];
-        let requests =
-            |outcome| metrics::REQUESTS.with_label_values(&[pair[0], pair[1], label(outcome)]);
+        let requests = |outcome| metrics::REQUESTS.with_label_values(&[pair[0], pair[1], label(outcome)]);
         let state = Self {
             health: AtomicU8::new(Health::Unknown as u8),
             in_flight: AtomicU32::new(0),
@@ -204,11 +203,7 @@ impl State {
     }
 
     /// Takes in the result of a check; the new health if that changed it.
-    pub(super) fn observe(
-        &self,
-        policy: &HealthPolicy,
-        result: Result<(), &str>,
-    ) -> Option<Health> {
+    pub(super) fn observe(&self, policy: &HealthPolicy, result: Result<(), &str>) -> Option<Health> {
         let mut notes = self.notes.lock();
         let now = SystemTime::now();
         notes.last_check = Some(now);
@@ -261,8 +256,7 @@ impl State {
         let newest = (latency.as_secs_f64() * 1e6).max(1.0);
         let blend = |bits| {
             let known = f64::from_bits(bits);
-            let average =
-                if known == 0.0 { newest } else { known + LATENCY_SHARE * (newest - known) };
+            let average = if known == 0.0 { newest } else { known + LATENCY_SHARE * (newest - known) };
             Some(average.to_bits())
         };
         // The closure never refuses, so neither does the update.

@@ -23,11 +23,7 @@ pub struct Fleet {
 impl Fleet {
     /// An empty one, without a supervisor.
     pub fn new() -> Self {
-        Self {
-            lives: watch::Sender::new(Vec::new()),
-            applying: Mutex::new(()),
-            supervisor: Mutex::new(None),
-        }
+        Self { lives: watch::Sender::new(Vec::new()), applying: Mutex::new(()), supervisor: Mutex::new(None) }
     }
 
     /// Starts the supervisor on a runtime that requests do not depend on. Until then endpoints

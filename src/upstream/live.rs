@@ -123,14 +123,9 @@ impl Live {
     }
 
     /// Endpoints that `other` has not.
-    pub(super) fn missing_in<'a>(
-        &'a self,
-        other: Option<&'a Live>,
-    ) -> impl Iterator<Item = &'a Arc<Endpoint>> {
+    pub(super) fn missing_in<'a>(&'a self, other: Option<&'a Live>) -> impl Iterator<Item = &'a Arc<Endpoint>> {
         let known = move |endpoint: &Endpoint| {
-            other.is_some_and(|other| {
-                other.endpoints.iter().any(|it| it.address() == endpoint.address())
-            })
+            other.is_some_and(|other| other.endpoints.iter().any(|it| it.address() == endpoint.address()))
         };
         self.endpoints.iter().filter(move |it| !known(it))
     }

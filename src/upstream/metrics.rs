@@ -8,20 +8,17 @@ const ONCE: &str = "a family is registered once, under a name of its own";
 
 pub(super) static HEALTHY: Lazy<IntGaugeVec> = Lazy::new(|| {
     let help = "Whether an endpoint gets requests: 1 if healthy or not checked, 0 if unhealthy.";
-    register_int_gauge_vec!("moongate_endpoint_healthy", help, &["upstream", "endpoint"])
-        .expect(ONCE)
+    register_int_gauge_vec!("moongate_endpoint_healthy", help, &["upstream", "endpoint"]).expect(ONCE)
 });
 
 pub(super) static IN_FLIGHT: Lazy<IntGaugeVec> = Lazy::new(|| {
     let help = "Requests that an endpoint is working on, as of this scrape.";
-    register_int_gauge_vec!("moongate_endpoint_in_flight", help, &["upstream", "endpoint"])
-        .expect(ONCE)
+    register_int_gauge_vec!("moongate_endpoint_in_flight", help, &["upstream", "endpoint"]).expect(ONCE)
 });
 
 pub(super) static CHECKS: Lazy<IntCounterVec> = Lazy::new(|| {
     let help = "Health checks by their result, pass or fail.";
-    register_int_counter_vec!("moongate_health_checks_total", help, &["upstream", "result"])
-        .expect(ONCE)
+    register_int_counter_vec!("moongate_health_checks_total", help, &["upstream", "result"]).expect(ONCE)
 });
 
 pub(super) static CHANGES: Lazy<IntCounterVec> = Lazy::new(|| {

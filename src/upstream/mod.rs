@@ -22,8 +22,8 @@ mod tests;
 
 pub use compile::{EndpointSpec, HealthPolicy, KeepAlive, Probe, Upstream, UpstreamKind};
 pub use config::{
-    Balance, DiscoveryConfig, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol,
-    UpstreamConfig, UpstreamTlsConfig, WeightedEndpointConfig,
+    Balance, DiscoveryConfig, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, UpstreamConfig,
+    UpstreamTlsConfig, WeightedEndpointConfig,
 };
 pub use endpoint::{Endpoint, Health, Outcome, Picked};
 pub use fleet::Fleet;

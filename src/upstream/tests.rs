@@ -47,8 +47,7 @@ fn compile(name: &str, yaml: &str) -> Arc<Upstream> {
 fn weighted(name: &str, balance: &str, weights: &[u32]) -> String {
     let mut yaml = format!("# {name}\nbalance: {balance}\ndiscovery:\n  static:\n");
     for (index, weight) in weights.iter().enumerate() {
-        writeln!(yaml, "    - {{ address: \"127.0.0.1:{}\", weight: {weight} }}", index + 1)
-            .unwrap();
+        writeln!(yaml, "    - {{ address: \"127.0.0.1:{}\", weight: {weight} }}", index + 1).unwrap();
     }
     yaml
 }
@@ -84,10 +83,7 @@ fn check_findings(yaml: &str, expected: &[&str]) {
 #[test]
 fn every_fault_is_found_at_its_place() {
     check_findings("{}", &[": the upstream leads nowhere"]);
-    check_findings(
-        "{ local: x, discovery: { static: [\"1.2.3.4:5\"] } }",
-        &["/local: an upstream is either"],
-    );
+    check_findings("{ local: x, discovery: { static: [\"1.2.3.4:5\"] } }", &["/local: an upstream is either"]);
     check_findings("{ local: x, tls: { sni: a } }", &["/tls: a local service has no"]);
     check_findings("discovery: {}", &["/discovery/static: there is no endpoint"]);
     check_findings("discovery: { static: [] }", &["/discovery/static: there is no endpoint"]);
@@ -104,18 +100,10 @@ fn every_fault_is_found_at_its_place() {
     let with = |rest: &str| format!("{{ discovery: {{ static: [\"1.1.1.1:1\"] }}, {rest} }}");
     check_findings(&with("health: {}"), &["/health: it does not say what"]);
     check_findings(&with("health: { http: /, tcp: true }"), &["/health: a check is either"]);
-    check_findings(
-        &with("health: { tcp: true, every: 1s, timeout: 1s }"),
-        &["/health/timeout: 1s is not shorter"],
-    );
+    check_findings(&with("health: { tcp: true, every: 1s, timeout: 1s }"), &["/health/timeout: 1s is not shorter"]);
     check_findings(
         &with("health: { http: health, expect: [200, 42], fail_after: 0, pass_after: 0 }"),
-        &[
-            "/health/expect/1: 42",
-            "/health/http: `health`",
-            "/health/fail_after",
-            "/health/pass_after",
-        ],
+        &["/health/expect/1: 42", "/health/http: `health`", "/health/fail_after", "/health/pass_after"],
     );
     check_findings(&with("health: { http: \"/a b\" }"), &["/health/http: `/a b` is not a path"]);
     check_findings(&with("tls: {}"), &["/tls/sni: the name to verify is missing"]);
@@ -128,10 +116,7 @@ fn every_fault_is_found_at_its_place() {
 
 #[test]
 fn an_upstream_needs_little_and_gets_defaults() {
-    let upstream = compile(
-        "plain",
-        "discovery: { static: [\"127.0.0.1:1\", { address: \"[::1]:2\", zone: b }] }",
-    );
+    let upstream = compile("plain", "discovery: { static: [\"127.0.0.1:1\", { address: \"[::1]:2\", zone: b }] }");
     assert_eq!(upstream.balance, Balance::RoundRobin);
     assert_eq!(upstream.keep_alive, KeepAlive { idle: Duration::from_secs(30), max_idle: 1024 });
     assert_eq!(upstream.endpoints[1].weight, 1);
@@ -164,9 +149,7 @@ fn least_request_avoids_the_busy_one() {
     let (_fleet, live) = live("least_request", &[1, 1, 1]);
     let mut held: Vec<Picked> = Vec::new();
     while held.len() < 30 {
-        held.push(
-            live.pick(&["127.0.0.1:2".parse().unwrap(), "127.0.0.1:3".parse().unwrap()]).unwrap(),
-        );
+        held.push(live.pick(&["127.0.0.1:2".parse().unwrap(), "127.0.0.1:3".parse().unwrap()]).unwrap());
     }
     assert_eq!(live.endpoints()[0].in_flight(), 30);
     // Of two that differ, the busy one never has fewer in flight.
@@ -215,8 +198,7 @@ fn requests_are_counted_by_their_end() {
 async fn in_flight_returns_to_zero() {
     for balance in ["round_robin", "random", "least_request"] {
         let (_fleet, live) = live(balance, &[5, 1, 1]);
-        let tasks: Vec<_> =
-            (0..8).map(|_| tokio::spawn(pick_and_drop(Arc::clone(&live)))).collect();
+        let tasks: Vec<_> = (0..8).map(|_| tokio::spawn(pick_and_drop(Arc::clone(&live)))).collect();
         for task in tasks {
             task.await.unwrap();
         }
@@ -245,10 +227,7 @@ fn a_reload_keeps_what_did_not_change() {
     };
     let before = reload(&[1, 1]);
     let held = before[0].pick(&["127.0.0.1:2".parse().unwrap()]).unwrap();
-    before[0]
-        .pick(&["127.0.0.1:2".parse().unwrap()])
-        .unwrap()
-        .done(Outcome::Failure, Duration::ZERO);
+    before[0].pick(&["127.0.0.1:2".parse().unwrap()]).unwrap().done(Outcome::Failure, Duration::ZERO);
     let after = reload(&[7, 1, 1]);
     assert!(Arc::ptr_eq(&before[1], &after[1]) && Arc::ptr_eq(&before[2], &after[2]));
     assert!(!Arc::ptr_eq(&before[0], &after[0]));
@@ -258,26 +237,16 @@ fn a_reload_keeps_what_did_not_change() {
     assert_eq!((report.weight, report.in_flight, report.failures), (7, 1, 1));
     drop(held);
     assert_eq!(after[0].endpoints()[0].in_flight(), 0);
-    assert_eq!(
-        before[0].endpoints()[0].key(),
-        after[0].endpoints()[0].key(),
-        "connections are kept"
-    );
+    assert_eq!(before[0].endpoints()[0].key(), after[0].endpoints()[0].key(), "connections are kept");
 }
 
 #[test]
 fn connections_are_not_shared_across_upstreams_and_protocols() {
     let key = |name: &str, rest: &str| {
-        let upstream =
-            compile(name, &format!("{{ discovery: {{ static: [\"127.0.0.1:1\"] }}{rest} }}"));
+        let upstream = compile(name, &format!("{{ discovery: {{ static: [\"127.0.0.1:1\"] }}{rest} }}"));
         Fleet::new().apply(&[upstream]).remove(0).endpoints()[0].key()
     };
-    let keys = [
-        key("a", ""),
-        key("b", ""),
-        key("a", ", protocol: http2"),
-        key("a", ", tls: { sni: x.y }"),
-    ];
+    let keys = [key("a", ""), key("b", ""), key("a", ", protocol: http2"), key("a", ", tls: { sni: x.y }")];
     for (index, key) in keys.iter().enumerate() {
         assert!(!keys[..index].contains(key));
     }
@@ -291,12 +260,10 @@ fn series_go_with_their_owner() {
     let one = compile(&name, &weighted("", "random", &[1]));
     let _held = fleet.apply(&[both]).remove(0).pick(&["127.0.0.1:2".parse().unwrap()]).unwrap();
     fleet.refresh_metrics();
-    let series =
-        format!("moongate_endpoint_in_flight{{endpoint=\"127.0.0.1:1\",upstream=\"{name}\"}} 1");
+    let series = format!("moongate_endpoint_in_flight{{endpoint=\"127.0.0.1:1\",upstream=\"{name}\"}} 1");
     assert!(scrape().contains(&series), "{}", scrape());
     fleet.apply(&[one]);
-    let of_upstream =
-        || scrape().lines().filter(|it| it.contains(&name)).map(str::to_owned).collect::<Vec<_>>();
+    let of_upstream = || scrape().lines().filter(|it| it.contains(&name)).map(str::to_owned).collect::<Vec<_>>();
     assert!(of_upstream().iter().all(|it| !it.contains("127.0.0.1:2")), "{:?}", of_upstream());
     assert!(of_upstream().iter().any(|it| it.contains("127.0.0.1:1")));
     fleet.apply(&[]);
@@ -359,11 +326,7 @@ impl Drop for Server {
     }
 }
 
-async fn serve(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    status: &AtomicU16,
-    asked: &AtomicUsize,
-) {
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, status: &AtomicU16, asked: &AtomicUsize) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -398,15 +361,13 @@ fn fleet_of(name: &str, yaml: &str) -> (Fleet, Arc<Live>) {
 }
 
 async fn becomes(live: &Live, index: usize, health: Health) {
-    until(&format!("{index} becomes {health:?}"), || live.endpoints()[index].health() == health)
-        .await;
+    until(&format!("{index} becomes {health:?}"), || live.endpoints()[index].health() == health).await;
 }
 
 #[tokio::test]
 async fn an_unhealthy_endpoint_is_skipped_until_it_is_back() {
     let (good, bad, name) = (Server::start().await, Server::start().await, name("flip"));
-    let (fleet, live) =
-        fleet_of(&name, &checked(&[good.address, bad.address], "http: /health, fail_after: 2"));
+    let (fleet, live) = fleet_of(&name, &checked(&[good.address, bad.address], "http: /health, fail_after: 2"));
     let first = fleet.report().remove(0).endpoints.remove(0);
     assert_eq!((first.health, first.pending), (Health::Unknown, true));
     assert_eq!(live.eligible(), 2, "endpoints get requests before their first check");
@@ -421,8 +382,7 @@ async fn an_unhealthy_endpoint_is_skipped_until_it_is_back() {
     assert!(live.pick(&[good.address]).is_none(), "the only healthy one was tried");
     let report = fleet.report().remove(0);
     assert!(report.endpoints[1].last_error.as_ref().unwrap().contains("503"), "{report:?}");
-    let gauge =
-        format!("moongate_endpoint_healthy{{endpoint=\"{}\",upstream=\"{name}\"}} 0", bad.address);
+    let gauge = format!("moongate_endpoint_healthy{{endpoint=\"{}\",upstream=\"{name}\"}} 0", bad.address);
     assert!(scrape().contains(&gauge));
 
     good.answers(500);
@@ -440,8 +400,7 @@ async fn an_unhealthy_endpoint_is_skipped_until_it_is_back() {
 async fn other_statuses_pass_when_they_are_expected() {
     let server = Server::start().await;
     server.answers(204);
-    let (_fleet, live) =
-        fleet_of(&name("expect"), &checked(&[server.address], "http: /health, expect: [200, 204]"));
+    let (_fleet, live) = fleet_of(&name("expect"), &checked(&[server.address], "http: /health, expect: [200, 204]"));
     becomes(&live, 0, Health::Healthy).await;
 }
 
@@ -473,9 +432,7 @@ async fn health_lives_on_in_a_changed_upstream_and_is_checked_there() {
     let yaml = checked(&[server.address], "http: /health");
     let (fleet, old) = fleet_of(&name, &yaml);
     becomes(&old, 0, Health::Unhealthy).await;
-    let new = fleet
-        .apply(&[compile(&name, &yaml.replace("/health", "/health, pass_after: 2"))])
-        .remove(0);
+    let new = fleet.apply(&[compile(&name, &yaml.replace("/health", "/health, pass_after: 2"))]).remove(0);
     assert!(!Arc::ptr_eq(&old, &new));
     assert!(new.pick(&[]).is_none(), "unhealthy before, unhealthy after");
     server.answers(200);
@@ -523,9 +480,7 @@ async fn checks_speak_http2_and_reuse_the_connection() {
             let count = Arc::clone(&count);
             let answer = service_fn(move |_| {
                 count.fetch_add(1, SeqCst);
-                async {
-                    Ok::<_, std::convert::Infallible>(hyper::Response::new(Empty::<&[u8]>::new()))
-                }
+                async { Ok::<_, std::convert::Infallible>(hyper::Response::new(Empty::<&[u8]>::new())) }
             });
             let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
             tokio::spawn(connection.serve_connection(TokioIo::new(stream), answer));
@@ -544,11 +499,7 @@ struct Files(std::path::PathBuf);
 
 impl Files {
     fn new() -> Self {
-        let path = std::env::temp_dir().join(format!(
-            "{}-{}",
-            name("moongate-upstream"),
-            std::process::id()
-        ));
+        let path = std::env::temp_dir().join(format!("{}-{}", name("moongate-upstream"), std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -593,17 +544,13 @@ fn certificate_files_are_judged_by_what_is_in_them() {
     let cert = files.write("cert.pem", &pair.cert.pem());
     let key = files.write("key.pem", &pair.signing_key.serialize_pem());
     let wrong = files.write("wrong.pem", &stranger.signing_key.serialize_pem());
-    let junk =
-        files.write("junk.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
-    let yaml = |tls: &str| {
-        format!("{{ discovery: {{ static: [\"1.1.1.1:1\"] }}, tls: {{ sni: a.b, {tls} }} }}")
-    };
+    let junk = files.write("junk.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let yaml = |tls: &str| format!("{{ discovery: {{ static: [\"1.1.1.1:1\"] }}, tls: {{ sni: a.b, {tls} }} }}");
 
     let with_key = yaml(&format!("client_cert: {cert}, client_key: {key}"));
     let first = compile("mtls", &with_key);
     assert_eq!(first, compile("mtls", &with_key));
-    let both = files
-        .write("both.pem", &format!("{}{}", pair.cert.pem(), pair.signing_key.serialize_pem()));
+    let both = files.write("both.pem", &format!("{}{}", pair.cert.pem(), pair.signing_key.serialize_pem()));
     assert_ne!(first, compile("mtls", &yaml(&format!("client_cert: {both}"))));
     files.write("cert.pem", &format!("{}\n", pair.cert.pem()));
     assert_ne!(first, compile("mtls", &with_key), "a file's new contents are a change");

@@ -34,17 +34,10 @@ pub struct UpstreamTls {
 }
 
 impl UpstreamTls {
-    pub(super) fn compile(
-        config: &UpstreamTlsConfig,
-        at: &At<'_>,
-        findings: &mut Findings,
-    ) -> Option<Self> {
+    pub(super) fn compile(config: &UpstreamTlsConfig, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
         let mut hasher = DefaultHasher::new();
         let sni = sni(&config.sni, &at.key("sni"), findings);
-        let ca = config
-            .ca
-            .as_deref()
-            .map(|path| report(authorities(path, &mut hasher), &at.key("ca"), findings));
+        let ca = config.ca.as_deref().map(|path| report(authorities(path, &mut hasher), &at.key("ca"), findings));
         if config.client_key.is_some() && config.client_cert.is_none() {
             findings
                 .error_at_key(&at.key("client_key"), "a key without its certificate")
@@ -85,9 +78,7 @@ fn sni(name: &str, at: &At<'_>, findings: &mut Findings) -> Option<Arc<str>> {
         return None;
     }
     if ServerName::try_from(name).is_err() {
-        findings
-            .error(at, format!("`{name}` can not be in a certificate"))
-            .help("write a host name");
+        findings.error(at, format!("`{name}` can not be in a certificate")).help("write a host name");
         return None;
     }
     Some(name.into())
@@ -110,9 +101,9 @@ fn authorities(path: &Path, hasher: &mut DefaultHasher) -> Result<Arc<CaType>, S
     let certificates = certificates(path, hasher)?;
     let mut store = RootCertStore::empty();
     for certificate in &certificates {
-        store.add(certificate.clone()).map_err(|error| {
-            format!("`{}` holds a certificate that is no authority: {error}", path.display())
-        })?;
+        store
+            .add(certificate.clone())
+            .map_err(|error| format!("`{}` holds a certificate that is no authority: {error}", path.display()))?;
     }
     let wrap = |it: &CertificateDer<'_>| WrappedX509::new(it.to_vec(), parse_x509);
     guarded(path, || certificates.iter().map(wrap).collect::<Vec<_>>()).map(Arc::from)
@@ -128,31 +119,20 @@ fn identity(cert: &Path, key: &Path, hasher: &mut DefaultHasher) -> Result<CertK
     let provider = rustls::crypto::ring::default_provider();
     CertifiedKey::from_der(certificates.clone(), private, &provider)
         .map_err(|error| format!("the key in `{}` does not fit: {error}", key.display()))?;
-    guarded(cert, || {
-        CertKey::new(certificates.iter().map(|it| it.to_vec()).collect(), secret.clone())
-    })
+    guarded(cert, || CertKey::new(certificates.iter().map(|it| it.to_vec()).collect(), secret.clone()))
 }
 
 /// Pingora panics on a certificate that its own parser can not read, even if rustls could.
-fn guarded<T>(
-    path: &Path,
-    build: impl FnOnce() -> T + std::panic::UnwindSafe,
-) -> Result<T, String> {
-    catch_unwind(build)
-        .map_err(|_| format!("`{}` holds a certificate that can not be read", path.display()))
+fn guarded<T>(path: &Path, build: impl FnOnce() -> T + std::panic::UnwindSafe) -> Result<T, String> {
+    catch_unwind(build).map_err(|_| format!("`{}` holds a certificate that can not be read", path.display()))
 }
 
-fn certificates(
-    path: &Path,
-    hasher: &mut DefaultHasher,
-) -> Result<Vec<CertificateDer<'static>>, String> {
+fn certificates(path: &Path, hasher: &mut DefaultHasher) -> Result<Vec<CertificateDer<'static>>, String> {
     let bytes = read(path)?;
     bytes.hash(hasher);
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match found {
-        Ok(found) if found.is_empty() => {
-            Err(format!("`{}` holds no certificate in PEM form", path.display()))
-        }
+        Ok(found) if found.is_empty() => Err(format!("`{}` holds no certificate in PEM form", path.display())),
         Ok(found) => Ok(found),
         Err(error) => Err(format!("`{}` is not a PEM file: {error}", path.display())),
     }

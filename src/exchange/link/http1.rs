@@ -76,10 +76,8 @@ impl Http1 {
         request_done: bool,
         idle: Duration,
     ) {
-        let clean = request_done
-            && self.outbox.pending() == 0
-            && !self.outbox.write_failed()
-            && !self.session.was_upgraded();
+        let clean =
+            request_done && self.outbox.pending() == 0 && !self.outbox.write_failed() && !self.session.was_upgraded();
         if clean {
             connector.release_http_session(ClientSession::H1(*self.session), peer, Some(idle)).await;
         }

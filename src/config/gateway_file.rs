@@ -1,0 +1,253 @@
+//! `gateway.yaml` as an operator writes it: the process itself, read once at start.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::base::{At, Findings, Period, Secret};
+use crate::listener::{Listener, ListenerConfig};
+use crate::telemetry::LogConfig;
+
+/// The process itself. Every value can come from the environment as `${NAME}` or
+/// `${NAME:-default}`; secrets should.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "gateway.yaml")]
+pub struct GatewayFile {
+    /// Where clients and operators come in.
+    pub listeners: ListenersConfig,
+    /// Networks of proxies in front of us, such as `10.0.0.0/8`: their `X-Forwarded-For` and
+    /// `X-Request-Id` count.
+    pub trusted_proxies: Vec<String>,
+    /// Worker threads: `auto` for one a core, or a number.
+    pub threads: Threads,
+    /// Keys of the tokens that the gateway itself accepts.
+    pub tokens: TokensConfig,
+    /// Logs.
+    pub telemetry: TelemetryConfig,
+    /// How the process stops.
+    pub shutdown: ShutdownConfig,
+}
+
+/// Where clients and operators come in.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenersConfig {
+    /// For clients. Default: `0.0.0.0:8080`.
+    pub public: Vec<ListenerConfig>,
+    /// For operators: metrics, probes, admin API.
+    pub admin: AdminConfig,
+}
+
+impl Default for ListenersConfig {
+    fn default() -> Self {
+        Self { public: vec![ListenerConfig::plain("0.0.0.0:8080")], admin: AdminConfig::default() }
+    }
+}
+
+/// The listener for operators.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminConfig {
+    /// Address and port. Away from loopback, `tokens.hs256_secret` is needed, and every call but the
+    /// probes' asks for a token with the role `admin` or `operator`.
+    pub address: String,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self { address: "127.0.0.1:9090".to_owned() }
+    }
+}
+
+/// Worker threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Threads {
+    /// So many.
+    Number(NonZeroUsize),
+    /// One a core.
+    #[default]
+    #[serde(with = "auto")]
+    #[schemars(with = "Auto")]
+    Auto,
+}
+
+/// The word `auto`.
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Auto {
+    /// One a core.
+    Auto,
+}
+
+mod auto {
+    use super::Auto;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
+        Auto::Auto.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+        Auto::deserialize(deserializer).map(|Auto::Auto| ())
+    }
+}
+
+/// Keys of the tokens that the gateway itself accepts.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokensConfig {
+    /// The secret of HS256 signatures, at least 32 bytes: `"${PROXY_JWT_SECRET}"`.
+    pub hs256_secret: Option<Secret>,
+}
+
+/// Logs.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetryConfig {
+    /// The log on standard output.
+    pub log: LogConfig,
+}
+
+/// How the process stops.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShutdownConfig {
+    /// How long new connections are still taken after SIGTERM, while the readiness probe already
+    /// says no, so that load balancers notice. Default 2s.
+    pub delay: Period,
+    /// How long requests under way may go on after that. Default 30s.
+    pub grace: Period,
+}
+
+impl Default for ShutdownConfig {
+    fn default() -> Self {
+        Self { delay: Period::secs(2), grace: Period::secs(30) }
+    }
+}
+
+/// Compiled: the process.
+#[derive(Debug)]
+pub struct Process {
+    /// The listeners for clients.
+    pub public: Vec<Listener>,
+    /// The address for operators.
+    pub admin: SocketAddr,
+    /// Whose claims about clients count.
+    pub trusted_proxies: TrustedProxies,
+    /// Worker threads.
+    pub threads: usize,
+    /// As written, for what needs no compilation and to tell what a reload would change.
+    pub written: GatewayFile,
+}
+
+/// Networks whose claims about the clients behind them count.
+#[derive(Clone, Debug, Default)]
+pub struct TrustedProxies(Vec<IpNet>);
+
+impl TrustedProxies {
+    /// Whether this address is one of theirs.
+    pub fn hold(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|it| it.contains(&address))
+    }
+}
+
+impl Process {
+    /// Reports every fault; what could not be compiled is left out.
+    pub fn compile(file: &GatewayFile, findings: &mut Findings) -> Self {
+        let listeners = At::ROOT.key("listeners");
+        let list = listeners.key("public");
+        if file.listeners.public.is_empty() {
+            findings.error(&list, "no listener for clients").help("write at least one, such as { address: \"0.0.0.0:8080\" }");
+        }
+        let several = file.listeners.public.len() > 1;
+        let compile = |(number, written): (usize, &ListenerConfig)| {
+            let name = if several && number > 0 { format!("public-{}", number + 1) } else { "public".to_owned() };
+            written.compile(&name, &list.index(number), findings)
+        };
+        let public = file.listeners.public.iter().enumerate().filter_map(compile).collect();
+        let process = Self {
+            public,
+            admin: admin(file, &listeners.key("admin"), findings),
+            trusted_proxies: trusted(&file.trusted_proxies, findings),
+            threads: threads(file.threads),
+            written: file.clone(),
+        };
+        check_secret(file, process.admin, findings);
+        process
+    }
+
+    /// What of `new` can't take effect while the process runs.
+    pub fn refuse_changes(&self, new: &GatewayFile, findings: &mut Findings) {
+        let old = &self.written;
+        let mut differs = |same: bool, at: &At<'_>, what: &str| {
+            if !same {
+                findings.error(at, format!("{what} can't change while the process runs")).help("restart the gateway");
+            }
+        };
+        let listeners = At::ROOT.key("listeners");
+        let list = listeners.key("public");
+        let count = old.listeners.public.len();
+        differs(count == new.listeners.public.len(), &list, "the number of listeners");
+        for (number, (old, new)) in old.listeners.public.iter().zip(&new.listeners.public).enumerate() {
+            let at = list.index(number);
+            differs(old.address == new.address, &at.key("address"), "a listener's address");
+            differs(old.address != new.address || old == new, &at, "a listener's settings");
+        }
+        let admin = listeners.key("admin");
+        differs(old.listeners.admin == new.listeners.admin, &admin.key("address"), "the admin listener's address");
+        differs(old.trusted_proxies == new.trusted_proxies, &At::ROOT.key("trusted_proxies"), "trusted proxies");
+        differs(old.threads == new.threads, &At::ROOT.key("threads"), "the number of threads");
+        differs(old.tokens == new.tokens, &At::ROOT.key("tokens"), "a token secret");
+        differs(old.telemetry == new.telemetry, &At::ROOT.key("telemetry"), "the log");
+        differs(old.shutdown == new.shutdown, &At::ROOT.key("shutdown"), "the stop's times");
+    }
+}
+
+fn admin(file: &GatewayFile, at: &At<'_>, findings: &mut Findings) -> SocketAddr {
+    let written = &file.listeners.admin.address;
+    written.parse().unwrap_or_else(|_| {
+        let finding = findings.error(&at.key("address"), "not an address and port");
+        finding.help("write it as 127.0.0.1:9090 or [::1]:9090");
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    })
+}
+
+fn trusted(written: &[String], findings: &mut Findings) -> TrustedProxies {
+    let at = At::ROOT.key("trusted_proxies");
+    let mut networks = Vec::new();
+    for (number, text) in written.iter().enumerate() {
+        match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
+            Ok(network) => networks.push(network),
+            Err(_) => findings.error(&at.index(number), "not a network").help("write it as 10.0.0.0/8"),
+        }
+    }
+    TrustedProxies(networks)
+}
+
+fn threads(written: Threads) -> usize {
+    match written {
+        Threads::Number(number) => number.get(),
+        Threads::Auto => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+    }
+}
+
+fn check_secret(file: &GatewayFile, admin: SocketAddr, findings: &mut Findings) {
+    let at = At::ROOT.key("tokens");
+    match &file.tokens.hs256_secret {
+        Some(secret) if secret.expose().len() < 32 => {
+            let finding = findings.error(&at.key("hs256_secret"), "a secret of less than 32 bytes");
+            finding.help("make one with: openssl rand -hex 32");
+        }
+        None if !admin.ip().is_loopback() => {
+            let at = At::ROOT.key("listeners");
+            let finding = findings.error(&at.key("admin"), "an admin listener away from loopback needs tokens.hs256_secret");
+            finding.help("listen on 127.0.0.1, or set tokens.hs256_secret to \"${PROXY_JWT_SECRET}\"");
+        }
+        _ => {}
+    }
+}

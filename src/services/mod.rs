@@ -1,0 +1,41 @@
+//! Services that live inside the process and are addressed from `routes.yaml` like any upstream.
+
+mod status;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::exchange::LocalService;
+
+pub use status::{HealthStatus, MetricsStatus};
+
+/// The local services by name: what `local:` in an upstream may say.
+#[derive(Clone, Default)]
+pub struct Directory {
+    services: BTreeMap<&'static str, Arc<dyn LocalService>>,
+}
+
+impl Directory {
+    /// The services that every gateway has: `health` and `metrics`.
+    pub fn standard() -> Self {
+        let mut directory = Self::default();
+        directory.add("health", Arc::new(HealthStatus));
+        directory.add("metrics", Arc::new(MetricsStatus));
+        directory
+    }
+
+    /// Adds a service under a name, or replaces the one that had it.
+    pub fn add(&mut self, name: &'static str, service: Arc<dyn LocalService>) {
+        self.services.insert(name, service);
+    }
+
+    /// The service of this name.
+    pub fn find(&self, name: &str) -> Option<&Arc<dyn LocalService>> {
+        self.services.get(name)
+    }
+
+    /// All names, in alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.services.keys().copied()
+    }
+}
