@@ -46,10 +46,17 @@ async fn check_one(live: &Live, index: usize, policy: &HealthPolicy, check: &Che
         drop(permit);
         match result {
             Ok(Ok(())) => live.observe(index, Ok(())),
-            Ok(Err(error)) => live.observe(index, Err(&error.to_string())),
+            Ok(Err(error)) => live.observe(index, Err(&reason(&error))),
             Err(_) => live.observe(index, Err("no answer in time")),
         }
         sleep(jittered(policy)).await;
+    }
+}
+
+fn reason(error: &Error) -> String {
+    match error.etype() {
+        ErrorType::HTTPStatus(status) => format!("it answered with status {status}"),
+        _ => error.to_string().trim().to_owned(),
     }
 }
 
