@@ -18,7 +18,7 @@
 
 // pub mod pipeline;
 
-// pub mod routing;
+pub mod routing;
 // pub mod upstream;
 
 // pub mod telemetry;
