@@ -1,0 +1,137 @@
+//! One route's match, compiled, and what makes it more specific than another.
+
+use std::cmp::Reverse;
+
+use http::HeaderMap;
+
+use crate::base::{At, Findings};
+
+use super::accept::{self, Media, Quality};
+use super::pattern::{Host, Pattern};
+use super::predicates::{Methods, Predicate};
+use super::table::Request;
+use super::written::MatchConfig;
+
+/// A compiled `match:` section.
+#[derive(Clone, Debug)]
+pub(super) struct Route {
+    pub(super) name: String,
+    pub(super) pattern: Pattern,
+    /// None: any host.
+    pub(super) hosts: Vec<Host>,
+    pub(super) methods: Methods,
+    pub(super) predicates: Vec<Predicate>,
+    pub(super) accept: Vec<Media>,
+    pub(super) websocket: bool,
+    /// What orders routes of the same host and shape, before any request is looked at.
+    pub(super) weight: Weight,
+}
+
+/// More conditions, more exact ones, longer prefixes, methods listed. Greater goes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Weight {
+    narrowness: (usize, usize, usize),
+    methods: bool,
+}
+
+/// How well a route of the same weight fits a request: the method by its own name, then what the
+/// client likes best. Greater goes first; the name decides between equals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Fit {
+    own_method: bool,
+    /// `None` if the route names no types, and so is the less specific one.
+    quality: Option<Quality>,
+}
+
+impl Route {
+    /// Reports all faults; returns the route and whether it has none.
+    pub(super) fn compile(
+        name: &str,
+        written: &MatchConfig,
+        at: &At<'_>,
+        findings: &mut Findings,
+    ) -> (Self, bool) {
+        // No `..`: a new condition does not compile until it has been given its meaning here.
+        let MatchConfig { path, hosts, methods, headers, query, accept, websocket } = written;
+        let before = findings.iter().count();
+        let pattern = Pattern::compile(path, &at.key("path"), findings);
+        let hosts = list(hosts, &at.key("hosts"), findings, Host::compile);
+        let methods = Methods::compile(methods, &at.key("methods"), findings);
+        let mut predicates = Predicate::headers(headers, &at.key("headers"), findings);
+        predicates.extend(Predicate::query(query, &at.key("query"), findings));
+        let accept = list(accept, &at.key("accept"), findings, Media::compile);
+        // RFC 6455, section 4.1, and RFC 8441, section 4: a handshake is a GET or a CONNECT.
+        let shakes = |it: &http::Method| *it == http::Method::GET || *it == http::Method::CONNECT;
+        if *websocket && !methods.any() && !methods.list.iter().any(shakes) {
+            findings
+                .error(&at.key("methods"), "no request matches: a WebSocket handshake is a `GET`")
+                .help("leave `methods` out");
+        }
+        let mut narrowness = Predicate::narrowness(&predicates);
+        narrowness.0 += usize::from(*websocket);
+        let weight = Weight { narrowness, methods: !methods.any() };
+        let name = name.to_owned();
+        let websocket = *websocket;
+        let route = Self { name, pattern, hosts, methods, predicates, accept, websocket, weight };
+        (route, findings.iter().count() == before)
+    }
+
+    /// Whether the conditions hold that are no business of method and media type.
+    pub(super) fn conditions_hold(&self, request: &Request<'_>) -> bool {
+        (!self.websocket || request.websocket)
+            && self.predicates.iter().all(|it| it.holds(request.headers, request.query))
+    }
+
+    /// How well the request fits, if all holds that is not host and path.
+    pub(super) fn fit(&self, request: &Request<'_>) -> Option<Fit> {
+        let own_method = self.methods.fit(request.method)?;
+        if !self.conditions_hold(request) {
+            return None;
+        }
+        let quality = self.quality(request.headers)?;
+        Some(Fit { own_method, quality })
+    }
+
+    /// `Some(None)` if it does not matter, `None` if the client accepts nothing of what there is.
+    pub(super) fn quality(&self, headers: &HeaderMap) -> Option<Option<Quality>> {
+        if self.accept.is_empty() {
+            return Some(None);
+        }
+        accept::best(&self.accept, headers).map(Some)
+    }
+
+    /// The order in which routes of the same host and shape are tried.
+    pub(super) fn order(&self) -> impl Ord {
+        (Reverse(self.weight), &self.name)
+    }
+
+    /// Whether some request of the same host and shape fits both, and equally well.
+    pub(super) fn clashes(&self, other: &Self) -> bool {
+        self.weight == other.weight
+            && self.methods.overlap(&other.methods)
+            && same_accept(&self.accept, &other.accept)
+            && !Predicate::disjoint(&self.predicates, &other.predicates)
+    }
+}
+
+/// Types of different names are told apart by what the client likes best.
+fn same_accept(left: &[Media], right: &[Media]) -> bool {
+    (left.is_empty() && right.is_empty()) || left.iter().any(|it| right.contains(it))
+}
+
+fn list<T: PartialEq>(
+    written: &[String],
+    at: &At<'_>,
+    findings: &mut Findings,
+    compile: impl Fn(&str, &At<'_>, &mut Findings) -> Option<T>,
+) -> Vec<T> {
+    let mut list = Vec::new();
+    for (index, text) in written.iter().enumerate() {
+        if let Some(entry) = compile(text, &at.index(index), findings)
+            && !list.contains(&entry)
+        {
+            list.push(entry);
+        }
+    }
+    list
+}

@@ -1,0 +1,261 @@
+//! The route table: from a request to one route, or to the reason why there is none.
+//!
+//! Built once for a snapshot and never changed. Answers are data; that a miss becomes a 404, 405
+//! or 406 is the proxy's.
+
+use std::collections::BTreeSet;
+
+use http::{HeaderMap, Method};
+
+use crate::base::{At, Findings};
+
+use super::pattern::{Host, HostName};
+use super::predicates::allow;
+use super::route::{Fit, Route};
+use super::trie::{Params, TextMap, Trie};
+use super::written::MatchConfig;
+
+/// What of a request decides about its route. The path and the query are those of a
+/// [`Target`](super::Target), normalised.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The authority: `Host` or `:authority`, with or without a port.
+    pub host: Option<&'a str>,
+    /// The path, normalised.
+    pub path: &'a str,
+    /// What follows the question mark.
+    pub query: Option<&'a str>,
+    /// The method.
+    pub method: &'a Method,
+    /// The header fields.
+    pub headers: &'a HeaderMap,
+    /// Whether it is a WebSocket handshake (RFC 6455, section 4.1; RFC 8441).
+    pub websocket: bool,
+}
+
+/// What a table says to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A route takes it.
+    Found {
+        /// The route's number in the list that the table was compiled from.
+        route: usize,
+        /// What its pattern captured.
+        params: Params,
+    },
+    /// No route has such a host and path, or the conditions of those that have do not hold.
+    NotFound,
+    /// Only the method is wrong (RFC 9110, section 15.5.6).
+    MethodNotAllowed {
+        /// The value for `Allow`.
+        allow: String,
+    },
+    /// Only the media type is wrong (RFC 9110, section 15.5.7).
+    NotAcceptable,
+}
+
+/// All routes, compiled.
+///
+/// Among the routes whose every condition holds, the most specific one wins, whatever the order in
+/// the file. In turn, the first difference decides:
+///
+/// 1. the host: an exact name, then `*.` before the longer name, then any host;
+/// 2. the path, segment by segment: literal, then `{name}`, then `{*rest}`;
+/// 3. more conditions on headers and query (`websocket` is one), then more exact ones among them,
+///    then the longer prefixes;
+/// 4. methods listed, then any; for `HEAD`, a route that lists it before one that lists `GET`;
+/// 5. media types listed, by the client's quality, then those named in full; then none listed;
+/// 6. types the client likes equally well: the route's name, so that there always is an answer.
+///
+/// Routes that would get to the end with a type in common, or without any, can't be told apart: an
+/// error. Every step narrows what a route takes, so no single route can hide a less specific one.
+///
+/// `/a/{*rest}` also takes `/a`, with nothing captured.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    routes: Vec<Route>,
+    exact: TextMap<Trie>,
+    /// By the name behind `*.`.
+    below: TextMap<Trie>,
+    any: Trie,
+}
+
+impl Table {
+    /// Compiles routes with their names; `at` is the place of their list. Reports all faults.
+    pub fn compile(routes: &[(&str, &MatchConfig)], at: &At<'_>, findings: &mut Findings) -> Self {
+        let mut table = Self::default();
+        for (index, (name, written)) in routes.iter().enumerate() {
+            let at = at.index(index);
+            let (route, sound) = Route::compile(name, written, &at.key("match"), findings);
+            if sound {
+                table.insert(&route, index);
+            }
+            table.routes.push(route);
+        }
+        table.order(at, findings);
+        table
+    }
+
+    /// Which route takes a request. Allocates nothing when one does.
+    pub fn find(&self, request: &Request<'_>) -> Outcome {
+        let host = HostName::of(request.host);
+        let found = self.walk(host.as_ref(), request.path, &mut |candidates, params| {
+            let route = self.choose(candidates, request)?;
+            Some(Outcome::Found { route, params: *params })
+        });
+        found.unwrap_or_else(|| self.miss(host.as_ref(), request))
+    }
+
+    /// The name of the route number `route`.
+    pub fn name(&self, route: usize) -> &str {
+        &self.routes[route].name
+    }
+
+    /// The path pattern of the route number `route`, as written.
+    pub fn pattern(&self, route: usize) -> &str {
+        &self.routes[route].pattern.text
+    }
+
+    /// The names of what the route number `route` captures, in the order of [`Params::at`].
+    pub fn captures(&self, route: usize) -> &[String] {
+        &self.routes[route].pattern.names
+    }
+
+    /// What a path that was matched captured under a name.
+    pub fn param<'p>(
+        &self,
+        route: usize,
+        params: &Params,
+        path: &'p str,
+        name: &str,
+    ) -> Option<&'p str> {
+        let index = self.captures(route).iter().position(|it| it == name)?;
+        params.at(index, path)
+    }
+
+    /// The number of routes.
+    pub fn len(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Whether there are no routes.
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty()
+    }
+
+    pub(super) fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    fn insert(&mut self, route: &Route, index: usize) {
+        if route.hosts.is_empty() {
+            self.any.insert(&route.pattern, index);
+        }
+        for host in &route.hosts {
+            let (map, name) = match host {
+                Host::Exact(name) => (&mut self.exact, name),
+                Host::Below(name) => (&mut self.below, name),
+            };
+            map.entry(name.as_str().into()).or_default().insert(&route.pattern, index);
+        }
+    }
+
+    /// Sorts the routes that share host and shape, and reports those that can't be told apart.
+    fn order(&mut self, at: &At<'_>, findings: &mut Findings) {
+        let Self { routes, exact, below, any } = self;
+        let mut clashes = BTreeSet::new();
+        let tries = exact.values_mut().chain(below.values_mut()).chain([any]);
+        for leaf in tries.flat_map(Trie::leaves_mut) {
+            leaf.sort_by(|left, right| routes[*left].order().cmp(&routes[*right].order()));
+            for (place, left) in leaf.iter().enumerate() {
+                let mut equals = leaf[place + 1..]
+                    .iter()
+                    .take_while(|it| routes[**it].weight == routes[*left].weight);
+                // One clash a route is enough to be told: many alike would make many pairs.
+                if let Some(right) = equals.find(|it| routes[*left].clashes(&routes[**it])) {
+                    clashes.insert((*left.max(right), *left.min(right)));
+                }
+            }
+        }
+        for (later, earlier) in clashes {
+            let names = (&routes[later].name, &routes[earlier].name);
+            let message = format!(
+                "routes `{}` and `{}` can take the same request, and neither is more specific",
+                names.1, names.0
+            );
+            findings.error(&at.index(later).key("match"), message).help(
+                "let them differ in `path`, `hosts`, `methods` or `accept`, or give one of them \
+                 one more condition under `headers` or `query`",
+            );
+        }
+    }
+
+    /// Shows all lists of routes whose host and path match, most specific first.
+    fn walk<B>(
+        &self,
+        host: Option<&HostName>,
+        path: &str,
+        visit: &mut impl FnMut(&[usize], &Params) -> Option<B>,
+    ) -> Option<B> {
+        if !path.starts_with('/') {
+            return None;
+        }
+        if let Some(host) = host.map(HostName::as_str) {
+            if let Some(trie) = self.exact.get(host)
+                && let Some(found) = trie.walk(path, visit)
+            {
+                return Some(found);
+            }
+            let mut rest = if self.below.is_empty() { None } else { host.split_once('.') };
+            while let Some((label, name)) = rest {
+                // `.example.org` has no label before the name, and is no host at all.
+                if !label.is_empty()
+                    && let Some(trie) = self.below.get(name)
+                    && let Some(found) = trie.walk(path, visit)
+                {
+                    return Some(found);
+                }
+                rest = name.split_once('.');
+            }
+        }
+        self.any.walk(path, visit)
+    }
+
+    /// The best of the routes that share host and shape, which stand in their order.
+    fn choose(&self, candidates: &[usize], request: &Request<'_>) -> Option<usize> {
+        let mut best: Option<(Fit, usize)> = None;
+        for index in candidates {
+            let route = &self.routes[*index];
+            if best.is_some_and(|(_, it)| self.routes[it].weight != route.weight) {
+                break;
+            }
+            if let Some(fit) = route.fit(request)
+                && best.is_none_or(|(it, _)| fit > it)
+            {
+                best = Some((fit, *index));
+            }
+        }
+        best.map(|(_, index)| index)
+    }
+
+    /// Why no route takes a request. Walks once more, so that a hit pays nothing for this.
+    fn miss(&self, host: Option<&HostName>, request: &Request<'_>) -> Outcome {
+        let mut methods = BTreeSet::new();
+        let mut not_acceptable = false;
+        self.walk::<()>(host, request.path, &mut |candidates, _| {
+            let routes = candidates.iter().map(|it| &self.routes[*it]);
+            for route in routes.filter(|it| it.conditions_hold(request)) {
+                not_acceptable |= route.methods.fit(request.method).is_some();
+                methods.extend(route.methods.list.iter().map(Method::as_str));
+            }
+            None
+        });
+        if not_acceptable {
+            Outcome::NotAcceptable
+        } else if methods.is_empty() {
+            Outcome::NotFound
+        } else {
+            Outcome::MethodNotAllowed { allow: allow(methods) }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Paths and addresses made from what a route captured: `/players/{rest}`.
+//!
+//! For rewrites and redirects. What is captured comes from the client, so a template says where it
+//! may go: into the path as it is (it is normalised already), into the query with its separators
+//! encoded, into the authority never.
+
+use crate::base::{At, Findings};
+
+use super::target::Target;
+use super::trie::Params;
+
+/// A compiled template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    pieces: Vec<Piece>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    /// The capture of this number.
+    Path(usize),
+    /// The capture of this number, behind the question mark.
+    Query(usize),
+}
+
+impl Template {
+    /// Compiles a template over the captures of a route, [`Table::captures`](super::Table::captures).
+    /// It starts with a slash, or with `http://` or `https://` and a host.
+    pub fn compile(text: &str, names: &[String], at: &At<'_>, findings: &mut Findings) -> Self {
+        let mut pieces = Vec::new();
+        let mut rest = text;
+        let mut in_query = false;
+        while let Some((before, after)) = rest.split_once('{') {
+            in_query |= before.contains('?');
+            push_text(&mut pieces, before, at, findings);
+            let Some((name, after)) = after.split_once('}') else {
+                findings.error(at, "a brace is not closed").help("write captures as `{name}`");
+                return Self { pieces };
+            };
+            if let Some(index) = capture(name, names, at, findings) {
+                pieces.push(if in_query { Piece::Query(index) } else { Piece::Path(index) });
+            }
+            rest = after;
+        }
+        push_text(&mut pieces, rest, at, findings);
+        check_form(text, at, findings);
+        Self { pieces }
+    }
+
+    /// Appends the template with what `path` captured. A slash is never doubled, and where a rest
+    /// captured nothing because the path ended before its slash, the result ends so too:
+    /// `/api/{*rest}` to `/v1/{rest}` makes `/v1` of `/api`, and `/v1/` of `/api/`.
+    pub fn expand(&self, params: &Params, path: &str, out: &mut String) {
+        let begin = out.len();
+        for (place, piece) in self.pieces.iter().enumerate() {
+            match piece {
+                Piece::Text(text) if place > 0 && out[begin..].ends_with('/') => {
+                    out.push_str(text.strip_prefix('/').unwrap_or(text));
+                }
+                Piece::Text(text) => out.push_str(text),
+                Piece::Path(index) => {
+                    out.push_str(params.at(*index, path).unwrap_or(""));
+                    if ends_before_slash(params, *index, path) && out.len() > begin + 1 {
+                        let next = self.pieces.get(place + 1);
+                        trim_slash(out, next);
+                    }
+                }
+                Piece::Query(index) => encode(params.at(*index, path).unwrap_or(""), out),
+            }
+        }
+    }
+}
+
+/// Whether the capture is empty because the path ended before the slash of its segment.
+fn ends_before_slash(params: &Params, index: usize, path: &str) -> bool {
+    params.range(index).is_some_and(|it| it.is_empty()) && !path.ends_with('/')
+}
+
+/// Only at the end of the path: before more text, the slash is still needed.
+fn trim_slash(out: &mut String, next: Option<&Piece>) {
+    let at_end = match next {
+        None => true,
+        Some(Piece::Text(text)) => text.starts_with('?'),
+        Some(_) => false,
+    };
+    if at_end && out.ends_with('/') {
+        out.pop();
+    }
+}
+
+/// A segment may hold `&`, `+`, `=` and `;` as they are (RFC 3986, section 3.3); in a query they
+/// would let the client add parameters of its own.
+fn encode(captured: &str, out: &mut String) {
+    for it in captured.chars() {
+        match it {
+            '&' => out.push_str("%26"),
+            '+' => out.push_str("%2B"),
+            ';' => out.push_str("%3B"),
+            '=' => out.push_str("%3D"),
+            it => out.push(it),
+        }
+    }
+}
+
+fn push_text(pieces: &mut Vec<Piece>, text: &str, at: &At<'_>, findings: &mut Findings) {
+    if text.contains('}') {
+        findings.error(at, "a brace is not opened").help("write captures as `{name}`");
+    }
+    if !text.is_empty() {
+        pieces.push(Piece::Text(text.to_owned()));
+    }
+}
+
+fn capture(name: &str, names: &[String], at: &At<'_>, findings: &mut Findings) -> Option<usize> {
+    let found = names.iter().position(|it| it == name);
+    if found.is_none() {
+        let finding = findings.error(at, format!("the path captures no `{name}`"));
+        let plain = name.strip_prefix('*').filter(|it| names.iter().any(|name| name == it));
+        match plain {
+            Some(plain) => finding.help(format!("write `{{{plain}}}`")),
+            None => finding.suggest(name, names.iter().map(String::as_str)),
+        }
+    }
+    found
+}
+
+/// Checks what surrounds the captures: with a word and with nothing in their place.
+fn check_form(text: &str, at: &At<'_>, findings: &mut Findings) {
+    let Some(target) = target(text) else {
+        findings
+            .error(at, "neither a path nor an address")
+            .help("start with a slash, or with `https://`, a host without captures, and a slash");
+        return;
+    };
+    let normal = |target: &str| match Target::normalise(target.as_bytes()) {
+        Ok(target) if target.is_unchanged() => None,
+        Ok(target) => Some(format!("it would become `{target}`")),
+        Err(ambiguous) => Some(ambiguous.to_string()),
+    };
+    // `x` is no hex digit: an escape that a capture would complete is found, too.
+    if let Some(why) = normal(&filled(target, "x")) {
+        findings.error(at, "the path is not in its normal form").help(why);
+    } else if has_dots(&filled(target, "")) {
+        findings
+            .error(at, "an empty capture would leave a dot segment")
+            .help("put no dots alone beside a capture");
+    }
+}
+
+/// The part of a template from the path on.
+fn target(text: &str) -> Option<&str> {
+    if text.starts_with('/') {
+        return Some(text);
+    }
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
+    let authority = rest.split('/').next()?;
+    let plain = !authority.is_empty() && !authority.contains(['{', '}', '?', '#', '@', '\\', ' ']);
+    let path = &rest[authority.len()..];
+    plain.then_some(if path.is_empty() { "/" } else { path })
+}
+
+fn filled(text: &str, word: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('{') {
+        out.push_str(before);
+        out.push_str(word);
+        rest = after.split_once('}').map_or("", |(_, after)| after);
+    }
+    out + rest
+}
+
+fn has_dots(target: &str) -> bool {
+    let path = target.split('?').next().unwrap_or(target);
+    path.split('/').any(|it| it == "." || it == "..")
+}
