@@ -9,7 +9,7 @@
 // pub mod demo;
 // pub mod proxy;
 
-// pub mod config;
+pub mod config;
 // pub mod listener;
 
 pub mod filters;

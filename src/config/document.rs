@@ -1,0 +1,462 @@
+//! One YAML file: its values, with variables filled in, and the place of each.
+//!
+//! `serde_yaml` says what the values are; a marked parse of the same text says where they stand.
+//! Whether they have the right shape is `structure.rs`, what they mean is each room's business.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::{self, DeserializeOwned, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
+use serde_yaml::{Mapping, Value};
+
+use crate::base::{Finding, Findings, Part};
+
+pub use super::environment::Environment;
+use super::environment::{fill, plain_value};
+use super::faults::{Fault, Faults};
+use super::marks::{self, Child, Content, Marked, Note, Span};
+use super::structure::{self, Loaded};
+
+/// The largest file that is read, in bytes.
+const SIZE_MAX: usize = 4 << 20;
+/// Text that variables may bring in, in bytes.
+const FILLED_MAX: usize = 16 << 20;
+/// Shorter values from the environment are not looked for in messages: they would be found in
+/// any text.
+const SECRET_MIN: usize = 3;
+
+/// A file that could be read as YAML. [`load`](Self::load) it, compile what comes out of it, and
+/// [`place`](Self::place) all that was found.
+pub struct Document {
+    name: Arc<str>,
+    text: String,
+    /// Where each line begins, in bytes.
+    lines: Vec<usize>,
+    value: Value,
+    root: Child,
+    /// Faults of the text itself, which do not keep it from being loaded.
+    notes: Vec<Note>,
+    secrets: Vec<Secret>,
+    loaded: Loaded,
+}
+
+/// A value that the environment brought in.
+struct Secret {
+    path: String,
+    name: String,
+    value: String,
+}
+
+impl Document {
+    /// Reads and parses a file; what cannot be read is a fault like any other.
+    pub fn read(path: &Path, environment: &Environment<'_>) -> Result<Self, Faults> {
+        use std::io::Read;
+        let name = path.display().to_string();
+        let unreadable = |error: &std::io::Error| Faults::unreadable(&name, error);
+        let file = std::fs::File::open(path).map_err(|error| unreadable(&error))?;
+        let mut bytes = Vec::new();
+        let mut bounded = file.take(SIZE_MAX as u64 + 1);
+        bounded.read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
+        match String::from_utf8(bytes) {
+            Ok(text) => Self::parse(&name, &text, environment),
+            Err(error) => Err(not_utf8(&name, &error)),
+        }
+    }
+
+    /// Parses `text`; `name` is how the file is called in faults. An error is a text that nothing
+    /// can be made of; lesser faults are told by [`load`](Self::load), together with its own.
+    pub fn parse(name: &str, text: &str, environment: &Environment<'_>) -> Result<Self, Faults> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut document = Self::unread(name, text);
+        if text.len() > SIZE_MAX {
+            let fault = Fault::new(Arc::clone(&document.name), 1, 1, "");
+            return Err(Faults::new(vec![fault.saying("the file is larger than 4 MiB", None)]));
+        }
+        let fatal = |document: &Self, note: Note| {
+            let help = note.help.clone().or_else(|| document.syntax_help(note.span));
+            let fault = document.fault(note.span, &note.path, &note.message, help.as_deref());
+            Faults::new(vec![fault])
+        };
+        // The limits are held by the marked parse, so it comes first.
+        let marked = marks::mark(text).map_err(|note| fatal(&document, note))?;
+        document.value = values(text).map_err(|note| fatal(&document, note))?;
+        document.take_over(marked, environment).map_err(|note| fatal(&document, note))?;
+        Ok(document)
+    }
+
+    fn unread(name: &str, text: &str) -> Self {
+        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let lines = std::iter::once(0).chain(ends.map(|(at, _)| at + 1)).collect();
+        Self {
+            name: name.into(),
+            text: text.to_owned(),
+            lines,
+            value: Value::Null,
+            root: Child::nothing(),
+            notes: Vec::new(),
+            secrets: Vec::new(),
+            loaded: Loaded::default(),
+        }
+    }
+
+    fn take_over(&mut self, marked: Marked, environment: &Environment<'_>) -> Result<(), Note> {
+        self.root = marked.root;
+        self.notes = marked.notes;
+        let mut value = std::mem::take(&mut self.value);
+        merge(&mut value)?;
+        let root = self.root.clone();
+        let mut filler = Filler { environment, brought: 0, path: String::new(), document: self };
+        filler.fill(&mut value, Some(&root))?;
+        self.value = value;
+        Ok(())
+    }
+
+    /// Checks the structure against `T`, reports everything that is wrong with it, and makes as
+    /// much of a `T` as is usable: what is at fault is left out, so that the caller's own checks
+    /// can report the rest in the same run. `None` if nothing usable is left.
+    ///
+    /// A document with findings must not take effect, whatever came out of it.
+    pub fn load<T>(&mut self, findings: &mut Findings) -> Option<T>
+    where
+        T: DeserializeOwned + schemars::JsonSchema,
+    {
+        for (number, note) in self.notes.iter().enumerate() {
+            // Their places are not those of values, so they are told by number; see `place`.
+            let finding = findings.push(format!("@{number}"), Part::Key, note.message.clone());
+            finding.help.clone_from(&note.help);
+        }
+        let (value, loaded) = structure::load(&self.value, findings, &|path| self.tainted(path));
+        self.loaded = loaded;
+        value
+    }
+
+    /// Gives each finding its place. Findings about what [`load`](Self::load) had to leave out are
+    /// dropped: they follow from faults that are reported already.
+    pub fn place(&self, findings: &Findings) -> Faults {
+        Faults::new(findings.iter().filter_map(|it| self.placed(it)).collect())
+    }
+
+    fn placed(&self, finding: &Finding) -> Option<Fault> {
+        if let Some(number) = finding.path.strip_prefix('@') {
+            let note = self.notes.get(number.parse::<usize>().ok()?)?;
+            let help = note.help.as_deref();
+            return Some(self.fault(note.span, &note.path, &note.message, help));
+        }
+        let path = match finding.path.strip_prefix(structure::AS_WRITTEN) {
+            Some(path) => path.to_owned(),
+            None => self.loaded.as_written(&finding.path)?,
+        };
+        let (child, found) = self.root.nearest(&path);
+        let span = match (&child.key, finding.part) {
+            (Some((_, span)), Part::Key) => *span,
+            (Some((_, span)), Part::Value) if !found => *span,
+            _ => child.span,
+        };
+        let message = self.without_secrets(&path, &finding.message);
+        let help = finding.help.as_ref().map(|it| self.without_secrets(&path, it));
+        Some(self.fault(span, &path, &message, help.as_deref()))
+    }
+
+    fn fault(&self, span: Span, path: &str, message: &str, help: Option<&str>) -> Fault {
+        let line = span.line.clamp(1, self.lines.len());
+        let text = self.line(line);
+        let width = text.chars().count();
+        let column = span.column.clamp(1, width + 1);
+        let end = match span.end_line == span.line {
+            true => span.end_column.min(width + 1),
+            // A list or mapping over several lines: what stands on the first is enough.
+            false => text.trim_end().chars().count() + 1,
+        };
+        let mut fault = Fault::new(Arc::clone(&self.name), line, column, text);
+        fault.length = end.saturating_sub(column).max(1);
+        path.clone_into(&mut fault.path);
+        fault.saying(message, help)
+    }
+
+    /// A line by its number from 1, without its end.
+    fn line(&self, number: usize) -> &str {
+        let start = self.lines.get(number - 1).copied().unwrap_or(self.text.len());
+        let end = self.lines.get(number).copied().unwrap_or(self.text.len());
+        self.text[start..end].trim_end_matches(['\n', '\r'])
+    }
+
+    /// The usual reasons for which a text is not YAML.
+    fn syntax_help(&self, span: Span) -> Option<String> {
+        let line = self.line(span.line.clamp(1, self.lines.len()));
+        let indent = &line[..line.len() - line.trim_start().len()];
+        match () {
+            () if indent.contains('\t') => Some("indent with spaces, not with tabs".to_owned()),
+            () if line.contains("${") => Some("write `\"${NAME}\"` in quotes".to_owned()),
+            () => None,
+        }
+    }
+
+    /// Whether the value at `path` came from the environment.
+    fn tainted(&self, path: &str) -> bool {
+        self.secrets.iter().any(|it| it.path == path)
+    }
+
+    /// A message must not show what the environment brought in: neither whole, nor, where it is
+    /// about such a value, any word of it.
+    fn without_secrets(&self, path: &str, message: &str) -> String {
+        let mut message = message.to_owned();
+        for secret in &self.secrets {
+            let shown = format!("${{{}}}", secret.name);
+            let quoted = format!("`{}`", secret.value);
+            message = message.replace(&quoted, &format!("`{shown}`"));
+            if secret.value.len() >= SECRET_MIN {
+                message = message.replace(&secret.value, &shown);
+            }
+            let about = path.strip_prefix(&secret.path);
+            if about.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+                message = without_words_of(&secret.value, &message);
+            }
+        }
+        message
+    }
+}
+
+/// Shows the name alone: the values may be secrets.
+impl fmt::Debug for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Document").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+fn without_words_of(secret: &str, message: &str) -> String {
+    let secret = secret.to_lowercase();
+    let hidden = |word: &str| {
+        let bare = word.trim_matches(|it: char| !it.is_alphanumeric()).to_lowercase();
+        bare.len() >= SECRET_MIN && secret.contains(&bare)
+    };
+    let words = message.split(' ').map(|word| if hidden(word) { "..." } else { word });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn not_utf8(name: &str, error: &std::string::FromUtf8Error) -> Faults {
+    let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+    let good = String::from_utf8_lossy(good);
+    let line_number = good.matches('\n').count() + 1;
+    let line = good.rsplit('\n').next().unwrap_or_default();
+    let fault = Fault::new(name.into(), line_number, line.chars().count() + 1, line);
+    Faults::new(vec![fault.saying("the file is not UTF-8 text", Some("save it as UTF-8"))])
+}
+
+/// Fills in variables, value and places walked side by side.
+struct Filler<'a> {
+    environment: &'a Environment<'a>,
+    brought: usize,
+    path: String,
+    document: &'a mut Document,
+}
+
+impl Filler<'_> {
+    fn fill(&mut self, value: &mut Value, place: Option<&Child>) -> Result<(), Note> {
+        let length = self.path.len();
+        match value {
+            Value::String(text) => {
+                if let Some(filled) = self.text(text, place)? {
+                    *value = filled;
+                }
+            }
+            Value::Sequence(list) => {
+                for (index, element) in list.iter_mut().enumerate() {
+                    self.path.push_str(&format!("/{index}"));
+                    self.fill(element, place.and_then(|it| it.node.child(&index.to_string())))?;
+                    self.path.truncate(length);
+                }
+            }
+            Value::Mapping(map) => self.mapping(map, place)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn mapping(&mut self, map: &mut Mapping, place: Option<&Child>) -> Result<(), Note> {
+        let length = self.path.len();
+        // In the same order, as a rule: looking each key up would take long in a large mapping.
+        let mut marked = match place.map(|it| &it.node.content) {
+            Some(Content::Map(children)) => children.iter().cycle().take(children.len() * 2),
+            _ => [].iter().cycle().take(0),
+        };
+        for (key, value) in map.iter_mut() {
+            let Some(key) = key.as_str() else { continue };
+            let is_it = |it: &&Child| it.key.as_ref().is_some_and(|(name, _)| &**name == key);
+            let child = match marked.clone().next().filter(is_it) {
+                Some(next) => Some(next),
+                None => place.and_then(|it| it.node.child(key)),
+            };
+            marked.next();
+            self.path.push_str(&format!("/{}", marks::escape(key)));
+            self.fill(value, child)?;
+            self.path.truncate(length);
+        }
+        Ok(())
+    }
+
+    fn text(&mut self, text: &str, place: Option<&Child>) -> Result<Option<Value>, Note> {
+        let Some(filled) = fill(text, self.environment) else {
+            return Ok(None);
+        };
+        let span = place.map_or(self.document.root.span, |it| it.span);
+        for problem in filled.problems {
+            let span = place.map_or(span, |it| self.inside(it, &problem.written));
+            let (path, help) = (self.path.clone(), Some(problem.help));
+            self.document.notes.push(Note { path, span, message: problem.message, help });
+        }
+        self.brought += filled.text.len();
+        if self.brought > FILLED_MAX {
+            let message = "the environment brings in more than 16 MiB".to_owned();
+            return Err(Note { path: self.path.clone(), span, message, help: None });
+        }
+        for (name, value) in filled.used {
+            self.document.secrets.push(Secret { path: self.path.clone(), name, value });
+        }
+        let plain =
+            place.is_some_and(|it| matches!(it.node.content, Content::Scalar { plain: true, .. }));
+        Ok(Some(if plain { plain_value(&filled.text) } else { Value::String(filled.text) }))
+    }
+
+    /// The place of `written` inside a value that may span lines.
+    fn inside(&self, place: &Child, written: &str) -> Span {
+        let span = place.span;
+        let last = span.end_line.min(self.document.lines.len());
+        for number in span.line..=last {
+            let line = self.document.line(number);
+            let skip = if number == span.line { span.column - 1 } else { 0 };
+            let start = line.char_indices().nth(skip).map_or(line.len(), |(at, _)| at);
+            if let Some(at) = line[start..].find(written) {
+                let column = line[..start + at].chars().count() + 1;
+                let end_column = column + written.chars().count();
+                return Span { line: number, column, end_line: number, end_column };
+            }
+        }
+        span
+    }
+}
+
+/// Resolves `<<`; what is merged may itself hold one.
+fn merge(value: &mut Value) -> Result<(), Note> {
+    let mut rounds = 0;
+    while holds_merge(value) {
+        rounds += 1;
+        let failed = value.apply_merge().err().map(|it| it.to_string());
+        if let Some(message) = failed.or_else(|| (rounds > 64).then(|| "endless `<<`".to_owned())) {
+            let span = Span::point(1, 1);
+            return Err(Note { path: String::new(), span, message, help: None });
+        }
+    }
+    Ok(())
+}
+
+fn holds_merge(value: &Value) -> bool {
+    match value {
+        Value::Sequence(list) => list.iter().any(holds_merge),
+        Value::Mapping(map) => map.contains_key("<<") || map.values().any(holds_merge),
+        _ => false,
+    }
+}
+
+/// The values of the first document in `text`, as `serde_yaml` reads them.
+fn values(text: &str) -> Result<Value, Note> {
+    let Some(first) = serde_yaml::Deserializer::from_str(text).next() else {
+        return Err(marks::empty());
+    };
+    let Lenient(value) = Lenient::deserialize(first).map_err(|error| {
+        let place = error.location().map_or((1, 1), |it| (it.line(), it.column()));
+        let span = Span::point(place.0, place.1);
+        let message = error.to_string();
+        let message = message.split(" at line ").next().unwrap_or_default();
+        Note { path: String::new(), span, message: format!("not YAML: {message}"), help: None }
+    })?;
+    match value {
+        Value::Null => Err(marks::empty()),
+        value => Ok(value),
+    }
+}
+
+/// A value that puts up with what the marked parse reports by itself, with a better place:
+/// a key that is there twice (the first counts), is no text, or a tag.
+struct Lenient(Value);
+
+impl<'de> Deserialize<'de> for Lenient {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(LenientVisitor).map(Self)
+    }
+}
+
+struct LenientVisitor;
+
+impl<'de> Visitor<'de> for LenientVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a YAML value")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E: de::Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E: de::Error>(self, it: bool) -> Result<Value, E> {
+        Ok(it.into())
+    }
+
+    fn visit_i64<E: de::Error>(self, it: i64) -> Result<Value, E> {
+        Ok(it.into())
+    }
+
+    fn visit_u64<E: de::Error>(self, it: u64) -> Result<Value, E> {
+        Ok(it.into())
+    }
+
+    fn visit_i128<E: de::Error>(self, it: i128) -> Result<Value, E> {
+        Ok((it as f64).into())
+    }
+
+    fn visit_u128<E: de::Error>(self, it: u128) -> Result<Value, E> {
+        Ok((it as f64).into())
+    }
+
+    fn visit_f64<E: de::Error>(self, it: f64) -> Result<Value, E> {
+        Ok(it.into())
+    }
+
+    fn visit_str<E: de::Error>(self, it: &str) -> Result<Value, E> {
+        Ok(it.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(Lenient(value)) = access.next_element()? {
+            list.push(value);
+        }
+        Ok(Value::Sequence(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut map = Mapping::new();
+        while let Some((Lenient(key), Lenient(value))) = access.next_entry()? {
+            let key = match key {
+                Value::String(text) => text,
+                Value::Bool(it) => it.to_string(),
+                Value::Number(it) => it.to_string(),
+                Value::Null => "null".to_owned(),
+                _ => continue,
+            };
+            map.entry(Value::String(key)).or_insert(value);
+        }
+        Ok(Value::Mapping(map))
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, access: A) -> Result<Value, A::Error> {
+        let (_, content): (String, _) = access.variant()?;
+        content.newtype_variant().map(|Lenient(value)| value)
+    }
+}

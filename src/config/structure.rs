@@ -1,0 +1,694 @@
+//! Whether a document has the shape of a type: checked against the type's JSON Schema, all at once.
+//!
+//! What is at fault is cut out of a copy, so that the rest can still be looked at. A cut element
+//! moves those behind it in a list; [`Loaded`] knows where each stood in the file.
+
+use std::collections::{BTreeMap, HashMap};
+
+use jsonschema::ValidationError;
+use jsonschema::error::{TypeKind, ValidationErrorKind as Kind};
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use crate::base::{Findings, Part, nearest};
+
+use super::marks::{escape, short, unescape};
+
+/// Begins the path of a finding that is one in the file as written, not in what was loaded.
+/// Other paths begin with `/` or are empty.
+pub(super) const AS_WRITTEN: char = '#';
+/// Each round cuts at least one value; a file that is still not usable after so many is hopeless.
+const ROUNDS_MAX: usize = 200;
+
+/// The JSON Schema of `T`, always in the same order.
+pub fn schema_of<T: JsonSchema>() -> Value {
+    let generator = SchemaSettings::draft2020_12().into_generator();
+    let mut rest = generator.into_root_schema_for::<T>().to_value();
+    let mut schema = Map::new();
+    schema.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
+    schema.insert("title".into(), json!(T::schema_name()));
+    let Some(rest) = rest.as_object_mut() else {
+        return Value::Object(schema);
+    };
+    rest.shift_remove("$schema");
+    rest.shift_remove("title");
+    if let Some(description) = rest.shift_remove("description") {
+        schema.insert("description".into(), description);
+    }
+    let definitions = rest.shift_remove("$defs");
+    schema.append(rest);
+    if let Some(Value::Object(mut definitions)) = definitions {
+        definitions.sort_keys();
+        schema.insert("$defs".into(), Value::Object(definitions));
+    }
+    Value::Object(schema)
+}
+
+/// What was left out, and where the rest stands in the file.
+#[derive(Default)]
+pub(super) struct Loaded {
+    cuts: BTreeMap<String, Cut>,
+    /// Of each list with gaps, by its path as loaded: the index in the file of each element.
+    kept: HashMap<String, Vec<usize>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// Left out.
+    Removed,
+    /// An empty mapping in its place: the operator chose its name, and others may refer to it.
+    Emptied,
+}
+
+impl Loaded {
+    /// The path in the file of a path as loaded. `None` if it names something that was cut, or
+    /// from which something was cut: what a room says about that follows from the cut.
+    pub(super) fn as_written(&self, loaded: &str) -> Option<String> {
+        let path = self.translate(loaded);
+        let inside = |cut: &str, path: &str| {
+            path.strip_prefix(cut).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let parent = |cut: &str| cut.rsplit_once('/').is_some_and(|(parent, _)| parent == path);
+        let follows = |cut: &String| inside(cut, &path) || parent(cut);
+        (!self.cuts.keys().any(follows)).then_some(path)
+    }
+
+    fn translate(&self, loaded: &str) -> String {
+        let mut path = String::new();
+        for (start, token) in tokens(loaded) {
+            let index = self
+                .kept
+                .get(&loaded[..start])
+                .and_then(|kept| kept.get(token.parse::<usize>().ok()?).copied());
+            match index {
+                Some(index) => path.push_str(&format!("/{index}")),
+                None => path.push_str(&format!("/{token}")),
+            }
+        }
+        path
+    }
+
+    /// A copy of `value` without what was cut.
+    fn rest_of(&mut self, value: &Value) -> Option<Value> {
+        self.kept.clear();
+        self.copy(value, &mut String::new(), &mut String::new())
+    }
+
+    fn copy(&mut self, value: &Value, old: &mut String, new: &mut String) -> Option<Value> {
+        match self.cuts.get(old.as_str()) {
+            Some(Cut::Removed) => return None,
+            Some(Cut::Emptied) => return Some(json!({})),
+            None => {}
+        }
+        let (old_length, new_length) = (old.len(), new.len());
+        match value {
+            Value::Array(list) => {
+                let (mut copies, mut kept) = (Vec::new(), Vec::new());
+                for (index, element) in list.iter().enumerate() {
+                    old.push_str(&format!("/{index}"));
+                    new.push_str(&format!("/{}", copies.len()));
+                    if let Some(copy) = self.copy(element, old, new) {
+                        copies.push(copy);
+                        kept.push(index);
+                    }
+                    old.truncate(old_length);
+                    new.truncate(new_length);
+                }
+                if kept.len() < list.len() {
+                    self.kept.insert(new.clone(), kept);
+                }
+                Some(Value::Array(copies))
+            }
+            Value::Object(map) => {
+                let mut copies = Map::new();
+                for (key, entry) in map {
+                    let step = format!("/{}", escape(key));
+                    old.push_str(&step);
+                    new.push_str(&step);
+                    if let Some(copy) = self.copy(entry, old, new) {
+                        copies.insert(key.clone(), copy);
+                    }
+                    old.truncate(old_length);
+                    new.truncate(new_length);
+                }
+                Some(Value::Object(copies))
+            }
+            other => Some(other.clone()),
+        }
+    }
+
+    /// Cuts the value at a path of the file. False if there is nothing left to cut.
+    fn cut(&mut self, path: &str, schema: &Value) -> bool {
+        match self.cuts.get(path) {
+            None if named_by_operator(schema, path) => self.put(path, Cut::Emptied),
+            None | Some(Cut::Emptied) => self.put(path, Cut::Removed),
+            Some(Cut::Removed) => match path.rsplit_once('/') {
+                Some((parent, _)) => self.cut(parent, schema),
+                None => false,
+            },
+        }
+    }
+
+    fn put(&mut self, path: &str, cut: Cut) -> bool {
+        self.cuts.insert(path.to_owned(), cut);
+        true
+    }
+}
+
+/// The steps of a pointer, each with where it begins.
+fn tokens(pointer: &str) -> impl Iterator<Item = (usize, &str)> {
+    pointer.match_indices('/').map(|(at, _)| {
+        let rest = &pointer[at + 1..];
+        (at, rest.split('/').next().unwrap_or_default())
+    })
+}
+
+/// Something wrong with the structure; the path is one as loaded.
+struct Problem {
+    path: String,
+    part: Part,
+    message: String,
+    help: Option<String>,
+    /// What to cut, if it is not the value itself.
+    cut: Option<String>,
+}
+
+/// See `Document::load`; `tainted` tells which values must not be shown.
+pub(super) fn load<T: DeserializeOwned + JsonSchema>(
+    value: &serde_yaml::Value,
+    findings: &mut Findings,
+    tainted: &dyn Fn(&str) -> bool,
+) -> (Option<T>, Loaded) {
+    let mut loaded = Loaded::default();
+    // Keys are texts by now. Infinite numbers become null, and are refused as such.
+    let whole = serde_json::to_value(value).unwrap_or_default();
+    let schema = schema_of::<T>();
+    let validator = match jsonschema::validator_for(&schema) {
+        Ok(validator) => validator,
+        Err(error) => {
+            let message = format!("the schema of this file cannot be used: {error}");
+            findings.push(AS_WRITTEN.to_string(), Part::Value, message);
+            return (None, loaded);
+        }
+    };
+    for round in 0..ROUNDS_MAX {
+        let Some(rest) = loaded.rest_of(&whole) else { break };
+        let mut problems = Vec::new();
+        let explainer = Explainer { schema: &schema, value: &rest, loaded: &loaded, tainted };
+        for error in validator.iter_errors(&rest) {
+            explainer.explain(&error, &mut problems);
+        }
+        // What is wrong after a cut is wrong because of the cut.
+        let mut report = round == 0;
+        if problems.is_empty() {
+            match T::deserialize(&rest) {
+                Ok(value) => return (Some(value), loaded),
+                Err(error) => {
+                    report = true;
+                    problems.push(refused::<T>(&rest, &error));
+                }
+            }
+        }
+        if !take_out(&problems, &mut loaded, &schema, report.then_some(&mut *findings)) {
+            break;
+        }
+    }
+    (None, loaded)
+}
+
+/// Reports problems, if wanted, and cuts their values out.
+fn take_out(
+    problems: &[Problem],
+    loaded: &mut Loaded,
+    schema: &Value,
+    mut findings: Option<&mut Findings>,
+) -> bool {
+    let mut usable = true;
+    let written = |path: &str, loaded: &Loaded| loaded.translate(path);
+    let cuts: Vec<String> =
+        problems.iter().map(|it| written(it.cut.as_ref().unwrap_or(&it.path), loaded)).collect();
+    for problem in problems {
+        if let Some(findings) = findings.as_deref_mut() {
+            let path = format!("{AS_WRITTEN}{}", written(&problem.path, loaded));
+            let finding = findings.push(path, problem.part, problem.message.clone());
+            finding.help.clone_from(&problem.help);
+        }
+    }
+    let mut done = std::collections::BTreeSet::new();
+    for cut in cuts {
+        // Several problems with one value are one cut.
+        if done.insert(cut.clone()) {
+            usable &= loaded.cut(&cut, schema);
+        }
+    }
+    usable
+}
+
+/// Where deserialisation stops although the schema is content: a check in a type's own code.
+/// Values are read in order, so the first prefix of a list or mapping that fails with the same
+/// words ends with the culprit.
+fn refused<T: DeserializeOwned>(value: &Value, error: &serde_json::Error) -> Problem {
+    let message = error.to_string();
+    let mut path = String::new();
+    let fails = |path: &str, length: usize| {
+        let mut trial = value.clone();
+        match trial.pointer_mut(path) {
+            Some(Value::Array(list)) => list.truncate(length),
+            Some(Value::Object(map)) => {
+                *map = std::mem::take(map).into_iter().take(length).collect()
+            }
+            _ => {}
+        }
+        T::deserialize(&trial).is_err_and(|it| it.to_string() == message)
+    };
+    loop {
+        let length = match value.pointer(&path) {
+            Some(Value::Array(list)) => list.len(),
+            Some(Value::Object(map)) => map.len(),
+            _ => break,
+        };
+        if length == 0 || fails(&path, 0) {
+            break;
+        }
+        // Fails with `high` elements, does not with `low`.
+        let (mut low, mut high) = (0, length);
+        while high - low > 1 {
+            let middle = low.midpoint(high);
+            if fails(&path, middle) { high = middle } else { low = middle }
+        }
+        let step = match value.pointer(&path) {
+            Some(Value::Object(map)) => map.keys().nth(high - 1).map(|it| escape(it)),
+            _ => Some((high - 1).to_string()),
+        };
+        path.push_str(&format!("/{}", step.unwrap_or_default()));
+    }
+    Problem { path, part: Part::Value, message, help: None, cut: None }
+}
+
+/// Turns what the validator says into what helps an operator.
+struct Explainer<'a> {
+    schema: &'a Value,
+    value: &'a Value,
+    loaded: &'a Loaded,
+    tainted: &'a dyn Fn(&str) -> bool,
+}
+
+impl Explainer<'_> {
+    fn explain(&self, error: &ValidationError<'_>, problems: &mut Vec<Problem>) {
+        let path = error.instance_path().as_str().to_owned();
+        let schema = self.owner(error.schema_path().as_str());
+        match error.kind() {
+            Kind::AdditionalProperties { unexpected } => {
+                let known = keys(schema.get("properties"));
+                problems.extend(unexpected.iter().map(|it| unknown_key(&path, it, &known)));
+            }
+            Kind::Required { property } => {
+                let name = property.as_str().unwrap_or_default();
+                let missing = Problem::new(path, format!("missing key `{name}`"));
+                problems.push(Problem { part: Part::Key, ..missing });
+            }
+            Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
+                let branches = self.schema.pointer(error.schema_path().as_str());
+                self.branches(&path, branches.unwrap_or(&Value::Null), context, problems);
+            }
+            Kind::Type { kind } => problems.push(self.wrong_type(path, schema, kind)),
+            Kind::Enum { options } => {
+                let words: Vec<&str> =
+                    options.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+                problems.push(self.unknown_word(path, &words, &[]));
+            }
+            Kind::Constant { expected_value } => {
+                let words: Vec<&str> = expected_value.as_str().into_iter().collect();
+                match words.is_empty() {
+                    true => {
+                        let message = format!("expected `{expected_value}`");
+                        problems.push(Problem::new(path, message));
+                    }
+                    false => problems.push(self.unknown_word(path, &words, &[])),
+                }
+            }
+            kind => problems.push(Problem::new(path, plainly(kind, schema, error))),
+        }
+    }
+
+    /// The schema object that a keyword belongs to.
+    fn owner(&self, keyword: &str) -> &Value {
+        let parent = keyword.rsplit_once('/').map_or("", |(parent, _)| parent);
+        self.schema.pointer(parent).unwrap_or(&Value::Null)
+    }
+
+    fn at(&self, path: &str) -> &Value {
+        self.value.pointer(path).unwrap_or(&Value::Null)
+    }
+
+    fn wrong_type(&self, path: String, schema: &Value, kind: &TypeKind) -> Problem {
+        let wanted = match (schema.get("expected").and_then(Value::as_str), kind) {
+            (Some(expected), _) => expected.to_owned(),
+            (None, TypeKind::Single(one)) => noun(one.as_str()).to_owned(),
+            (None, TypeKind::Multiple(several)) => {
+                either(&several.iter().map(|it| noun(it.as_str())).collect::<Vec<_>>())
+            }
+        };
+        self.mismatch(path, &wanted)
+    }
+
+    fn mismatch(&self, path: String, wanted: &str) -> Problem {
+        let value = self.at(&path);
+        let found = noun(type_of(value));
+        let mut problem = Problem::new(path, format!("expected {wanted}, found {found}"));
+        let text = value.as_str().unwrap_or("text");
+        if wanted.contains("number") && text.parse::<f64>().is_ok() {
+            problem.help = Some("write it without quotes, on a line of its own".to_owned());
+        }
+        if wanted.contains("a text") && (value.is_number() || value.is_boolean()) {
+            problem.help = Some("write it in quotes".to_owned());
+        }
+        problem
+    }
+
+    /// `tags` are words that would be right if something stood under them.
+    fn unknown_word(&self, path: String, words: &[&str], tags: &[&str]) -> Problem {
+        let Some(word) = self.at(&path).as_str() else {
+            return self.mismatch(path, &one_of(words));
+        };
+        let known: Vec<&str> = words.iter().chain(tags).copied().collect();
+        if (self.tainted)(&self.loaded.translate(&path)) {
+            let message = "the environment brings in an unknown word".to_owned();
+            let help = Some(format!("known here: {}", known.join(", ")));
+            return Problem { help, ..Problem::new(path, message) };
+        }
+        let help = match nearest(word, known.iter().copied()) {
+            Some(tag) if tags.contains(&tag) => {
+                format!("write it as a mapping: `{{ {tag}: ... }}`")
+            }
+            Some(word) => format!("did you mean `{word}`?"),
+            None => format!("known here: {}", known.join(", ")),
+        };
+        let message = format!("unknown word `{}`", short(word));
+        Problem { help: Some(help), ..Problem::new(path, message) }
+    }
+
+    /// None of several schemas fits: explains the one that was most likely meant.
+    fn branches(
+        &self,
+        path: &str,
+        branches: &Value,
+        errors: &[Vec<ValidationError<'static>>],
+        problems: &mut Vec<Problem>,
+    ) {
+        let schemas: Vec<&Value> = branches.as_array().into_iter().flatten().collect();
+        let real: Vec<usize> =
+            (0..errors.len()).filter(|it| schemas.get(*it).is_none_or(|it| !is_null(it))).collect();
+        if let [only] = real[..] {
+            return errors[only].iter().for_each(|it| self.explain(it, problems));
+        }
+        let resolved: Vec<&Value> = schemas.iter().map(|it| resolve(self.schema, it)).collect();
+        let tags: Vec<Option<&str>> = resolved.iter().map(|it| tag(it)).collect();
+        let known_tags: Vec<&str> = tags.iter().flatten().copied().collect();
+        let words: Vec<&str> = resolved.iter().flat_map(|it| words(it)).collect();
+        let free_text = resolved.iter().any(|it| is_free_text(it));
+        match self.at(path) {
+            Value::String(_) if !free_text && !(words.is_empty() && known_tags.is_empty()) => {
+                problems.push(self.unknown_word(path.to_owned(), &words, &known_tags));
+            }
+            Value::Object(map) if known_tags.len() == real.len() - count_words(&resolved) => {
+                let by_tag = |key: &str| tags.iter().position(|it| *it == Some(key));
+                let inner = |index: usize, problems: &mut Vec<Problem>| {
+                    let below = format!("{path}/");
+                    let inside =
+                        |it: &&ValidationError<'_>| it.instance_path().as_str().starts_with(&below);
+                    errors[index].iter().filter(inside).for_each(|it| self.explain(it, problems));
+                };
+                tagged(path, map, &known_tags, &by_tag, &inner, problems);
+            }
+            _ => self.best(path, &resolved, errors, problems),
+        }
+    }
+
+    fn best(
+        &self,
+        path: &str,
+        schemas: &[&Value],
+        errors: &[Vec<ValidationError<'static>>],
+        problems: &mut Vec<Problem>,
+    ) {
+        let scored = errors.iter().map(|it| (score(it, path), it));
+        let Some((score, best)) = scored.min_by_key(|(score, _)| *score) else {
+            return problems
+                .push(Problem::new(path.to_owned(), "not what is expected here".into()));
+        };
+        if score.0 == 0 {
+            return best.iter().for_each(|it| self.explain(it, problems));
+        }
+        let mut wanted: Vec<&str> = Vec::new();
+        schemas.iter().for_each(|it| nouns(self.schema, it, &mut wanted, 0));
+        problems.push(self.mismatch(path.to_owned(), &either(&wanted)));
+    }
+}
+
+/// A mapping whose one key says what it is.
+fn tagged(
+    path: &str,
+    map: &Map<String, Value>,
+    tags: &[&str],
+    by_tag: &dyn Fn(&str) -> Option<usize>,
+    inner: &dyn Fn(usize, &mut Vec<Problem>),
+    problems: &mut Vec<Problem>,
+) {
+    if map.is_empty() {
+        let message = format!("expected {}", one_of(tags));
+        return problems.push(Problem::new(path.to_owned(), message));
+    }
+    let mut first: Option<&str> = None;
+    for key in map.keys() {
+        match (by_tag(key), first) {
+            (None, _) => problems.push(unknown_key(path, key, tags)),
+            (Some(index), None) => {
+                first = Some(key);
+                inner(index, problems);
+            }
+            (Some(_), Some(first)) => {
+                let message = format!("`{key}` next to `{first}`: only one of them can be there");
+                let problem = Problem::new(format!("{path}/{}", escape(key)), message);
+                problems.push(Problem { part: Part::Key, ..problem });
+            }
+        }
+    }
+}
+
+impl Problem {
+    fn new(path: String, message: String) -> Self {
+        Self { path, part: Part::Value, message, help: None, cut: None }
+    }
+}
+
+fn unknown_key(path: &str, key: &str, known: &[&str]) -> Problem {
+    let path = format!("{path}/{}", escape(key));
+    let help = match nearest(key, known.iter().copied()) {
+        Some(name) => Some(format!("did you mean `{name}`?")),
+        None if known.is_empty() => None,
+        None => Some(format!("known here: {}", known.join(", "))),
+    };
+    let message = format!("unknown key `{}`", short(key));
+    Problem { part: Part::Key, help, ..Problem::new(path, message) }
+}
+
+/// Limits and patterns, without the value itself.
+fn plainly(kind: &Kind, schema: &Value, error: &ValidationError<'_>) -> String {
+    let expected = schema.get("expected").and_then(Value::as_str);
+    match kind {
+        Kind::Pattern { .. } if expected.is_some() => {
+            format!("not {}", expected.unwrap_or_default())
+        }
+        Kind::Pattern { pattern } => format!("does not have the form `{pattern}`"),
+        Kind::Minimum { limit } => format!("must be at least {limit}"),
+        Kind::Maximum { limit } => format!("must be at most {limit}"),
+        Kind::ExclusiveMinimum { limit } => format!("must be more than {limit}"),
+        Kind::ExclusiveMaximum { limit } => format!("must be less than {limit}"),
+        Kind::MinItems { limit: 1 } => "the list must not be empty".to_owned(),
+        Kind::MinItems { limit } => format!("the list needs at least {limit} elements"),
+        Kind::MaxItems { limit } => format!("the list can have at most {limit} elements"),
+        Kind::MinLength { limit: 1 } => "the text must not be empty".to_owned(),
+        Kind::MinLength { limit } => format!("the text needs at least {limit} characters"),
+        Kind::MaxLength { limit } => format!("the text can have at most {limit} characters"),
+        Kind::MinProperties { limit } => format!("the mapping needs at least {limit} keys"),
+        Kind::MaxProperties { limit } => format!("the mapping can have at most {limit} keys"),
+        Kind::UniqueItems => "the list holds the same element twice".to_owned(),
+        Kind::PropertyNames { .. } => "a key does not have the right form".to_owned(),
+        _ => error.masked_with("the value").to_string(),
+    }
+}
+
+/// How far a value is from a branch: first whether even its type is wrong, then what is wrong
+/// with itself, then with what it holds.
+fn score(errors: &[ValidationError<'_>], path: &str) -> (usize, usize, usize) {
+    let mut total = (0, 0, 0);
+    for error in errors {
+        let own = usize::from(error.instance_path().as_str() == path);
+        let one = match error.kind() {
+            Kind::Type { .. } => (own, 0, 1),
+            Kind::Enum { .. } | Kind::Constant { .. } => {
+                let wrong = !error.instance().is_string();
+                (own * usize::from(wrong), own, 1)
+            }
+            Kind::AdditionalProperties { unexpected } => {
+                (0, own * unexpected.len(), unexpected.len())
+            }
+            Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
+                context.iter().map(|it| score(it, path)).min().unwrap_or((0, own, 1))
+            }
+            _ => (0, own, 1),
+        };
+        total = (total.0 + one.0, total.1 + one.1, total.2 + one.2);
+    }
+    total
+}
+
+/// What a `$ref` stands for.
+fn resolve<'s>(root: &'s Value, mut schema: &'s Value) -> &'s Value {
+    for _ in 0..16 {
+        let target = schema.get("$ref").and_then(Value::as_str).and_then(|it| it.strip_prefix('#'));
+        match target.and_then(|it| root.pointer(it)) {
+            Some(next) => schema = next,
+            None => break,
+        }
+    }
+    schema
+}
+
+/// The schemas that a schema is made of: itself, or what it refers to, or each of its branches.
+fn variants<'s>(root: &'s Value, schema: &'s Value, depth: usize, all: &mut Vec<&'s Value>) {
+    let schema = resolve(root, schema);
+    all.push(schema);
+    let branches = ["anyOf", "oneOf", "allOf"].iter().filter_map(|it| schema.get(it)?.as_array());
+    if depth < 8 {
+        branches.flatten().for_each(|it| variants(root, it, depth + 1, all));
+    }
+}
+
+/// Whether the operator chose the last name of a path, as in `/upstreams/players`.
+fn named_by_operator(root: &Value, path: &str) -> bool {
+    let mut schemas = vec![root];
+    let mut named = false;
+    for (_, token) in tokens(path) {
+        let mut expanded = Vec::new();
+        schemas.iter().for_each(|it| variants(root, it, 0, &mut expanded));
+        let key = unescape(token);
+        let field = |it: &&'_ Value| it.get("properties").and_then(|it| it.get(&key)).is_some();
+        named = !expanded.iter().any(field);
+        schemas = match named {
+            false => expanded.iter().filter_map(|it| it.get("properties")?.get(&key)).collect(),
+            true => {
+                let below =
+                    |it: &&'_ Value| it.get("additionalProperties").is_some_and(Value::is_object);
+                let entries: Vec<&Value> = expanded
+                    .iter()
+                    .filter(|it| below(it))
+                    .map(|it| &it["additionalProperties"])
+                    .collect();
+                named = !entries.is_empty();
+                let items = expanded.iter().filter_map(|it| it.get("items"));
+                if named { entries } else { items.collect() }
+            }
+        };
+    }
+    named
+}
+
+fn keys(properties: Option<&Value>) -> Vec<&str> {
+    let map = properties.and_then(Value::as_object);
+    map.into_iter().flat_map(|it| it.keys()).map(String::as_str).collect()
+}
+
+fn is_null(schema: &Value) -> bool {
+    schema.get("type").and_then(Value::as_str) == Some("null")
+}
+
+/// The key of a mapping that must have just this one: a variant of an enum.
+fn tag(schema: &Value) -> Option<&str> {
+    let required = schema.get("required")?.as_array()?;
+    match (&keys(schema.get("properties"))[..], &required[..]) {
+        ([key], [needed]) if needed.as_str() == Some(key) => Some(key),
+        _ => None,
+    }
+}
+
+/// The words that a schema of words allows.
+fn words(schema: &Value) -> Vec<&str> {
+    let listed = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
+    listed.chain(schema.get("const")).filter_map(Value::as_str).collect()
+}
+
+fn count_words(schemas: &[&Value]) -> usize {
+    schemas.iter().filter(|it| !words(it).is_empty()).count()
+}
+
+fn is_free_text(schema: &Value) -> bool {
+    words(schema).is_empty() && kinds(schema).contains(&"string")
+}
+
+fn kinds(schema: &Value) -> Vec<&str> {
+    match schema.get("type") {
+        Some(Value::String(one)) => vec![one],
+        Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn nouns<'s>(root: &'s Value, schema: &'s Value, all: &mut Vec<&'s str>, depth: usize) {
+    let mut expanded = Vec::new();
+    variants(root, schema, depth, &mut expanded);
+    for schema in expanded {
+        let expected = schema.get("expected").and_then(Value::as_str);
+        let found = match expected {
+            Some(expected) => vec![expected],
+            None => kinds(schema).into_iter().filter(|it| *it != "null").map(noun).collect(),
+        };
+        for noun in found {
+            if !all.contains(&noun) {
+                all.push(noun);
+            }
+        }
+    }
+}
+
+fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn noun(kind: &str) -> &'static str {
+    match kind {
+        "null" => "nothing",
+        "boolean" => "true or false",
+        "integer" => "a whole number",
+        "number" => "a number",
+        "string" => "a text",
+        "array" => "a list",
+        _ => "a mapping",
+    }
+}
+
+fn either(nouns: &[&str]) -> String {
+    match nouns {
+        [] => "something else".to_owned(),
+        [one] => (*one).to_owned(),
+        [rest @ .., last] => format!("{} or {last}", rest.join(", ")),
+    }
+}
+
+fn one_of(words: &[&str]) -> String {
+    match words {
+        [one] => format!("`{one}`"),
+        _ => format!("one of `{}`", words.join("`, `")),
+    }
+}
