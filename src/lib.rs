@@ -10,7 +10,7 @@
 // pub mod proxy;
 
 // pub mod config;
-// pub mod listener;
+pub mod listener;
 
 // pub mod filters;
 
