@@ -66,6 +66,8 @@ pub struct Connection {
     /// Whether this connection may turn out to be plain-text HTTP/2.
     pub(super) h2c: bool,
     phase: AtomicU8,
+    /// Counts changes of `phase`: two idle times in a row are not one.
+    turn: AtomicU32,
     refused: AtomicBool,
     requests: AtomicU32,
     read: AtomicU64,
@@ -85,6 +87,7 @@ impl Connection {
             limits: listener.limits,
             h2c: listener.h2c && listener.tls.is_none(),
             phase: AtomicU8::new(Phase::Fresh as u8),
+            turn: AtomicU32::new(0),
             refused: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             read: AtomicU64::new(0),
@@ -175,6 +178,11 @@ impl Connection {
 
     pub(super) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Relaxed);
+        self.turn.store(self.turn().wrapping_add(1), Relaxed);
+    }
+
+    pub(super) fn turn(&self) -> u32 {
+        self.turn.load(Relaxed)
     }
 
     /// Nobody waits for anything on it.

@@ -31,6 +31,8 @@ use super::connection::{Connection, Phase, Refuse};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Small writes are gathered up to this size, so that a header and its body leave in one packet.
 const GATHER: usize = 4096;
+/// The turn in which a connection is when the header of its first request has begun.
+const FIRST_HEADER: u32 = 1;
 /// Where a deadline waits while none counts: moving it is cheaper than giving its slot back.
 const PARKED: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How long, and for how many bytes, what a client still sends is read after the last answer. To
@@ -45,8 +47,8 @@ pub struct Downstream {
     digest: Arc<ProxyDigest>,
     refuse: Arc<dyn Refuse>,
     deadline: Deadline,
-    /// The phase that `deadline` was last set for.
-    timed: Option<Phase>,
+    /// The connection's turn that `deadline` was last set for.
+    timed: Option<u32>,
     /// Read while looking for the HTTP/2 preface; belongs before what is read next.
     preread: BytesMut,
     /// Given to us and not yet to `inner`.
@@ -88,28 +90,29 @@ impl Downstream {
         &self.connection
     }
 
-    /// Sets the deadline anew if another one counts since the last look. The time for a first
-    /// header runs from the start: [`Phase::Header`] then finds it running and leaves it alone.
+    /// Sets the deadline anew if the connection has moved on since the last look. The time for the
+    /// first header runs from the start, so there [`Phase::Header`] finds it running.
     fn time_phase(&mut self) {
-        let phase = self.connection.phase();
-        if self.timed == Some(phase) {
+        let turn = self.connection.turn();
+        if self.timed == Some(turn) {
             return;
         }
         let limits = &self.connection.limits;
-        match (self.timed, phase) {
-            (Some(Phase::Fresh), Phase::Header) => {}
-            (_, Phase::Fresh) => {
-                self.deadline.arm_at(self.connection.ready_at() + limits.header_timeout);
+        let start = self.connection.ready_at();
+        match self.connection.phase() {
+            Phase::Fresh => self.deadline.arm_at(start + limits.header_timeout),
+            Phase::Header if turn == FIRST_HEADER => {
+                self.deadline.arm_at(start + limits.header_timeout);
             }
-            (_, Phase::Header) => self.deadline.arm(limits.header_timeout),
-            (_, Phase::Idle) => self.deadline.arm(limits.keep_alive),
-            (_, Phase::Request | Phase::H2 | Phase::Cut) => self.deadline.arm(PARKED),
+            Phase::Header => self.deadline.arm(limits.header_timeout),
+            Phase::Idle => self.deadline.arm(limits.keep_alive),
+            Phase::Request | Phase::H2 | Phase::Cut => self.deadline.arm_at(start + PARKED),
         }
-        self.timed = Some(phase);
+        self.timed = Some(turn);
     }
 
-    /// Ready when the client took too long. The connection's task then drops it, so Pingora never
-    /// sees an error that it would log.
+    /// Ends the connection when the client took too long. Its task then drops it, so that Pingora
+    /// never sees an error that it would log.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) {
         self.time_phase();
         match self.connection.phase() {
@@ -154,11 +157,7 @@ impl Downstream {
                         self.connection.enter(Phase::H2);
                     }
                 }
-                None => {
-                    // The clock has to run before the phase changes, see `time_phase`.
-                    self.time_phase();
-                    self.connection.enter(Phase::Header);
-                }
+                None => self.connection.enter(Phase::Header),
             },
             Phase::Idle => self.connection.enter(Phase::Header),
             Phase::Header | Phase::Request | Phase::H2 | Phase::Cut => {}
@@ -296,6 +295,8 @@ impl AsyncWrite for Downstream {
         if this.silenced {
             return Poll::Ready(Ok(buf.len()));
         }
+        // A deadline left standing where nothing is read would wake the task again and again.
+        this.time_phase();
         // h2 gathers by itself.
         let written = match this.preface_seen {
             Some(_) => ready!(Pin::new(&mut this.inner).poll_write(cx, buf)),

@@ -35,6 +35,10 @@ const BREATHER: Duration = Duration::from_millis(100);
 
 /// Accepts on `socket` and gives each connection to `app`, until `drain` closes it; then waits for
 /// the connections that it let in, until they are gone or cut.
+///
+/// For plain-text HTTP/2 the app must allow it (`HttpServerOptions::h2c`); each connection decides
+/// by its own listener's setting. The app must call [`Connection::admitted`] for every request,
+/// else what it writes is taken for a refusal of Pingora's.
 pub async fn serve<A>(
     socket: Socket,
     app: Arc<A>,
@@ -52,9 +56,11 @@ where
     door.app.cleanup().await;
     door.guests.abort(Connection::is_idle);
     tokio::select! {
-        () = door.guests.gone() => {}
-        () = door.drain.reached(DrainPhase::Over) => door.guests.abort(|_| true),
+        () = door.guests.gone() => return Ok(()),
+        () = door.drain.reached(DrainPhase::Over) => {}
     }
+    door.guests.abort(|_| true);
+    door.guests.gone().await;
     Ok(())
 }
 

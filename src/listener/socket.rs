@@ -39,7 +39,7 @@ pub enum BindError {
         /// As configured.
         address: SocketAddr,
         /// What is wrong.
-        source: TlsError,
+        source: Box<TlsError>,
     },
 }
 
@@ -107,7 +107,7 @@ fn bind_one(listener: &Listener) -> Result<Socket, BindError> {
     let certificates = certificates.map_err(|source| BindError::Tls {
         listener: name.clone(),
         address: *address,
-        source,
+        source: Box::new(source),
     })?;
     let (inner, bound) = listen(*address).map_err(|source| BindError::Address {
         listener: name.clone(),
