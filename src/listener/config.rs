@@ -1,0 +1,307 @@
+//! A listener as written in the configuration and as compiled. Touches no file and no socket: that
+//! is for [`bind`](super::bind), when the whole configuration is known to be sound.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::base::{At, Findings, Period};
+
+/// One address to accept connections on.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerConfig {
+    /// Address and port, such as `0.0.0.0:8080` or `[::]:8080`; port 0 takes any that is free.
+    pub address: String,
+    /// Certificates; without it the listener speaks plain text.
+    #[serde(default)]
+    pub tls: Option<TlsConfig>,
+    /// Whether plain-text HTTP/2 with prior knowledge is spoken beside HTTP/1. Not with `tls`.
+    #[serde(default)]
+    pub h2c: bool,
+    /// What one listener takes on at most.
+    #[serde(default)]
+    pub limits: ListenerLimits,
+}
+
+/// The `tls:` section of a listener.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Certificate chain in PEM, the server's own first; shown to clients that no other one fits.
+    pub cert: PathBuf,
+    /// Private key in PEM.
+    pub key: PathBuf,
+    /// Further certificates, chosen by the name that the client asks for (SNI).
+    #[serde(default)]
+    pub certificates: Vec<CertificateConfig>,
+    /// Authorities in PEM whose client certificates are accepted. A client without one is let in:
+    /// whether it needs one is for the route to say.
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+    /// Protocols offered, preferred first.
+    #[serde(default = "Alpn::all")]
+    pub alpn: Vec<Alpn>,
+}
+
+/// A certificate beside the first one.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateConfig {
+    /// Names that it serves, such as `api.example.com` or `*.example.com`; when left out, those
+    /// that the certificate itself lists.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// Certificate chain in PEM, the server's own first.
+    pub cert: PathBuf,
+    /// Private key in PEM.
+    pub key: PathBuf,
+}
+
+/// A protocol to agree on during the TLS handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Alpn {
+    /// HTTP/2.
+    #[serde(rename = "h2")]
+    H2,
+    /// HTTP/1.1.
+    #[serde(rename = "http/1.1")]
+    Http1,
+}
+
+impl Alpn {
+    fn all() -> Vec<Self> {
+        vec![Self::H2, Self::Http1]
+    }
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::H2 => "h2",
+            Self::Http1 => "http/1.1",
+        }
+    }
+}
+
+/// The `limits:` section of a listener.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenerLimits {
+    /// Connections open at once.
+    pub connections: u32,
+    /// Connections open at once from one address (IPv6: from one /64); 0 is no limit.
+    pub per_address: u32,
+    /// New connections a second from one address (IPv6: from one /64); 0 is no limit.
+    pub rate_per_address: u32,
+    /// From a new connection, or the first byte of a later request, to its whole header.
+    pub header_timeout: Period,
+    /// How long a connection may stay without a request after its first.
+    pub keep_alive: Period,
+    /// Requests on one connection before it is closed; HTTP/1 only.
+    pub requests_per_connection: u32,
+    /// From a new connection to the end of its TLS handshake.
+    pub handshake_timeout: Period,
+}
+
+impl Default for ListenerLimits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            per_address: 1_000,
+            rate_per_address: 0,
+            header_timeout: Period::secs(10),
+            keep_alive: Period::secs(75),
+            requests_per_connection: 10_000,
+            handshake_timeout: Period::secs(10),
+        }
+    }
+}
+
+/// A compiled listener.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// What it is called in logs and metrics.
+    pub name: Arc<str>,
+    /// Where it accepts.
+    pub address: SocketAddr,
+    /// Its certificates, if it speaks TLS.
+    pub tls: Option<Tls>,
+    /// Whether it speaks plain-text HTTP/2.
+    pub h2c: bool,
+    /// What it takes on at most.
+    pub limits: Limits,
+}
+
+/// A compiled `tls:` section. The first certificate is the default.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Never empty.
+    pub certificates: Vec<CertificateConfig>,
+    /// Authorities for client certificates.
+    pub client_ca: Option<PathBuf>,
+    /// Protocols offered, preferred first.
+    pub alpn: Vec<Alpn>,
+}
+
+/// A compiled `limits:` section.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections open at once.
+    pub connections: usize,
+    /// Connections open at once from one address.
+    pub per_address: Option<u32>,
+    /// New connections a second from one address.
+    pub rate_per_address: Option<u32>,
+    /// For a whole header.
+    pub header_timeout: Duration,
+    /// Between requests.
+    pub keep_alive: Duration,
+    /// Requests on one connection.
+    pub requests: u32,
+    /// For a TLS handshake.
+    pub handshake_timeout: Duration,
+}
+
+impl ListenerConfig {
+    /// A plain-text listener with default limits.
+    pub fn plain(address: impl Into<String>) -> Self {
+        Self { address: address.into(), tls: None, h2c: false, limits: ListenerLimits::default() }
+    }
+
+    /// Reports every fault at its place; `None` if the address is one of them.
+    pub fn compile(&self, name: &str, at: &At<'_>, findings: &mut Findings) -> Option<Listener> {
+        let tls = self.tls.as_ref().map(|tls| tls.compile(&at.key("tls"), findings));
+        if self.h2c && tls.is_some() {
+            findings
+                .error(&at.key("h2c"), "plain-text HTTP/2 on a listener with `tls`")
+                .help("leave it out: `tls.alpn` offers HTTP/2");
+        }
+        let limits = self.limits.compile(&at.key("limits"), findings);
+        let Ok(address) = self.address.parse() else {
+            findings
+                .error(&at.key("address"), "not an address and a port")
+                .help("write it as 0.0.0.0:8080, 127.0.0.1:8080 or [::]:8080");
+            return None;
+        };
+        Some(Listener { name: name.into(), address, tls, h2c: self.h2c, limits })
+    }
+}
+
+impl TlsConfig {
+    fn compile(&self, at: &At<'_>, findings: &mut Findings) -> Tls {
+        let first =
+            CertificateConfig { hosts: Vec::new(), cert: self.cert.clone(), key: self.key.clone() };
+        first.check(at, findings);
+        let list = at.key("certificates");
+        for (index, certificate) in self.certificates.iter().enumerate() {
+            certificate.check(&list.index(index), findings);
+        }
+        if self.alpn.is_empty() {
+            findings
+                .error(&at.key("alpn"), "no protocol is offered")
+                .help("leave it out to offer both h2 and http/1.1");
+        }
+        if self.client_ca.as_deref().is_some_and(is_empty) {
+            findings.error(&at.key("client_ca"), "an empty path");
+        }
+        let certificates = std::iter::once(first).chain(self.certificates.iter().cloned());
+        Tls {
+            certificates: certificates.collect(),
+            client_ca: self.client_ca.clone(),
+            alpn: self.alpn.clone(),
+        }
+    }
+}
+
+impl CertificateConfig {
+    fn check(&self, at: &At<'_>, findings: &mut Findings) {
+        for (key, path) in [("cert", &self.cert), ("key", &self.key)] {
+            if is_empty(path) {
+                findings.error(&at.key(key), "an empty path");
+            }
+        }
+        let hosts = at.key("hosts");
+        for (index, host) in self.hosts.iter().enumerate() {
+            let name = host.strip_prefix("*.").unwrap_or(host);
+            if rustls::pki_types::DnsName::try_from(name).is_err() {
+                findings
+                    .error(&hosts.index(index), "not a host name")
+                    .help("write it as api.example.com or *.example.com");
+            }
+        }
+    }
+}
+
+impl ListenerLimits {
+    fn compile(&self, at: &At<'_>, findings: &mut Findings) -> Limits {
+        let counts = [
+            ("connections", self.connections),
+            ("requests_per_connection", self.requests_per_connection),
+        ];
+        for (key, value) in counts {
+            if value == 0 {
+                findings.error(&at.key(key), "zero lets nobody in");
+            }
+        }
+        let periods = [
+            ("header_timeout", self.header_timeout),
+            ("keep_alive", self.keep_alive),
+            ("handshake_timeout", self.handshake_timeout),
+        ];
+        for (key, period) in periods {
+            if period.0.is_zero() {
+                findings
+                    .error(&at.key(key), "zero leaves no time")
+                    .help("there is no way to wait forever; write a long period instead");
+            }
+        }
+        Limits {
+            connections: self.connections as usize,
+            per_address: (self.per_address > 0).then_some(self.per_address),
+            rate_per_address: (self.rate_per_address > 0).then_some(self.rate_per_address),
+            header_timeout: self.header_timeout.0,
+            keep_alive: self.keep_alive.0,
+            requests: self.requests_per_connection,
+            handshake_timeout: self.handshake_timeout.0,
+        }
+    }
+}
+
+fn is_empty(path: &Path) -> bool {
+    path.as_os_str().is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(yaml: &str) -> Vec<String> {
+        let config: ListenerConfig = serde_yaml::from_str(yaml).unwrap();
+        let mut findings = Findings::default();
+        let compiled = config.compile("public", &At::ROOT, &mut findings);
+        assert!(compiled.is_some() || !findings.is_empty());
+        findings.iter().map(|it| it.path.clone()).collect()
+    }
+
+    #[test]
+    fn a_sound_listener_compiles_without_findings() {
+        assert!(check("address: '0.0.0.0:8080'").is_empty());
+        assert!(check("address: '[::]:0'\nh2c: true").is_empty());
+        let tls = "address: '1.2.3.4:443'\ntls: { cert: a, key: b, certificates: [{ hosts: ['*.a.b'], cert: c, key: d }] }";
+        assert!(check(tls).is_empty());
+    }
+
+    #[test]
+    fn every_fault_is_reported_at_its_place() {
+        assert_eq!(check("address: localhost"), ["/address"]);
+        assert_eq!(check("address: '1.2.3.4:1'\ntls: { cert: a, key: b }\nh2c: true"), ["/h2c"]);
+        let yaml = "address: '1.2.3.4:1'\ntls: { cert: '', key: b, alpn: [], certificates: [{ hosts: ['a b'], cert: c, key: d }] }";
+        assert_eq!(check(yaml), ["/tls/cert", "/tls/certificates/0/hosts/0", "/tls/alpn"]);
+        let yaml = "address: '1.2.3.4:1'\nlimits: { connections: 0, header_timeout: 0s }";
+        assert_eq!(check(yaml), ["/limits/connections", "/limits/header_timeout"]);
+    }
+}

@@ -1,0 +1,59 @@
+//! What the listeners count. Handles are resolved once for a socket, none while it accepts.
+
+use once_cell::sync::Lazy;
+use prometheus::{
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter_vec,
+    register_int_gauge_vec,
+};
+
+const ONCE: &str = "the name is registered here only";
+
+static OPEN: Lazy<IntGaugeVec> = Lazy::new(|| {
+    register_int_gauge_vec!("moongate_connections_open", "Connections now open.", &["listener"])
+        .expect(ONCE)
+});
+static TOTAL: Lazy<IntCounterVec> = Lazy::new(|| {
+    register_int_counter_vec!("moongate_connections_total", "Connections let in.", &["listener"])
+        .expect(ONCE)
+});
+static REFUSED: Lazy<IntCounterVec> = Lazy::new(|| {
+    register_int_counter_vec!(
+        "moongate_connections_refused_total",
+        "Connections closed before anything was read, by reason.",
+        &["listener", "reason"]
+    )
+    .expect(ONCE)
+});
+static HANDSHAKE_FAILURES: Lazy<IntCounterVec> = Lazy::new(|| {
+    register_int_counter_vec!(
+        "moongate_tls_handshake_failures_total",
+        "TLS handshakes that failed or took too long.",
+        &["listener"]
+    )
+    .expect(ONCE)
+});
+
+/// One listener's own counters.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    pub(super) open: IntGauge,
+    pub(super) total: IntCounter,
+    pub(super) refused_connections: IntCounter,
+    pub(super) refused_per_address: IntCounter,
+    pub(super) refused_rate: IntCounter,
+    pub(super) handshake_failures: IntCounter,
+}
+
+impl Metrics {
+    pub(super) fn of(listener: &str) -> Self {
+        let refused = |reason| REFUSED.with_label_values(&[listener, reason]);
+        Self {
+            open: OPEN.with_label_values(&[listener]),
+            total: TOTAL.with_label_values(&[listener]),
+            refused_connections: refused("connections"),
+            refused_per_address: refused("per_address"),
+            refused_rate: refused("rate_per_address"),
+            handshake_failures: HANDSHAKE_FAILURES.with_label_values(&[listener]),
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The accept loop of one socket on one worker, and the life of each connection it lets in.
+//!
+//! Everything here stays on the worker's own runtime; several workers serve clones of one socket.
+
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use pingora::apps::ServerApp;
+use pingora::protocols::l4::stream::Stream as L4Stream;
+use pingora::protocols::tls::TlsStream;
+use pingora::protocols::{ALPN, GetSocketDigest, SocketDigest, Ssl, Stream};
+use pingora::server::ShutdownWatch;
+use prometheus::IntGauge;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use super::admission::{Full, Place};
+use super::certificates::Certificates;
+use super::config::Alpn;
+use super::connection::{Connection, Refuse, TlsFacts};
+use super::downstream::Downstream;
+use super::drain::{Drain, DrainPhase, OpenConnection};
+use super::socket::{Shared, Socket};
+
+/// How long to leave the kernel alone when it has no file descriptor or memory for us.
+const BREATHER: Duration = Duration::from_millis(100);
+
+/// Accepts on `socket` and gives each connection to `app`, until `drain` closes it; then waits for
+/// the connections that it let in, until they are gone or cut.
+///
+/// For plain-text HTTP/2 the app must allow it (`HttpServerOptions::h2c`); each connection decides
+/// by its own listener's setting. The app must call [`Connection::admitted`] for every request,
+/// else what it writes is taken for a refusal of Pingora's.
+pub async fn serve<A>(
+    socket: Socket,
+    app: Arc<A>,
+    refuse: Arc<dyn Refuse>,
+    drain: Drain,
+) -> io::Result<()>
+where
+    A: ServerApp + Send + Sync + 'static,
+{
+    let listener = TcpListener::from_std(socket.inner)?;
+    let door = Door { shared: socket.shared, app, refuse, drain, guests: Arc::default() };
+    door.accept_until_closed(&listener).await;
+    drop(listener);
+    // Pingora's own idle sessions end by this; those in the middle of a header too.
+    door.app.cleanup().await;
+    door.guests.abort(Connection::is_idle);
+    tokio::select! {
+        () = door.guests.gone() => return Ok(()),
+        () = door.drain.reached(DrainPhase::Over) => {}
+    }
+    door.guests.abort(|_| true);
+    door.guests.gone().await;
+    Ok(())
+}
+
+struct Door<A> {
+    shared: Arc<Shared>,
+    app: Arc<A>,
+    refuse: Arc<dyn Refuse>,
+    drain: Drain,
+    guests: Arc<Guests>,
+}
+
+impl<A: ServerApp + Send + Sync + 'static> Door<A> {
+    async fn accept_until_closed(&self, listener: &TcpListener) {
+        let closed = self.drain.reached(DrainPhase::Closed);
+        tokio::pin!(closed);
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = &mut closed => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.admit(stream, peer),
+                Err(error) => self.recover(&error).await,
+            }
+        }
+    }
+
+    /// Lets a connection in, or closes it at once: an answer would cost more than it is worth.
+    fn admit(&self, stream: TcpStream, peer: SocketAddr) {
+        let Shared { listener, admission, metrics, .. } = &*self.shared;
+        let place = match admission.admit(peer.ip()) {
+            Ok(place) => place,
+            Err(full) => {
+                match full {
+                    Full::Connections => metrics.refused_connections.inc(),
+                    Full::PerAddress => metrics.refused_per_address.inc(),
+                    Full::Rate => metrics.refused_rate.inc(),
+                }
+                if admission.may_log() {
+                    tracing::warn!(
+                        event = "connection_refused", listener = %listener.name,
+                        client = %peer.ip(), reason = full.as_str(), "a listener is at its limit"
+                    );
+                }
+                return;
+            }
+        };
+        metrics.total.inc();
+        let connection = Arc::new(Connection::new(listener, peer, self.drain.clone()));
+        let visit = Visit {
+            shared: self.shared.clone(),
+            app: self.app.clone(),
+            refuse: self.refuse.clone(),
+            shutdown: self.drain.shutdown_watch(),
+            connection: connection.clone(),
+            _counted: Counted::new(&metrics.open),
+            _place: place,
+            _open: self.drain.enter(),
+        };
+        self.guests.let_in(connection, visit.run(stream));
+    }
+
+    async fn recover(&self, error: &io::Error) {
+        use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+        if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
+            // The client went away before we came to it.
+            return;
+        }
+        if self.shared.admission.may_log() {
+            let name = &self.shared.listener.name;
+            tracing::error!(event = "accept_failed", listener = %name, %error, "cannot accept connections");
+        }
+        tokio::time::sleep(BREATHER).await;
+    }
+}
+
+/// One connection's way through.
+struct Visit<A> {
+    shared: Arc<Shared>,
+    app: Arc<A>,
+    refuse: Arc<dyn Refuse>,
+    shutdown: ShutdownWatch,
+    connection: Arc<Connection>,
+    _counted: Counted,
+    _place: Place,
+    _open: OpenConnection,
+}
+
+impl<A: ServerApp + Send + Sync + 'static> Visit<A> {
+    async fn run(self, stream: TcpStream) {
+        let peer = self.connection.peer();
+        // The PROXY protocol, when it comes, is read here: before TLS, and before `peer` is used.
+        let stream = match plain(stream, peer) {
+            Ok(stream) => stream,
+            // It is closed already.
+            Err(error) => return tracing::debug!(event = "connection_lost", %peer, %error, "lost"),
+        };
+        let stream: Stream = match &self.shared.certificates {
+            None => Box::new(stream),
+            Some(certificates) => match self.shake_hands(stream, certificates).await {
+                Some(stream) => Box::new(stream),
+                None => return,
+            },
+        };
+        match Downstream::new(stream, self.connection.clone(), self.refuse.clone()) {
+            Ok(stream) => self.talk(Box::new(stream)).await,
+            Err(error) => tracing::error!(event = "connection_lost", %peer, %error, "lost"),
+        }
+    }
+
+    async fn shake_hands(
+        &self,
+        stream: L4Stream,
+        certificates: &Certificates,
+    ) -> Option<TlsStream<L4Stream>> {
+        let acceptor = certificates.acceptor();
+        let limit = self.connection.limits.handshake_timeout;
+        let reason = match tokio::time::timeout(limit, acceptor.tls_handshake(stream)).await {
+            Ok(Ok(stream)) => {
+                self.connection.set_tls(facts(&stream));
+                return Some(stream);
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it took too long".to_owned(),
+        };
+        self.shared.metrics.handshake_failures.inc();
+        // Scanners do this all day: a number is enough for most.
+        tracing::debug!(
+            event = "tls_handshake_failed", listener = %self.connection.listener(),
+            client = %self.connection.peer().ip(), reason, "a TLS handshake failed"
+        );
+        None
+    }
+
+    /// Until the app is done with it, or a deadline or the drain has ended it.
+    async fn talk(&self, stream: Stream) {
+        let mut next = Some(stream);
+        while let Some(stream) = next {
+            let mut talk = self.app.process_new(stream, &self.shutdown);
+            next = poll_fn(|cx| match talk.as_mut().poll(cx) {
+                Poll::Pending if self.connection.is_over() => Poll::Ready(None),
+                turn => turn,
+            })
+            .await;
+        }
+    }
+}
+
+/// The stream as Pingora's own accept loop would have made it.
+fn plain(stream: TcpStream, peer: SocketAddr) -> io::Result<L4Stream> {
+    stream.set_nodelay(true)?;
+    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
+    // It is new, so its cell is empty.
+    let _ = digest.peer_addr.set(Some(peer.into()));
+    let mut stream = L4Stream::from(stream);
+    stream.set_socket_digest(digest);
+    Ok(stream)
+}
+
+fn facts(stream: &TlsStream<L4Stream>) -> TlsFacts {
+    let alpn = match stream.selected_alpn_proto() {
+        Some(ALPN::H2) => Some(Alpn::H2),
+        Some(ALPN::H1) => Some(Alpn::Http1),
+        _ => None,
+    };
+    let Some(session) = stream.get_ssl() else { return TlsFacts { alpn, ..TlsFacts::default() } };
+    TlsFacts {
+        server_name: session.server_name().map(str::to_owned),
+        version: session.version(),
+        cipher: session.current_cipher_name(),
+        alpn,
+        client_certificate: session.peer_certificate_der().map(<[u8]>::to_vec),
+    }
+}
+
+/// The connections that one accept loop let in; their number is bounded by the listener's cap.
+#[derive(Default)]
+struct Guests {
+    list: Mutex<GuestList>,
+    left: Notify,
+}
+
+#[derive(Default)]
+struct GuestList {
+    next: u64,
+    present: HashMap<u64, (Arc<Connection>, AbortHandle)>,
+}
+
+impl Guests {
+    fn let_in(
+        self: &Arc<Self>,
+        connection: Arc<Connection>,
+        visit: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let mut list = self.list.lock();
+        list.next += 1;
+        let leaving = Leaving { guests: self.clone(), number: list.next };
+        let task = tokio::spawn(async move {
+            // Also when it is aborted or panics.
+            let _leaving = leaving;
+            visit.await;
+        });
+        // The lock is still held, so it cannot have left before it is on the list.
+        let number = list.next;
+        list.present.insert(number, (connection, task.abort_handle()));
+    }
+
+    /// They belong to this thread, so none of them can get busy between the look and the abort.
+    fn abort(&self, chosen: impl Fn(&Connection) -> bool) {
+        let list = self.list.lock();
+        let handles = list.present.values().filter(|(connection, _)| chosen(connection));
+        let handles: Vec<_> = handles.map(|(_, handle)| handle.clone()).collect();
+        drop(list);
+        handles.iter().for_each(AbortHandle::abort);
+    }
+
+    async fn gone(&self) {
+        loop {
+            let left = self.left.notified();
+            tokio::pin!(left);
+            left.as_mut().enable();
+            if self.list.lock().present.is_empty() {
+                return;
+            }
+            left.await;
+        }
+    }
+}
+
+struct Leaving {
+    guests: Arc<Guests>,
+    number: u64,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let mut list = self.guests.list.lock();
+        list.present.remove(&self.number);
+        if list.present.is_empty() {
+            drop(list);
+            self.guests.left.notify_waiters();
+        }
+    }
+}
+
+/// Holds a gauge up by one.
+struct Counted(IntGauge);
+
+impl Counted {
+    fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
