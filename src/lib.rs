@@ -6,7 +6,7 @@
 // pub mod app;
 
 // pub mod admin;
-// pub mod demo;
+pub mod demo;
 // pub mod proxy;
 
 pub mod config;

@@ -1,0 +1,22 @@
+//! What black-box tests are made of: the gateway as a process, upstreams that obey or are real,
+//! and clients that see every byte. Everything blocks, and everything has a deadline.
+
+pub mod demo;
+pub mod files;
+pub mod gateway;
+pub mod http1;
+pub mod http2;
+pub mod process;
+pub mod upstream;
+pub mod websocket;
+
+mod tests;
+
+pub use demo::{Demo, DemoProcess};
+pub use files::{Ca, Folder, Leaf};
+pub use gateway::{Gateway, Refused};
+pub use http1::{RawClient, Response, get, request};
+pub use http2::H2Client;
+pub use process::{DEADLINE, Process};
+pub use upstream::{RawUpstream, Request, Script, Signal, nobody};
+pub use websocket::{Message, WsClient};
