@@ -10,15 +10,16 @@ pub mod demo;
 // pub mod proxy;
 
 pub mod config;
-// pub mod listener;
 
 pub mod filters;
+pub mod listener;
+pub mod services;
 
 pub mod exchange;
 
 pub mod pipeline;
 
-// pub mod routing;
+pub mod routing;
 pub mod upstream;
 
 pub mod telemetry;

@@ -105,9 +105,9 @@ impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
         match () {
-            () if millis == 0 || millis % 1000 != 0 => write!(f, "{millis}ms"),
-            () if millis % 3_600_000 == 0 => write!(f, "{}h", millis / 3_600_000),
-            () if millis % 60_000 == 0 => write!(f, "{}m", millis / 60_000),
+            () if millis == 0 || !millis.is_multiple_of(1000) => write!(f, "{millis}ms"),
+            () if millis.is_multiple_of(3_600_000) => write!(f, "{}h", millis / 3_600_000),
+            () if millis.is_multiple_of(60_000) => write!(f, "{}m", millis / 60_000),
             () => write!(f, "{}s", millis / 1000),
         }
     }
@@ -117,9 +117,9 @@ impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.0;
         match () {
-            () if bytes == 0 || bytes % 1024 != 0 => write!(f, "{bytes}"),
-            () if bytes % (1 << 30) == 0 => write!(f, "{}GiB", bytes >> 30),
-            () if bytes % (1 << 20) == 0 => write!(f, "{}MiB", bytes >> 20),
+            () if bytes == 0 || !bytes.is_multiple_of(1024) => write!(f, "{bytes}"),
+            () if bytes.is_multiple_of(1 << 30) => write!(f, "{}GiB", bytes >> 30),
+            () if bytes.is_multiple_of(1 << 20) => write!(f, "{}MiB", bytes >> 20),
             () => write!(f, "{}KiB", bytes >> 10),
         }
     }

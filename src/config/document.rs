@@ -314,8 +314,7 @@ impl Filler<'_> {
         for (name, value) in filled.used {
             self.document.secrets.push(Secret { path: self.path.clone(), name, value });
         }
-        let plain =
-            place.is_some_and(|it| matches!(it.node.content, Content::Scalar { plain: true, .. }));
+        let plain = place.is_some_and(|it| matches!(it.node.content, Content::Scalar { plain: true, .. }));
         Ok(Some(if plain { plain_value(&filled.text) } else { Value::String(filled.text) }))
     }
 

@@ -63,9 +63,7 @@ impl Fault {
 
     /// Byte range of the characters at fault inside `source`.
     fn marked(&self) -> std::ops::Range<usize> {
-        let byte = |chars: usize| {
-            self.source.char_indices().nth(chars).map_or(self.source.len(), |(at, _)| at)
-        };
+        let byte = |chars: usize| self.source.char_indices().nth(chars).map_or(self.source.len(), |(at, _)| at);
         let start = (self.column - 1).saturating_sub(self.skipped);
         byte(start)..byte(start.saturating_add(self.length))
     }
@@ -111,9 +109,7 @@ pub struct Faults {
 impl Faults {
     /// Sorts the faults of one file by their places and drops those told twice.
     pub(super) fn new(mut list: Vec<Fault>) -> Self {
-        list.sort_by(|a, b| {
-            (a.line, a.column, &a.message, &a.path).cmp(&(b.line, b.column, &b.message, &b.path))
-        });
+        list.sort_by(|a, b| (a.line, a.column, &a.message, &a.path).cmp(&(b.line, b.column, &b.message, &b.path)));
         list.dedup_by(|a, b| (a.line, a.column, &a.message) == (b.line, b.column, &b.message));
         let more = list.len().saturating_sub(KEPT_MAX);
         list.truncate(KEPT_MAX);

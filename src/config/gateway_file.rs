@@ -162,7 +162,9 @@ impl Process {
         let listeners = At::ROOT.key("listeners");
         let list = listeners.key("public");
         if file.listeners.public.is_empty() {
-            findings.error(&list, "no listener for clients").help("write at least one, such as { address: \"0.0.0.0:8080\" }");
+            findings
+                .error(&list, "no listener for clients")
+                .help("write at least one, such as { address: \"0.0.0.0:8080\" }");
         }
         let several = file.listeners.public.len() > 1;
         let compile = |(number, written): (usize, &ListenerConfig)| {
@@ -245,7 +247,8 @@ fn check_secret(file: &GatewayFile, admin: SocketAddr, findings: &mut Findings) 
         }
         None if !admin.ip().is_loopback() => {
             let at = At::ROOT.key("listeners");
-            let finding = findings.error(&at.key("admin"), "an admin listener away from loopback needs tokens.hs256_secret");
+            let finding =
+                findings.error(&at.key("admin"), "an admin listener away from loopback needs tokens.hs256_secret");
             finding.help("listen on 127.0.0.1, or set tokens.hs256_secret to \"${PROXY_JWT_SECRET}\"");
         }
         _ => {}

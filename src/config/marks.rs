@@ -112,9 +112,7 @@ impl Node {
         match &self.content {
             Content::Scalar { .. } => None,
             Content::List(list) => list.get(token.parse::<usize>().ok()?),
-            Content::Map(map) => {
-                map.iter().find(|it| it.key.as_ref().is_some_and(|(key, _)| &**key == token))
-            }
+            Content::Map(map) => map.iter().find(|it| it.key.as_ref().is_some_and(|(key, _)| &**key == token)),
         }
     }
 }
@@ -192,9 +190,7 @@ impl Builder {
                 self.finished(anchor, span, node)
             }
             Event::SequenceStart(anchor, tag) => self.open(anchor, tag.as_deref(), span, None),
-            Event::MappingStart(anchor, tag) => {
-                self.open(anchor, tag.as_deref(), span, Some(MapState::default()))
-            }
+            Event::MappingStart(anchor, tag) => self.open(anchor, tag.as_deref(), span, Some(MapState::default())),
             Event::SequenceEnd | Event::MappingEnd => self.close(span),
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => Ok(()),
         }
@@ -226,13 +222,7 @@ impl Builder {
         }
     }
 
-    fn open(
-        &mut self,
-        anchor: usize,
-        tag: Option<&Tag>,
-        start: Span,
-        map: Option<MapState>,
-    ) -> Result<(), Note> {
+    fn open(&mut self, anchor: usize, tag: Option<&Tag>, start: Span, map: Option<MapState>) -> Result<(), Note> {
         self.tag(tag, start);
         self.stack.push(Frame { anchor, start, children: Vec::new(), map });
         match self.stack.len() > DEPTH_MAX {
@@ -351,8 +341,7 @@ impl Builder {
         let twice = map.lines.get(&key).copied();
         if let Some(first) = twice {
             let help = format!("the first is on line {first}; remove one of them");
-            let mut note =
-                self.note(span, &format!("`{}` is there twice", short(text)), Some(&help));
+            let mut note = self.note(span, &format!("`{}` is there twice", short(text)), Some(&help));
             note.path = format!("{}/{}", note.path, escape(text));
             self.notes.push(note);
             self.pend(None, span);

@@ -1,18 +1,27 @@
-//! The files an operator writes: read, checked, watched.
+//! The files an operator writes: read, checked, compiled into a [`Snapshot`], watched, and swapped in.
 //!
-//! Knows files, lines and columns; what a section means is the business of the room that owns it.
+//! Knows files, lines and columns, and the shape of the whole; what a section means is the business
+//! of the room that owns it.
 
 mod document;
 mod environment;
 mod faults;
+mod gateway_file;
 mod marks;
+mod routes_file;
+mod serving;
+mod snapshot;
 mod structure;
 mod watch;
 
-pub use document::{Document, Environment};
-pub use faults::{Fault, Faults};
-pub use structure::schema_of;
-pub use watch::{WatchError, Watcher};
-
 #[cfg(test)]
 mod tests;
+
+pub use document::{Document, Environment};
+pub use faults::{Fault, Faults};
+pub use gateway_file::{GatewayFile, Process, ShutdownConfig, TokensConfig, TrustedProxies};
+pub use routes_file::RoutesFile;
+pub use serving::{Alive, Changes, Compiled, Configuration, Serving, compile_files, compile_routes};
+pub use snapshot::{Action, Description, Redirect, Respond, Route, Snapshot, StepDescription};
+pub use structure::schema_of;
+pub use watch::{WatchError, Watcher};

@@ -67,9 +67,8 @@ impl Loaded {
     /// from which something was cut: what a room says about that follows from the cut.
     pub(super) fn as_written(&self, loaded: &str) -> Option<String> {
         let path = self.translate(loaded);
-        let inside = |cut: &str, path: &str| {
-            path.strip_prefix(cut).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
+        let inside =
+            |cut: &str, path: &str| path.strip_prefix(cut).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         let parent = |cut: &str| cut.rsplit_once('/').is_some_and(|(parent, _)| parent == path);
         let follows = |cut: &String| inside(cut, &path) || parent(cut);
         (!self.cuts.keys().any(follows)).then_some(path)
@@ -78,10 +77,8 @@ impl Loaded {
     fn translate(&self, loaded: &str) -> String {
         let mut path = String::new();
         for (start, token) in tokens(loaded) {
-            let index = self
-                .kept
-                .get(&loaded[..start])
-                .and_then(|kept| kept.get(token.parse::<usize>().ok()?).copied());
+            let index =
+                self.kept.get(&loaded[..start]).and_then(|kept| kept.get(token.parse::<usize>().ok()?).copied());
             match index {
                 Some(index) => path.push_str(&format!("/{index}")),
                 None => path.push_str(&format!("/{token}")),
@@ -219,16 +216,10 @@ pub(super) fn load<T: DeserializeOwned + JsonSchema>(
 }
 
 /// Reports problems, if wanted, and cuts their values out.
-fn take_out(
-    problems: &[Problem],
-    loaded: &mut Loaded,
-    schema: &Value,
-    mut findings: Option<&mut Findings>,
-) -> bool {
+fn take_out(problems: &[Problem], loaded: &mut Loaded, schema: &Value, mut findings: Option<&mut Findings>) -> bool {
     let mut usable = true;
     let written = |path: &str, loaded: &Loaded| loaded.translate(path);
-    let cuts: Vec<String> =
-        problems.iter().map(|it| written(it.cut.as_ref().unwrap_or(&it.path), loaded)).collect();
+    let cuts: Vec<String> = problems.iter().map(|it| written(it.cut.as_ref().unwrap_or(&it.path), loaded)).collect();
     for problem in problems {
         if let Some(findings) = findings.as_deref_mut() {
             let path = format!("{AS_WRITTEN}{}", written(&problem.path, loaded));
@@ -256,9 +247,7 @@ fn refused<T: DeserializeOwned>(value: &Value, error: &serde_json::Error) -> Pro
         let mut trial = value.clone();
         match trial.pointer_mut(path) {
             Some(Value::Array(list)) => list.truncate(length),
-            Some(Value::Object(map)) => {
-                *map = std::mem::take(map).into_iter().take(length).collect()
-            }
+            Some(Value::Object(map)) => *map = std::mem::take(map).into_iter().take(length).collect(),
             _ => {}
         }
         T::deserialize(&trial).is_err_and(|it| it.to_string() == message)
@@ -315,8 +304,7 @@ impl Explainer<'_> {
             }
             Kind::Type { kind } => problems.push(self.wrong_type(path, schema, kind)),
             Kind::Enum { options } => {
-                let words: Vec<&str> =
-                    options.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+                let words: Vec<&str> = options.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
                 problems.push(self.unknown_word(path, &words, &[]));
             }
             Kind::Constant { expected_value } => {
@@ -399,8 +387,7 @@ impl Explainer<'_> {
         problems: &mut Vec<Problem>,
     ) {
         let schemas: Vec<&Value> = branches.as_array().into_iter().flatten().collect();
-        let real: Vec<usize> =
-            (0..errors.len()).filter(|it| schemas.get(*it).is_none_or(|it| !is_null(it))).collect();
+        let real: Vec<usize> = (0..errors.len()).filter(|it| schemas.get(*it).is_none_or(|it| !is_null(it))).collect();
         if let [only] = real[..] {
             return errors[only].iter().for_each(|it| self.explain(it, problems));
         }
@@ -417,8 +404,7 @@ impl Explainer<'_> {
                 let by_tag = |key: &str| tags.iter().position(|it| *it == Some(key));
                 let inner = |index: usize, problems: &mut Vec<Problem>| {
                     let below = format!("{path}/");
-                    let inside =
-                        |it: &&ValidationError<'_>| it.instance_path().as_str().starts_with(&below);
+                    let inside = |it: &&ValidationError<'_>| it.instance_path().as_str().starts_with(&below);
                     errors[index].iter().filter(inside).for_each(|it| self.explain(it, problems));
                 };
                 tagged(path, map, &known_tags, &by_tag, &inner, problems);
@@ -436,8 +422,7 @@ impl Explainer<'_> {
     ) {
         let scored = errors.iter().map(|it| (score(it, path), it));
         let Some((score, best)) = scored.min_by_key(|(score, _)| *score) else {
-            return problems
-                .push(Problem::new(path.to_owned(), "not what is expected here".into()));
+            return problems.push(Problem::new(path.to_owned(), "not what is expected here".into()));
         };
         if score.0 == 0 {
             return best.iter().for_each(|it| self.explain(it, problems));
@@ -533,9 +518,7 @@ fn score(errors: &[ValidationError<'_>], path: &str) -> (usize, usize, usize) {
                 let wrong = !error.instance().is_string();
                 (own * usize::from(wrong), own, 1)
             }
-            Kind::AdditionalProperties { unexpected } => {
-                (0, own * unexpected.len(), unexpected.len())
-            }
+            Kind::AdditionalProperties { unexpected } => (0, own * unexpected.len(), unexpected.len()),
             Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
                 context.iter().map(|it| score(it, path)).min().unwrap_or((0, own, 1))
             }
@@ -581,13 +564,9 @@ fn named_by_operator(root: &Value, path: &str) -> bool {
         schemas = match named {
             false => expanded.iter().filter_map(|it| it.get("properties")?.get(&key)).collect(),
             true => {
-                let below =
-                    |it: &&'_ Value| it.get("additionalProperties").is_some_and(Value::is_object);
-                let entries: Vec<&Value> = expanded
-                    .iter()
-                    .filter(|it| below(it))
-                    .map(|it| &it["additionalProperties"])
-                    .collect();
+                let below = |it: &&'_ Value| it.get("additionalProperties").is_some_and(Value::is_object);
+                let entries: Vec<&Value> =
+                    expanded.iter().filter(|it| below(it)).map(|it| &it["additionalProperties"]).collect();
                 named = !entries.is_empty();
                 let items = expanded.iter().filter_map(|it| it.get("items"));
                 if named { entries } else { items.collect() }

@@ -285,10 +285,7 @@ fn a_whole_file_loads_with_nothing_to_tell() {
 fn unknown_keys_are_told_at_the_key() {
     check("verison: 1", &[(1, 1, "unknown key `verison`", "did you mean `version`?")]);
     check("zebra: 1", &[(1, 1, "unknown key `zebra`", "known here: version, upstreams")]);
-    check(
-        "upstreams:\n  a: { local: x, helth: {} }\n",
-        &[(2, 18, "unknown key `helth`", "`health`")],
-    );
+    check("upstreams:\n  a: { local: x, helth: {} }\n", &[(2, 18, "unknown key `helth`", "`health`")]);
     // That the route has no upstream now is not told: it follows.
     check(
         "routes:\n  - name: a\n    match: { path: /, metods: [GET] }\n    upstraem: b\n",
@@ -303,10 +300,7 @@ fn wrong_types_are_told_in_plain_words() {
     check("version: one", &[(1, 10, "expected a whole number, found a text", "")]);
     check("version: '1'", &[(1, 10, "expected a whole number, found a text", "without quotes")]);
     check("version: 1.5", &[(1, 10, "expected a whole number, found a number", "")]);
-    check(
-        "upstreams:\n  a:\n    local: 5\n",
-        &[(3, 12, "expected a text, found a whole", "quotes")],
-    );
+    check("upstreams:\n  a:\n    local: 5\n", &[(3, 12, "expected a text, found a whole", "quotes")]);
     check("[]", &[(1, 1, "expected a mapping, found a list", "")]);
     check("just text", &[(1, 1, "expected a mapping, found a text", "")]);
     check("version:\n", &[(1, 1, "expected a whole number, found nothing", "")]);
@@ -314,10 +308,7 @@ fn wrong_types_are_told_in_plain_words() {
 
 #[test]
 fn missing_keys_are_told_where_they_should_be() {
-    check(
-        "upstreams:\n  a:\n    local: x\n    health: { http: / }\n",
-        &[(4, 5, "missing key `every`", "")],
-    );
+    check("upstreams:\n  a:\n    local: x\n    health: { http: / }\n", &[(4, 5, "missing key `every`", "")]);
     check("routes:\n  - name: a\n", &[(2, 5, "missing key `match`", "")]);
     check("policies:\n  open: {}\n", &[(2, 3, "missing key `roles`", "")]);
 }
@@ -328,10 +319,7 @@ fn unknown_words_get_a_suggestion() {
         "upstreams:\n  a: { local: x, balance: peak_ewam }\n",
         &[(2, 27, "unknown word `peak_ewam`", "did you mean `peak_ewma`?")],
     );
-    check(
-        "upstreams:\n  a: { local: x, balance: best }\n",
-        &[(2, 27, "unknown word `best`", "known here: ")],
-    );
+    check("upstreams:\n  a: { local: x, balance: best }\n", &[(2, 27, "unknown word `best`", "known here: ")]);
     check(
         "routes:\n- { name: a, match: { path: /, methods: [GET, PSOT] }, upstream: a }\nupstreams: { a: { local: x } }",
         &[(2, 47, "unknown word `PSOT`", "`POST`")],
@@ -360,10 +348,7 @@ fn quantities_and_ranges_say_what_is_expected() {
         "upstreams:\n  a:\n    local: x\n    retries: { attempts: 11, budget: 200% }\n",
         &[(4, 26, "must be at most 10", ""), (4, 38, "not a share such as 20%", "")],
     );
-    check(
-        "upstreams: { a: { local: x, retries: { attempts: 5000000000 } } }",
-        &[(1, 50, "must be at most 10", "")],
-    );
+    check("upstreams: { a: { local: x, retries: { attempts: 5000000000 } } }", &[(1, 50, "must be at most 10", "")]);
     check(
         "upstreams: { a: { local: x } }\nroutes: [{ name: a, match: { path: / }, upstream: a, body_limit: 1TB }]",
         &[(2, 66, "not a size in bytes", "")],
@@ -376,10 +361,7 @@ fn the_branch_that_was_meant_is_explained() {
         "upstreams:\n  a: { discovery: { statik: [] } }\n",
         &[(2, 21, "unknown key `statik`", "did you mean `static`?")],
     );
-    check(
-        "upstreams:\n  a: { discovery: {} }\n",
-        &[(2, 19, "one of `static`, `registry`, `dns`", "")],
-    );
+    check("upstreams:\n  a: { discovery: {} }\n", &[(2, 19, "one of `static`, `registry`, `dns`", "")]);
     check(
         "upstreams:\n  a: { discovery: { registry: {}, static: [] } }\n",
         &[(2, 35, "`static` next to `registry`", "")],
@@ -388,14 +370,8 @@ fn the_branch_that_was_meant_is_explained() {
         "upstreams:\n  a: { discovery: { dns: { name: x, prot: 1 } } }\n",
         &[(2, 21, "missing key `port`", ""), (2, 37, "unknown key `prot`", "`port`")],
     );
-    check(
-        "upstreams:\n  a: { discovery: registry }\n",
-        &[(2, 19, "unknown word `registry`", "mapping")],
-    );
-    check(
-        "upstreams:\n  a: { discovery: 5 }\n",
-        &[(2, 19, "expected a mapping, found a whole", "")],
-    );
+    check("upstreams:\n  a: { discovery: registry }\n", &[(2, 19, "unknown word `registry`", "mapping")]);
+    check("upstreams:\n  a: { discovery: 5 }\n", &[(2, 19, "expected a mapping, found a whole", "")]);
     check(
         "upstreams:\n  a: { discovery: { static: [x, { addres: y }, 7, { address: z, weight: heavy }] } }\n",
         &[
@@ -405,10 +381,7 @@ fn the_branch_that_was_meant_is_explained() {
             (2, 73, "expected a whole number, found a text", ""),
         ],
     );
-    check(
-        "state: { redis: { ulr: x } }",
-        &[(1, 10, "missing key `url`", ""), (1, 19, "unknown key `ulr`", "`url`")],
-    );
+    check("state: { redis: { ulr: x } }", &[(1, 10, "missing key `url`", ""), (1, 19, "unknown key `ulr`", "`url`")]);
 }
 
 #[test]
@@ -457,12 +430,7 @@ routes:
 ";
     check(
         text,
-        &[
-            (4, 55, "3 is odd", ""),
-            (5, 55, "3 is odd", ""),
-            (6, 46, "unknown `b`", "`a`"),
-            (6, 55, "5000000000", ""),
-        ],
+        &[(4, 55, "3 is odd", ""), (5, 55, "3 is odd", ""), (6, 46, "unknown `b`", "`a`"), (6, 55, "5000000000", "")],
     );
 }
 
@@ -511,9 +479,7 @@ upstreams:
     check(
         text,
         &[(4, 14, "unknown word `fast`", ""), (7, 5, "unknown key `helth`", "`health`")].map(
-            |(line, column, message, help)| {
-                (line, column, message, if help.is_empty() { "known here" } else { help })
-            },
+            |(line, column, message, help)| (line, column, message, if help.is_empty() { "known here" } else { help }),
         ),
     );
     check("upstreams:\n  a: { <<: 5 }\n", &[(2, 8, "only a mapping can be merged", "`<<: *name`")]);
@@ -526,15 +492,9 @@ fn the_environment_is_filled_in_and_what_is_missing_told() {
         &[(2, 18, "the environment has no `MISSING`", "set it, or write a default")],
     );
     check("version: ${NUMBER}", &[]);
-    check(
-        "version: \"${NUMBER}\"",
-        &[(1, 10, "expected a whole number, found a text", "without quotes")],
-    );
+    check("version: \"${NUMBER}\"", &[(1, 10, "expected a whole number, found a text", "without quotes")]);
     check("version: ${NUMBER:-x", &[(1, 10, "without its `}`", "`$${`")]);
-    check(
-        "upstreams:\n  a:\n    local: |\n      one\n      two ${MISSING}\n",
-        &[(5, 11, "no `MISSING`", "default")],
-    );
+    check("upstreams:\n  a:\n    local: |\n      one\n      two ${MISSING}\n", &[(5, 11, "no `MISSING`", "default")]);
 }
 
 #[test]
@@ -583,10 +543,7 @@ fn what_is_too_large_or_too_deep_is_refused_before_it_is_expanded() {
 
 #[test]
 fn columns_count_characters_and_line_ends_do_not_matter() {
-    check(
-        "upstreams:\r\n  ä: { local: \"öö\", helth: 1 }\r\n",
-        &[(2, 21, "unknown key", "`health`")],
-    );
+    check("upstreams:\r\n  ä: { local: \"öö\", helth: 1 }\r\n", &[(2, 21, "unknown key", "`health`")]);
     check("\u{feff}zebra: 1\n", &[(1, 1, "unknown key", "known")]);
 }
 

@@ -60,10 +60,8 @@ impl Watcher {
     }
 
     fn polling(paths: &[PathBuf], changed: Sender<()>, poll: Duration) -> Result<Self, WatchError> {
-        let absolute = |path: &PathBuf| {
-            std::path::absolute(path)
-                .map_err(|cause| WatchError::Path { path: path.clone(), cause })
-        };
+        let absolute =
+            |path: &PathBuf| std::path::absolute(path).map_err(|cause| WatchError::Path { path: path.clone(), cause });
         let paths: Vec<PathBuf> = paths.iter().map(absolute).collect::<Result<_, _>>()?;
         let stop = Arc::new(AtomicBool::new(false));
         // One slot: a wake that is pending stands for all that follow.
@@ -112,12 +110,7 @@ struct Print {
 }
 
 impl Watch {
-    fn new(
-        paths: Vec<PathBuf>,
-        changed: Sender<()>,
-        stop: Arc<AtomicBool>,
-        wake: SyncSender<()>,
-    ) -> Self {
+    fn new(paths: Vec<PathBuf>, changed: Sender<()>, stop: Arc<AtomicBool>, wake: SyncSender<()>) -> Self {
         let touched = Arc::new(AtomicBool::new(false));
         let names = Names::default();
         let (told, known) = (Arc::clone(&touched), Arc::clone(&names));

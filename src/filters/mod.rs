@@ -9,13 +9,30 @@ pub mod trace_context;
 
 mod cors;
 mod header_edits;
+mod rewrite;
 mod security_headers;
 
 use http::HeaderValue;
 
 pub use cors::{Cors, CorsConfig};
 pub use header_edits::{HeaderEdits, HeaderEditsConfig};
+pub use rewrite::Rewrite;
 pub use security_headers::Security;
+
+/// What a route's requests and answers pass, beside what all of them do.
+#[derive(Clone, Debug, Default)]
+pub struct Chain {
+    /// Which pages of other origins may call.
+    pub cors: Option<Cors>,
+    /// Path and host of the request.
+    pub rewrite: Rewrite,
+    /// Header fields of the request.
+    pub request_headers: HeaderEdits,
+    /// Header fields of the answer.
+    pub response_headers: HeaderEdits,
+    /// The fields that tell browsers to be careful.
+    pub security: Security,
+}
 
 /// A header value of text that was checked or made here.
 fn value_of(text: &str) -> HeaderValue {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::{At, Findings, Period};
 
 /// One address to accept connections on.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListenerConfig {
     /// Address and port, such as `0.0.0.0:8080` or `[::]:8080`; port 0 takes any that is free.
@@ -29,7 +29,7 @@ pub struct ListenerConfig {
 }
 
 /// The `tls:` section of a listener.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
     /// Certificate chain in PEM, the server's own first; shown to clients that no other one fits.
@@ -49,7 +49,7 @@ pub struct TlsConfig {
 }
 
 /// A certificate beside the first one.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CertificateConfig {
     /// Names that it serves, such as `api.example.com` or `*.example.com`; when left out, those
@@ -88,7 +88,7 @@ impl Alpn {
 }
 
 /// The `limits:` section of a listener.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListenerLimits {
     /// Connections open at once.
@@ -193,8 +193,7 @@ impl ListenerConfig {
 
 impl TlsConfig {
     fn compile(&self, at: &At<'_>, findings: &mut Findings) -> Tls {
-        let first =
-            CertificateConfig { hosts: Vec::new(), cert: self.cert.clone(), key: self.key.clone() };
+        let first = CertificateConfig { hosts: Vec::new(), cert: self.cert.clone(), key: self.key.clone() };
         first.check(at, findings);
         let list = at.key("certificates");
         for (index, certificate) in self.certificates.iter().enumerate() {
@@ -209,11 +208,7 @@ impl TlsConfig {
             findings.error(&at.key("client_ca"), "an empty path");
         }
         let certificates = std::iter::once(first).chain(self.certificates.iter().cloned());
-        Tls {
-            certificates: certificates.collect(),
-            client_ca: self.client_ca.clone(),
-            alpn: self.alpn.clone(),
-        }
+        Tls { certificates: certificates.collect(), client_ca: self.client_ca.clone(), alpn: self.alpn.clone() }
     }
 }
 
@@ -238,10 +233,7 @@ impl CertificateConfig {
 
 impl ListenerLimits {
     fn compile(&self, at: &At<'_>, findings: &mut Findings) -> Limits {
-        let counts = [
-            ("connections", self.connections),
-            ("requests_per_connection", self.requests_per_connection),
-        ];
+        let counts = [("connections", self.connections), ("requests_per_connection", self.requests_per_connection)];
         for (key, value) in counts {
             if value == 0 {
                 findings.error(&at.key(key), "zero lets nobody in");
@@ -291,7 +283,8 @@ mod tests {
     fn a_sound_listener_compiles_without_findings() {
         assert!(check("address: '0.0.0.0:8080'").is_empty());
         assert!(check("address: '[::]:0'\nh2c: true").is_empty());
-        let tls = "address: '1.2.3.4:443'\ntls: { cert: a, key: b, certificates: [{ hosts: ['*.a.b'], cert: c, key: d }] }";
+        let tls =
+            "address: '1.2.3.4:443'\ntls: { cert: a, key: b, certificates: [{ hosts: ['*.a.b'], cert: c, key: d }] }";
         assert!(check(tls).is_empty());
     }
 

@@ -105,11 +105,7 @@ impl Trie {
 
     /// Shows the lists of routes whose pattern matches to the visitor, most specific first, until
     /// it returns something. The path must start with a slash.
-    pub(super) fn walk<B>(
-        &self,
-        path: &str,
-        visit: &mut impl FnMut(&[usize], &Params) -> Option<B>,
-    ) -> Option<B> {
+    pub(super) fn walk<B>(&self, path: &str, visit: &mut impl FnMut(&[usize], &Params) -> Option<B>) -> Option<B> {
         Walk { trie: self, path, params: Params::default(), visit }.step(0, 0)
     }
 }
@@ -147,12 +143,7 @@ impl<V> Walk<'_, V> {
         })
     }
 
-    fn captured<B>(
-        &mut self,
-        start: usize,
-        end: usize,
-        go: impl FnOnce(&mut Self) -> Option<B>,
-    ) -> Option<B> {
+    fn captured<B>(&mut self, start: usize, end: usize, go: impl FnOnce(&mut Self) -> Option<B>) -> Option<B> {
         // Without this, a chain of sixteen names would have no room to try a rest that is not there.
         if self.params.len() == CAPTURES_MAX {
             return None;

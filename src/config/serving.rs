@@ -1,0 +1,289 @@
+//! The configuration that serves: a snapshot, joined with what is alive under its names, and the way
+//! to replace it while requests are under way.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::base::Findings;
+use crate::config::document::Document;
+use crate::config::faults::Faults;
+use crate::config::gateway_file::{GatewayFile, Process};
+use crate::config::routes_file::RoutesFile;
+use crate::config::snapshot::{Action, Snapshot};
+use crate::exchange::Destination;
+use crate::services::Directory;
+use crate::telemetry::{RouteMetrics, Timestamp, last_reload_failed, last_reload_succeeded};
+use crate::upstream::{Fleet, UpstreamKind};
+
+/// A snapshot that serves. A request takes its `Arc` once and keeps it to its end.
+pub struct Serving {
+    /// The compiled configuration.
+    pub snapshot: Snapshot,
+    /// What is alive of each route, by its number.
+    pub alive: Vec<Alive>,
+    /// 1 for the configuration that the process began with, then one more with each reload.
+    pub generation: u64,
+    /// Of the text of `routes.yaml` with its variables filled in; equal on gateways that serve the same.
+    pub hash: String,
+    /// When it was loaded.
+    pub loaded_at: Timestamp,
+}
+
+/// What is alive of a route.
+pub struct Alive {
+    /// Where its requests go; `None` if they are answered at once.
+    pub destination: Option<Destination>,
+    /// Its series.
+    pub metrics: Arc<RouteMetrics>,
+}
+
+/// What a reload did.
+#[derive(Debug, Default, Serialize)]
+pub struct Changes {
+    /// The generation that serves now.
+    pub generation: u64,
+    /// Routes that are new.
+    pub added: Vec<String>,
+    /// Routes that are not what they were.
+    pub changed: Vec<String>,
+    /// Routes that are gone.
+    pub removed: Vec<String>,
+    /// Upstreams that are new, changed or gone.
+    pub upstreams: Vec<String>,
+}
+
+/// Both files, read and compiled.
+pub struct Compiled {
+    /// The process.
+    pub process: Process,
+    /// The routes.
+    pub snapshot: Snapshot,
+    hash: String,
+}
+
+/// Reads and compiles both files.
+///
+/// # Errors
+/// All faults of both files.
+pub fn compile_files(gateway: &Path, routes: &Path, services: &Directory) -> Result<Compiled, Faults> {
+    let process = compile_gateway(gateway);
+    let snapshot = compile_routes(routes, services);
+    match (process, snapshot) {
+        (Ok((_, process)), Ok((hash, snapshot))) => Ok(Compiled { process, snapshot, hash }),
+        (process, snapshot) => {
+            let mut faults = process.err().unwrap_or_default();
+            faults.extend(snapshot.err().unwrap_or_default());
+            Err(faults)
+        }
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn compile_gateway(path: &Path) -> Result<(Document, Process), Faults> {
+    let mut document = Document::read(path, &environment)?;
+    let mut findings = Findings::default();
+    let file: GatewayFile = document.load(&mut findings).unwrap_or_default();
+    let process = Process::compile(&file, &mut findings);
+    sound(&document, &findings)?;
+    Ok((document, process))
+}
+
+/// Reads and compiles `routes.yaml` alone: the hash of its text, and the snapshot.
+///
+/// # Errors
+/// All its faults.
+pub fn compile_routes(path: &Path, services: &Directory) -> Result<(String, Snapshot), Faults> {
+    let mut document = Document::read(path, &environment)?;
+    let mut findings = Findings::default();
+    let file: Option<RoutesFile> = document.load(&mut findings);
+    let Some(file) = file else { return Err(document.place(&findings)) };
+    let snapshot = Snapshot::compile(&file, services, &mut findings);
+    sound(&document, &findings)?;
+    let mut hasher = DefaultHasher::new();
+    serde_json::to_string(&file).unwrap_or_default().hash(&mut hasher);
+    Ok((format!("{:016x}", hasher.finish()), snapshot))
+}
+
+fn sound(document: &Document, findings: &Findings) -> Result<(), Faults> {
+    if findings.is_empty() { Ok(()) } else { Err(document.place(findings)) }
+}
+
+/// The cell that holds the configuration that serves.
+pub struct Configuration {
+    serving: ArcSwap<Serving>,
+    fleet: Arc<Fleet>,
+    services: Directory,
+    process: Process,
+    gateway_path: PathBuf,
+    routes_path: PathBuf,
+    /// Held while a reload is under way: they come one after the other.
+    reloading: Mutex<()>,
+    last_error: Mutex<Option<(Timestamp, Faults)>>,
+}
+
+impl Configuration {
+    /// Brings what was compiled to life.
+    pub fn begin(
+        compiled: Compiled,
+        gateway_path: PathBuf,
+        routes_path: PathBuf,
+        services: Directory,
+        fleet: Arc<Fleet>,
+    ) -> Self {
+        let Compiled { process, snapshot, hash } = compiled;
+        let serving = enliven(snapshot, &fleet, &services, 1, hash);
+        last_reload_succeeded();
+        Self {
+            serving: ArcSwap::from_pointee(serving),
+            fleet,
+            services,
+            process,
+            gateway_path,
+            routes_path,
+            reloading: Mutex::new(()),
+            last_error: Mutex::new(None),
+        }
+    }
+
+    /// The configuration that serves now.
+    pub fn serving(&self) -> Arc<Serving> {
+        self.serving.load_full()
+    }
+
+    /// The process, which no reload changes.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// All upstreams that live.
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// Why the last reload was refused, if it was, and when.
+    pub fn last_error(&self) -> Option<(Timestamp, Faults)> {
+        self.last_error.lock().clone()
+    }
+
+    /// The files that it was read from: `gateway.yaml`, `routes.yaml`.
+    pub fn paths(&self) -> (&Path, &Path) {
+        (&self.gateway_path, &self.routes_path)
+    }
+
+    /// Reads both files again and, if nothing is wrong with them, lets the new routes serve. Requests
+    /// and sockets under way keep what they began with; upstreams that did not change live on.
+    ///
+    /// Reads files and compiles: not for a worker thread.
+    ///
+    /// # Errors
+    /// All faults; the old configuration goes on serving.
+    pub fn reload(&self) -> Result<Changes, Faults> {
+        let _one_at_a_time = self.reloading.lock();
+        match self.read_again() {
+            Ok((hash, snapshot)) => {
+                let old = self.serving();
+                let changes = changes(&old.snapshot, &snapshot, old.generation + 1);
+                let serving = enliven(snapshot, &self.fleet, &self.services, changes.generation, hash);
+                self.serving.store(Arc::new(serving));
+                *self.last_error.lock() = None;
+                last_reload_succeeded();
+                announce(&changes);
+                Ok(changes)
+            }
+            Err(faults) => {
+                last_reload_failed();
+                tracing::error!(
+                    event = "reload_refused", faults = faults.len(), summary = %faults.summary(), detail = %faults,
+                    "the old configuration goes on serving"
+                );
+                *self.last_error.lock() = Some((Timestamp::now(), faults.clone()));
+                Err(faults)
+            }
+        }
+    }
+
+    fn read_again(&self) -> Result<(String, Snapshot), Faults> {
+        let gateway = compile_gateway(&self.gateway_path).and_then(|(document, process)| {
+            let mut findings = Findings::default();
+            self.process.refuse_changes(&process.written, &mut findings);
+            sound(&document, &findings)
+        });
+        match (gateway, compile_routes(&self.routes_path, &self.services)) {
+            (Ok(()), Ok(compiled)) => Ok(compiled),
+            (gateway, routes) => {
+                let mut faults = gateway.err().unwrap_or_default();
+                faults.extend(routes.err().unwrap_or_default());
+                Err(faults)
+            }
+        }
+    }
+}
+
+/// Joins a snapshot with what is alive under its names.
+fn enliven(snapshot: Snapshot, fleet: &Fleet, services: &Directory, generation: u64, hash: String) -> Serving {
+    let lives = fleet.apply(&snapshot.upstreams);
+    let destination = |number: usize| match &snapshot.upstreams[number].kind {
+        UpstreamKind::Local(service) => {
+            let service = services.find(service).expect("the compilation looked it up");
+            Destination::Local(snapshot.upstreams[number].name.clone(), service.clone())
+        }
+        UpstreamKind::Remote => Destination::Upstream(lives[number].clone()),
+    };
+    let alive = snapshot.routes.iter().map(|route| Alive {
+        destination: match route.action {
+            Action::Upstream(number) => Some(destination(number)),
+            Action::Redirect(_) | Action::Respond(_) => None,
+        },
+        metrics: RouteMetrics::of(&route.name),
+    });
+    Serving { alive: alive.collect(), generation, hash, loaded_at: Timestamp::now(), snapshot }
+}
+
+fn changes(old: &Snapshot, new: &Snapshot, generation: u64) -> Changes {
+    let by_name = |snapshot: &Snapshot| -> BTreeMap<Arc<str>, usize> {
+        snapshot.routes.iter().enumerate().map(|(number, it)| (it.name.clone(), number)).collect()
+    };
+    let (before, after) = (by_name(old), by_name(new));
+    let mut changes = Changes { generation, ..Changes::default() };
+    for (name, number) in &after {
+        match before.get(name) {
+            None => changes.added.push(name.to_string()),
+            Some(former) if old.routes[*former].description != new.routes[*number].description => {
+                changes.changed.push(name.to_string());
+            }
+            Some(_) => {}
+        }
+    }
+    changes.removed = before.keys().filter(|it| !after.contains_key(*it)).map(|it| it.to_string()).collect();
+    let differs = |left: &Snapshot, right: &Snapshot| -> Vec<String> {
+        let missing = left.upstreams.iter().filter(|it| !right.upstreams.contains(it));
+        missing.map(|it| it.name.to_string()).collect()
+    };
+    changes.upstreams = differs(new, old);
+    changes.upstreams.extend(differs(old, new));
+    changes.upstreams.sort();
+    changes.upstreams.dedup();
+    changes
+}
+
+fn announce(changes: &Changes) {
+    let names = |list: &[String]| list.join(", ");
+    tracing::info!(
+        event = "reloaded",
+        generation = changes.generation,
+        added = %names(&changes.added),
+        changed = %names(&changes.changed),
+        removed = %names(&changes.removed),
+        upstreams = %names(&changes.upstreams),
+        "a new configuration serves"
+    );
+}

@@ -1,0 +1,400 @@
+//! `routes.yaml`, compiled: immutable, everything parsed, nothing that remembers traffic.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::{HeaderValue, Method, StatusCode};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::base::{At, ByteSize, Findings, Period};
+use crate::config::routes_file::{HeadersConfig, PolicyConfig, RedirectConfig, RespondConfig, RouteConfig, RoutesFile};
+use crate::exchange::{Policy, TimeoutsConfig};
+use crate::filters::{Chain, Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Rewrite, Security};
+use crate::routing::{MatchConfig, Table, Template};
+use crate::services::Directory;
+use crate::upstream::{Upstream, UpstreamKind};
+
+/// All routes and upstreams, compiled.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Which route takes a request; routes by their number.
+    pub table: Table,
+    /// The routes, in the order of the file; then those that every gateway has.
+    pub routes: Vec<Route>,
+    /// The upstreams, in alphabetical order.
+    pub upstreams: Vec<Arc<Upstream>>,
+}
+
+/// One route, compiled.
+#[derive(Debug)]
+pub struct Route {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What its requests pass.
+    pub chain: Chain,
+    /// What bounds its exchanges.
+    pub policy: Policy,
+    /// What becomes of its requests.
+    pub action: Action,
+    /// The methods it takes; none: any.
+    pub methods: Vec<Method>,
+    /// Everything above in words, for operators; also tells whether a reload changed the route.
+    pub description: Description,
+}
+
+/// What becomes of a route's requests.
+#[derive(Debug)]
+pub enum Action {
+    /// They go to the upstream of this number.
+    Upstream(usize),
+    /// They are sent elsewhere.
+    Redirect(Redirect),
+    /// They are answered at once.
+    Respond(Respond),
+}
+
+/// Where clients are sent.
+#[derive(Debug)]
+pub struct Redirect {
+    /// One of the redirecting statuses.
+    pub status: StatusCode,
+    /// The new place.
+    pub to: Template,
+}
+
+/// An answer that is always the same.
+#[derive(Debug)]
+pub struct Respond {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its media type.
+    pub content_type: HeaderValue,
+    /// Its body.
+    pub body: bytes::Bytes,
+}
+
+/// A route in words.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Description {
+    /// Its name.
+    pub name: String,
+    /// Which requests it takes.
+    pub r#match: MatchConfig,
+    /// The policies that it uses.
+    pub r#use: Vec<String>,
+    /// What becomes of its requests: `{"upstream": …}`, `{"redirect": …}` or `{"respond": …}`.
+    pub action: Value,
+    /// The steps that its requests pass, in order, each with its settings.
+    pub steps: Vec<StepDescription>,
+    /// Limits of the exchange.
+    pub timeouts: BTreeMap<&'static str, Period>,
+    /// The largest request body.
+    pub body_limit: ByteSize,
+}
+
+/// One step in words.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StepDescription {
+    /// The step's name.
+    pub step: &'static str,
+    /// Its settings.
+    pub settings: Value,
+}
+
+impl Snapshot {
+    /// The only way to a snapshot, for start, reload and `check` alike. Reports all faults; what has
+    /// any must not serve.
+    pub fn compile(file: &RoutesFile, services: &Directory, findings: &mut Findings) -> Self {
+        let upstreams = upstreams(file, services, findings);
+        let built_in = built_in_routes();
+        let written: Vec<&RouteConfig> = file.routes.iter().chain(&built_in).collect();
+        let at = At::ROOT.key("routes");
+        unique_names(&written, &at, findings);
+        let matches: Vec<(&str, &MatchConfig)> = written.iter().map(|it| (&*it.name, &it.r#match)).collect();
+        let table = Table::compile(&matches, &at, findings);
+        let mut all = upstreams;
+        all.extend(built_in_upstreams());
+        let compiler = Compiler { file, upstreams: &all, table: &table };
+        let compile =
+            |(number, route): (usize, &&RouteConfig)| compiler.route(number, route, &at.index(number), findings);
+        let routes = written.iter().enumerate().map(compile).collect();
+        Self { table, routes, upstreams: all }
+    }
+}
+
+/// `GET /api/health` and `GET /api/metrics`, which every gateway answers on its public listeners.
+fn built_in_routes() -> Vec<RouteConfig> {
+    let route = |name: &str, path: &str| RouteConfig {
+        name: name.to_owned(),
+        r#match: MatchConfig { path: path.to_owned(), methods: vec!["GET".to_owned()], ..MatchConfig::default() },
+        r#use: Vec::new(),
+        upstream: Some(name.to_owned()),
+        redirect: None,
+        respond: None,
+        rewrite: None,
+        timeouts: TimeoutsConfig::default(),
+        body_limit: None,
+        headers: HeadersConfig::default(),
+        cors: None,
+    };
+    vec![route(HEALTH, "/api/health"), route(METRICS, "/api/metrics")]
+}
+
+const HEALTH: &str = "moongate-health";
+const METRICS: &str = "moongate-metrics";
+
+fn built_in_upstreams() -> [Arc<Upstream>; 2] {
+    [(HEALTH, "health"), (METRICS, "metrics")].map(|(name, service)| {
+        let config = crate::upstream::UpstreamConfig { local: Some(service.to_owned()), ..Default::default() };
+        let upstream = Upstream::compile(name, &config, &At::ROOT, &mut Findings::default());
+        Arc::new(upstream.expect("a local upstream has nothing that could be wrong"))
+    })
+}
+
+fn upstreams(file: &RoutesFile, services: &Directory, findings: &mut Findings) -> Vec<Arc<Upstream>> {
+    let at = At::ROOT.key("upstreams");
+    let mut upstreams = Vec::new();
+    for (name, written) in &file.upstreams {
+        let at = at.key(name);
+        let Some(upstream) = Upstream::compile(name, written, &at, findings) else { continue };
+        if let UpstreamKind::Local(service) = &upstream.kind
+            && services.find(service).is_none()
+        {
+            let finding = findings.error(&at.key("local"), format!("no local service `{service}`"));
+            finding.suggest(service, services.names());
+        }
+        upstreams.push(Arc::new(upstream));
+    }
+    upstreams
+}
+
+fn unique_names(routes: &[&RouteConfig], at: &At<'_>, findings: &mut Findings) {
+    let mut seen = BTreeMap::new();
+    for (number, route) in routes.iter().enumerate() {
+        let at = at.index(number);
+        let plain = !route.name.is_empty()
+            && route.name.len() <= 100
+            && route.name.bytes().all(|it| it.is_ascii_alphanumeric() || b"-_.".contains(&it));
+        if !plain {
+            findings
+                .error(&at.key("name"), "not a name for a route")
+                .help("letters, digits, `-`, `_` and `.`, at most 100");
+        }
+        if let Some(first) = seen.insert(route.name.as_str(), number) {
+            let finding = findings.error(&at.key("name"), format!("two routes are called `{}`", route.name));
+            finding
+                .help(format!("the first one is number {} in the list; names appear in metrics and logs", first + 1));
+        }
+    }
+}
+
+struct Compiler<'a> {
+    file: &'a RoutesFile,
+    upstreams: &'a [Arc<Upstream>],
+    table: &'a Table,
+}
+
+/// The settings of one layer, and its place.
+struct Layer<'a> {
+    timeouts: &'a TimeoutsConfig,
+    body_limit: Option<ByteSize>,
+    headers: &'a HeadersConfig,
+    cors: Option<&'a CorsConfig>,
+    at: At<'a>,
+}
+
+impl Compiler<'_> {
+    fn route(&self, number: usize, written: &RouteConfig, at: &At<'_>, findings: &mut Findings) -> Route {
+        let defaults_at = At::ROOT.key("defaults");
+        let policies_at = At::ROOT.key("policies");
+        let mut layers = vec![Layer::of(&self.file.defaults, defaults_at)];
+        let uses = at.key("use");
+        for (place, name) in written.r#use.iter().enumerate() {
+            match self.file.policies.get_key_value(name) {
+                Some((name, policy)) => layers.push(Layer::of(policy, policies_at.key(name))),
+                None => {
+                    let finding = findings.error(&uses.index(place), format!("no policy `{name}`"));
+                    finding.suggest(name, self.file.policies.keys().map(String::as_str));
+                }
+            }
+        }
+        layers.push(Layer {
+            timeouts: &written.timeouts,
+            body_limit: written.body_limit,
+            headers: &written.headers,
+            cors: written.cors.as_ref(),
+            at: *at,
+        });
+        let chain = self.chain(number, written, &layers, at, findings);
+        let policy = policy(&layers, findings);
+        let action = self.action(number, written, at, findings);
+        let description = describe(written, &layers, &policy);
+        let methods = written.r#match.methods.iter().filter_map(|it| Method::from_bytes(it.as_bytes()).ok()).collect();
+        Route { name: written.name.as_str().into(), chain, policy, action, methods, description }
+    }
+
+    fn chain(
+        &self,
+        number: usize,
+        written: &RouteConfig,
+        layers: &[Layer<'_>],
+        at: &At<'_>,
+        findings: &mut Findings,
+    ) -> Chain {
+        let rewrite = written.rewrite.clone().unwrap_or_default();
+        let rewrite_at = at.key("rewrite");
+        let captures = self.table.captures(number);
+        let cors = layers.iter().rev().find_map(|layer| Some((layer.cors?, layer.at)));
+        let edits = merged_edits(layers);
+        Chain {
+            cors: cors.map(|(cors, at)| Cors::compile(cors, &at.key("cors"), findings)),
+            rewrite: Rewrite::compile(
+                rewrite.path.as_deref(),
+                rewrite.host.as_deref(),
+                captures,
+                &rewrite_at,
+                findings,
+            ),
+            request_headers: HeaderEdits::compile(&rewrite.headers, &rewrite_at.key("headers"), findings),
+            response_headers: HeaderEdits::compile(&edits, &at.key("headers"), findings),
+            security: security(layers),
+        }
+    }
+
+    fn action(&self, number: usize, written: &RouteConfig, at: &At<'_>, findings: &mut Findings) -> Action {
+        let chosen = [written.upstream.is_some(), written.redirect.is_some(), written.respond.is_some()];
+        if chosen.iter().filter(|it| **it).count() != 1 {
+            let finding = findings
+                .error(at, format!("route `{}` needs exactly one of upstream, redirect and respond", written.name));
+            finding.help("say where its requests go, or how they are answered");
+        }
+        if let Some(redirect) = &written.redirect {
+            return Action::Redirect(self.redirect(number, redirect, &at.key("redirect"), findings));
+        }
+        if let Some(name) = &written.upstream {
+            return Action::Upstream(self.upstream(name, &at.key("upstream"), findings));
+        }
+        let respond = written.respond.clone().unwrap_or_default();
+        Action::Respond(Respond::compile(&respond, &at.key("respond"), findings))
+    }
+
+    fn upstream(&self, name: &str, at: &At<'_>, findings: &mut Findings) -> usize {
+        let found = self.upstreams.iter().position(|it| &*it.name == name);
+        // An upstream that did not compile is reported where it stands, not at every route.
+        if found.is_none() && !self.file.upstreams.contains_key(name) {
+            let finding = findings.error(at, format!("no upstream `{name}`"));
+            finding.suggest(name, self.file.upstreams.keys().map(String::as_str));
+        }
+        found.unwrap_or(0)
+    }
+
+    fn redirect(&self, number: usize, written: &RedirectConfig, at: &At<'_>, findings: &mut Findings) -> Redirect {
+        let status = written.status.unwrap_or(308);
+        if ![301, 302, 303, 307, 308].contains(&status) {
+            findings.error(&at.key("status"), "not a status that redirects").help("301, 302, 303, 307 or 308");
+        }
+        let to_at = at.key("to");
+        if !(written.to.starts_with('/') || written.to.starts_with("http://") || written.to.starts_with("https://")) {
+            findings.error(&to_at, "not a place to go").help("begin with `/`, `http://` or `https://`");
+        }
+        let to = Template::compile(&written.to, self.table.captures(number), &to_at, findings);
+        Redirect { status: StatusCode::from_u16(status).unwrap_or(StatusCode::PERMANENT_REDIRECT), to }
+    }
+}
+
+impl<'a> Layer<'a> {
+    fn of(policy: &'a PolicyConfig, at: At<'a>) -> Self {
+        Self {
+            timeouts: &policy.timeouts,
+            body_limit: policy.body_limit,
+            headers: &policy.headers,
+            cors: policy.cors.as_ref(),
+            at,
+        }
+    }
+}
+
+impl Respond {
+    fn compile(written: &RespondConfig, at: &At<'_>, findings: &mut Findings) -> Self {
+        let status = written.status.unwrap_or(200);
+        let status = StatusCode::from_u16(status).ok().filter(|it| (200..600).contains(&it.as_u16()));
+        if status.is_none() {
+            findings.error(&at.key("status"), "not a final status").help("200 to 599");
+        }
+        let media = written.content_type.as_deref().unwrap_or("text/plain; charset=utf-8");
+        let content_type = HeaderValue::from_str(media);
+        if content_type.is_err() {
+            findings.error(&at.key("content_type"), "not a media type").help("write it as application/json");
+        }
+        Self {
+            status: status.unwrap_or_default(),
+            content_type: content_type.unwrap_or(HeaderValue::from_static("text/plain")),
+            body: bytes::Bytes::from(written.body.clone().unwrap_or_default()),
+        }
+    }
+}
+
+fn policy(layers: &[Layer<'_>], findings: &mut Findings) -> Policy {
+    let places: Vec<At<'_>> = layers.iter().map(|it| it.at).collect();
+    let timeouts: Vec<(&TimeoutsConfig, At<'_>)> =
+        layers.iter().zip(&places).map(|(layer, at)| (layer.timeouts, at.key("timeouts"))).collect();
+    let body_limit = layers.iter().rev().find_map(|it| it.body_limit).map_or(Policy::BODY_LIMIT, |it| it.0);
+    Policy::compile(&timeouts, body_limit, findings)
+}
+
+fn security(layers: &[Layer<'_>]) -> Security {
+    layers.iter().rev().find_map(|it| it.headers.security).unwrap_or_default()
+}
+
+/// A later layer's word about a field replaces that of an earlier one.
+fn merged_edits(layers: &[Layer<'_>]) -> HeaderEditsConfig {
+    let mut edits = HeaderEditsConfig::default();
+    for HeadersConfig { set, add, remove, .. } in layers.iter().map(|it| it.headers) {
+        edits.set.extend(set.clone());
+        edits.add.extend(add.clone());
+        edits.remove.extend(remove.iter().filter(|it| !edits.remove.contains(it)).cloned().collect::<Vec<_>>());
+    }
+    edits
+}
+
+fn describe(written: &RouteConfig, layers: &[Layer<'_>], policy: &Policy) -> Description {
+    let action = match (&written.upstream, &written.redirect, &written.respond) {
+        (Some(upstream), ..) => serde_json::json!({ "upstream": upstream }),
+        (_, Some(redirect), _) => serde_json::json!({ "redirect": json(redirect) }),
+        (_, _, respond) => serde_json::json!({ "respond": json(respond) }),
+    };
+    let cors = layers.iter().rev().find_map(|it| it.cors);
+    let edits = merged_edits(layers);
+    let mut steps = vec![StepDescription { step: "request_id", settings: Value::Null }];
+    steps.push(StepDescription { step: "trace_context", settings: Value::Null });
+    steps.push(StepDescription { step: "forwarded", settings: Value::Null });
+    if let Some(cors) = cors {
+        steps.push(StepDescription { step: "cors", settings: json(cors) });
+    }
+    if let Some(rewrite) = &written.rewrite {
+        steps.push(StepDescription { step: "rewrite", settings: json(rewrite) });
+    }
+    steps.push(StepDescription { step: "security_headers", settings: json(&security(layers)) });
+    if edits != HeaderEditsConfig::default() {
+        steps.push(StepDescription { step: "response_headers", settings: json(&edits) });
+    }
+    Description {
+        name: written.name.clone(),
+        r#match: written.r#match.clone(),
+        r#use: written.r#use.clone(),
+        action,
+        steps,
+        timeouts: BTreeMap::from([
+            ("connect", Period(policy.connect)),
+            ("first_byte", Period(policy.first_byte)),
+            ("request", Period(policy.request)),
+            ("idle", Period(if written.r#match.websocket { policy.websocket_idle } else { policy.idle })),
+        ]),
+        body_limit: ByteSize(policy.body_limit),
+    }
+}
+
+fn json(settings: &impl Serialize) -> Value {
+    serde_json::to_value(settings).unwrap_or(Value::Null)
+}
