@@ -8,7 +8,7 @@ use crate::base::{At, Findings};
 
 use super::pattern::{HostName, Nearness, Segment};
 use super::route::Route;
-use super::{MatchConfig, Outcome, Params, Request, Table, Template, Verdict};
+use super::{MatchConfig, Outcome, Params, Request, Table, Target, Template, Verdict};
 
 /// Routes by name and `match:` section in YAML.
 fn compile(routes: &[(&str, &str)]) -> (Table, Findings) {
@@ -411,6 +411,19 @@ fn naive(table: &Table, asked: &Asked) -> Option<String> {
     matching.max().map(|it| it.4.0)
 }
 
+/// What stands in the place of each brace.
+fn naive_captures<'p>(pattern: &str, path: &'p str) -> Vec<&'p str> {
+    let places = pattern.split('/').enumerate().filter(|(_, it)| it.starts_with('{'));
+    let capture = |(place, segment): (usize, &str)| {
+        if segment.starts_with("{*") {
+            path.splitn(place + 1, '/').nth(place).unwrap_or("")
+        } else {
+            path.split('/').nth(place).unwrap()
+        }
+    };
+    places.map(capture).collect()
+}
+
 fn some_of(words: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
     let word = proptest::sample::select(words).prop_map(str::to_owned);
     prop_oneof![2 => Just(Vec::new()), 1 => proptest::collection::vec(word, 1..3)]
@@ -510,6 +523,11 @@ proptest! {
                 _ => None,
             };
             prop_assert_eq!(&found, &naive(&table, asked), "{:?}", asked);
+            if let Outcome::Found { route, params } = table.find(&asked.request()) {
+                let captured = (0..params.len()).filter_map(|it| params.at(it, &asked.path));
+                let expected = naive_captures(table.pattern(route), &asked.path);
+                prop_assert_eq!(captured.collect::<Vec<_>>(), expected, "{:?}", asked);
+            }
             let explained = match table.explain(&asked.request()).outcome {
                 Verdict::Found { route, .. } => Some(route),
                 _ => None,
@@ -529,6 +547,42 @@ proptest! {
         let turned: Vec<_> = names.iter().rev().map(|it| (it.as_str(), written(it))).collect();
         let other = Table::compile(&turned, &At::ROOT, &mut Findings::default());
         prop_assert_eq!(answer(&table, &asked), answer(&other, &asked));
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_a_template_makes_is_normal_whatever_was_captured(
+        parts in proptest::collection::vec(
+            proptest::sample::select(
+                &["/", ".", "..", ";", "%2e", "a", "x.", "&b=c", "%25", "%20", "{", "="][..],
+            ),
+            0..10,
+        ),
+        place in 0..8_usize,
+    ) {
+        let templates = [
+            "/{rest}", "/b/{rest}", "/b/{rest}/{x}", "/{rest}/c/", "/.{x}", "/{x}{rest}", "/b{rest}.c",
+            "/b/{x}?q={rest}&r={x}",
+        ];
+        let table = table(&[("r", "path: '/a/{x}/{*rest}'")]);
+        let mut findings = Findings::default();
+        let names = table.captures(0);
+        let template = Template::compile(templates[place], names, &At::ROOT, &mut findings);
+        let raw = format!("/a/{}", parts.concat());
+        if let Ok(target) = Target::normalise(raw.as_bytes())
+            && findings.is_empty()
+        {
+            let line = format!("GET {}", target.path());
+            if let Outcome::Found { params, .. } = table.find(&Asked::new(&line, &[]).request()) {
+                let mut out = String::new();
+                template.expand(&params, target.path(), &mut out);
+                let made = Target::normalise(out.as_bytes()).unwrap();
+                prop_assert!(made.is_unchanged(), "{} {}", raw, out);
+                let query = made.query().unwrap_or("");
+                prop_assert!(query.matches(['&', '=', ';']).count() <= 3, "{}", out);
+            }
+        }
     }
 }
 
