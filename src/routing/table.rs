@@ -12,7 +12,7 @@ use crate::base::{At, Findings};
 use super::pattern::{Host, HostName};
 use super::predicates::allow;
 use super::route::{Fit, Route};
-use super::trie::{Params, TextMap, Trie};
+use super::trie::{Params, TextMap, Trie, Visit};
 use super::written::MatchConfig;
 
 /// What of a request decides about its route. The path and the query are those of a
@@ -99,11 +99,11 @@ impl Table {
     /// Which route takes a request. Allocates nothing when one does.
     pub fn find(&self, request: &Request<'_>) -> Outcome {
         let host = HostName::of(request.host);
-        let found = self.walk(host.as_ref(), request.path, &mut |candidates, params| {
-            let route = self.choose(candidates, request)?;
-            Some(Outcome::Found { route, params: *params })
-        });
-        found.unwrap_or_else(|| self.miss(host.as_ref(), request))
+        let choose = &mut |candidates: &[usize]| self.choose(candidates, request);
+        match self.walk(host.as_ref(), request.path, choose) {
+            Some((route, params)) => Outcome::Found { route, params },
+            None => self.miss(host.as_ref(), request),
+        }
     }
 
     /// The name of the route number `route`.
@@ -122,7 +122,13 @@ impl Table {
     }
 
     /// What a path that was matched captured under a name.
-    pub fn param<'p>(&self, route: usize, params: &Params, path: &'p str, name: &str) -> Option<&'p str> {
+    pub fn param<'p>(
+        &self,
+        route: usize,
+        params: &Params,
+        path: &'p str,
+        name: &str,
+    ) -> Option<&'p str> {
         let index = self.captures(route).iter().position(|it| it == name)?;
         params.at(index, path)
     }
@@ -162,7 +168,9 @@ impl Table {
         for leaf in tries.flat_map(Trie::leaves_mut) {
             leaf.sort_by(|left, right| routes[*left].order().cmp(&routes[*right].order()));
             for (place, left) in leaf.iter().enumerate() {
-                let mut equals = leaf[place + 1..].iter().take_while(|it| routes[**it].weight == routes[*left].weight);
+                let mut equals = leaf[place + 1..]
+                    .iter()
+                    .take_while(|it| routes[**it].weight == routes[*left].weight);
                 // One clash a route is enough to be told: many alike would make many pairs.
                 if let Some(right) = equals.find(|it| routes[*left].clashes(&routes[**it])) {
                     clashes.insert((*left.max(right), *left.min(right)));
@@ -183,12 +191,12 @@ impl Table {
     }
 
     /// Shows all lists of routes whose host and path match, most specific first.
-    fn walk<B>(
+    fn walk(
         &self,
         host: Option<&HostName>,
         path: &str,
-        visit: &mut impl FnMut(&[usize], &Params) -> Option<B>,
-    ) -> Option<B> {
+        visit: Visit<'_>,
+    ) -> Option<(usize, Params)> {
         if !path.starts_with('/') {
             return None;
         }
@@ -199,10 +207,8 @@ impl Table {
                 return Some(found);
             }
             let mut rest = if self.below.is_empty() { None } else { host.split_once('.') };
-            while let Some((label, name)) = rest {
-                // `.example.org` has no label before the name, and is no host at all.
-                if !label.is_empty()
-                    && let Some(trie) = self.below.get(name)
+            while let Some((_, name)) = rest {
+                if let Some(trie) = self.below.get(name)
                     && let Some(found) = trie.walk(path, visit)
                 {
                     return Some(found);
@@ -234,7 +240,7 @@ impl Table {
     fn miss(&self, host: Option<&HostName>, request: &Request<'_>) -> Outcome {
         let mut methods = BTreeSet::new();
         let mut not_acceptable = false;
-        self.walk::<()>(host, request.path, &mut |candidates, _| {
+        self.walk(host, request.path, &mut |candidates| {
             let routes = candidates.iter().map(|it| &self.routes[*it]);
             for route in routes.filter(|it| it.conditions_hold(request)) {
                 not_acceptable |= route.methods.fit(request.method).is_some();

@@ -321,7 +321,8 @@ mod tests {
             Just("?"),
             Just("b.c"),
         ];
-        proptest::collection::vec(part, 0..12).prop_map(|parts| format!("/{}", parts.concat()).into_bytes())
+        proptest::collection::vec(part, 0..12)
+            .prop_map(|parts| format!("/{}", parts.concat()).into_bytes())
     }
 
     proptest! {

@@ -8,7 +8,7 @@ use crate::base::{At, Findings};
 
 use super::pattern::{HostName, Nearness, Segment};
 use super::route::Route;
-use super::{MatchConfig, Outcome, Params, Request, Table, Template, Verdict};
+use super::{MatchConfig, Outcome, Params, Request, Table, Target, Template, Verdict};
 
 /// Routes by name and `match:` section in YAML.
 fn compile(routes: &[(&str, &str)]) -> (Table, Findings) {
@@ -202,14 +202,20 @@ fn the_client_s_favourite_type_wins_among_equals() {
 
 #[test]
 fn a_route_that_lists_head_goes_before_one_that_lists_get() {
-    let table = table(&[("a-get", "{ path: /a, methods: [GET] }"), ("b-head", "{ path: /a, methods: [HEAD] }")]);
+    let table = table(&[
+        ("a-get", "{ path: /a, methods: [GET] }"),
+        ("b-head", "{ path: /a, methods: [HEAD] }"),
+    ]);
     check(&table, "HEAD /a", &[], "b-head");
     check(&table, "GET /a", &[], "a-get");
 }
 
 #[test]
 fn a_websocket_route_takes_handshakes_only() {
-    let table = table(&[("plain", "path: '/ws/{*rest}'"), ("socket", "{ path: '/ws/{*rest}', websocket: true }")]);
+    let table = table(&[
+        ("plain", "path: '/ws/{*rest}'"),
+        ("socket", "{ path: '/ws/{*rest}', websocket: true }"),
+    ]);
     check(&table, "GET /ws/1", &[("upgrade", "websocket")], "socket rest=1");
     check(&table, "GET /ws/1", &[], "plain rest=1");
 }
@@ -296,8 +302,11 @@ fn an_explanation_names_the_near_misses_and_why() {
     let explanation = table.explain(&asked.request());
     let Verdict::Found { route, params, .. } = &explanation.outcome else { panic!() };
     assert_eq!((route.as_str(), params["x"].as_str()), ("won", "a"));
-    let near: Vec<String> =
-        explanation.near.iter().map(|it| format!("{}: {}", it.route, it.reasons.join("; "))).collect();
+    let near: Vec<String> = explanation
+        .near
+        .iter()
+        .map(|it| format!("{}: {}", it.route, it.reasons.join("; ")))
+        .collect();
     assert_eq!(
         near,
         [
@@ -330,7 +339,10 @@ fn expand(pattern: &str, template: &str, path: &str) -> String {
 #[test]
 fn a_template_puts_captures_in_their_places() {
     assert_eq!(expand("/a/{x}/{*rest}", "/b/{rest}/{x}", "/a/1/2/3"), "/b/2/3/1");
-    assert_eq!(expand("/a/{x}", "https://example.org/{x}.html", "/a/%2B"), "https://example.org/%2B.html");
+    assert_eq!(
+        expand("/a/{x}", "https://example.org/{x}.html", "/a/%2B"),
+        "https://example.org/%2B.html"
+    );
     assert_eq!(expand("/a/{*rest}", "/players/{rest}", "/a"), "/players");
     assert_eq!(expand("/a/{*rest}", "/players/{rest}", "/a/"), "/players/");
     assert_eq!(expand("/a/{*rest}", "/{rest}", "/a"), "/");
@@ -346,8 +358,10 @@ fn a_template_s_faults_are_told() {
         let names = ["rest".to_owned(), "player".to_owned()];
         let mut findings = Findings::default();
         Template::compile(template, &names, &At::ROOT, &mut findings);
-        let found: Vec<String> =
-            findings.iter().map(|it| format!("{} | {}", it.message, it.help.as_deref().unwrap_or(""))).collect();
+        let found: Vec<String> = findings
+            .iter()
+            .map(|it| format!("{} | {}", it.message, it.help.as_deref().unwrap_or("")))
+            .collect();
         assert_eq!(found, [expected], "{template}");
     };
     check("/a/{plyer}", "the path captures no `plyer` | did you mean `player`?");
@@ -373,7 +387,10 @@ fn naive(table: &Table, asked: &Asked) -> Option<String> {
     let host = HostName::of(request.host);
     let host_rank = |route: &Route| {
         let any = route.hosts.is_empty().then_some((false, 0));
-        let ranks = route.hosts.iter().filter(|it| host.as_ref().is_some_and(|name| it.takes(name.as_str())));
+        let ranks = route
+            .hosts
+            .iter()
+            .filter(|it| host.as_ref().is_some_and(|name| it.takes(name.as_str())));
         ranks.map(|it| (!it.text().starts_with('*'), it.text().len())).chain(any).max()
     };
     let path_rank = |route: &Route| -> Vec<u8> {
@@ -394,6 +411,19 @@ fn naive(table: &Table, asked: &Asked) -> Option<String> {
     matching.max().map(|it| it.4.0)
 }
 
+/// What stands in the place of each brace.
+fn naive_captures<'p>(pattern: &str, path: &'p str) -> Vec<&'p str> {
+    let places = pattern.split('/').enumerate().filter(|(_, it)| it.starts_with('{'));
+    let capture = |(place, segment): (usize, &str)| {
+        if segment.starts_with("{*") {
+            path.splitn(place + 1, '/').nth(place).unwrap_or("")
+        } else {
+            path.split('/').nth(place).unwrap()
+        }
+    };
+    places.map(capture).collect()
+}
+
 fn some_of(words: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
     let word = proptest::sample::select(words).prop_map(str::to_owned);
     prop_oneof![2 => Just(Vec::new()), 1 => proptest::collection::vec(word, 1..3)]
@@ -410,7 +440,9 @@ fn any_match() -> impl Strategy<Value = MatchConfig> {
         let path = named.collect::<String>() + end;
         if path.is_empty() { "/".to_owned() } else { path }
     });
-    let rule = proptest::sample::select(&["'1'", "{ prefix: '1' }", "{ present: true }", "{ present: false }"][..]);
+    let rule = proptest::sample::select(
+        &["'1'", "{ prefix: '1' }", "{ present: true }", "{ present: false }"][..],
+    );
     let key = proptest::sample::select(&["x", "y"][..]).prop_map(str::to_owned);
     let value = rule.prop_map(|it| serde_yaml::from_str(it).unwrap());
     let conditions = || proptest::collection::btree_map(key.clone(), value.clone(), 0..2);
@@ -429,10 +461,11 @@ fn any_request() -> impl Strategy<Value = Asked> {
     let method = proptest::sample::select(&["GET", "HEAD", "POST", "PUT"][..]);
     let host = proptest::sample::select(&["", "h.org", "i.h.org:80", "j.i.h.org", "k.org"][..]);
     let segment = proptest::sample::select(&["/a", "/b", "/c", "/d"][..]);
-    let path = (proptest::collection::vec(segment, 0..5), any::<bool>()).prop_map(|(path, slash)| {
-        let path = path.concat();
-        if slash || path.is_empty() { path + "/" } else { path }
-    });
+    let path =
+        (proptest::collection::vec(segment, 0..5), any::<bool>()).prop_map(|(path, slash)| {
+            let path = path.concat();
+            if slash || path.is_empty() { path + "/" } else { path }
+        });
     let query = proptest::sample::select(&["", "?x=1", "?y=12&x=2", "?x"][..]);
     let accept = proptest::sample::select(&["", "a/b", "a/*;q=0.2, c/d", "a/b;q=0, */*;q=0.5"][..]);
     let header = proptest::sample::select(&["", "1", "12", "2"][..]);
@@ -490,6 +523,11 @@ proptest! {
                 _ => None,
             };
             prop_assert_eq!(&found, &naive(&table, asked), "{:?}", asked);
+            if let Outcome::Found { route, params } = table.find(&asked.request()) {
+                let captured = (0..params.len()).filter_map(|it| params.at(it, &asked.path));
+                let expected = naive_captures(table.pattern(route), &asked.path);
+                prop_assert_eq!(captured.collect::<Vec<_>>(), expected, "{:?}", asked);
+            }
             let explained = match table.explain(&asked.request()).outcome {
                 Verdict::Found { route, .. } => Some(route),
                 _ => None,
@@ -509,6 +547,42 @@ proptest! {
         let turned: Vec<_> = names.iter().rev().map(|it| (it.as_str(), written(it))).collect();
         let other = Table::compile(&turned, &At::ROOT, &mut Findings::default());
         prop_assert_eq!(answer(&table, &asked), answer(&other, &asked));
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_a_template_makes_is_normal_whatever_was_captured(
+        parts in proptest::collection::vec(
+            proptest::sample::select(
+                &["/", ".", "..", ";", "%2e", "a", "x.", "&b=c", "%25", "%20", "{", "="][..],
+            ),
+            0..10,
+        ),
+        place in 0..8_usize,
+    ) {
+        let templates = [
+            "/{rest}", "/b/{rest}", "/b/{rest}/{x}", "/{rest}/c/", "/.{x}", "/{x}{rest}", "/b{rest}.c",
+            "/b/{x}?q={rest}&r={x}",
+        ];
+        let table = table(&[("r", "path: '/a/{x}/{*rest}'")]);
+        let mut findings = Findings::default();
+        let names = table.captures(0);
+        let template = Template::compile(templates[place], names, &At::ROOT, &mut findings);
+        let raw = format!("/a/{}", parts.concat());
+        if let Ok(target) = Target::normalise(raw.as_bytes())
+            && findings.is_empty()
+        {
+            let line = format!("GET {}", target.path());
+            if let Outcome::Found { params, .. } = table.find(&Asked::new(&line, &[]).request()) {
+                let mut out = String::new();
+                template.expand(&params, target.path(), &mut out);
+                let made = Target::normalise(out.as_bytes()).unwrap();
+                prop_assert!(made.is_unchanged(), "{} {}", raw, out);
+                let query = made.query().unwrap_or("");
+                prop_assert!(query.matches(['&', '=', ';']).count() <= 3, "{}", out);
+            }
+        }
     }
 }
 

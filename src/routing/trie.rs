@@ -104,25 +104,27 @@ impl Trie {
     }
 
     /// Shows the lists of routes whose pattern matches to the visitor, most specific first, until
-    /// it returns something. The path must start with a slash.
-    pub(super) fn walk<B>(&self, path: &str, visit: &mut impl FnMut(&[usize], &Params) -> Option<B>) -> Option<B> {
-        Walk { trie: self, path, params: Params::default(), visit }.step(0, 0)
+    /// it chooses one. Returns its choice with the captures. The path must start with a slash.
+    pub(super) fn walk(&self, path: &str, visit: Visit<'_>) -> Option<(usize, Params)> {
+        let mut walk = Walk { trie: self, path, params: Params::default(), visit };
+        walk.step(0, 0).map(|route| (route, walk.params))
     }
 }
 
-struct Walk<'w, V> {
+/// Chooses one of the routes that share host and shape, or none of them.
+pub(super) type Visit<'v> = &'v mut dyn FnMut(&[usize]) -> Option<usize>;
+
+struct Walk<'w> {
     trie: &'w Trie,
     path: &'w str,
+    /// The captures on the way to where the walk stands; when it is over, those of the choice.
     params: Params,
-    visit: &'w mut V,
+    visit: Visit<'w>,
 }
 
-impl<V> Walk<'_, V> {
+impl Walk<'_> {
     /// `at` is where the slash before the next segment stands, or the path's end.
-    fn step<B>(&mut self, node: usize, at: usize) -> Option<B>
-    where
-        V: FnMut(&[usize], &Params) -> Option<B>,
-    {
+    fn step(&mut self, node: usize, at: usize) -> Option<usize> {
         let node = &self.trie.nodes[node];
         let path = self.path;
         let found = if at == path.len() {
@@ -143,22 +145,27 @@ impl<V> Walk<'_, V> {
         })
     }
 
-    fn captured<B>(&mut self, start: usize, end: usize, go: impl FnOnce(&mut Self) -> Option<B>) -> Option<B> {
+    /// Keeps the capture only if it leads to a choice.
+    fn captured(
+        &mut self,
+        start: usize,
+        end: usize,
+        go: impl FnOnce(&mut Self) -> Option<usize>,
+    ) -> Option<usize> {
         // Without this, a chain of sixteen names would have no room to try a rest that is not there.
         if self.params.len() == CAPTURES_MAX {
             return None;
         }
         self.params.push(start, end);
         let found = go(self);
-        self.params.pop();
+        if found.is_none() {
+            self.params.pop();
+        }
         found
     }
 
-    fn show<B>(&mut self, routes: &[usize]) -> Option<B>
-    where
-        V: FnMut(&[usize], &Params) -> Option<B>,
-    {
-        if routes.is_empty() { None } else { (self.visit)(routes, &self.params) }
+    fn show(&mut self, routes: &[usize]) -> Option<usize> {
+        if routes.is_empty() { None } else { (self.visit)(routes) }
     }
 }
 

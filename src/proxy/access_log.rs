@@ -1,0 +1,146 @@
+//! One line for every request, written from what is known at its end (R10.1, S2S-40).
+
+use std::time::Duration;
+
+use http::Method;
+
+use crate::pipeline::{EndState, Exchange};
+use crate::telemetry::{Timestamp, line};
+
+/// What the session knows at the end.
+pub(super) struct Facts<'a> {
+    pub(super) method: &'a Method,
+    /// Without the query, which may hold what must not be logged.
+    pub(super) path: &'a [u8],
+    pub(super) host: &'a [u8],
+    pub(super) http: &'static str,
+    pub(super) listener: &'a str,
+    pub(super) route: &'a str,
+    /// 0 if nothing was answered.
+    pub(super) status: u16,
+    pub(super) bytes_received: u64,
+    pub(super) bytes_sent: u64,
+    pub(super) duration: Duration,
+    pub(super) end: EndState,
+    /// Why the gateway answered by itself.
+    pub(super) error: Option<&'static str>,
+}
+
+/// Writes the line.
+pub(super) fn write(exchange: &Exchange, facts: &Facts<'_>) {
+    line(|out| {
+        let mut out = Json(out);
+        out.raw(br#"{"level":"info","event":"request","timestamp":""#);
+        out.raw(Timestamp::now().as_str().as_bytes());
+        out.raw(br#"","request_id":""#);
+        out.raw(exchange.request_id.as_str().as_bytes());
+        out.raw(br#"","trace_id":""#);
+        out.raw(exchange.trace.trace_id.as_str().as_bytes());
+        out.raw(br#"","span_id":""#);
+        out.raw(exchange.trace.span_id.as_str().as_bytes());
+        out.raw(b"\"");
+        out.text("method", facts.method.as_str().as_bytes());
+        out.text("host", facts.host);
+        out.text("path", facts.path);
+        out.text("http", facts.http.as_bytes());
+        out.text("listener", facts.listener.as_bytes());
+        out.text("route", facts.route.as_bytes());
+        if let Some(upstream) = &exchange.upstream {
+            out.text("upstream", upstream.as_bytes());
+        }
+        if let Some(endpoint) = exchange.endpoint {
+            out.shown("endpoint", endpoint);
+            out.number("attempts", u64::from(exchange.attempts));
+            out.raw(if exchange.connection_reused { br#","reused":true"# } else { br#","reused":false"# });
+        }
+        out.shown("client", exchange.client_ip);
+        out.number("status", u64::from(facts.status));
+        out.text("end", facts.end.as_str().as_bytes());
+        if let Some(code) = facts.error {
+            out.text("error", code.as_bytes());
+        }
+        out.number("bytes_received", facts.bytes_received);
+        out.number("bytes_sent", facts.bytes_sent);
+        if let Some(connected) = exchange.timings.connected {
+            out.millis("connect_ms", connected);
+        }
+        if let Some(first_byte) = exchange.timings.first_byte {
+            out.millis("first_byte_ms", first_byte);
+        }
+        out.millis("duration_ms", facts.duration);
+        out.raw(b"}");
+    });
+}
+
+/// Appends JSON without building a tree first.
+struct Json<'a>(&'a mut Vec<u8>);
+
+impl Json<'_> {
+    fn raw(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn name(&mut self, name: &str) {
+        self.raw(b",\"");
+        self.raw(name.as_bytes());
+        self.raw(b"\":");
+    }
+
+    fn text(&mut self, name: &str, value: &[u8]) {
+        self.name(name);
+        self.raw(b"\"");
+        for &byte in value {
+            match byte {
+                b'"' | b'\\' => self.0.extend_from_slice(&[b'\\', byte]),
+                b' '..=b'~' => self.0.push(byte),
+                _ => self.escaped(byte),
+            }
+        }
+        self.raw(b"\"");
+    }
+
+    /// What is not plain ASCII is shown as the byte it is: a target may hold anything.
+    #[cold]
+    fn escaped(&mut self, byte: u8) {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        self.raw(b"\\u00");
+        self.0.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+    }
+
+    fn number(&mut self, name: &str, number: u64) {
+        self.name(name);
+        self.raw(itoa::Buffer::new().format(number).as_bytes());
+    }
+
+    fn shown(&mut self, name: &str, value: impl std::fmt::Display) {
+        use std::io::Write;
+        self.name(name);
+        let _ = write!(self.0, "\"{value}\"");
+    }
+
+    /// Milliseconds with three decimals.
+    fn millis(&mut self, name: &str, length: Duration) {
+        let micros = length.as_micros() as u64;
+        self.number(name, micros / 1000);
+        let rest = micros % 1000;
+        let digits = [b'.', b'0' + (rest / 100) as u8, b'0' + (rest / 10 % 10) as u8, b'0' + (rest % 10) as u8];
+        self.raw(&digits);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_in_a_target_the_line_is_json() {
+        let mut line = vec![b'{', b'"', b'a', b'"', b':', b'1'];
+        let mut out = Json(&mut line);
+        out.text("path", b"/a\"b\\c\n\x80");
+        out.millis("ms", Duration::from_micros(1_050));
+        out.raw(b"}");
+        let parsed: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(parsed["path"], "/a\"b\\c\n\u{80}");
+        assert_eq!(parsed["ms"], 1.05);
+    }
+}

@@ -1,0 +1,207 @@
+//! The answers that the gateway gives by itself: one shape for every refusal and failure (decision 8:
+//! `{"error": {code, message, details, request_id, suggested_action}}`), and the way to send one.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
+use http::{Method, StatusCode};
+use pingora::Result;
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::date::get_cached_date;
+use serde_json::{Value, json};
+
+use crate::base::RequestId;
+use crate::pipeline::Refusal;
+
+/// What a refusal is on the wire.
+pub(super) struct Wording {
+    pub(super) status: StatusCode,
+    /// Stable; the list is closed and documented in docs/ERRORS.md.
+    pub(super) code: &'static str,
+    pub(super) message: String,
+    pub(super) details: Value,
+    pub(super) suggested_action: &'static str,
+}
+
+impl Wording {
+    /// The one place that knows what each refusal looks like.
+    pub(super) fn of(refusal: &Refusal) -> Self {
+        let say = |status: StatusCode, code, message: &str, suggested_action| Self {
+            status,
+            code,
+            message: message.to_owned(),
+            details: Value::Null,
+            suggested_action,
+        };
+        const LATER: &str = "try again later";
+        match refusal {
+            Refusal::BadRequest(why) => say(
+                StatusCode::BAD_REQUEST,
+                "bad_request",
+                &format!("the request is malformed: {why}"),
+                "send the request as RFC 9110 and RFC 9112 write it",
+            ),
+            Refusal::MethodNotSupported => {
+                say(StatusCode::METHOD_NOT_ALLOWED, "method_not_supported", "CONNECT is not offered", "use another method")
+            }
+            Refusal::ExpectationFailed => say(
+                StatusCode::EXPECTATION_FAILED,
+                "expectation_failed",
+                "only the expectation 100-continue is known",
+                "leave out Expect",
+            ),
+            Refusal::RouteNotFound => say(
+                StatusCode::NOT_FOUND,
+                "route_not_found",
+                "nothing is served under this host and path",
+                "check the host name and the path",
+            ),
+            Refusal::MethodNotAllowed { allow } => Self {
+                details: json!({ "allow": allow }),
+                ..say(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "method_not_allowed",
+                    "this path does not take this method",
+                    "use one of the methods in Allow",
+                )
+            },
+            Refusal::NotAcceptable => say(
+                StatusCode::NOT_ACCEPTABLE,
+                "not_acceptable",
+                "no media type that Accept names is offered here",
+                "accept another media type",
+            ),
+            Refusal::BodyTooLarge { limit } => Self {
+                details: json!({ "limit_bytes": limit }),
+                ..say(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "body_too_large",
+                    "the request's body is larger than this path takes",
+                    "send less",
+                )
+            },
+            Refusal::UriTooLong => {
+                say(StatusCode::URI_TOO_LONG, "uri_too_long", "the request's target is too long", "send a shorter target")
+            }
+            Refusal::HeadersTooLarge => say(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "headers_too_large",
+                "the header fields are too many or too large",
+                "send fewer or shorter header fields",
+            ),
+            Refusal::RequestTimeout => say(
+                StatusCode::REQUEST_TIMEOUT,
+                "request_timeout",
+                "the request did not arrive in time",
+                "send the request again, faster",
+            ),
+            Refusal::NoHealthyEndpoint => {
+                say(StatusCode::SERVICE_UNAVAILABLE, "upstream_unavailable", "the service is not available", LATER)
+            }
+            Refusal::ConnectFailed => {
+                say(StatusCode::BAD_GATEWAY, "upstream_unreachable", "the service can't be reached", LATER)
+            }
+            Refusal::ConnectTimeout => say(
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream_connect_timeout",
+                "the service did not take the connection in time",
+                LATER,
+            ),
+            Refusal::UpstreamClosed => {
+                say(StatusCode::BAD_GATEWAY, "upstream_closed", "the service broke off before it answered", LATER)
+            }
+            Refusal::UpstreamProtocol => say(
+                StatusCode::BAD_GATEWAY,
+                "upstream_protocol_error",
+                "the service's answer could not be understood",
+                "tell the operator",
+            ),
+            Refusal::FirstByteTimeout => {
+                say(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "the service did not answer in time", LATER)
+            }
+            Refusal::ExchangeTimeout => {
+                say(StatusCode::GATEWAY_TIMEOUT, "request_deadline", "the request took too long in all", LATER)
+            }
+            Refusal::Internal => {
+                say(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "something in the gateway broke", "tell the operator")
+            }
+        }
+    }
+
+    pub(super) fn body(&self, request_id: &RequestId) -> Vec<u8> {
+        let error = json!({ "error": {
+            "code": self.code,
+            "message": self.message,
+            "details": self.details,
+            "request_id": request_id.as_str(),
+            "suggested_action": self.suggested_action,
+        }});
+        let mut body = error.to_string().into_bytes();
+        body.push(b'\n');
+        body
+    }
+}
+
+/// Head and body of the answer to a refusal.
+pub(super) fn refusal(refusal: &Refusal, request_id: &RequestId) -> (Box<ResponseHeader>, Bytes) {
+    let wording = Wording::of(refusal);
+    let body = wording.body(request_id);
+    let mut head = head(wording.status);
+    let _ = head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Refusal::MethodNotAllowed { allow } = refusal
+        && let Ok(allow) = HeaderValue::from_str(allow)
+    {
+        let _ = head.insert_header(ALLOW, allow);
+    }
+    if wording.status == StatusCode::SERVICE_UNAVAILABLE {
+        let _ = head.insert_header(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    (head, Bytes::from(body))
+}
+
+/// An empty head of this status.
+pub(super) fn head(status: StatusCode) -> Box<ResponseHeader> {
+    Box::new(ResponseHeader::build_no_case(status, Some(16)).expect("a status code is one"))
+}
+
+/// Sends an answer that is complete.
+pub(super) async fn send(session: &mut ServerSession, mut head: Box<ResponseHeader>, body: Bytes) -> Result<()> {
+    if head.status != StatusCode::NO_CONTENT {
+        head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()))?;
+    }
+    if session.is_http2() {
+        head.insert_header(DATE, get_cached_date())?;
+        session.write_response_header(head).await?;
+        if body.is_empty() || session.req_header().method == Method::HEAD {
+            return session.finish_body().await;
+        }
+        return session.write_response_body(body, true).await;
+    }
+    session.write_response_header(head).await?;
+    session.write_response_body(body, true).await
+}
+
+/// The bytes of an answer to something that never became a request: what Pingora's parser refused, or
+/// a head that did not arrive in time. HTTP/1.1, and the connection ends.
+pub(super) fn raw(refusal: &Refusal, request_id: &RequestId, fields: &ResponseHeader) -> Vec<u8> {
+    let wording = Wording::of(refusal);
+    let body = wording.body(request_id);
+    let reason = wording.status.canonical_reason().unwrap_or_default();
+    let mut answer = format!("HTTP/1.1 {} {reason}\r\n", wording.status.as_u16()).into_bytes();
+    let mut field = |name: &str, value: &[u8]| {
+        answer.extend_from_slice(name.as_bytes());
+        answer.extend_from_slice(b": ");
+        answer.extend_from_slice(value);
+        answer.extend_from_slice(b"\r\n");
+    };
+    field(CONTENT_TYPE.as_str(), b"application/json");
+    field(CONTENT_LENGTH.as_str(), body.len().to_string().as_bytes());
+    field(DATE.as_str(), get_cached_date().as_bytes());
+    field(CONNECTION.as_str(), b"close");
+    for (name, value) in fields.headers.iter().filter(|(name, _)| *name != CONTENT_TYPE) {
+        field(name.as_str(), value.as_bytes());
+    }
+    answer.extend_from_slice(b"\r\n");
+    answer.extend_from_slice(&body);
+    answer
+}
