@@ -36,6 +36,7 @@ from machine import (
     peak_rss_mib,
     require,
     wait_for_quiet,
+    waiting_seconds,
     which,
 )
 from report import Run
@@ -222,12 +223,14 @@ class Bench:
                 sum(cpu_seconds(upstream_pids)) if server is not self.upstream else 0.0,
                 sum(it.ru_utime + it.ru_stime for it in ours),
                 *machine_seconds(),
+                waiting_seconds(pids),
                 time.monotonic(),
             )
 
         before = clocks()
         out = self.load(launch, scenario, self.options.seconds)
-        user, system, upstream, ours, busy, stolen, wall = (b - a for a, b in zip(before, clocks()))
+        spent = (b - a for a, b in zip(before, clocks()))
+        user, system, upstream, ours, busy, stolen, waited, wall = spent
         result = self.result(out, scenario)
         if not result.requests:
             raise Failure(f"{target.name}, {scenario.name}: no request was answered")
@@ -236,8 +239,10 @@ class Bench:
             user_us=user * 1e6 / result.requests,
             system_us=system * 1e6 / result.requests,
             rss_mib=peak_rss_mib(pids),
-            noise=max(0.0, busy - user - system - upstream - ours) / wall,
+            # Not cut off at zero: a median well below it would say that this gauge misses something.
+            noise=(busy - user - system - upstream - ours) / wall,
             stolen=stolen / wall,
+            waited=waited / wall,
         )
         server.trim_log()
         return run

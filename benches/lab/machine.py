@@ -47,6 +47,16 @@ def cpu_seconds(pids: list[int]) -> tuple[float, float]:
     return sum(int(f[11]) for f in fields) / TICKS, sum(int(f[12]) for f in fields) / TICKS
 
 
+def waiting_seconds(pids: list[int]) -> float:
+    """How long the threads of these processes were ready to run while their core did other work."""
+    waited = 0
+    for pid in pids:
+        for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+                waited += int(path.read_text().split()[1])
+    return waited / 1e9
+
+
 def machine_seconds() -> tuple[float, float]:
     """(busy, stolen by the host) seconds of all cores since boot."""
     fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]

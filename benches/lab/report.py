@@ -20,6 +20,7 @@ class Run:
     rss_mib: float
     noise: float  # cores that others used meanwhile
     stolen: float  # cores that the host withheld
+    waited: float  # part of the run that the target waited for its core, though ready
 
     @property
     def cpu_us(self) -> float:
@@ -77,5 +78,6 @@ def conditions(runs: list[Run], limit: float) -> str:
     return (
         f"Other work on the machine, in cores: median {median(noise):.2f}, worst {max(noise):.2f}; "
         f"withheld by the host: worst {max(it.stolen for it in runs):.2f}. "
+        f"Targets waited for their core: median {100 * median(it.waited for it in runs):.0f} % of a run. "
         f"Disturbed runs (over {limit:.2f}): {disturbed} of {len(runs)}."
     )
