@@ -7,7 +7,7 @@
 
 // pub mod admin;
 pub mod demo;
-// pub mod proxy;
+pub mod proxy;
 
 pub mod config;
 

@@ -3,6 +3,7 @@
 //! Only shows; what is wrong is found elsewhere.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use annotate_snippets::renderer::DecorStyle;
@@ -62,20 +63,18 @@ impl Fault {
     }
 
     /// Byte range of the characters at fault inside `source`.
-    fn marked(&self) -> std::ops::Range<usize> {
+    fn marked(&self) -> Range<usize> {
         let byte = |chars: usize| self.source.char_indices().nth(chars).map_or(self.source.len(), |(at, _)| at);
         let start = (self.column - 1).saturating_sub(self.skipped);
         byte(start)..byte(start.saturating_add(self.length))
     }
 
     fn report(&self) -> Group<'_> {
-        let mark = AnnotationKind::Primary.span(self.marked());
-        let place = match self.skipped {
-            0 => self.file.to_string(),
-            // The column that the snippet would count is that of the part shown.
-            _ => format!("{} (column {})", self.file, self.column),
-        };
-        let snippet = Snippet::source(self.source.as_str()).line_start(self.line).path(place);
+        let Range { start, end } = self.marked();
+        let mark = AnnotationKind::Primary.span(start + self.skipped..end + self.skipped);
+        // What was left out of a long line is made up for, else the column would be counted wrong.
+        let source = format!("{}{}", " ".repeat(self.skipped), self.source);
+        let snippet = Snippet::source(source).line_start(self.line).path(&*self.file);
         let group = Level::ERROR.primary_title(&self.message).element(snippet.annotation(mark));
         match &self.help {
             Some(help) => group.element(Level::HELP.message(help)),
@@ -236,7 +235,7 @@ error: unknown key `upstraem`
         let fault = fault(1, 5001, 5, &line);
         assert_eq!(&fault.source[fault.marked()], "fault");
         assert!(fault.source.chars().count() <= SOURCE_MAX);
-        assert!(Faults::new(vec![fault]).to_string().contains("(column 5001)"));
+        assert!(Faults::new(vec![fault]).to_string().contains("routes.yaml:1:5001"));
     }
 
     #[test]

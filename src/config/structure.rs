@@ -3,7 +3,7 @@
 //! What is at fault is cut out of a copy, so that the rest can still be looked at. A cut element
 //! moves those behind it in a list; [`Loaded`] knows where each stood in the file.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use jsonschema::ValidationError;
 use jsonschema::error::{TypeKind, ValidationErrorKind as Kind};
@@ -168,15 +168,15 @@ struct Problem {
     part: Part,
     message: String,
     help: Option<String>,
-    /// What to cut, if it is not the value itself.
-    cut: Option<String>,
 }
 
-/// See `Document::load`; `tainted` tells which values must not be shown.
+/// See `Document::load`; `tainted` tells which values must not be shown, `unfilled` of which nothing
+/// more is to be told.
 pub(super) fn load<T: DeserializeOwned + JsonSchema>(
     value: &serde_yaml::Value,
     findings: &mut Findings,
     tainted: &dyn Fn(&str) -> bool,
+    unfilled: &HashSet<String>,
 ) -> (Option<T>, Loaded) {
     let mut loaded = Loaded::default();
     // Keys are texts by now. Infinite numbers become null, and are refused as such.
@@ -208,72 +208,70 @@ pub(super) fn load<T: DeserializeOwned + JsonSchema>(
                 }
             }
         }
-        if !take_out(&problems, &mut loaded, &schema, report.then_some(&mut *findings)) {
+        let at: Vec<String> = problems.iter().map(|it| loaded.translate(&it.path)).collect();
+        if report {
+            for (problem, path) in problems.into_iter().zip(&at).filter(|it| !unfilled.contains(it.1)) {
+                let path = format!("{AS_WRITTEN}{path}");
+                findings.push(path, problem.part, problem.message).help = problem.help;
+            }
+        }
+        // Several problems with one value are one cut.
+        let at: BTreeSet<String> = at.into_iter().collect();
+        if !at.iter().all(|it| loaded.cut(it, &schema)) {
             break;
         }
     }
     (None, loaded)
 }
 
-/// Reports problems, if wanted, and cuts their values out.
-fn take_out(problems: &[Problem], loaded: &mut Loaded, schema: &Value, mut findings: Option<&mut Findings>) -> bool {
-    let mut usable = true;
-    let written = |path: &str, loaded: &Loaded| loaded.translate(path);
-    let cuts: Vec<String> = problems.iter().map(|it| written(it.cut.as_ref().unwrap_or(&it.path), loaded)).collect();
-    for problem in problems {
-        if let Some(findings) = findings.as_deref_mut() {
-            let path = format!("{AS_WRITTEN}{}", written(&problem.path, loaded));
-            let finding = findings.push(path, problem.part, problem.message.clone());
-            finding.help.clone_from(&problem.help);
-        }
-    }
-    let mut done = std::collections::BTreeSet::new();
-    for cut in cuts {
-        // Several problems with one value are one cut.
-        if done.insert(cut.clone()) {
-            usable &= loaded.cut(&cut, schema);
-        }
-    }
-    usable
-}
-
 /// Where deserialisation stops although the schema is content: a check in a type's own code.
 /// Values are read in order, so the first prefix of a list or mapping that fails with the same
-/// words ends with the culprit.
+/// words ends with the culprit. What comes after it is dropped: it may fail in the same words.
 fn refused<T: DeserializeOwned>(value: &Value, error: &serde_json::Error) -> Problem {
     let message = error.to_string();
+    let mut value = value.clone();
     let mut path = String::new();
-    let fails = |path: &str, length: usize| {
-        let mut trial = value.clone();
-        match trial.pointer_mut(path) {
-            Some(Value::Array(list)) => list.truncate(length),
-            Some(Value::Object(map)) => *map = std::mem::take(map).into_iter().take(length).collect(),
-            _ => {}
-        }
-        T::deserialize(&trial).is_err_and(|it| it.to_string() == message)
-    };
-    loop {
-        let length = match value.pointer(&path) {
-            Some(Value::Array(list)) => list.len(),
-            Some(Value::Object(map)) => map.len(),
-            _ => break,
+    while let Some(length) = length_at(&value, &path) {
+        let fails = |length: usize| {
+            let mut trial = value.clone();
+            shorten(&mut trial, &path, length);
+            T::deserialize(&trial).is_err_and(|it| it.to_string() == message)
         };
-        if length == 0 || fails(&path, 0) {
+        if length == 0 || fails(0) {
             break;
         }
         // Fails with `high` elements, does not with `low`.
         let (mut low, mut high) = (0, length);
         while high - low > 1 {
             let middle = low.midpoint(high);
-            if fails(&path, middle) { high = middle } else { low = middle }
+            if fails(middle) { high = middle } else { low = middle }
         }
-        let step = match value.pointer(&path) {
-            Some(Value::Object(map)) => map.keys().nth(high - 1).map(|it| escape(it)),
-            _ => Some((high - 1).to_string()),
+        shorten(&mut value, &path, high);
+        let step = match value.pointer(&path).and_then(Value::as_object) {
+            Some(map) => map.keys().next_back().map(|it| escape(it)).unwrap_or_default(),
+            None => low.to_string(),
         };
-        path.push_str(&format!("/{}", step.unwrap_or_default()));
+        path.push_str(&format!("/{step}"));
     }
-    Problem { path, part: Part::Value, message, help: None, cut: None }
+    Problem::new(path, message)
+}
+
+fn length_at(value: &Value, path: &str) -> Option<usize> {
+    match value.pointer(path)? {
+        Value::Array(list) => Some(list.len()),
+        Value::Object(map) => Some(map.len()),
+        _ => None,
+    }
+}
+
+fn shorten(value: &mut Value, path: &str, length: usize) {
+    match value.pointer_mut(path) {
+        Some(Value::Array(list)) => list.truncate(length),
+        Some(Value::Object(map)) => {
+            *map = std::mem::take(map).into_iter().take(length).collect();
+        }
+        _ => {}
+    }
 }
 
 /// Turns what the validator says into what helps an operator.
@@ -336,7 +334,8 @@ impl Explainer<'_> {
             (Some(expected), _) => expected.to_owned(),
             (None, TypeKind::Single(one)) => noun(one.as_str()).to_owned(),
             (None, TypeKind::Multiple(several)) => {
-                either(&several.iter().map(|it| noun(it.as_str())).collect::<Vec<_>>())
+                let named = several.iter().map(|it| it.as_str()).filter(|it| *it != "null");
+                either(&named.map(noun).collect::<Vec<_>>())
             }
         };
         self.mismatch(path, &wanted)
@@ -397,7 +396,7 @@ impl Explainer<'_> {
         let words: Vec<&str> = resolved.iter().flat_map(|it| words(it)).collect();
         let free_text = resolved.iter().any(|it| is_free_text(it));
         match self.at(path) {
-            Value::String(_) if !free_text && !(words.is_empty() && known_tags.is_empty()) => {
+            Value::String(_) if !free_text && words.len() + known_tags.len() > 0 => {
                 problems.push(self.unknown_word(path.to_owned(), &words, &known_tags));
             }
             Value::Object(map) if known_tags.len() == real.len() - count_words(&resolved) => {
@@ -465,7 +464,7 @@ fn tagged(
 
 impl Problem {
     fn new(path: String, message: String) -> Self {
-        Self { path, part: Part::Value, message, help: None, cut: None }
+        Self { path, part: Part::Value, message, help: None }
     }
 }
 

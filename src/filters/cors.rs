@@ -86,7 +86,7 @@ impl Cors {
             return None;
         }
         let mut answer = Box::new(ResponseHeader::build(204, Some(8)).ok()?);
-        if self.allows(headers) {
+        if self.allows(headers.get(ORIGIN)) {
             let methods: Vec<&str> = allowed.iter().map(Method::as_str).collect();
             let methods = HeaderValue::from_str(&methods.join(", ")).ok().filter(|_| !methods.is_empty());
             // Any method that the route takes; a route that takes all gives back what was asked for.
@@ -101,8 +101,8 @@ impl Cors {
     }
 
     /// Tells the browser whether the page may read the answer.
-    pub fn on_response(&self, request: &HeaderMap, answer: &mut ResponseHeader) {
-        let Some(origin) = request.get(ORIGIN) else {
+    pub fn on_response(&self, origin: Option<&HeaderValue>, answer: &mut ResponseHeader) {
+        let Some(origin) = origin else {
             // An answer without an origin may be kept by a cache and given to one with.
             if !self.any {
                 let _ = answer.append_header(VARY, HeaderValue::from_static("Origin"));
@@ -112,7 +112,7 @@ impl Cors {
         if !self.any || self.credentials {
             let _ = answer.append_header(VARY, HeaderValue::from_static("Origin"));
         }
-        if !self.allows(request) {
+        if !self.allows(Some(origin)) {
             return;
         }
         let named = if self.any && !self.credentials { HeaderValue::from_static("*") } else { origin.clone() };
@@ -123,8 +123,8 @@ impl Cors {
         let _ = answer.insert_header(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
     }
 
-    fn allows(&self, request: &HeaderMap) -> bool {
-        let origin = request.get(ORIGIN).and_then(|it| it.to_str().ok());
+    fn allows(&self, origin: Option<&HeaderValue>) -> bool {
+        let origin = origin.and_then(|it| it.to_str().ok());
         origin.is_some_and(|origin| self.any || self.origins.iter().any(|it| it.matches(origin)))
     }
 }

@@ -41,9 +41,12 @@ impl Wording {
                 &format!("the request is malformed: {why}"),
                 "send the request as RFC 9110 and RFC 9112 write it",
             ),
-            Refusal::MethodNotSupported => {
-                say(StatusCode::METHOD_NOT_ALLOWED, "method_not_supported", "CONNECT is not offered", "use another method")
-            }
+            Refusal::MethodNotSupported => say(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_supported",
+                "CONNECT is not offered",
+                "use another method",
+            ),
             Refusal::ExpectationFailed => say(
                 StatusCode::EXPECTATION_FAILED,
                 "expectation_failed",
@@ -80,9 +83,12 @@ impl Wording {
                     "send less",
                 )
             },
-            Refusal::UriTooLong => {
-                say(StatusCode::URI_TOO_LONG, "uri_too_long", "the request's target is too long", "send a shorter target")
-            }
+            Refusal::UriTooLong => say(
+                StatusCode::URI_TOO_LONG,
+                "uri_too_long",
+                "the request's target is too long",
+                "send a shorter target",
+            ),
             Refusal::HeadersTooLarge => say(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "headers_too_large",
@@ -122,9 +128,12 @@ impl Wording {
             Refusal::ExchangeTimeout => {
                 say(StatusCode::GATEWAY_TIMEOUT, "request_deadline", "the request took too long in all", LATER)
             }
-            Refusal::Internal => {
-                say(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "something in the gateway broke", "tell the operator")
-            }
+            Refusal::Internal => say(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal_error",
+                "something in the gateway broke",
+                "tell the operator",
+            ),
         }
     }
 

@@ -87,9 +87,7 @@ impl Table {
     fn verdict(&self, outcome: Outcome, path: &str) -> Verdict {
         match outcome {
             Outcome::Found { route, params } => {
-                let named = |(index, name): (usize, &String)| {
-                    Some((name.clone(), params.at(index, path)?.to_owned()))
-                };
+                let named = |(index, name): (usize, &String)| Some((name.clone(), params.at(index, path)?.to_owned()));
                 let params = self.captures(route).iter().enumerate().filter_map(named).collect();
                 let path = self.pattern(route).to_owned();
                 Verdict::Found { route: self.name(route).to_owned(), path, params }

@@ -42,10 +42,9 @@ impl Pattern {
         };
         if let Some(mark) = text.find(['?', '#']) {
             let message = "a path pattern ends before the query";
-            findings.error(at, message).help(format!(
-                "write `{}`, and conditions on the query under `query`",
-                &text[..mark]
-            ));
+            findings
+                .error(at, message)
+                .help(format!("write `{}`, and conditions on the query under `query`", &text[..mark]));
             return pattern;
         }
         check_normal(text, at, findings);
@@ -66,9 +65,9 @@ impl Pattern {
     fn segment(&mut self, text: &str, last: bool, at: &At<'_>, findings: &mut Findings) {
         if !text.contains(['{', '}']) {
             if text == "*" || text == "**" {
-                findings.error(at, format!("`{text}` is no wildcard")).help(
-                    "write `{name}` for one segment, `{*rest}` at the end for all that follow",
-                );
+                findings
+                    .error(at, format!("`{text}` is no wildcard"))
+                    .help("write `{name}` for one segment, `{*rest}` at the end for all that follow");
             }
             self.segments.push(Segment::Literal(text.to_owned()));
             return;
@@ -134,9 +133,8 @@ impl Pattern {
         let mut misses = pairs().filter(|(_, (segment, part))| !fits(segment, part));
         let Some((place, (wanted, part))) = misses.next() else { return Nearness::Matches };
         // A pattern that shares no word with the path is of another family altogether.
-        let kin = pairs().any(|(_, (segment, part))| {
-            !part.is_empty() && *segment == Segment::Literal((*part).to_owned())
-        });
+        let kin =
+            pairs().any(|(_, (segment, part))| !part.is_empty() && *segment == Segment::Literal((*part).to_owned()));
         match wanted {
             Segment::Literal(text) if kin && misses.next().is_none() => {
                 Nearness::Near(format!("path segment {} is `{part}`, not `{text}`", place + 1))
@@ -221,9 +219,7 @@ impl Host {
     pub(super) fn takes(&self, name: &str) -> bool {
         match self {
             Self::Exact(host) => host == name,
-            Self::Below(host) => {
-                name.strip_suffix(host.as_str()).is_some_and(|it| it.ends_with('.'))
-            }
+            Self::Below(host) => name.strip_suffix(host.as_str()).is_some_and(|it| it.ends_with('.')),
         }
     }
 
@@ -276,12 +272,8 @@ fn without_port(host: &str) -> &str {
 
 fn is_host(name: &str) -> bool {
     let byte = |it: u8| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'-' || it == b'_';
-    let label = |it: &str| {
-        (1..=63).contains(&it.len())
-            && it.bytes().all(byte)
-            && !it.starts_with('-')
-            && !it.ends_with('-')
-    };
+    let label =
+        |it: &str| (1..=63).contains(&it.len()) && it.bytes().all(byte) && !it.starts_with('-') && !it.ends_with('-');
     name.len() <= HOST_MAX && name.split('.').all(label)
 }
 

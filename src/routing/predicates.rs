@@ -42,11 +42,7 @@ enum Miss {
 }
 
 impl Predicate {
-    pub(super) fn headers(
-        written: &BTreeMap<String, ValueMatch>,
-        at: &At<'_>,
-        findings: &mut Findings,
-    ) -> Vec<Self> {
+    pub(super) fn headers(written: &BTreeMap<String, ValueMatch>, at: &At<'_>, findings: &mut Findings) -> Vec<Self> {
         let mut predicates: Vec<Self> = Vec::new();
         for (key, value) in written {
             let at = at.key(key);
@@ -67,11 +63,7 @@ impl Predicate {
         predicates
     }
 
-    pub(super) fn query(
-        written: &BTreeMap<String, ValueMatch>,
-        at: &At<'_>,
-        findings: &mut Findings,
-    ) -> Vec<Self> {
+    pub(super) fn query(written: &BTreeMap<String, ValueMatch>, at: &At<'_>, findings: &mut Findings) -> Vec<Self> {
         let predicate = |(key, value): (&String, &ValueMatch)| {
             let test = Test::compile(value, &at.key(key), findings);
             Self { field: Field::Query(key.clone()), test }
@@ -115,9 +107,7 @@ impl Predicate {
     /// Whether no request can satisfy both lists. Sound because of repeated fields only the first
     /// line counts: with any line, `x: 1` and `x: 2` could hold at once.
     pub(super) fn disjoint(left: &[Self], right: &[Self]) -> bool {
-        let apart = |left: &Self| {
-            right.iter().any(|it| it.field == left.field && it.test.disjoint(&left.test))
-        };
+        let apart = |left: &Self| right.iter().any(|it| it.field == left.field && it.test.disjoint(&left.test));
         left.iter().any(apart)
     }
 
@@ -133,9 +123,7 @@ impl Predicate {
 impl Test {
     fn compile(written: &ValueMatch, at: &At<'_>, findings: &mut Findings) -> Self {
         match written {
-            ValueMatch::Exact(text) | ValueMatch::Rule(ValueRule::Exact(text)) => {
-                Self::Exact(text.clone())
-            }
+            ValueMatch::Exact(text) | ValueMatch::Rule(ValueRule::Exact(text)) => Self::Exact(text.clone()),
             ValueMatch::Rule(ValueRule::Prefix(text)) => {
                 if text.is_empty() {
                     findings.error(at, "every text starts with nothing").help("`present: true`");
@@ -153,9 +141,7 @@ impl Test {
         };
         let (same, miss) = match self {
             Self::Exact(text) => (value.eq(text.bytes()), Miss::Different),
-            Self::Prefix(text) => {
-                (text.bytes().all(|it| value.next() == Some(it)), Miss::Different)
-            }
+            Self::Prefix(text) => (text.bytes().all(|it| value.next() == Some(it)), Miss::Different),
             Self::Present => (true, Miss::Different),
             Self::Absent => (false, Miss::Unwanted),
         };

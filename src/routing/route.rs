@@ -45,12 +45,7 @@ pub(super) struct Fit {
 
 impl Route {
     /// Reports all faults; returns the route and whether it has none.
-    pub(super) fn compile(
-        name: &str,
-        written: &MatchConfig,
-        at: &At<'_>,
-        findings: &mut Findings,
-    ) -> (Self, bool) {
+    pub(super) fn compile(name: &str, written: &MatchConfig, at: &At<'_>, findings: &mut Findings) -> (Self, bool) {
         // No `..`: a new condition does not compile until it has been given its meaning here.
         let MatchConfig { path, hosts, methods, headers, query, accept, websocket } = written;
         let before = findings.iter().count();

@@ -122,13 +122,7 @@ impl Table {
     }
 
     /// What a path that was matched captured under a name.
-    pub fn param<'p>(
-        &self,
-        route: usize,
-        params: &Params,
-        path: &'p str,
-        name: &str,
-    ) -> Option<&'p str> {
+    pub fn param<'p>(&self, route: usize, params: &Params, path: &'p str, name: &str) -> Option<&'p str> {
         let index = self.captures(route).iter().position(|it| it == name)?;
         params.at(index, path)
     }
@@ -168,9 +162,7 @@ impl Table {
         for leaf in tries.flat_map(Trie::leaves_mut) {
             leaf.sort_by(|left, right| routes[*left].order().cmp(&routes[*right].order()));
             for (place, left) in leaf.iter().enumerate() {
-                let mut equals = leaf[place + 1..]
-                    .iter()
-                    .take_while(|it| routes[**it].weight == routes[*left].weight);
+                let mut equals = leaf[place + 1..].iter().take_while(|it| routes[**it].weight == routes[*left].weight);
                 // One clash a route is enough to be told: many alike would make many pairs.
                 if let Some(right) = equals.find(|it| routes[*left].clashes(&routes[**it])) {
                     clashes.insert((*left.max(right), *left.min(right)));
@@ -191,12 +183,7 @@ impl Table {
     }
 
     /// Shows all lists of routes whose host and path match, most specific first.
-    fn walk(
-        &self,
-        host: Option<&HostName>,
-        path: &str,
-        visit: Visit<'_>,
-    ) -> Option<(usize, Params)> {
+    fn walk(&self, host: Option<&HostName>, path: &str, visit: Visit<'_>) -> Option<(usize, Params)> {
         if !path.starts_with('/') {
             return None;
         }

@@ -321,8 +321,7 @@ mod tests {
             Just("?"),
             Just("b.c"),
         ];
-        proptest::collection::vec(part, 0..12)
-            .prop_map(|parts| format!("/{}", parts.concat()).into_bytes())
+        proptest::collection::vec(part, 0..12).prop_map(|parts| format!("/{}", parts.concat()).into_bytes())
     }
 
     proptest! {

@@ -142,9 +142,7 @@ fn check_form(text: &str, at: &At<'_>, findings: &mut Findings) {
     if let Some(why) = normal(&filled(target, "x")) {
         findings.error(at, "the path is not in its normal form").help(why);
     } else if has_dots(&filled(target, "")) {
-        findings
-            .error(at, "an empty capture would leave a dot segment")
-            .help("put no dots alone beside a capture");
+        findings.error(at, "an empty capture would leave a dot segment").help("put no dots alone beside a capture");
     }
 }
 

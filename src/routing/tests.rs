@@ -202,20 +202,14 @@ fn the_client_s_favourite_type_wins_among_equals() {
 
 #[test]
 fn a_route_that_lists_head_goes_before_one_that_lists_get() {
-    let table = table(&[
-        ("a-get", "{ path: /a, methods: [GET] }"),
-        ("b-head", "{ path: /a, methods: [HEAD] }"),
-    ]);
+    let table = table(&[("a-get", "{ path: /a, methods: [GET] }"), ("b-head", "{ path: /a, methods: [HEAD] }")]);
     check(&table, "HEAD /a", &[], "b-head");
     check(&table, "GET /a", &[], "a-get");
 }
 
 #[test]
 fn a_websocket_route_takes_handshakes_only() {
-    let table = table(&[
-        ("plain", "path: '/ws/{*rest}'"),
-        ("socket", "{ path: '/ws/{*rest}', websocket: true }"),
-    ]);
+    let table = table(&[("plain", "path: '/ws/{*rest}'"), ("socket", "{ path: '/ws/{*rest}', websocket: true }")]);
     check(&table, "GET /ws/1", &[("upgrade", "websocket")], "socket rest=1");
     check(&table, "GET /ws/1", &[], "plain rest=1");
 }
@@ -302,11 +296,8 @@ fn an_explanation_names_the_near_misses_and_why() {
     let explanation = table.explain(&asked.request());
     let Verdict::Found { route, params, .. } = &explanation.outcome else { panic!() };
     assert_eq!((route.as_str(), params["x"].as_str()), ("won", "a"));
-    let near: Vec<String> = explanation
-        .near
-        .iter()
-        .map(|it| format!("{}: {}", it.route, it.reasons.join("; ")))
-        .collect();
+    let near: Vec<String> =
+        explanation.near.iter().map(|it| format!("{}: {}", it.route, it.reasons.join("; "))).collect();
     assert_eq!(
         near,
         [
@@ -339,10 +330,7 @@ fn expand(pattern: &str, template: &str, path: &str) -> String {
 #[test]
 fn a_template_puts_captures_in_their_places() {
     assert_eq!(expand("/a/{x}/{*rest}", "/b/{rest}/{x}", "/a/1/2/3"), "/b/2/3/1");
-    assert_eq!(
-        expand("/a/{x}", "https://example.org/{x}.html", "/a/%2B"),
-        "https://example.org/%2B.html"
-    );
+    assert_eq!(expand("/a/{x}", "https://example.org/{x}.html", "/a/%2B"), "https://example.org/%2B.html");
     assert_eq!(expand("/a/{*rest}", "/players/{rest}", "/a"), "/players");
     assert_eq!(expand("/a/{*rest}", "/players/{rest}", "/a/"), "/players/");
     assert_eq!(expand("/a/{*rest}", "/{rest}", "/a"), "/");
@@ -358,10 +346,8 @@ fn a_template_s_faults_are_told() {
         let names = ["rest".to_owned(), "player".to_owned()];
         let mut findings = Findings::default();
         Template::compile(template, &names, &At::ROOT, &mut findings);
-        let found: Vec<String> = findings
-            .iter()
-            .map(|it| format!("{} | {}", it.message, it.help.as_deref().unwrap_or("")))
-            .collect();
+        let found: Vec<String> =
+            findings.iter().map(|it| format!("{} | {}", it.message, it.help.as_deref().unwrap_or(""))).collect();
         assert_eq!(found, [expected], "{template}");
     };
     check("/a/{plyer}", "the path captures no `plyer` | did you mean `player`?");
@@ -387,10 +373,7 @@ fn naive(table: &Table, asked: &Asked) -> Option<String> {
     let host = HostName::of(request.host);
     let host_rank = |route: &Route| {
         let any = route.hosts.is_empty().then_some((false, 0));
-        let ranks = route
-            .hosts
-            .iter()
-            .filter(|it| host.as_ref().is_some_and(|name| it.takes(name.as_str())));
+        let ranks = route.hosts.iter().filter(|it| host.as_ref().is_some_and(|name| it.takes(name.as_str())));
         ranks.map(|it| (!it.text().starts_with('*'), it.text().len())).chain(any).max()
     };
     let path_rank = |route: &Route| -> Vec<u8> {
@@ -440,9 +423,7 @@ fn any_match() -> impl Strategy<Value = MatchConfig> {
         let path = named.collect::<String>() + end;
         if path.is_empty() { "/".to_owned() } else { path }
     });
-    let rule = proptest::sample::select(
-        &["'1'", "{ prefix: '1' }", "{ present: true }", "{ present: false }"][..],
-    );
+    let rule = proptest::sample::select(&["'1'", "{ prefix: '1' }", "{ present: true }", "{ present: false }"][..]);
     let key = proptest::sample::select(&["x", "y"][..]).prop_map(str::to_owned);
     let value = rule.prop_map(|it| serde_yaml::from_str(it).unwrap());
     let conditions = || proptest::collection::btree_map(key.clone(), value.clone(), 0..2);
@@ -461,11 +442,10 @@ fn any_request() -> impl Strategy<Value = Asked> {
     let method = proptest::sample::select(&["GET", "HEAD", "POST", "PUT"][..]);
     let host = proptest::sample::select(&["", "h.org", "i.h.org:80", "j.i.h.org", "k.org"][..]);
     let segment = proptest::sample::select(&["/a", "/b", "/c", "/d"][..]);
-    let path =
-        (proptest::collection::vec(segment, 0..5), any::<bool>()).prop_map(|(path, slash)| {
-            let path = path.concat();
-            if slash || path.is_empty() { path + "/" } else { path }
-        });
+    let path = (proptest::collection::vec(segment, 0..5), any::<bool>()).prop_map(|(path, slash)| {
+        let path = path.concat();
+        if slash || path.is_empty() { path + "/" } else { path }
+    });
     let query = proptest::sample::select(&["", "?x=1", "?y=12&x=2", "?x"][..]);
     let accept = proptest::sample::select(&["", "a/b", "a/*;q=0.2, c/d", "a/b;q=0, */*;q=0.5"][..]);
     let header = proptest::sample::select(&["", "1", "12", "2"][..]);

@@ -146,12 +146,7 @@ impl Walk<'_> {
     }
 
     /// Keeps the capture only if it leads to a choice.
-    fn captured(
-        &mut self,
-        start: usize,
-        end: usize,
-        go: impl FnOnce(&mut Self) -> Option<usize>,
-    ) -> Option<usize> {
+    fn captured(&mut self, start: usize, end: usize, go: impl FnOnce(&mut Self) -> Option<usize>) -> Option<usize> {
         // Without this, a chain of sixteen names would have no room to try a rest that is not there.
         if self.params.len() == CAPTURES_MAX {
             return None;

@@ -1,0 +1,108 @@
+"""The requests: single ones that check an answer, and the load of `wrk` and `h2load`."""
+
+import http.client
+import re
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+UNITS_US = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 6e7}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What every target is asked, alike to the byte."""
+
+    path: str
+    method: str = "GET"
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str | None = None
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a load generator saw, its own CPU time apart. Latencies in µs."""
+
+    requests: int
+    rate: float
+    p50: float
+    p99: float
+    errors: int
+
+
+def fetch(address: str, request: Request, without: str | None = None) -> tuple[int, bytes]:
+    """Status and body of one request; status 0 if nobody answered. `without` leaves a header out."""
+    connection = http.client.HTTPConnection(address, timeout=10)
+    headers = {name: value for name, value in request.headers.items() if name != without}
+    try:
+        connection.request(request.method, request.path, request.body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        return 0, str(error).encode()
+    finally:
+        connection.close()
+
+
+def fetch_h2(address: str, request: Request) -> bytes:
+    """The body of one GET over HTTP/2 without TLS, which Python's library does not speak."""
+    argv = ["nghttp", "--timeout=10", *header_options(request), f"http://{address}{request.path}"]
+    return subprocess.run(argv, capture_output=True, timeout=20, check=False).stdout
+
+
+def header_options(request: Request) -> list[str]:
+    return [word for name, value in request.headers.items() for word in ("-H", f"{name}: {value}")]
+
+
+def wrk_command(address: str, request: Request, connections: int, seconds: int, run: Path) -> list[str]:
+    argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", "20s"]
+    if request.body is not None:
+        script = run / "wrk.lua"
+        script.write_text(f"wrk.method = '{request.method}'\nwrk.body = [==[{request.body}]==]\n")
+        argv += ["-s", str(script)]
+    return [*argv, *header_options(request), f"http://{address}{request.path}"]
+
+
+def wrk_result(out: str) -> Load:
+    errors = [int(it) for it in re.findall(r"Non-2xx or 3xx responses: (\d+)", out)]
+    for counts in re.findall(r"Socket errors: (.*)", out):
+        errors += [int(it) for it in re.findall(r"\d+", counts)]
+
+    def found(pattern: str) -> str:
+        return re.search(pattern, out)[1]
+
+    return Load(
+        requests=int(found(r"(\d+) requests in")),
+        rate=float(found(r"Requests/sec:\s+([\d.]+)")),
+        p50=microseconds(found(r"\n +50% +(\S+)")),
+        p99=microseconds(found(r"\n +99% +(\S+)")),
+        errors=sum(errors),
+    )
+
+
+def microseconds(text: str) -> float:
+    number, unit = re.fullmatch(r"([\d.]+)([a-z]+)", text).groups()
+    return float(number) * UNITS_US[unit]
+
+
+def h2load_command(
+    address: str, request: Request, connections: int, streams: int, seconds: int, run: Path
+) -> list[str]:
+    log = run / "h2load.log"
+    log.unlink(missing_ok=True)  # h2load appends
+    argv = ["h2load", "-t1", f"-c{connections}", f"-m{streams}", f"-D{seconds}", f"--log-file={log}"]
+    return [*argv, *header_options(request), f"http://{address}{request.path}"]
+
+
+def h2load_result(out: str, run: Path) -> Load:
+    # "failed" holds every other kind; its own summary has no percentiles, so they come from the log.
+    done, failed = re.search(r"(\d+) done, \d+ succeeded, (\d+) failed", out).groups()
+    with (run / "h2load.log").open() as log:
+        times = sorted(int(line.split("\t")[2]) for line in log)
+    return Load(
+        requests=int(done),
+        rate=float(re.search(r"finished in \S+, ([\d.]+) req/s", out)[1]),
+        p50=times[len(times) // 2],
+        p99=times[len(times) * 99 // 100],
+        errors=int(failed),
+    )

@@ -1,0 +1,294 @@
+//! The request's way: Pingora's callbacks, each a handful of lines that hand over.
+//!
+//! [`way`] is the order of the steps, [`reply`] words what the gateway says itself, [`strict`] refuses
+//! what could be read in two ways, [`access_log`] tells of every request.
+
+mod access_log;
+mod client_ip;
+mod reply;
+mod strict;
+mod way;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{StatusCode, Version};
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType, Result};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+
+use crate::base::RequestId;
+use crate::config::Configuration;
+use crate::exchange::{Ended, WayOut, Worker, exchange};
+use crate::listener::{Connection, Refuse};
+use crate::pipeline::{EndState, Exchange, Refusal, Scheme};
+use crate::proxy::way::{Admitted, Arrival, way_in};
+use crate::telemetry::{IN_FLIGHT, refused};
+
+/// How long a request's body is read and dropped after a refusal, so that the client reads the answer
+/// and can go on with the connection.
+const DRAIN_BODY: Duration = Duration::from_secs(1);
+
+/// The gateway as Pingora sees it; one on each worker thread.
+pub struct Proxy {
+    configuration: Arc<Configuration>,
+    worker: Worker,
+}
+
+/// What is known about a request from its head to the line in the log.
+#[derive(Default)]
+pub struct Request {
+    exchange: Option<Exchange>,
+    admitted: Option<Admitted>,
+    under_way: Option<UnderWay>,
+}
+
+/// Counts a request for as long as it is under way.
+struct UnderWay;
+
+impl UnderWay {
+    fn new() -> Self {
+        IN_FLIGHT.inc();
+        Self
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        IN_FLIGHT.dec();
+    }
+}
+
+impl Proxy {
+    /// To be made on the thread that uses it.
+    pub fn new(configuration: Arc<Configuration>, worker: Worker) -> Self {
+        Self { configuration, worker }
+    }
+
+    /// Answers a request; an error means that the connection or stream has to be cut.
+    async fn serve(&self, session: &mut ServerSession, request: &mut Request, peer_trusted: bool) -> Result<()> {
+        let exchange_state = request.exchange.as_mut().expect("it was made just now");
+        match way_in(self.configuration.serving(), exchange_state, session, peer_trusted) {
+            Ok(Arrival::Admitted(admitted)) => {
+                let admitted = request.admitted.insert(admitted);
+                let alive = &admitted.serving.alive[admitted.route];
+                let destination = alive.destination.as_ref().expect("what has none is answered at once");
+                let policy = &admitted.serving.snapshot.routes[admitted.route].policy;
+                let ended = exchange(&self.worker, session, exchange_state, destination, policy, &*admitted).await;
+                match ended {
+                    Ok(()) => {
+                        exchange_state.end.get_or_insert(EndState::Done);
+                        Ok(())
+                    }
+                    Err(Ended::Unanswered(refusal)) => refuse(session, exchange_state, Some(admitted), refusal).await,
+                    Err(Ended::Cut(end)) => cut(exchange_state, end),
+                    Err(Ended::ClientGone) => cut(exchange_state, EndState::ClientGone),
+                }
+            }
+            Ok(Arrival::Answered(admitted, mut head, body)) => {
+                admitted.on_response(exchange_state, &mut head);
+                request.admitted = Some(admitted);
+                answer(session, exchange_state, head, body, EndState::Done).await
+            }
+            Err((admitted, refusal)) => {
+                let refused = refuse(session, exchange_state, admitted.as_ref(), refusal).await;
+                request.admitted = admitted;
+                refused
+            }
+        }
+    }
+}
+
+/// Answers with a refusal; what it looks like is `reply`'s business.
+async fn refuse(
+    session: &mut ServerSession,
+    exchange: &mut Exchange,
+    admitted: Option<&Admitted>,
+    refusal: Refusal,
+) -> Result<()> {
+    let (mut head, body) = reply::refusal(&refusal, &exchange.request_id);
+    match admitted {
+        Some(admitted) => admitted.on_response(exchange, &mut head),
+        None => way::routeless(exchange, &mut head),
+    }
+    if matches!(refusal, Refusal::BadRequest(_) | Refusal::RequestTimeout) {
+        session.set_keepalive(None); // nobody knows where the next request begins
+    } else {
+        settle_body(session);
+    }
+    let end = match refusal {
+        Refusal::NoHealthyEndpoint
+        | Refusal::ConnectFailed
+        | Refusal::ConnectTimeout
+        | Refusal::UpstreamClosed
+        | Refusal::UpstreamProtocol
+        | Refusal::FirstByteTimeout
+        | Refusal::ExchangeTimeout => EndState::UpstreamError,
+        Refusal::RequestTimeout => EndState::ClientTimeout,
+        _ => EndState::Refused,
+    };
+    exchange.refusal = Some(refusal);
+    answer(session, exchange, head, body, end).await
+}
+
+/// What is left of a request's body is drained after an answer that did not wait for it. Not after
+/// `Expect`: the client may leave the body out, and its next request would be taken for it.
+fn settle_body(session: &mut ServerSession) {
+    if session.is_body_done() || session.req_header().headers.contains_key(http::header::EXPECT) {
+        return;
+    }
+    session.set_close_on_response_before_downstream_finish(false);
+    session.set_total_drain_timeout(Some(DRAIN_BODY));
+}
+
+async fn answer(
+    session: &mut ServerSession,
+    exchange: &mut Exchange,
+    head: Box<ResponseHeader>,
+    body: Bytes,
+    end: EndState,
+) -> Result<()> {
+    match reply::send(session, head, body).await {
+        Ok(()) => {
+            exchange.end = Some(end);
+            Ok(())
+        }
+        Err(_) => cut(exchange, EndState::ClientGone),
+    }
+}
+
+fn cut(exchange: &mut Exchange, end: EndState) -> Result<()> {
+    exchange.end = Some(end);
+    Error::e_explain(ErrorType::ConnectionClosed, end.as_str())
+}
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Request;
+
+    fn new_ctx(&self) -> Request {
+        Request { exchange: None, admitted: None, under_way: Some(UnderWay::new()) }
+    }
+
+    async fn request_filter(&self, session: &mut Session, request: &mut Request) -> Result<bool> {
+        let session = &mut session.downstream_session;
+        let connection = Connection::of(session.digest()).cloned();
+        let connection = connection.ok_or_else(|| Error::explain(ErrorType::InternalError, "no connection"))?;
+        connection.admitted();
+        session.set_pipelining_enabled(true);
+        if connection.closing() {
+            session.set_keepalive(None);
+        }
+        let peer = connection.peer().ip();
+        let trusted = &self.configuration.process().trusted_proxies;
+        let client = client_ip::client_ip(peer, &session.req_header().headers, trusted);
+        let scheme = if connection.tls().is_some() { Scheme::Https } else { Scheme::Http };
+        request.exchange = Some(Exchange::new(client, scheme));
+        self.serve(session, request, trusted.hold(peer)).await.map(|()| true)
+    }
+
+    /// Not reached: `request_filter` answers every request.
+    async fn upstream_peer(&self, _: &mut Session, _: &mut Request) -> Result<Box<HttpPeer>> {
+        Error::e_explain(ErrorType::InternalError, "the exchange connects by itself")
+    }
+
+    /// What deserved an answer got one: the connection is cut, so that nobody takes half for whole.
+    async fn fail_to_proxy(&self, _: &mut Session, _: &Error, _: &mut Request) -> FailToProxy {
+        FailToProxy { error_code: 0, can_reuse_downstream: false }
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &Request, _: &Error) -> bool {
+        true // the access log says it better
+    }
+
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, request: &mut Request) {
+        let Some(exchange) = &request.exchange else { return };
+        let session = &session.downstream_session;
+        let head = session.req_header();
+        let end = exchange.end.unwrap_or(EndState::ClientGone);
+        let status = session.response_written().map_or(0, |it| it.status.as_u16());
+        let error = exchange.refusal.as_ref().map(|it| reply::Wording::of(it).code);
+        let duration = exchange.started.elapsed();
+        let (received, sent) = (session.body_bytes_read() as u64, session.body_bytes_sent() as u64);
+        end.count();
+        if let Some(code) = error {
+            refused(code);
+        }
+        if let Some(admitted) = &request.admitted {
+            admitted.serving.alive[admitted.route].metrics.record(status, duration, received, sent);
+        } else {
+            UNROUTED.record(status, duration, received, sent);
+        }
+        let target = exchange.target_received.as_ref().unwrap_or(&head.uri);
+        let connection = Connection::of(session.digest());
+        let facts = access_log::Facts {
+            method: &head.method,
+            path: target.path().as_bytes(),
+            host: host(head),
+            http: match head.version {
+                Version::HTTP_2 => "2",
+                Version::HTTP_10 => "1.0",
+                _ => "1.1",
+            },
+            listener: connection.map_or("", |it| it.listener()),
+            route: request.admitted.as_ref().map_or("", |it| &it.route().name),
+            status,
+            bytes_received: received,
+            bytes_sent: sent,
+            duration,
+            end,
+            error,
+        };
+        access_log::write(exchange, &facts);
+        request.under_way = None;
+    }
+}
+
+fn host(head: &pingora::http::RequestHeader) -> &[u8] {
+    let field = head.headers.get(http::header::HOST).map(|it| it.as_bytes());
+    field.or_else(|| head.uri.authority().map(|it| it.as_str().as_bytes())).unwrap_or_default()
+}
+
+/// The series of requests that no route took.
+static UNROUTED: once_cell::sync::Lazy<Arc<crate::telemetry::RouteMetrics>> =
+    once_cell::sync::Lazy::new(|| crate::telemetry::RouteMetrics::of("none"));
+
+/// Answers what never became a request, in the same shape and with the same fields as every refusal.
+pub struct Unread;
+
+impl Refuse for Unread {
+    fn refuse(&self, status: u16, connection: &Connection) -> Vec<u8> {
+        let refusal = match StatusCode::from_u16(status) {
+            Ok(StatusCode::REQUEST_TIMEOUT) => Refusal::RequestTimeout,
+            Ok(StatusCode::METHOD_NOT_ALLOWED) => Refusal::MethodNotSupported,
+            _ => Refusal::BadRequest("it could not be read"),
+        };
+        let scheme = if connection.tls().is_some() { Scheme::Https } else { Scheme::Http };
+        let exchange = Exchange::new(connection.peer().ip(), scheme);
+        let request_id: RequestId = exchange.request_id;
+        let wording = reply::Wording::of(&refusal);
+        refused(wording.code);
+        tracing::info!(
+            event = "request_unread", request_id = request_id.as_str(), client = %connection.peer().ip(),
+            listener = %connection.listener(), status = wording.status.as_u16(), error = wording.code
+        );
+        let mut fields = reply::head(wording.status);
+        let _ = fields.insert_header(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+        Security(&exchange).add_to(&mut fields);
+        reply::raw(&refusal, &request_id, &fields)
+    }
+}
+
+/// The fields of an answer that no route stands behind.
+struct Security<'a>(&'a Exchange);
+
+impl Security<'_> {
+    fn add_to(&self, head: &mut ResponseHeader) {
+        way::routeless(self.0, head);
+        head.remove_header(&http::header::DATE); // `raw` writes its own
+    }
+}

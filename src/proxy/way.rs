@@ -1,0 +1,231 @@
+//! The way of a request, as a table of contents: [`way_in`], the exchange, [`WayOut`].
+//!
+//! The order is the same for every route, and `moongate explain` prints it. Each step says why it
+//! stands where it stands.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{HeaderValue, LOCATION, ORIGIN, UPGRADE};
+use http::{Method, StatusCode, Uri, Version};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::date::get_cached_date;
+
+use crate::config::{Action, Respond, Route, Serving};
+use crate::exchange;
+use crate::filters::{self, Security};
+use crate::pipeline::{Exchange, Refusal, Step};
+use crate::proxy::reply;
+use crate::proxy::strict;
+use crate::routing::{Outcome, Params, Request, Target};
+
+/// What the way in comes to.
+pub(super) enum Arrival {
+    /// The request goes to the destination of this route.
+    Admitted(Admitted),
+    /// It is answered at once.
+    Answered(Admitted, Box<ResponseHeader>, Bytes),
+}
+
+/// A route's number and what its way out needs of the request.
+#[derive(Clone)]
+pub(super) struct Admitted {
+    pub(super) serving: Arc<Serving>,
+    pub(super) route: usize,
+    pub(super) origin: Option<HeaderValue>,
+}
+
+impl Admitted {
+    pub(super) fn route(&self) -> &Route {
+        &self.serving.snapshot.routes[self.route]
+    }
+}
+
+/// From a request's head to the decision what becomes of it.
+pub(super) fn way_in(
+    serving: Arc<Serving>,
+    exchange: &mut Exchange,
+    session: &mut ServerSession,
+    peer_trusted: bool,
+) -> Result<Arrival, (Option<Admitted>, Refusal)> {
+    // Before anything reads a field: what could be read in two ways is not read at all.
+    strict::check(session).map_err(|it| (None, it))?;
+    let request = session.req_header_mut();
+
+    // Before the first refusal that can name them: every answer and line of the log does.
+    filters::request_id::on_request(exchange, request, peer_trusted);
+    filters::trace_context::on_request(exchange, request);
+
+    // Before the match: the bytes that are matched are the bytes that are sent on.
+    if request.raw_path() == b"*" {
+        return Err((None, Refusal::RouteNotFound));
+    }
+    normalise(request).map_err(|it| (None, it))?;
+
+    let (route, params) = find(&serving, request).map_err(|it| (None, it))?;
+    let origin = serving.snapshot.routes[route].chain.cors.as_ref().and_then(|_| request.headers.get(ORIGIN).cloned());
+    let admitted = Admitted { serving, route, origin };
+    match filter(&admitted, exchange, request, &params) {
+        ControlFlow::Continue(()) => {}
+        ControlFlow::Break(refusal) => return Err((Some(admitted), refusal)),
+    }
+    match &admitted.route().action {
+        Action::Upstream(_) => match preflight(&admitted, request) {
+            Some(head) => Ok(Arrival::Answered(admitted, head, Bytes::new())),
+            None => Ok(Arrival::Admitted(admitted)),
+        },
+        Action::Redirect(redirect) => {
+            let head = redirected(redirect.status, &redirect.to, request, &params);
+            let head =
+                head.ok_or_else(|| (Some(admitted.clone()), Refusal::BadRequest("the target can't be redirected")))?;
+            Ok(Arrival::Answered(admitted, head, Bytes::new()))
+        }
+        Action::Respond(respond) => {
+            let (head, body) = respond_with(respond);
+            Ok(Arrival::Answered(admitted, head, body))
+        }
+    }
+}
+
+/// The steps of a route, in their order.
+fn filter(admitted: &Admitted, exchange: &mut Exchange, request: &mut RequestHeader, params: &Params) -> Step {
+    // No `..` here: a new filter does not compile until it has been given its place.
+    let filters::Chain { cors: _, rewrite, request_headers, response_headers: _, security: _ } =
+        &admitted.route().chain;
+
+    // Before the host is rewritten: upstreams are told the one that the client used.
+    filters::forwarded::on_request(exchange, request);
+    // Only a route for WebSockets upgrades: elsewhere the wish is ignored (RFC 9110, 7.8).
+    if !admitted.route().description.r#match.websocket && request.headers.contains_key(UPGRADE) {
+        request.remove_header(&UPGRADE);
+    }
+    if rewrite.changes_path() {
+        let path = request.uri.path();
+        let Some(target) = rewrite.target(params, path, request.uri.query()) else {
+            return ControlFlow::Break(Refusal::BadRequest("the target can't be rewritten"));
+        };
+        exchange.target_received = Some(request.uri.clone());
+        request.set_uri(target);
+    }
+    rewrite.on_request(request);
+    // Last: the operator's word about a field is the last one.
+    request_headers.on_request(request);
+    ControlFlow::Continue(())
+}
+
+/// Back from an answer's head to the client, for refusals and errors too.
+impl exchange::WayOut for Admitted {
+    fn on_response(&self, exchange: &mut Exchange, answer: &mut ResponseHeader) {
+        let filters::Chain { cors, rewrite: _, request_headers: _, response_headers, security } = &self.route().chain;
+
+        if let Some(cors) = cors {
+            cors.on_response(self.origin.as_ref(), answer);
+        }
+        security.on_response(exchange, answer);
+        response_headers.on_response(answer);
+        common(exchange, answer);
+    }
+}
+
+/// The way out of what no route took.
+pub(super) fn routeless(exchange: &Exchange, answer: &mut ResponseHeader) {
+    Security::Strict.on_response(exchange, answer);
+    common(exchange, answer);
+}
+
+fn common(exchange: &Exchange, answer: &mut ResponseHeader) {
+    filters::request_id::on_response(exchange, answer);
+    if !answer.headers.contains_key(http::header::DATE) {
+        let _ = answer.insert_header(http::header::DATE, get_cached_date());
+    }
+}
+
+fn normalise(request: &mut RequestHeader) -> Result<(), Refusal> {
+    let absolute = !request.raw_path().starts_with(b"/");
+    let raw: &[u8] = if absolute { absolute_path(request)? } else { request.raw_path() };
+    let target =
+        Target::normalise(raw).map_err(|_| Refusal::BadRequest("the target's path can be read in two ways"))?;
+    if target.is_unchanged() && !absolute {
+        return Ok(());
+    }
+    let uri: Uri = target.to_string().parse().map_err(|_| Refusal::BadRequest("the target is not a URI"))?;
+    if request.version == Version::HTTP_2 {
+        keep_authority(request);
+    }
+    request.set_uri(uri);
+    Ok(())
+}
+
+/// The path of `GET http://host/path`. Pingora has refused a host that is not the one in `Host`.
+fn absolute_path(request: &RequestHeader) -> Result<&[u8], Refusal> {
+    let malformed = Refusal::BadRequest("the target is neither a path nor a URL");
+    let target = request.raw_path();
+    let scheme = [&b"http://"[..], b"https://"]
+        .into_iter()
+        .find(|it| target.get(..it.len()).is_some_and(|start| start.eq_ignore_ascii_case(it)));
+    let Some(scheme) = scheme else { return Err(malformed) };
+    let rest = &target[scheme.len()..];
+    let path = rest.iter().position(|it| *it == b'/').ok_or(malformed)?;
+    Ok(&rest[path..])
+}
+
+/// In HTTP/2 the authority is a part of the target: it stays when the path is written anew.
+fn keep_authority(request: &mut RequestHeader) {
+    let authority = request.uri.authority().and_then(|it| HeaderValue::from_str(it.as_str()).ok());
+    if let Some(authority) = authority
+        && !request.headers.contains_key(http::header::HOST)
+    {
+        let _ = request.insert_header(http::header::HOST, authority);
+    }
+}
+
+fn find(serving: &Serving, request: &RequestHeader) -> Result<(usize, Params), Refusal> {
+    let host = request.headers.get(http::header::HOST).and_then(|it| it.to_str().ok());
+    let websocket = request.version == Version::HTTP_11
+        && request.method == Method::GET
+        && request.headers.get(UPGRADE).is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let outcome = serving.snapshot.table.find(&Request {
+        host: host.or_else(|| request.uri.authority().map(|it| it.as_str())),
+        path: request.uri.path(),
+        query: request.uri.query(),
+        method: &request.method,
+        headers: &request.headers,
+        websocket,
+    });
+    match outcome {
+        Outcome::Found { route, params } => Ok((route, params)),
+        Outcome::NotFound => Err(Refusal::RouteNotFound),
+        Outcome::MethodNotAllowed { allow } => Err(Refusal::MethodNotAllowed { allow }),
+        Outcome::NotAcceptable => Err(Refusal::NotAcceptable),
+    }
+}
+
+fn preflight(admitted: &Admitted, request: &RequestHeader) -> Option<Box<ResponseHeader>> {
+    let route = admitted.route();
+    route.chain.cors.as_ref()?.preflight(&request.method, &request.headers, &route.methods)
+}
+
+fn redirected(
+    status: StatusCode,
+    to: &crate::routing::Template,
+    request: &RequestHeader,
+    params: &Params,
+) -> Option<Box<ResponseHeader>> {
+    let mut place = String::new();
+    to.expand(params, request.uri.path(), &mut place);
+    if let Some(query) = request.uri.query() {
+        place.push(if place.contains('?') { '&' } else { '?' });
+        place.push_str(query);
+    }
+    let mut head = reply::head(status);
+    head.insert_header(LOCATION, HeaderValue::from_str(&place).ok()?).ok()?;
+    Some(head)
+}
+
+fn respond_with(respond: &Respond) -> (Box<ResponseHeader>, Bytes) {
+    let mut head = reply::head(respond.status);
+    let _ = head.insert_header(http::header::CONTENT_TYPE, respond.content_type.clone());
+    (head, respond.body.clone())
+}
