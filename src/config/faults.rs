@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use annotate_snippets::renderer::DecorStyle;
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
 /// More faults than this are counted, not kept: nobody reads them, and a hostile file must not
@@ -72,13 +72,16 @@ impl Fault {
 
     fn report(&self) -> Group<'_> {
         let mark = AnnotationKind::Primary.span(self.marked());
-        let place = match self.skipped {
-            0 => self.file.to_string(),
-            // The column that the snippet would count is that of the part shown.
-            _ => format!("{} (column {})", self.file, self.column),
+        let snippet = Snippet::source(self.source.as_str()).line_start(self.line).annotation(mark);
+        let title = Level::ERROR.primary_title(&self.message);
+        let group = match self.skipped {
+            0 => title.element(snippet.path(&*self.file)),
+            // The snippet would count the column within the part that is shown.
+            _ => {
+                let origin = Origin::path(&*self.file).line(self.line).char_column(self.column);
+                title.element(origin).element(snippet)
+            }
         };
-        let snippet = Snippet::source(self.source.as_str()).line_start(self.line).path(place);
-        let group = Level::ERROR.primary_title(&self.message).element(snippet.annotation(mark));
         match &self.help {
             Some(help) => group.element(Level::HELP.message(help)),
             None => group,
@@ -240,7 +243,7 @@ error: unknown key `upstraem`
         let fault = fault(1, 5001, 5, &line);
         assert_eq!(&fault.source[fault.marked()], "fault");
         assert!(fault.source.chars().count() <= SOURCE_MAX);
-        assert!(Faults::new(vec![fault]).to_string().contains("(column 5001)"));
+        assert!(Faults::new(vec![fault]).to_string().contains("routes.yaml:1:5001"));
     }
 
     #[test]

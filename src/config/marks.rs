@@ -136,7 +136,11 @@ pub(super) fn mark(text: &str) -> Result<Marked, Note> {
     while let Some(event) = parser.next_event() {
         let (event, span) = event.map_err(|error| {
             let place = Span::point(error.marker().line(), error.marker().col() + 1);
-            builder.note(place, &format!("not YAML: {}", error.info()), None)
+            match error.info() {
+                // The scanner reads ahead, and gives up by itself.
+                "recursion limit exceeded" => builder.too_deep(place),
+                info => builder.note(place, &format!("not YAML: {info}"), None),
+            }
         })?;
         builder.event(event, Span::between(span.start, span.end))?;
     }

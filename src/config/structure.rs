@@ -171,8 +171,6 @@ struct Problem {
     part: Part,
     message: String,
     help: Option<String>,
-    /// What to cut, if it is not the value itself.
-    cut: Option<String>,
 }
 
 /// See `Document::load`; `tainted` tells which values must not be shown.
@@ -227,8 +225,7 @@ fn take_out(
 ) -> bool {
     let mut usable = true;
     let written = |path: &str, loaded: &Loaded| loaded.translate(path);
-    let cuts: Vec<String> =
-        problems.iter().map(|it| written(it.cut.as_ref().unwrap_or(&it.path), loaded)).collect();
+    let cuts: Vec<String> = problems.iter().map(|it| written(&it.path, loaded)).collect();
     for problem in problems {
         if let Some(findings) = findings.as_deref_mut() {
             let path = format!("{AS_WRITTEN}{}", written(&problem.path, loaded));
@@ -248,43 +245,52 @@ fn take_out(
 
 /// Where deserialisation stops although the schema is content: a check in a type's own code.
 /// Values are read in order, so the first prefix of a list or mapping that fails with the same
-/// words ends with the culprit.
+/// words ends with the culprit. What comes after it is dropped: it may fail in the same words.
 fn refused<T: DeserializeOwned>(value: &Value, error: &serde_json::Error) -> Problem {
     let message = error.to_string();
+    let mut value = value.clone();
     let mut path = String::new();
-    let fails = |path: &str, length: usize| {
-        let mut trial = value.clone();
-        match trial.pointer_mut(path) {
-            Some(Value::Array(list)) => list.truncate(length),
-            Some(Value::Object(map)) => {
-                *map = std::mem::take(map).into_iter().take(length).collect()
-            }
-            _ => {}
-        }
-        T::deserialize(&trial).is_err_and(|it| it.to_string() == message)
-    };
-    loop {
-        let length = match value.pointer(&path) {
-            Some(Value::Array(list)) => list.len(),
-            Some(Value::Object(map)) => map.len(),
-            _ => break,
+    while let Some(length) = length_at(&value, &path) {
+        let fails = |length: usize| {
+            let mut trial = value.clone();
+            shorten(&mut trial, &path, length);
+            T::deserialize(&trial).is_err_and(|it| it.to_string() == message)
         };
-        if length == 0 || fails(&path, 0) {
+        if length == 0 || fails(0) {
             break;
         }
         // Fails with `high` elements, does not with `low`.
         let (mut low, mut high) = (0, length);
         while high - low > 1 {
             let middle = low.midpoint(high);
-            if fails(&path, middle) { high = middle } else { low = middle }
+            if fails(middle) { high = middle } else { low = middle }
         }
-        let step = match value.pointer(&path) {
-            Some(Value::Object(map)) => map.keys().nth(high - 1).map(|it| escape(it)),
-            _ => Some((high - 1).to_string()),
+        shorten(&mut value, &path, high);
+        let step = match value.pointer(&path).and_then(Value::as_object) {
+            Some(map) => map.keys().next_back().map(|it| escape(it)).unwrap_or_default(),
+            None => low.to_string(),
         };
-        path.push_str(&format!("/{}", step.unwrap_or_default()));
+        path.push_str(&format!("/{step}"));
     }
-    Problem { path, part: Part::Value, message, help: None, cut: None }
+    Problem::new(path, message)
+}
+
+fn length_at(value: &Value, path: &str) -> Option<usize> {
+    match value.pointer(path)? {
+        Value::Array(list) => Some(list.len()),
+        Value::Object(map) => Some(map.len()),
+        _ => None,
+    }
+}
+
+fn shorten(value: &mut Value, path: &str, length: usize) {
+    match value.pointer_mut(path) {
+        Some(Value::Array(list)) => list.truncate(length),
+        Some(Value::Object(map)) => {
+            *map = std::mem::take(map).into_iter().take(length).collect();
+        }
+        _ => {}
+    }
 }
 
 /// Turns what the validator says into what helps an operator.
@@ -348,7 +354,8 @@ impl Explainer<'_> {
             (Some(expected), _) => expected.to_owned(),
             (None, TypeKind::Single(one)) => noun(one.as_str()).to_owned(),
             (None, TypeKind::Multiple(several)) => {
-                either(&several.iter().map(|it| noun(it.as_str())).collect::<Vec<_>>())
+                let named = several.iter().map(|it| it.as_str()).filter(|it| *it != "null");
+                either(&named.map(noun).collect::<Vec<_>>())
             }
         };
         self.mismatch(path, &wanted)
@@ -480,7 +487,7 @@ fn tagged(
 
 impl Problem {
     fn new(path: String, message: String) -> Self {
-        Self { path, part: Part::Value, message, help: None, cut: None }
+        Self { path, part: Part::Value, message, help: None }
     }
 }
 
