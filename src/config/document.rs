@@ -3,6 +3,7 @@
 //! `serde_yaml` says what the values are; a marked parse of the same text says where they stand.
 //! Whether they have the right shape is `structure.rs`, what they mean is each room's business.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ use super::structure::{self, Loaded};
 const SIZE_MAX: usize = 4 << 20;
 /// Text that variables may bring in, in bytes.
 const FILLED_MAX: usize = 16 << 20;
+/// Findings that are given a place; looking up millions would take minutes.
+const PLACED_MAX: usize = 10_000;
 /// Shorter values from the environment are not looked for in messages: they would be found in
 /// any text.
 const SECRET_MIN: usize = 3;
@@ -39,6 +42,8 @@ pub struct Document {
     /// Faults of the text itself, which do not keep it from being loaded.
     notes: Vec<Note>,
     secrets: Vec<Secret>,
+    /// Values with a variable that could not be filled in: nothing more is to be said of them.
+    unfilled: HashSet<String>,
     loaded: Loaded,
 }
 
@@ -97,6 +102,7 @@ impl Document {
             root: Child::nothing(),
             notes: Vec::new(),
             secrets: Vec::new(),
+            unfilled: HashSet::new(),
             loaded: Loaded::default(),
         }
     }
@@ -127,7 +133,8 @@ impl Document {
             let finding = findings.push(format!("@{number}"), Part::Key, note.message.clone());
             finding.help.clone_from(&note.help);
         }
-        let (value, loaded) = structure::load(&self.value, findings, &|path| self.tainted(path));
+        let (tainted, unfilled) = (|path: &str| self.tainted(path), &self.unfilled);
+        let (value, loaded) = structure::load(&self.value, findings, &tainted, unfilled);
         self.loaded = loaded;
         value
     }
@@ -135,7 +142,8 @@ impl Document {
     /// Gives each finding its place. Findings about what [`load`](Self::load) had to leave out are
     /// dropped: they follow from faults that are reported already.
     pub fn place(&self, findings: &Findings) -> Faults {
-        Faults::new(findings.iter().filter_map(|it| self.placed(it)).collect())
+        let first = findings.iter().take(PLACED_MAX);
+        Faults::new(first.filter_map(|it| self.placed(it)).collect())
     }
 
     fn placed(&self, finding: &Finding) -> Option<Fault> {
@@ -185,9 +193,15 @@ impl Document {
     /// The usual reasons for which a text is not YAML.
     fn syntax_help(&self, span: Span) -> Option<String> {
         let line = self.line(span.line.clamp(1, self.lines.len()));
-        let indent = &line[..line.len() - line.trim_start().len()];
+        let tabbed = |number: usize| {
+            let line = self.line(number.clamp(1, self.lines.len()));
+            line[..line.len() - line.trim_start().len()].contains('\t')
+        };
         match () {
-            () if indent.contains('\t') => Some("indent with spaces, not with tabs".to_owned()),
+            // A scalar goes on in the next line, as far as the parser knows.
+            () if tabbed(span.line) || tabbed(span.line + 1) => {
+                Some("indent with spaces, not with tabs".to_owned())
+            }
             () if line.contains("${") => Some("write `\"${NAME}\"` in quotes".to_owned()),
             () => None,
         }
@@ -304,6 +318,7 @@ impl Filler<'_> {
         for problem in filled.problems {
             let span = place.map_or(span, |it| self.inside(it, &problem.written));
             let (path, help) = (self.path.clone(), Some(problem.help));
+            self.document.unfilled.insert(path.clone());
             self.document.notes.push(Note { path, span, message: problem.message, help });
         }
         self.brought += filled.text.len();

@@ -105,7 +105,9 @@ pub(super) fn plain_value(text: &str) -> Value {
     if text.is_empty() {
         return Value::Null;
     }
-    if text.len() <= TYPED_MAX && text.chars().all(word) {
+    // These two begin and end a document.
+    let marker = text.starts_with("---") || text.starts_with("...");
+    if text.len() <= TYPED_MAX && !marker && text.chars().all(word) {
         let typed = serde_yaml::from_str::<Value>(text);
         if let Ok(value @ (Value::Null | Value::Bool(_) | Value::Number(_))) = typed {
             return value;

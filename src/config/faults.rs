@@ -3,10 +3,11 @@
 //! Only shows; what is wrong is found elsewhere.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use annotate_snippets::renderer::DecorStyle;
-use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::Serialize;
 
 /// More faults than this are counted, not kept: nobody reads them, and a hostile file must not
@@ -62,7 +63,7 @@ impl Fault {
     }
 
     /// Byte range of the characters at fault inside `source`.
-    fn marked(&self) -> std::ops::Range<usize> {
+    fn marked(&self) -> Range<usize> {
         let byte = |chars: usize| {
             self.source.char_indices().nth(chars).map_or(self.source.len(), |(at, _)| at)
         };
@@ -71,17 +72,12 @@ impl Fault {
     }
 
     fn report(&self) -> Group<'_> {
-        let mark = AnnotationKind::Primary.span(self.marked());
-        let snippet = Snippet::source(self.source.as_str()).line_start(self.line).annotation(mark);
-        let title = Level::ERROR.primary_title(&self.message);
-        let group = match self.skipped {
-            0 => title.element(snippet.path(&*self.file)),
-            // The snippet would count the column within the part that is shown.
-            _ => {
-                let origin = Origin::path(&*self.file).line(self.line).char_column(self.column);
-                title.element(origin).element(snippet)
-            }
-        };
+        let Range { start, end } = self.marked();
+        let mark = AnnotationKind::Primary.span(start + self.skipped..end + self.skipped);
+        // What was left out of a long line is made up for, else the column would be counted wrong.
+        let source = format!("{}{}", " ".repeat(self.skipped), self.source);
+        let snippet = Snippet::source(source).line_start(self.line).path(&*self.file);
+        let group = Level::ERROR.primary_title(&self.message).element(snippet.annotation(mark));
         match &self.help {
             Some(help) => group.element(Level::HELP.message(help)),
             None => group,

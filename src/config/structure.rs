@@ -3,7 +3,7 @@
 //! What is at fault is cut out of a copy, so that the rest can still be looked at. A cut element
 //! moves those behind it in a list; [`Loaded`] knows where each stood in the file.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use jsonschema::ValidationError;
 use jsonschema::error::{TypeKind, ValidationErrorKind as Kind};
@@ -173,11 +173,13 @@ struct Problem {
     help: Option<String>,
 }
 
-/// See `Document::load`; `tainted` tells which values must not be shown.
+/// See `Document::load`; `tainted` tells which values must not be shown, `unfilled` of which nothing
+/// more is to be told.
 pub(super) fn load<T: DeserializeOwned + JsonSchema>(
     value: &serde_yaml::Value,
     findings: &mut Findings,
     tainted: &dyn Fn(&str) -> bool,
+    unfilled: &HashSet<String>,
 ) -> (Option<T>, Loaded) {
     let mut loaded = Loaded::default();
     // Keys are texts by now. Infinite numbers become null, and are refused as such.
@@ -209,38 +211,22 @@ pub(super) fn load<T: DeserializeOwned + JsonSchema>(
                 }
             }
         }
-        if !take_out(&problems, &mut loaded, &schema, report.then_some(&mut *findings)) {
+        let at: Vec<String> = problems.iter().map(|it| loaded.translate(&it.path)).collect();
+        if report {
+            for (problem, path) in
+                problems.into_iter().zip(&at).filter(|it| !unfilled.contains(it.1))
+            {
+                let path = format!("{AS_WRITTEN}{path}");
+                findings.push(path, problem.part, problem.message).help = problem.help;
+            }
+        }
+        // Several problems with one value are one cut.
+        let at: BTreeSet<String> = at.into_iter().collect();
+        if !at.iter().all(|it| loaded.cut(it, &schema)) {
             break;
         }
     }
     (None, loaded)
-}
-
-/// Reports problems, if wanted, and cuts their values out.
-fn take_out(
-    problems: &[Problem],
-    loaded: &mut Loaded,
-    schema: &Value,
-    mut findings: Option<&mut Findings>,
-) -> bool {
-    let mut usable = true;
-    let written = |path: &str, loaded: &Loaded| loaded.translate(path);
-    let cuts: Vec<String> = problems.iter().map(|it| written(&it.path, loaded)).collect();
-    for problem in problems {
-        if let Some(findings) = findings.as_deref_mut() {
-            let path = format!("{AS_WRITTEN}{}", written(&problem.path, loaded));
-            let finding = findings.push(path, problem.part, problem.message.clone());
-            finding.help.clone_from(&problem.help);
-        }
-    }
-    let mut done = std::collections::BTreeSet::new();
-    for cut in cuts {
-        // Several problems with one value are one cut.
-        if done.insert(cut.clone()) {
-            usable &= loaded.cut(&cut, schema);
-        }
-    }
-    usable
 }
 
 /// Where deserialisation stops although the schema is content: a check in a type's own code.
@@ -417,7 +403,7 @@ impl Explainer<'_> {
         let words: Vec<&str> = resolved.iter().flat_map(|it| words(it)).collect();
         let free_text = resolved.iter().any(|it| is_free_text(it));
         match self.at(path) {
-            Value::String(_) if !free_text && !(words.is_empty() && known_tags.is_empty()) => {
+            Value::String(_) if !free_text && words.len() + known_tags.len() > 0 => {
                 problems.push(self.unknown_word(path.to_owned(), &words, &known_tags));
             }
             Value::Object(map) if known_tags.len() == real.len() - count_words(&resolved) => {

@@ -172,7 +172,7 @@ impl TryFrom<u32> for Even {
     type Error = String;
 
     fn try_from(number: u32) -> Result<Self, String> {
-        if number % 2 == 0 { Ok(Self(number)) } else { Err(format!("{number} is odd")) }
+        if number.is_multiple_of(2) { Ok(Self(number)) } else { Err(format!("{number} is odd")) }
     }
 }
 
@@ -339,9 +339,9 @@ fn unknown_words_get_a_suggestion() {
     check(
         "upstreams:\n  a: { local: x, retries: { attempts: 1, on: [502, conect_failure, [], 99999] } }\n",
         &[
-            (2, 53, "unknown word `conect_failure`", "`connect_failure`"),
-            (2, 69, "expected a whole number or a text, found a list", ""),
-            (2, 73, "must be at most 65535", ""),
+            (2, 52, "unknown word `conect_failure`", "`connect_failure`"),
+            (2, 68, "expected a whole number or a text, found a list", ""),
+            (2, 72, "must be at most 65535", ""),
         ],
     );
 }
@@ -471,11 +471,11 @@ fn what_is_not_yaml_has_a_place() {
     check("", &[(1, 1, "empty", "")]);
     check("# only words\n", &[(1, 1, "empty", "")]);
     check("a: [1\nb: 2\n", &[(2, 2, "not YAML", "")]);
-    check("version: 1\n\troutes: []\n", &[(2, 2, "not YAML", "tabs")]);
+    check("version: 1\n\troutes: []\n", &[(1, 10, "not YAML", "tabs")]);
     check("version: 1\n---\nversion: 2\n", &[(2, 1, "second document", "`---`")]);
     check("version: *one\n", &[(1, 10, "not YAML", "")]);
     check("version: &a [*a]\n", &[(1, 14, "an alias inside of what it stands for", "")]);
-    check("state: { redis: { url: ${REDIS_URL} } }", &[(1, 34, "not YAML", "in quotes")]);
+    check("state: { redis: { url: ${REDIS_URL} } }", &[(1, 25, "not YAML", "in quotes")]);
 }
 
 #[test]
@@ -493,7 +493,7 @@ fn odd_keys_and_tags_do_not_hide_the_rest() {
         &[(2, 3, "a key must be a text", "`\"1\"`"), (2, 18, "unknown key `b`", "known here")],
     );
     check("[a]: 1\nversion: x\n", &[(1, 1, "a key must be a text", ""), (2, 10, "expected", "")]);
-    check("version: !odd 1\n", &[(1, 10, "a tag", "leave")]);
+    check("version: !odd 1\n", &[(1, 15, "a tag", "leave")]);
     check("version: !!int '1'\n", &[]);
 }
 
@@ -516,7 +516,10 @@ upstreams:
             },
         ),
     );
-    check("upstreams:\n  a: { <<: 5 }\n", &[(2, 8, "only a mapping can be merged", "`<<: *name`")]);
+    check(
+        "upstreams:\n  a: { <<: 5 }\n",
+        &[(2, 12, "only a mapping can be merged", "`<<: *name`")],
+    );
 }
 
 #[test]
@@ -569,7 +572,7 @@ fn a_word_of_a_secret_is_hidden_in_a_rooms_message_about_it() {
 fn what_is_too_large_or_too_deep_is_refused_before_it_is_expanded() {
     let deep = |depth: usize| format!("a: {}{}", "[".repeat(depth), "]".repeat(depth));
     check(&deep(64), &[(1, 67, "nested more than 64", "")]);
-    check(&deep(100_000), &[(1, 67, "nested more than 64", "")]);
+    check(&deep(100_000), &[(1, 259, "nested more than 64", "")]);
     let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..20 {
         let below = vec![format!("*a{}", level - 1); 10].join(", ");
