@@ -3,9 +3,9 @@
 //! A room uses rooms of lower layers only, never a neighbour, never upward; `tests/rooms.rs` holds
 //! the arrows. `docs/ARCHITECTURE.md` is the guided tour.
 
-// pub mod app;
+pub mod app;
 
-// pub mod admin;
+pub mod admin;
 pub mod demo;
 pub mod proxy;
 

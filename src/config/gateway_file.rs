@@ -183,6 +183,12 @@ impl Process {
         process
     }
 
+    /// The files that TLS listeners read.
+    pub fn certificate_files(&self) -> Vec<std::path::PathBuf> {
+        let tls = self.public.iter().filter_map(|it| it.tls.as_ref());
+        tls.flat_map(|it| it.files()).collect()
+    }
+
     /// What of `new` can't take effect while the process runs.
     pub fn refuse_changes(&self, new: &GatewayFile, findings: &mut Findings) {
         let old = &self.written;

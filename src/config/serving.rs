@@ -10,13 +10,14 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::base::Findings;
+use crate::base::{At, Findings};
 use crate::config::document::Document;
 use crate::config::faults::Faults;
 use crate::config::gateway_file::{GatewayFile, Process};
 use crate::config::routes_file::RoutesFile;
 use crate::config::snapshot::{Action, Snapshot};
 use crate::exchange::Destination;
+use crate::listener::Certificates;
 use crate::services::Directory;
 use crate::telemetry::{RouteMetrics, Timestamp, last_reload_failed, last_reload_succeeded};
 use crate::upstream::{Fleet, UpstreamKind};
@@ -123,6 +124,7 @@ pub struct Configuration {
     fleet: Arc<Fleet>,
     services: Directory,
     process: Process,
+    certificates: Vec<Arc<Certificates>>,
     gateway_path: PathBuf,
     routes_path: PathBuf,
     /// Held while a reload is under way: they come one after the other.
@@ -138,6 +140,7 @@ impl Configuration {
         routes_path: PathBuf,
         services: Directory,
         fleet: Arc<Fleet>,
+        certificates: Vec<Arc<Certificates>>,
     ) -> Self {
         let Compiled { process, snapshot, hash } = compiled;
         let serving = enliven(snapshot, &fleet, &services, 1, hash);
@@ -147,6 +150,7 @@ impl Configuration {
             fleet,
             services,
             process,
+            certificates,
             gateway_path,
             routes_path,
             reloading: Mutex::new(()),
@@ -215,6 +219,7 @@ impl Configuration {
         let gateway = compile_gateway(&self.gateway_path).and_then(|(document, process)| {
             let mut findings = Findings::default();
             self.process.refuse_changes(&process.written, &mut findings);
+            self.reload_certificates(&mut findings);
             sound(&document, &findings)
         });
         match (gateway, compile_routes(&self.routes_path, &self.services)) {
@@ -223,6 +228,17 @@ impl Configuration {
                 let mut faults = gateway.err().unwrap_or_default();
                 faults.extend(routes.err().unwrap_or_default());
                 Err(faults)
+            }
+        }
+    }
+}
+
+impl Configuration {
+    /// New connections get what the files hold now; a bad file keeps what was there.
+    fn reload_certificates(&self, findings: &mut Findings) {
+        for certificates in &self.certificates {
+            if let Err(error) = certificates.reload() {
+                findings.error(&At::ROOT.key("listeners"), error.to_string()).help("the old certificates stay in use");
             }
         }
     }

@@ -1,0 +1,78 @@
+//! The listener for operators: probes, metrics, and what the gateway knows about itself.
+//!
+//! It runs on a runtime of its own, so that a scrape of many series costs no request a moment.
+//! Away from loopback every call but the probes' needs a token.
+
+mod auth;
+mod pages;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use tokio::net::TcpListener;
+
+use crate::config::Configuration;
+use crate::listener::Drain;
+
+use auth::Guard;
+
+/// What the pages show.
+pub struct Admin {
+    pub(super) configuration: Arc<Configuration>,
+    pub(super) drain: Drain,
+    pub(super) began: Instant,
+    /// Milliseconds from the process' start until it served; 0 until then.
+    started_after: AtomicU64,
+}
+
+impl Admin {
+    /// Shows this configuration.
+    pub fn new(configuration: Arc<Configuration>, drain: Drain) -> Arc<Self> {
+        Arc::new(Self { configuration, drain, began: Instant::now(), started_after: AtomicU64::new(0) })
+    }
+
+    /// All listeners serve: the startup probe says so from now on.
+    pub fn started(&self) {
+        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.started_after.store(millis.max(1), Ordering::Release);
+    }
+
+    fn started_after(&self) -> Option<u64> {
+        match self.started_after.load(Ordering::Acquire) {
+            0 => None,
+            millis => Some(millis),
+        }
+    }
+}
+
+/// Serves until the process ends.
+///
+/// # Errors
+/// When the socket can't be used.
+pub async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) -> std::io::Result<()> {
+    let address: SocketAddr = listener.local_addr()?;
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    let secret = admin.configuration.process().written.tokens.hs256_secret.clone();
+    let guard = Guard::new(address, secret);
+    let probes = Router::new()
+        .route("/api/v1/health/live", get(pages::live))
+        .route("/api/v1/health/ready", get(pages::ready))
+        .route("/api/v1/health/startup", get(pages::startup));
+    let pages = Router::new()
+        .route("/metrics", get(pages::metrics))
+        .route("/admin/config", get(pages::config))
+        .route("/admin/reload", post(pages::reload))
+        .route("/admin/routes", get(pages::routes))
+        .route("/admin/upstreams", get(pages::upstreams))
+        .route("/admin/limits", get(pages::limits))
+        .route("/admin/requests", get(pages::requests))
+        .layer(from_fn_with_state(Arc::new(guard), auth::check));
+    let app = probes.merge(pages).fallback(pages::unknown).with_state(admin);
+    axum::serve(listener, app).await
+}

@@ -1,0 +1,148 @@
+//! The pages of the admin listener.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::admin::Admin;
+use crate::base::RequestId;
+use crate::listener::DrainPhase;
+use crate::telemetry::{exposition, summary};
+
+type Page = State<Arc<Admin>>;
+
+/// An error in the one shape of all errors.
+pub(super) fn error(
+    status: StatusCode,
+    code: &str,
+    message: &str,
+    suggested_action: &str,
+) -> (StatusCode, Json<Value>) {
+    let request_id = RequestId::random();
+    let error = json!({ "error": {
+        "code": code,
+        "message": message,
+        "details": null,
+        "request_id": request_id.as_str(),
+        "suggested_action": suggested_action,
+    }});
+    (status, Json(error))
+}
+
+/// US-014.1: the process is alive.
+pub(super) async fn live() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+/// US-014.2: whether new traffic should come here; 503 from the first moment of a stop (US-013.2).
+pub(super) async fn ready(State(admin): Page) -> Response {
+    let reason = match admin.drain.phase() {
+        DrainPhase::Serving if admin.started_after().is_some() => {
+            return Json(json!({ "status": "ready" })).into_response();
+        }
+        DrainPhase::Serving => "starting",
+        _ => "draining",
+    };
+    let body = json!({ "status": "not_ready", "reason": reason, "open_connections": admin.drain.open() });
+    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+}
+
+/// US-014.3: whether the start is over.
+pub(super) async fn startup(State(admin): Page) -> Response {
+    match admin.started_after() {
+        Some(millis) => Json(json!({ "status": "started", "startup_duration_ms": millis })).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "starting" }))).into_response(),
+    }
+}
+
+/// R10.3, US-012: everything that is counted, in Prometheus' text format.
+pub(super) async fn metrics(State(admin): Page) -> Response {
+    admin.configuration.fleet().refresh_metrics();
+    let text = tokio::task::spawn_blocking(exposition).await.unwrap_or_default();
+    let media = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(CONTENT_TYPE, media)], text).into_response()
+}
+
+/// Which configuration serves, and why the last reload was refused, if it was.
+pub(super) async fn config(State(admin): Page) -> Json<Value> {
+    let serving = admin.configuration.serving();
+    let (gateway, routes) = admin.configuration.paths();
+    let last_error = admin
+        .configuration
+        .last_error()
+        .map(|(at, faults)| json!({ "at": at.as_str(), "summary": faults.summary(), "faults": faults }));
+    Json(json!({
+        "generation": serving.generation,
+        "hash": serving.hash,
+        "loaded_at": serving.loaded_at.as_str(),
+        "last_error": last_error,
+        "files": { "gateway": gateway, "routes": routes },
+        "routes": serving.snapshot.routes.len(),
+        "upstreams": serving.snapshot.upstreams.len(),
+    }))
+}
+
+/// Reads the files again: 200 with what changed, 422 with the faults.
+pub(super) async fn reload(State(admin): Page) -> Response {
+    let configuration = admin.configuration.clone();
+    match tokio::task::spawn_blocking(move || configuration.reload()).await {
+        Ok(Ok(changes)) => Json(changes).into_response(),
+        Ok(Err(faults)) => {
+            let action = "mend the faults and reload again; the old configuration goes on serving";
+            let (status, Json(mut body)) =
+                error(StatusCode::UNPROCESSABLE_ENTITY, "invalid_configuration", &faults.summary(), action);
+            body["error"]["details"] = json!({ "faults": faults });
+            (status, Json(body)).into_response()
+        }
+        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the reload broke off", "read the log")
+            .into_response(),
+    }
+}
+
+/// The compiled routes.
+pub(super) async fn routes(State(admin): Page) -> Json<Value> {
+    let serving = admin.configuration.serving();
+    let routes: Vec<_> = serving.snapshot.routes.iter().map(|it| &it.description).collect();
+    Json(json!({ "generation": serving.generation, "routes": routes }))
+}
+
+/// The endpoints with health, weight, requests in flight and latency.
+pub(super) async fn upstreams(State(admin): Page) -> Json<Value> {
+    Json(json!({ "upstreams": admin.configuration.fleet().report() }))
+}
+
+/// What bounds the gateway, and how full it is.
+pub(super) async fn limits(State(admin): Page) -> Json<Value> {
+    let process = admin.configuration.process();
+    let listeners: Vec<_> = process
+        .written
+        .listeners
+        .public
+        .iter()
+        .map(|it| json!({ "address": it.address, "limits": it.limits }))
+        .collect();
+    Json(json!({
+        "connections_open": admin.drain.open(),
+        "listeners": listeners,
+        "shutdown": process.written.shutdown,
+    }))
+}
+
+/// Totals, streams, errors by code, percentiles; and how many requests are under way.
+pub(super) async fn requests(State(_): Page) -> Response {
+    match tokio::task::spawn_blocking(summary).await {
+        Ok(summary) => Json(summary).into_response(),
+        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the summary broke off", "read the log")
+            .into_response(),
+    }
+}
+
+pub(super) async fn unknown() -> Response {
+    let action = "see /admin/config, /admin/routes, /admin/upstreams, /metrics";
+    error(StatusCode::NOT_FOUND, "route_not_found", "the admin listener has no such page", action).into_response()
+}

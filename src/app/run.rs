@@ -1,0 +1,229 @@
+//! `moongate run`: the start as a story, and the stop.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use pingora::apps::HttpServerOptions;
+use pingora::server::configuration::ServerConf;
+use pingora_proxy::http_proxy;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{mpsc, watch};
+
+use crate::admin::{self, Admin};
+use crate::app::signals::{Signals, Wish};
+use crate::app::{Failure, Files};
+use crate::config::{Configuration, Watcher, compile_files};
+use crate::exchange::Worker;
+use crate::listener::{self, Certificates, Drain, Socket};
+use crate::proxy::{Proxy, Unread};
+use crate::services::Directory;
+use crate::telemetry;
+use crate::upstream::Fleet;
+
+/// What streams get of the grace at its end, to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Serves until a signal stops it.
+///
+/// # Errors
+/// When it can't start: faults in the files, an address in use, a bad certificate.
+pub fn run(files: &Files) -> Result<(), Failure> {
+    // The provider of cryptography is chosen before anything could ask for one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let services = Directory::standard();
+    let compiled = compile_files(&files.gateway, &files.routes, &services).map_err(|it| Failure(it.to_string()))?;
+
+    // Sockets before threads: what can't be bound ends the process before it serves anybody.
+    let sockets = listener::bind(&compiled.process.public).map_err(|it| Failure(it.to_string()))?;
+    let admin_socket = bind_admin(compiled.process.admin)?;
+    telemetry::start(&compiled.process.written.telemetry.log);
+
+    let side = side_runtime()?;
+    let fleet = Arc::new(Fleet::new());
+    fleet.start(side.handle());
+    let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
+    let configuration =
+        Configuration::begin(compiled, files.gateway.clone(), files.routes.clone(), services, fleet, certificates);
+    let configuration = Arc::new(configuration);
+    let drain = Drain::new();
+    let admin = Admin::new(configuration.clone(), drain.clone());
+    let (ending, ended) = watch::channel(false);
+
+    let workers = start_workers(&configuration, &sockets, &drain, &ended)?;
+    announce(&sockets, &admin_socket);
+    drop(sockets);
+    side.spawn(admin::serve(admin_socket, admin.clone()));
+    admin.started();
+
+    side.block_on(steer(&configuration, &drain, &ending))?;
+    for worker in workers {
+        let _ = worker.join();
+    }
+    tracing::info!(event = "stopped", "all connections are closed");
+    telemetry::stop();
+    side.shutdown_background();
+    Ok(())
+}
+
+fn bind_admin(address: std::net::SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).map_err(|error| {
+        Failure(format!(
+            "the admin listener can't use {address}: {error}; choose another address under listeners.admin"
+        ))
+    })
+}
+
+/// For everything that is not a request: admin, health checks, signals, reloads.
+fn side_runtime() -> Result<Runtime, Failure> {
+    let built = Builder::new_multi_thread().worker_threads(1).thread_name("side").enable_all().build();
+    built.map_err(|error| Failure(format!("no thread can be started: {error}")))
+}
+
+fn announce(sockets: &[Socket], admin: &TcpListener) {
+    for socket in sockets {
+        tracing::info!(event = "listening", listener = %socket.name(), address = %socket.address());
+    }
+    if let Ok(address) = admin.local_addr() {
+        tracing::info!(event = "listening", listener = "admin", address = %address);
+    }
+}
+
+/// One thread a core, each with a runtime, upstream connections and accept loops of its own: nothing
+/// on a request's way crosses threads. Returns when all of them accept.
+fn start_workers(
+    configuration: &Arc<Configuration>,
+    sockets: &[Socket],
+    drain: &Drain,
+    ended: &watch::Receiver<bool>,
+) -> Result<Vec<JoinHandle<()>>, Failure> {
+    let count = configuration.process().threads;
+    let serving = Arc::new(AtomicUsize::new(0));
+    let mut workers = Vec::new();
+    for number in 0..count {
+        let sockets: Result<Vec<Socket>, _> = sockets.iter().map(Socket::try_clone).collect();
+        let sockets = sockets.map_err(|error| Failure(format!("a socket can't be shared: {error}")))?;
+        let (configuration, drain, ended) = (configuration.clone(), drain.clone(), ended.clone());
+        let serving = serving.clone();
+        let work = move || work(configuration, sockets, drain, ended, &serving);
+        let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(work);
+        workers.push(thread.map_err(|error| Failure(format!("no thread can be started: {error}")))?);
+    }
+    while serving.load(Ordering::Acquire) < count {
+        std::thread::yield_now();
+    }
+    Ok(workers)
+}
+
+fn work(
+    configuration: Arc<Configuration>,
+    sockets: Vec<Socket>,
+    drain: Drain,
+    ended: watch::Receiver<bool>,
+    serving: &AtomicUsize,
+) {
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a thread can have a runtime");
+    runtime.block_on(async {
+        telemetry::spawn_flusher();
+        let conf = Arc::new(ServerConf { threads: 1, work_stealing: false, ..ServerConf::default() });
+        let mut accepting = Vec::new();
+        for socket in sockets {
+            let proxy = Proxy::new(configuration.clone(), Worker::new(ended.clone()));
+            let mut app = http_proxy(&conf, proxy);
+            app.server_options = Some(options(&configuration, &socket));
+            let served = listener::serve(socket, Arc::new(app), Arc::new(Unread), drain.clone());
+            accepting.push(tokio::spawn(served));
+        }
+        serving.fetch_add(1, Ordering::Release);
+        for accepting in accepting {
+            if let Ok(Err(error)) = accepting.await {
+                tracing::error!(event = "listener_failed", error = %error);
+            }
+        }
+    });
+    telemetry::flush();
+}
+
+fn options(configuration: &Configuration, socket: &Socket) -> HttpServerOptions {
+    let listener = configuration.process().public.iter().find(|it| it.name == *socket.name());
+    let mut options = HttpServerOptions::default();
+    options.h2c = listener.is_some_and(|it| it.h2c);
+    options.h2_idle_timeout = listener.map(|it| it.limits.keep_alive);
+    options
+}
+
+/// Follows signals and changed files until the process has to stop, and then until it may.
+async fn steer(configuration: &Arc<Configuration>, drain: &Drain, ending: &watch::Sender<bool>) -> Result<(), Failure> {
+    let mut signals = Signals::listen().map_err(|error| Failure(format!("no signals: {error}")))?;
+    let (changed, mut changes) = mpsc::channel(1);
+    let _watcher = Watcher::start(&watched(configuration), changed)
+        .map_err(|error| Failure(format!("the configuration can't be watched: {error}")))?;
+    loop {
+        tokio::select! {
+            wish = signals.next() => match wish {
+                Wish::Reload => reload(configuration, "signal").await,
+                Wish::Stop => return stop(configuration, drain, ending, &mut signals, true).await,
+                Wish::StopNow => return stop(configuration, drain, ending, &mut signals, false).await,
+            },
+            Some(()) = changes.recv() => reload(configuration, "file").await,
+        }
+    }
+}
+
+fn watched(configuration: &Configuration) -> Vec<PathBuf> {
+    let (gateway, routes) = configuration.paths();
+    let mut paths = vec![gateway.to_owned(), routes.to_owned()];
+    paths.extend(configuration.process().certificate_files());
+    paths
+}
+
+async fn reload(configuration: &Arc<Configuration>, cause: &'static str) {
+    tracing::debug!(event = "reload", cause = cause);
+    let configuration = configuration.clone();
+    // What it comes to is logged where it is known.
+    let _ = tokio::task::spawn_blocking(move || configuration.reload()).await;
+}
+
+/// US-013: not ready at once; new connections a while longer; then only what is under way.
+async fn stop(
+    configuration: &Configuration,
+    drain: &Drain,
+    ending: &watch::Sender<bool>,
+    signals: &mut Signals,
+    delay: bool,
+) -> Result<(), Failure> {
+    let times = &configuration.process().written.shutdown;
+    drain.begin();
+    tracing::info!(event = "draining", delay = %times.delay, grace = %times.grace, "a signal asks to stop");
+    let orderly = async {
+        if delay {
+            tokio::time::sleep(times.delay.0).await;
+        }
+        drain.close_listeners();
+        let goodbye = GOODBYE.min(times.grace.0 / 2);
+        let finished = async {
+            while drain.open() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(times.grace.0 - goodbye, finished).await.is_err() {
+            let _ = ending.send(true); // streams end whole
+        }
+        let cut = drain.wait_empty(goodbye).await;
+        if cut > 0 {
+            tracing::warn!(event = "connections_cut", connections = cut, "the grace is over");
+        }
+    };
+    tokio::select! {
+        () = orderly => {}
+        _ = signals.next() => {
+            tracing::warn!(event = "stopped_at_once", connections = drain.open(), "a second signal");
+            drain.close_listeners();
+            drain.wait_empty(Duration::ZERO).await;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! What operators say by signals.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// The signals that the gateway listens to.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// SIGTERM: stop, and let load balancers notice first.
+    Stop,
+    /// SIGINT: stop without that delay; somebody sits at the terminal.
+    StopNow,
+    /// SIGHUP: read the files again.
+    Reload,
+}
+
+impl Signals {
+    /// From here on signals no longer have their usual effect.
+    pub(super) fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next one.
+    pub(super) async fn next(&mut self) -> Wish {
+        tokio::select! {
+            _ = self.terminate.recv() => Wish::Stop,
+            _ = self.interrupt.recv() => Wish::StopNow,
+            _ = self.hang_up.recv() => Wish::Reload,
+        }
+    }
+}
