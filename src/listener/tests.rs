@@ -574,6 +574,20 @@ mod tls {
     }
 
     #[tokio::test]
+    async fn a_client_that_comes_back_resumes_its_session() {
+        let folder = Folder::new();
+        let first = folder.certify("first", &["a.test"]);
+        let gateway = Gateway::start(&folder.config("first", Vec::new()));
+        let client = client(&[&first], "http/1.1");
+        for kind in [rustls::HandshakeKind::Full, rustls::HandshakeKind::Resumed] {
+            let mut stream = gateway.connect_tls("a.test", client.clone()).await;
+            // The ticket comes with the first bytes.
+            assert!(ask(&mut stream, GET).await.contains("sni=a.test"));
+            assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind));
+        }
+    }
+
+    #[tokio::test]
     async fn a_reload_changes_the_certificate_and_closes_nothing() {
         let folder = Folder::new();
         let old = folder.certify("first", &["a.test"]);
