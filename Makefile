@@ -1,0 +1,52 @@
+# What people and CI do with this repository. Everything installs what it lacks (scripts/setup.sh)
+# and nothing that is already there. CARGO_TARGET_DIR is respected.
+
+SHELL := /bin/bash
+CARGO_TARGET_DIR ?= target
+MOONGATE := $(CARGO_TARGET_DIR)/release/moongate
+# Cargo and rustup live here when the shell's start files were not read.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# Given to benches/lab/bench.py, such as BENCH=--quick.
+BENCH ?=
+# How long `make soak` goes on.
+SOAK_MINUTES ?= 30
+
+.PHONY: help run release test lint bench soak schema clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+run: release ## the gateway with two demo back ends; Ctrl-C stops all three
+	@scripts/run.sh $(MOONGATE)
+
+release:
+	@scripts/setup.sh build
+	cargo build --release --locked
+
+test: ## every test
+	@scripts/setup.sh build test
+	cargo test --locked
+
+lint: ## formatting, clippy, rustdoc, dependencies: all without a warning
+	@scripts/setup.sh build lint
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+	cargo deny --locked check --hide-inclusion-graph bans licenses sources
+	@scripts/advisories.sh
+
+bench: release ## CPU time of a request, beside bare Pingora, nginx and HAProxy
+	@scripts/setup.sh bench
+	python3 benches/lab/bench.py $(BENCH)
+
+soak: release ## load and reloads for SOAK_MINUTES; fails on errors, and on memory that grows
+	@scripts/setup.sh soak
+	@scripts/soak.sh $(MOONGATE) $(SOAK_MINUTES)
+
+schema: release ## JSON Schemas of both configuration files, for editors, into docs/schema
+	@mkdir -p docs/schema
+	$(MOONGATE) schema config > docs/schema/gateway.json
+	$(MOONGATE) schema routes > docs/schema/routes.json
+
+clean: ## remove what was built
+	cargo clean

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Installs what a task needs and this machine lacks; quick when nothing is missing.
+# Usage: scripts/setup.sh TASK..., of: build test lint bench soak
+set -euo pipefail
+
+export PATH="$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin"
+
+# A line: the command that shows that it is there, and the Debian package that brings it.
+needs() {
+    case $1 in
+    build)
+        echo gcc gcc
+        echo g++ g++
+        echo cmake cmake
+        echo make make
+        echo pkg-config pkg-config
+        echo curl curl
+        ;;
+    test) echo nginx nginx-light ;;
+    bench)
+        echo python3 python3
+        echo nginx nginx-light
+        echo haproxy haproxy
+        echo wrk wrk
+        echo h2load nghttp2-client
+        ;;
+    soak)
+        echo curl curl
+        echo wrk wrk
+        ;;
+    lint) ;;
+    *)
+        echo "setup: no such task: $1" >&2
+        exit 2
+        ;;
+    esac
+}
+
+install_packages() {
+    local become=()
+    if ! command -v apt-get >/dev/null; then
+        echo "setup: please install: $*" >&2
+        exit 1
+    elif [ "$(id -u)" -ne 0 ]; then
+        if ! command -v sudo >/dev/null; then
+            echo "setup: please install as root: apt-get install $*" >&2
+            exit 1
+        fi
+        become=(sudo)
+    fi
+    echo "setup: installing $*"
+    "${become[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq update
+    "${become[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq install -y --no-install-recommends "$@" </dev/null
+}
+
+tools_for_lint() {
+    local missing=()
+    cargo fmt --version >/dev/null 2>&1 || missing+=(rustfmt)
+    cargo clippy --version >/dev/null 2>&1 || missing+=(clippy)
+    [ ${#missing[@]} -eq 0 ] || rustup component add "${missing[@]}"
+    if ! command -v cargo-deny >/dev/null; then
+        echo "setup: building cargo-deny, once"
+        cargo install cargo-deny --locked --quiet
+    fi
+}
+
+missing=()
+for task in "$@"; do
+    wanted=$(needs "$task")
+    while read -r tool package; do
+        [ -z "$tool" ] || command -v "$tool" >/dev/null || missing+=("$package")
+    done <<<"$wanted"
+done
+[ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
+
+if ! command -v cargo >/dev/null; then
+    echo "setup: Rust is missing; see https://rustup.rs" >&2
+    exit 1
+fi
+for task in "$@"; do
+    [ "$task" != lint ] || tools_for_lint
+done
