@@ -29,8 +29,7 @@ fn rooms_use_only_lower_layers() {
 
 #[test]
 fn arrows_up_and_sideways_and_hidden_ones_are_seen() {
-    let layers =
-        layers_of("//! Plan.\n\npub mod app;\n\n// pub mod gone;\npub mod a;\npub mod b;\n");
+    let layers = layers_of("//! Plan.\n\npub mod app;\n\n// pub mod gone;\npub mod a;\npub mod b;\n");
     assert_eq!(layers, [vec!["app"], vec!["a", "b"]]);
     let not_below = ["app", "a", "b"];
     for (line, expected) in [
@@ -53,8 +52,7 @@ fn breaks_the_plan(line: &str, room: &str, not_below: &[&str]) -> bool {
         return false;
     }
     line.split("crate::").skip(1).any(|path| {
-        let name: String =
-            path.chars().take_while(|it| it.is_alphanumeric() || *it == '_').collect();
+        let name: String = path.chars().take_while(|it| it.is_alphanumeric() || *it == '_').collect();
         path.starts_with(['{', '*']) || (name != room && not_below.contains(&name.as_str()))
     })
 }

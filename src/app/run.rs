@@ -150,7 +150,7 @@ fn work(
 fn options(configuration: &Configuration, socket: &Socket) -> HttpServerOptions {
     let listener = configuration.process().public.iter().find(|it| it.name == *socket.name());
     let mut options = HttpServerOptions::default();
-    options.h2c = listener.is_some_and(|it| it.h2c);
+    options.h2c = true; // the listener's streams say for themselves whether they take the preface
     options.h2_idle_timeout = listener.map(|it| it.limits.keep_alive);
     options
 }

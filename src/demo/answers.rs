@@ -18,11 +18,7 @@ pub(super) async fn health(State(backend): State<Backend>) -> Json<Value> {
 }
 
 /// The request's body is read and dropped, so that the connection can be used again.
-pub(super) async fn status(
-    State(backend): State<Backend>,
-    Path(code): Path<String>,
-    body: Body,
-) -> Response {
+pub(super) async fn status(State(backend): State<Backend>, Path(code): Path<String>, body: Body) -> Response {
     if let Err(refusal) = whole(body).await {
         return refusal;
     }
@@ -79,11 +75,8 @@ pub(super) fn refuse(message: &str) -> Response {
 fn headers_as_json(headers: &HeaderMap) -> Map<String, Value> {
     let mut shown = Map::new();
     for name in headers.keys() {
-        let mut values: Vec<Value> = headers
-            .get_all(name)
-            .iter()
-            .map(|value| String::from_utf8_lossy(value.as_bytes()).into())
-            .collect();
+        let mut values: Vec<Value> =
+            headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into()).collect();
         let value = if values.len() == 1 { values.remove(0) } else { Value::Array(values) };
         shown.insert(name.as_str().to_owned(), value);
     }

@@ -105,8 +105,7 @@ struct Backend {
 impl Backend {
     fn new(name: &str) -> Self {
         // A name that no header can hold still shows in the JSON.
-        let name_header =
-            HeaderValue::from_str(name).unwrap_or(HeaderValue::from_static("unnamed"));
+        let name_header = HeaderValue::from_str(name).unwrap_or(HeaderValue::from_static("unnamed"));
         Self { name: name.into(), name_header, in_progress: Arc::default() }
     }
 

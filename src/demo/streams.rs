@@ -59,10 +59,7 @@ fn second() -> u64 {
 }
 
 /// Answers after `ms` milliseconds.
-pub(super) async fn slow(
-    State(backend): State<Backend>,
-    Query(query): Query<SlowQuery>,
-) -> Json<Value> {
+pub(super) async fn slow(State(backend): State<Backend>, Query(query): Query<SlowQuery>) -> Json<Value> {
     let _progress = backend.progress();
     tokio::time::sleep(wait(query.ms)).await;
     Json(json!({ "name": &*backend.name, "slow_ms": query.ms }))
@@ -78,8 +75,7 @@ pub(super) async fn bytes(Path(n): Path<String>) -> Response {
         let block = Bytes::from_static(&BLOCK[..size]);
         (size > 0).then(|| (Ok::<_, Infallible>(block), left - size))
     });
-    let headers =
-        [(CONTENT_TYPE, "application/octet-stream".to_owned()), (CONTENT_LENGTH, n.to_string())];
+    let headers = [(CONTENT_TYPE, "application/octet-stream".to_owned()), (CONTENT_LENGTH, n.to_string())];
     (headers, Body::from_stream(blocks)).into_response()
 }
 
@@ -105,11 +101,7 @@ pub(super) async fn sse(
 }
 
 /// Echoes text and binary messages until the client closes; takes the first subprotocol offered.
-pub(super) async fn ws(
-    State(backend): State<Backend>,
-    headers: HeaderMap,
-    mut upgrade: WebSocketUpgrade,
-) -> Response {
+pub(super) async fn ws(State(backend): State<Backend>, headers: HeaderMap, mut upgrade: WebSocketUpgrade) -> Response {
     // Not `requested_protocols`: that sorts them, and the order is the client's preference.
     let offered = headers.get(SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok());
     let first = offered.and_then(|offered| offered.split(',').next());
@@ -117,20 +109,16 @@ pub(super) async fn ws(
         upgrade.set_selected_protocol(protocol);
     }
     let progress = backend.progress();
-    upgrade.max_message_size(BODY_BYTES_MAX).max_frame_size(BODY_BYTES_MAX).on_upgrade(
-        |socket| async move {
-            let _progress = progress;
-            echo_messages(socket).await;
-        },
-    )
+    upgrade.max_message_size(BODY_BYTES_MAX).max_frame_size(BODY_BYTES_MAX).on_upgrade(|socket| async move {
+        let _progress = progress;
+        echo_messages(socket).await;
+    })
 }
 
 /// Pings and the closing handshake are answered by the socket itself while it is read.
 async fn echo_messages(mut socket: WebSocket) {
     while let Some(Ok(message)) = socket.recv().await {
-        if matches!(message, Message::Text(_) | Message::Binary(_))
-            && socket.send(message).await.is_err()
-        {
+        if matches!(message, Message::Text(_) | Message::Binary(_)) && socket.send(message).await.is_err() {
             return;
         }
     }

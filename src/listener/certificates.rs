@@ -12,9 +12,7 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{
-    ClientHello, NoClientAuth, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
-};
+use rustls::server::{ClientHello, NoClientAuth, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 
@@ -101,8 +99,7 @@ impl Certificates {
 /// resumed under a new one.
 fn acceptor(tls: &Tls) -> Result<Acceptor, TlsError> {
     let provider = Arc::new(ring::default_provider());
-    let entries: Result<Vec<_>, _> =
-        tls.certificates.iter().map(|it| Entry::load(it, &provider)).collect();
+    let entries: Result<Vec<_>, _> = tls.certificates.iter().map(|it| Entry::load(it, &provider)).collect();
     let mut config = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier(tls.client_ca.as_deref(), &provider)?)
@@ -112,10 +109,7 @@ fn acceptor(tls: &Tls) -> Result<Acceptor, TlsError> {
     Ok(Acceptor::from_server_config(Arc::new(config)))
 }
 
-fn verifier(
-    path: Option<&Path>,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+fn verifier(path: Option<&Path>, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let Some(path) = path else { return Ok(Arc::new(NoClientAuth)) };
     let unusable = |reason: String| TlsError::Authority { path: path.to_owned(), reason };
     let mut roots = RootCertStore::empty();
@@ -147,10 +141,12 @@ impl Entry {
         let CertificateConfig { hosts, cert, key } = written;
         let chain = chain(cert)?;
         notice_end(cert, &chain[0]);
-        let private = PrivateKeyDer::from_pem_file(key)
-            .map_err(|error| unreadable(key, "private key", error))?;
-        let pair = CertifiedKey::from_der(chain, private, provider)
-            .map_err(|source| TlsError::Unfit { cert: cert.clone(), key: key.clone(), source })?;
+        let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, "private key", error))?;
+        let pair = CertifiedKey::from_der(chain, private, provider).map_err(|source| TlsError::Unfit {
+            cert: cert.clone(),
+            key: key.clone(),
+            source,
+        })?;
         let hosts = hosts.iter().map(|it| it.to_ascii_lowercase()).collect();
         Ok(Self { hosts, key: Arc::new(pair) })
     }

@@ -147,6 +147,14 @@ pub struct Tls {
     pub alpn: Vec<Alpn>,
 }
 
+impl Tls {
+    /// Every file that it reads.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let pairs = self.certificates.iter().flat_map(|it| [it.cert.clone(), it.key.clone()]);
+        pairs.chain(self.client_ca.clone())
+    }
+}
+
 /// A compiled `limits:` section.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -193,8 +201,7 @@ impl ListenerConfig {
 
 impl TlsConfig {
     fn compile(&self, at: &At<'_>, findings: &mut Findings) -> Tls {
-        let first =
-            CertificateConfig { hosts: Vec::new(), cert: self.cert.clone(), key: self.key.clone() };
+        let first = CertificateConfig { hosts: Vec::new(), cert: self.cert.clone(), key: self.key.clone() };
         first.check(at, findings);
         let list = at.key("certificates");
         for (index, certificate) in self.certificates.iter().enumerate() {
@@ -209,11 +216,7 @@ impl TlsConfig {
             findings.error(&at.key("client_ca"), "an empty path");
         }
         let certificates = std::iter::once(first).chain(self.certificates.iter().cloned());
-        Tls {
-            certificates: certificates.collect(),
-            client_ca: self.client_ca.clone(),
-            alpn: self.alpn.clone(),
-        }
+        Tls { certificates: certificates.collect(), client_ca: self.client_ca.clone(), alpn: self.alpn.clone() }
     }
 }
 
@@ -238,10 +241,7 @@ impl CertificateConfig {
 
 impl ListenerLimits {
     fn compile(&self, at: &At<'_>, findings: &mut Findings) -> Limits {
-        let counts = [
-            ("connections", self.connections),
-            ("requests_per_connection", self.requests_per_connection),
-        ];
+        let counts = [("connections", self.connections), ("requests_per_connection", self.requests_per_connection)];
         for (key, value) in counts {
             if value == 0 {
                 findings.error(&at.key(key), "zero lets nobody in");
@@ -291,7 +291,8 @@ mod tests {
     fn a_sound_listener_compiles_without_findings() {
         assert!(check("address: '0.0.0.0:8080'").is_empty());
         assert!(check("address: '[::]:0'\nh2c: true").is_empty());
-        let tls = "address: '1.2.3.4:443'\ntls: { cert: a, key: b, certificates: [{ hosts: ['*.a.b'], cert: c, key: d }] }";
+        let tls =
+            "address: '1.2.3.4:443'\ntls: { cert: a, key: b, certificates: [{ hosts: ['*.a.b'], cert: c, key: d }] }";
         assert!(check(tls).is_empty());
     }
 

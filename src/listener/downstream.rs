@@ -18,8 +18,8 @@ use pingora::http::ResponseHeader;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::{SslDigest, TlsRef};
 use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
-    Stream, TimingDigest, UniqueID, UniqueIDType,
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
+    UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -60,11 +60,7 @@ pub struct Downstream {
 }
 
 impl Downstream {
-    pub(super) fn new(
-        inner: Stream,
-        connection: Arc<Connection>,
-        refuse: Arc<dyn Refuse>,
-    ) -> pingora::Result<Self> {
+    pub(super) fn new(inner: Stream, connection: Arc<Connection>, refuse: Arc<dyn Refuse>) -> pingora::Result<Self> {
         // The only slot that HTTP/1 and HTTP/2 sessions alike carry through Pingora; the header in
         // it is a formality.
         let header = Box::new(ResponseHeader::build_no_case(200, Some(0))?);
@@ -183,11 +179,7 @@ impl Downstream {
         Poll::Ready(Ok(self.preread == PREFACE))
     }
 
-    fn read_inner(
-        &mut self,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<usize>> {
+    fn read_inner(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
         let before = buf.filled().len();
         if !self.preread.is_empty() {
             let length = self.preread.len().min(buf.remaining());
@@ -262,11 +254,7 @@ impl Downstream {
 }
 
 impl AsyncRead for Downstream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match this.read_inner(cx, buf) {
             Poll::Ready(Ok(length)) => {
@@ -283,11 +271,7 @@ impl AsyncRead for Downstream {
 }
 
 impl AsyncWrite for Downstream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if !this.silenced && this.is_pingoras_own(buf) {
             this.say_no(status_of(buf).unwrap_or(400));

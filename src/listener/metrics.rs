@@ -1,20 +1,15 @@
 //! What the listeners count. Handles are resolved once for a socket, none while it accepts.
 
 use once_cell::sync::Lazy;
-use prometheus::{
-    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter_vec,
-    register_int_gauge_vec,
-};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter_vec, register_int_gauge_vec};
 
 const ONCE: &str = "the name is registered here only";
 
 static OPEN: Lazy<IntGaugeVec> = Lazy::new(|| {
-    register_int_gauge_vec!("moongate_connections_open", "Connections now open.", &["listener"])
-        .expect(ONCE)
+    register_int_gauge_vec!("moongate_connections_open", "Connections now open.", &["listener"]).expect(ONCE)
 });
 static TOTAL: Lazy<IntCounterVec> = Lazy::new(|| {
-    register_int_counter_vec!("moongate_connections_total", "Connections let in.", &["listener"])
-        .expect(ONCE)
+    register_int_counter_vec!("moongate_connections_total", "Connections let in.", &["listener"]).expect(ONCE)
 });
 static REFUSED: Lazy<IntCounterVec> = Lazy::new(|| {
     register_int_counter_vec!(

@@ -21,9 +21,7 @@ mod tests;
 mod validity;
 
 pub use certificates::{Certificates, TlsError};
-pub use config::{
-    Alpn, CertificateConfig, Limits, Listener, ListenerConfig, ListenerLimits, Tls, TlsConfig,
-};
+pub use config::{Alpn, CertificateConfig, Limits, Listener, ListenerConfig, ListenerLimits, Tls, TlsConfig};
 pub use connection::{Connection, Refuse, TlsFacts};
 pub use downstream::Downstream;
 pub use drain::{Drain, DrainPhase};

@@ -39,12 +39,7 @@ const BREATHER: Duration = Duration::from_millis(100);
 /// For plain-text HTTP/2 the app must allow it (`HttpServerOptions::h2c`); each connection decides
 /// by its own listener's setting. The app must call [`Connection::admitted`] for every request,
 /// else what it writes is taken for a refusal of Pingora's.
-pub async fn serve<A>(
-    socket: Socket,
-    app: Arc<A>,
-    refuse: Arc<dyn Refuse>,
-    drain: Drain,
-) -> io::Result<()>
+pub async fn serve<A>(socket: Socket, app: Arc<A>, refuse: Arc<dyn Refuse>, drain: Drain) -> io::Result<()>
 where
     A: ServerApp + Send + Sync + 'static,
 {
@@ -172,11 +167,7 @@ impl<A: ServerApp + Send + Sync + 'static> Visit<A> {
         }
     }
 
-    async fn shake_hands(
-        &self,
-        stream: L4Stream,
-        certificates: &Certificates,
-    ) -> Option<TlsStream<L4Stream>> {
+    async fn shake_hands(&self, stream: L4Stream, certificates: &Certificates) -> Option<TlsStream<L4Stream>> {
         let acceptor = certificates.acceptor();
         let limit = self.connection.limits.handshake_timeout;
         let reason = match tokio::time::timeout(limit, acceptor.tls_handshake(stream)).await {
@@ -251,11 +242,7 @@ struct GuestList {
 }
 
 impl Guests {
-    fn let_in(
-        self: &Arc<Self>,
-        connection: Arc<Connection>,
-        visit: impl Future<Output = ()> + Send + 'static,
-    ) {
+    fn let_in(self: &Arc<Self>, connection: Arc<Connection>, visit: impl Future<Output = ()> + Send + 'static) {
         let mut list = self.list.lock();
         list.next += 1;
         let leaving = Leaving { guests: self.clone(), number: list.next };

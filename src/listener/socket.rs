@@ -109,11 +109,8 @@ fn bind_one(listener: &Listener) -> Result<Socket, BindError> {
         address: *address,
         source: Box::new(source),
     })?;
-    let (inner, bound) = listen(*address).map_err(|source| BindError::Address {
-        listener: name.clone(),
-        address: *address,
-        source,
-    })?;
+    let (inner, bound) =
+        listen(*address).map_err(|source| BindError::Address { listener: name.clone(), address: *address, source })?;
     let shared = Shared {
         listener: listener.clone(),
         certificates: certificates.map(Arc::new),

@@ -228,11 +228,7 @@ async fn an_idle_connection_is_closed_and_a_busy_one_kept() {
     config.limits.keep_alive = Period::millis(500);
     let gateway = Gateway::start(&config);
     let mut stream = gateway.connect().await;
-    assert!(
-        ask(&mut stream, GET)
-            .await
-            .ends_with("public peer=true sni= alpn= client=false requests=1")
-    );
+    assert!(ask(&mut stream, GET).await.ends_with("public peer=true sni= alpn= client=false requests=1"));
     assert!(ask(&mut stream, GET).await.ends_with("requests=2"));
     assert_eq!(rest(&mut stream).await, "");
     assert!(gateway.refused().is_empty());
@@ -264,8 +260,7 @@ async fn what_pingora_refuses_is_answered_in_our_words_once() {
         let mut stream = gateway.connect().await;
         stream.write_all(request.as_bytes()).await.unwrap();
         let text = rest(&mut stream).await;
-        let expected =
-            format!("HTTP/1.1 {status} No\r\ncontent-length: 4\r\nconnection: close\r\n\r\nours");
+        let expected = format!("HTTP/1.1 {status} No\r\ncontent-length: 4\r\nconnection: close\r\n\r\nours");
         assert_eq!(text, expected);
         assert_eq!(gateway.refusals.0.lock().split_off(0), [status]);
     }
@@ -353,9 +348,7 @@ mod h2c {
         assert!(ask(&mut stream, "GET / HTTP/1.0\r\n\r\n").await.starts_with("http/1."));
         let mut stream = gateway.connect().await;
         // It begins like the preface.
-        assert!(
-            ask(&mut stream, "PRI / HTTP/1.1\r\nHost: a\r\n\r\n").await.ends_with("requests=1")
-        );
+        assert!(ask(&mut stream, "PRI / HTTP/1.1\r\nHost: a\r\n\r\n").await.ends_with("requests=1"));
         assert!(ask(&mut stream, GET).await.ends_with("requests=2"));
     }
 
@@ -495,8 +488,7 @@ mod tls {
         for (name, expected) in cases {
             let mut stream = gateway.connect_tls(name, client(&trusted, "http/1.1")).await;
             assert_eq!(&shown(&stream), expected, "{name}");
-            let known =
-                format!("public peer=true sni={name} alpn=http/1.1 client=false requests=1");
+            let known = format!("public peer=true sni={name} alpn=http/1.1 client=false requests=1");
             assert!(ask(&mut stream, GET).await.ends_with(&known));
         }
     }
@@ -616,8 +608,7 @@ mod tls {
         let pair = |cert: &str, key: &str| {
             let (cert, key) = (folder.path(cert), folder.path(key));
             let mut config = folder.config("first", Vec::new());
-            config.tls.as_mut().unwrap().certificates =
-                vec![CertificateConfig { hosts: Vec::new(), cert, key }];
+            config.tls.as_mut().unwrap().certificates = vec![CertificateConfig { hosts: Vec::new(), cert, key }];
             bind(&[compile(&config)]).map(drop).map_err(|error| error.to_string())
         };
         assert_eq!(pair("other.crt", "other.key"), Ok(()));
@@ -698,8 +689,7 @@ mod draining {
             let socket = socket.try_clone().unwrap();
             let drain = drain.clone();
             std::thread::spawn(move || {
-                let runtime =
-                    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 let (seen, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
                 let app = http_proxy(&Arc::new(ServerConf::default()), App { seen, gate });
                 runtime.block_on(serve(socket, Arc::new(app), Arc::new(Refusals::default()), drain))

@@ -39,17 +39,11 @@ impl Demo {
     #[track_caller]
     pub fn restart(&mut self) {
         self.stop();
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind(self.address)).unwrap();
         self.address = listener.local_addr().unwrap();
         let name = self.name.clone();
-        runtime.spawn(async move {
-            moongate::demo::serve_on(listener, &name, std::future::pending()).await
-        });
+        runtime.spawn(async move { moongate::demo::serve_on(listener, &name, std::future::pending()).await });
         self.running = Some(runtime);
     }
 }

@@ -92,10 +92,8 @@ impl GatewayBuilder {
     pub fn start_refused(self) -> Refused {
         let (mut process, _folder) = self.spawn();
         let code = process.wait_exit();
-        let (stderr, stdout): (Vec<_>, Vec<_>) =
-            process.log().lines().into_iter().partition(|line| line.stderr);
-        let join =
-            |lines: Vec<Line>| lines.into_iter().map(|line| line.text + "\n").collect::<String>();
+        let (stderr, stdout): (Vec<_>, Vec<_>) = process.log().lines().into_iter().partition(|line| line.stderr);
+        let join = |lines: Vec<Line>| lines.into_iter().map(|line| line.text + "\n").collect::<String>();
         Refused { code, stdout: join(stdout), stderr: join(stderr) }
     }
 }
@@ -130,10 +128,7 @@ impl Gateway {
     pub fn listening(&self) -> Vec<(String, SocketAddr)> {
         let jsons = self.events("listening");
         let text = |json: &Value, key: &str| json[key].as_str().unwrap().to_owned();
-        jsons
-            .iter()
-            .map(|it| (text(it, "listener"), text(it, "address").parse().unwrap()))
-            .collect()
+        jsons.iter().map(|it| (text(it, "listener"), text(it, "address").parse().unwrap())).collect()
     }
 
     pub fn process(&mut self) -> &mut Process {
@@ -151,13 +146,7 @@ impl Gateway {
     }
 
     #[track_caller]
-    pub fn request(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: impl AsRef<[u8]>,
-    ) -> Response {
+    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Response {
         self.or_log(|| try_request(self.public, method, path, headers, body))
     }
 

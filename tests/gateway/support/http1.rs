@@ -62,8 +62,7 @@ impl Response {
 
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|error| panic!("not JSON: {error}: {}", self.text()))
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("not JSON: {error}: {}", self.text()))
     }
 }
 
@@ -104,11 +103,7 @@ impl RawClient {
     }
 
     /// Connects by TLS; the handshake is done when this returns.
-    pub fn try_connect_tls(
-        address: SocketAddr,
-        name: &str,
-        config: Arc<rustls::ClientConfig>,
-    ) -> io::Result<Self> {
+    pub fn try_connect_tls(address: SocketAddr, name: &str, config: Arc<rustls::ClientConfig>) -> io::Result<Self> {
         let socket = connect(address)?;
         let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
         let session = rustls::ClientConnection::new(config, name).map_err(io::Error::other)?;
@@ -375,13 +370,7 @@ pub fn try_request(
 }
 
 /// A plain request; `host`, `content-length` and `connection: close` are added unless given.
-pub fn request_bytes(
-    address: SocketAddr,
-    method: &str,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: &[u8],
-) -> Vec<u8> {
+pub fn request_bytes(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let given = |name: &str| headers.iter().any(|(it, _)| it.eq_ignore_ascii_case(name));
     let mut text = format!("{method} {path} HTTP/1.1\r\n");
     if !given("host") {
@@ -430,9 +419,9 @@ fn owned(fields: &[httparse::Header<'_>]) -> Fields {
 fn parse_head(raw: Vec<u8>) -> io::Result<Head> {
     let mut fields = [httparse::EMPTY_HEADER; 256];
     let mut response = httparse::Response::new(&mut fields);
-    let status = response.parse(&raw).map_err(|error| {
-        wrong(format!("not an answer's head ({error}): {}", raw.escape_ascii()))
-    })?;
+    let status = response
+        .parse(&raw)
+        .map_err(|error| wrong(format!("not an answer's head ({error}): {}", raw.escape_ascii())))?;
     if status.is_partial() {
         return Err(wrong(format!("half a head: {}", raw.escape_ascii())));
     }
@@ -451,9 +440,7 @@ fn framing(head: &Head, method: &str) -> io::Result<Left> {
     let left = match (lengths.as_slice(), codings.as_slice()) {
         ([], []) => Left::UntilClose,
         ([], [coding]) if coding.eq_ignore_ascii_case("chunked") => Left::NextChunk,
-        ([length], []) if length.bytes().all(|it| it.is_ascii_digit()) => {
-            Left::Length(length.parse().map_err(wrong)?)
-        }
+        ([length], []) if length.bytes().all(|it| it.is_ascii_digit()) => Left::Length(length.parse().map_err(wrong)?),
         _ => return Err(wrong(format!("ambiguous framing: {lengths:?}, {codings:?}"))),
     };
     let bare = head.status < 200 || head.status == 204 || head.status == 304;

@@ -32,11 +32,7 @@ impl H2Client {
     }
 
     /// Fails when the handshake fails or the server does not choose `h2`.
-    pub fn try_connect_tls(
-        address: SocketAddr,
-        name: &str,
-        config: Arc<rustls::ClientConfig>,
-    ) -> io::Result<Self> {
+    pub fn try_connect_tls(address: SocketAddr, name: &str, config: Arc<rustls::ClientConfig>) -> io::Result<Self> {
         let runtime = runtime();
         let server = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
         let wire = within(&runtime, async {
@@ -47,8 +43,7 @@ impl H2Client {
         if alpn.as_deref() != Some(b"h2") {
             return Err(io::Error::other(format!("the server chose {alpn:?}")));
         }
-        Self::over(runtime, wire, format!("https://{name}:{}", address.port()))
-            .map_err(io::Error::other)
+        Self::over(runtime, wire, format!("https://{name}:{}", address.port())).map_err(io::Error::other)
     }
 
     fn over<T>(runtime: Runtime, wire: T, origin: String) -> Result<Self, h2::Error>
@@ -122,9 +117,7 @@ async fn exchange(
         // A server may answer and close the stream before it has seen all of the body.
         let _ = match trailers {
             None => stream.send_data(body, true),
-            Some(trailers) => {
-                stream.send_data(body, false).and_then(|()| stream.send_trailers(trailers))
-            }
+            Some(trailers) => stream.send_data(body, false).and_then(|()| stream.send_trailers(trailers)),
         };
     }
     let (head, mut stream) = response.await?.into_parts();
@@ -145,9 +138,9 @@ async fn exchange(
 }
 
 fn header_map(fields: &[(&str, &str)]) -> HeaderMap {
-    let pairs = fields.iter().map(|(name, value)| {
-        (http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap())
-    });
+    let pairs = fields
+        .iter()
+        .map(|(name, value)| (http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap()));
     pairs.collect()
 }
 

@@ -41,11 +41,7 @@ pub struct Log {
 }
 
 impl Log {
-    fn follow(
-        self: &Arc<Self>,
-        stream: impl Read + Send + 'static,
-        stderr: bool,
-    ) -> JoinHandle<()> {
+    fn follow(self: &Arc<Self>, stream: impl Read + Send + 'static, stderr: bool) -> JoinHandle<()> {
         self.pages.lock().unwrap().open += 1;
         let log = self.clone();
         thread::spawn(move || {
@@ -133,10 +129,8 @@ impl Process {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
         let log = Arc::new(Log::default());
-        let readers = vec![
-            log.follow(child.stdout.take().unwrap(), false),
-            log.follow(child.stderr.take().unwrap(), true),
-        ];
+        let readers =
+            vec![log.follow(child.stdout.take().unwrap(), false), log.follow(child.stderr.take().unwrap(), true)];
         Self { name: name.to_owned(), child, log, readers }
     }
 

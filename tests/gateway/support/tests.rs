@@ -146,10 +146,7 @@ fn a_websocket_echoes_and_closes() {
 #[test]
 fn a_refused_websocket_gives_the_answer() {
     let demo = Demo::start("one");
-    assert_eq!(
-        WsClient::try_connect(demo.address(), "/status/403", &[]).err().unwrap().status,
-        403
-    );
+    assert_eq!(WsClient::try_connect(demo.address(), "/status/403", &[]).err().unwrap().status, 403);
 }
 
 #[test]
@@ -157,8 +154,7 @@ fn an_upstream_records_every_byte_and_keeps_the_connection() {
     let upstream = RawUpstream::start(|request| Script::ok(request.target()));
     let mut client = RawClient::connect(upstream.address());
     let first = "POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc";
-    let second =
-        "POST /b HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\nde\r\n0\r\nt: 1\r\n\r\n";
+    let second = "POST /b HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\nde\r\n0\r\nt: 1\r\n\r\n";
     client.send(format!("{first}{second}"));
     assert_eq!(client.read_response().text(), "/a");
     assert_eq!(client.read_response().text(), "/b");
@@ -288,11 +284,7 @@ mod h2_echo {
     }
 
     pub fn start(tls: Option<Arc<rustls::ServerConfig>>) -> Server {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         runtime.spawn(async move {

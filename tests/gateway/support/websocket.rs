@@ -22,17 +22,12 @@ pub struct WsClient {
 impl WsClient {
     #[track_caller]
     pub fn connect(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
-        Self::try_connect(address, path, headers)
-            .unwrap_or_else(|answer| panic!("no upgrade: {answer:?}"))
+        Self::try_connect(address, path, headers).unwrap_or_else(|answer| panic!("no upgrade: {answer:?}"))
     }
 
     /// Gives the answer when it is anything but a 101.
     #[track_caller]
-    pub fn try_connect(
-        address: SocketAddr,
-        path: &str,
-        headers: &[(&str, &str)],
-    ) -> Result<Self, Box<Response>> {
+    pub fn try_connect(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<Self, Box<Response>> {
         let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
         for (name, value) in headers {
             let name = http::HeaderName::from_bytes(name.as_bytes()).unwrap();
