@@ -48,8 +48,8 @@ pub async fn exchange<W: WayOut>(
     if session.is_body_done() || policy.body_limit == u64::MAX || declared_length(session) <= policy.body_limit {
         let run = Dispatch { worker, session, exchange, policy, way };
         return match destination {
-            Destination::Upstream(live) => run.to_upstream(live).await,
-            Destination::Local(name, service) => run.to_service(name, &**service).await,
+            Destination::Upstream(live) => run.ask_upstream(live).await,
+            Destination::Local(name, service) => run.ask_service(name, &**service).await,
         };
     }
     Err(Ended::Unanswered(Refusal::BodyTooLarge { limit: policy.body_limit }))
@@ -69,14 +69,14 @@ struct Dispatch<'a, W> {
 }
 
 impl<W: WayOut> Dispatch<'_, W> {
-    async fn to_service(mut self, name: &Arc<str>, service: &dyn LocalService) -> Result<(), Ended> {
+    async fn ask_service(mut self, name: &Arc<str>, service: &dyn LocalService) -> Result<(), Ended> {
         self.exchange.upstream = Some(name.clone());
         let head = head::outgoing(self.session, Protocol::Http1);
         let mut link = Link::Local(Local::begin(service, &head, self.session.is_upgrade_req()));
         self.pump(&mut link).await.0.map_err(|it| it.why)
     }
 
-    async fn to_upstream(mut self, live: &Live) -> Result<(), Ended> {
+    async fn ask_upstream(mut self, live: &Live) -> Result<(), Ended> {
         self.exchange.upstream = Some(live.upstream().name.clone());
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut last = Refusal::NoHealthyEndpoint;
