@@ -5,21 +5,26 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
+use bytes::Bytes;
 use http::Method;
+use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::client::HttpSession;
 use pingora::{Error, ErrorType};
 
 use crate::base::Deadline;
-use crate::exchange::head::{self, Protocol};
+use crate::exchange::head;
+use crate::exchange::lean::{self, Lean};
 use crate::exchange::link::{Http1, Http2, Link, Local};
 use crate::exchange::policy::Policy;
+use crate::exchange::pool;
 use crate::exchange::pump::{Ended, Pump, Stopped, WayOut};
 use crate::exchange::service::LocalService;
 use crate::exchange::worker::Worker;
 use crate::pipeline::{Exchange, Refusal};
-use crate::upstream::{Live, Outcome, Picked};
+use crate::upstream::{Endpoint, Live, Outcome, Picked, Protocol};
 
 /// So many endpoints are tried at most.
 const ATTEMPTS_MAX: u8 = 3;
@@ -71,21 +76,22 @@ struct Dispatch<'a, W> {
 impl<W: WayOut> Dispatch<'_, W> {
     async fn ask_service(mut self, name: &Arc<str>, service: &dyn LocalService) -> Result<(), Ended> {
         self.exchange.upstream = Some(name.clone());
-        let head = head::outgoing(self.session, Protocol::Http1);
+        let head = head::outgoing(self.session, head::Protocol::Http1);
         let mut link = Link::Local(Local::begin(service, &head, self.session.is_upgrade_req()));
         self.pump(&mut link).await.0.map_err(|it| it.why)
     }
 
     async fn ask_upstream(mut self, live: &Live) -> Result<(), Ended> {
         self.exchange.upstream = Some(live.upstream().name.clone());
+        let small = self.small_body(live).await?;
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut last = Refusal::NoHealthyEndpoint;
         while self.exchange.attempts < ATTEMPTS_MAX {
-            let Some(picked) = live.pick(&tried).or_else(|| self.again(live, &tried)) else { break };
-            let endpoint = picked.endpoint().clone();
+            let Some(picked) = live.pick(&tried).or_else(|| again(live, &tried)) else { break };
+            let address = picked.endpoint().address();
             self.exchange.attempts += 1;
-            self.exchange.endpoint = Some(endpoint.address());
-            let stopped = match self.attempt(picked).await {
+            self.exchange.endpoint = Some(address);
+            let stopped = match self.attempt(live, picked, small.as_deref()).await {
                 Ok(()) => return Ok(()),
                 Err(stopped) => stopped,
             };
@@ -95,18 +101,24 @@ impl<W: WayOut> Dispatch<'_, W> {
             }
             tracing::debug!(
                 event = "attempt_failed", request_id = self.exchange.request_id.as_str(),
-                upstream = %live.upstream().name, endpoint = %endpoint.address(), reason = ?refusal
+                upstream = %live.upstream().name, endpoint = %address, reason = ?refusal
             );
             last = refusal;
-            tried.push(endpoint.address());
+            tried.push(address);
         }
         Err(Ended::Unanswered(last))
     }
 
-    /// Every healthy endpoint was tried: one of them may have been restarted just now, or the pooled
-    /// connection was a dead one.
-    fn again(&self, live: &Live, tried: &[SocketAddr]) -> Option<Picked> {
-        if tried.is_empty() { None } else { live.pick(&[]) }
+    /// The body of an ordinary request, whole; `None` if the request has to stream.
+    async fn small_body(&mut self, live: &Live) -> Result<Option<Bytes>, Ended> {
+        if live.upstream().protocol != Protocol::Http1 || !lean::is_ordinary(self.session) {
+            return Ok(None);
+        }
+        self.session.set_read_timeout(None); // deadlines are ours
+        if self.session.is_body_done() {
+            return Ok(Some(Bytes::new()));
+        }
+        lean::read_body(self.session, self.exchange, self.policy).await.map(Some)
     }
 
     /// What never reached an upstream may go to another one. What may have reached it is repeated only
@@ -124,24 +136,84 @@ impl<W: WayOut> Dispatch<'_, W> {
             }
     }
 
-    async fn attempt(&mut self, mut picked: Picked) -> Result<(), Stopped> {
-        let endpoint = picked.endpoint().clone();
+    async fn attempt(&mut self, live: &Live, mut picked: Picked, small: Option<&[u8]>) -> Result<(), Stopped> {
         let began = self.exchange.started.elapsed();
-        let connected = self.connect(endpoint.peer()).await;
-        self.exchange.timings.connected = Some(self.exchange.started.elapsed());
-        let result = match connected {
-            Ok((mut link, reused)) => {
-                self.exchange.connection_reused = reused;
-                let (result, request_done) = self.pump(&mut link).await;
-                if result.is_ok() {
-                    self.release(link, endpoint.peer(), request_done).await;
-                }
-                result
-            }
-            Err(refusal) => Err(Stopped { why: Ended::Unanswered(refusal), untouched: true, unprocessed: true }),
+        let endpoint = picked.endpoint().clone();
+        let result = match live.upstream().protocol {
+            Protocol::Http1 => self.over_http1(live, &endpoint, small).await,
+            Protocol::Http2 => self.over_http2(&endpoint).await,
         };
         let latency = self.exchange.timings.first_byte.unwrap_or_default().saturating_sub(began);
         picked.record(outcome(&result), latency);
+        result
+    }
+
+    async fn over_http1(&mut self, live: &Live, endpoint: &Endpoint, small: Option<&[u8]>) -> Result<(), Stopped> {
+        let stream = match pool::take(endpoint.key()) {
+            Some(stream) => {
+                self.exchange.connection_reused = true;
+                stream
+            }
+            None => {
+                let connecting = self.worker.transport.new_stream(endpoint.peer());
+                connect(self.policy.connect, connecting).await?
+            }
+        };
+        self.exchange.timings.connected = Some(self.exchange.started.elapsed());
+        let kept = match small {
+            Some(body) => self.lean(stream, body).await?,
+            None => {
+                let head = head::outgoing(self.session, head::Protocol::Http1);
+                let link = Http1::begin(stream, head).await.map_err(|it| unsent(connect_failed(&it)))?;
+                self.pump_http1(link).await?
+            }
+        };
+        if let Some(stream) = kept {
+            let keep = &live.upstream().keep_alive;
+            pool::put(endpoint.key(), stream, keep.idle, keep.max_idle as usize);
+        }
+        Ok(())
+    }
+
+    /// The ordinary way; an answer that is not ordinary goes on through the pump.
+    async fn lean(&mut self, stream: Stream, body: &[u8]) -> Result<Option<Stream>, Stopped> {
+        let Self { session, exchange, policy, way, .. } = self;
+        match (Lean { session, exchange, policy, way: *way }).run(stream, body).await? {
+            lean::Outcome::Done(stream) => Ok(stream),
+            lean::Outcome::Other(stream, read_ahead) => {
+                let head = head::outgoing(self.session, head::Protocol::Http1);
+                let link = Http1::resume(stream, read_ahead, head, body).await;
+                self.pump_http1(link.map_err(|it| unsent(connect_failed(&it)))?).await
+            }
+        }
+    }
+
+    async fn pump_http1(&mut self, link: Http1) -> Result<Option<Stream>, Stopped> {
+        let mut link = Link::Http1(link);
+        let (result, request_done) = self.pump(&mut link).await;
+        result?;
+        match link {
+            Link::Http1(link) => Ok(link.into_stream(request_done).await),
+            Link::Http2(_) | Link::Local(_) => Ok(None),
+        }
+    }
+
+    async fn over_http2(&mut self, endpoint: &Endpoint) -> Result<(), Stopped> {
+        let peer = endpoint.peer();
+        let connecting = self.worker.http2.get_http_session(peer);
+        let (session, reused) = connect(self.policy.connect, connecting).await?;
+        self.exchange.connection_reused = reused;
+        self.exchange.timings.connected = Some(self.exchange.started.elapsed());
+        let HttpSession::H2(session) = session else { return Err(unsent(Refusal::UpstreamProtocol)) };
+        let head = head::outgoing(self.session, head::Protocol::Http2);
+        let link = Http2::begin(session, head, self.session.is_body_done());
+        let mut link = Link::Http2(link.map_err(|it| unsent(connect_failed(&it)))?);
+        let (result, _) = self.pump(&mut link).await;
+        if let Link::Http2(link) = link {
+            // Also after a failure: the stream is over, the connection is not.
+            let idle = peer.options.idle_timeout.unwrap_or(self.policy.idle);
+            link.release(&self.worker.http2, peer, idle).await;
+        }
         result
     }
 
@@ -150,38 +222,32 @@ impl<W: WayOut> Dispatch<'_, W> {
         let result = pump.run().await;
         (result, pump.request_done())
     }
+}
 
-    async fn connect(&mut self, peer: &pingora::upstreams::peer::HttpPeer) -> Result<(Link, bool), Refusal> {
-        let mut deadline = Deadline::after(self.policy.connect);
-        let mut session = pin!(self.worker.connector.get_http_session(peer));
-        let session = poll_fn(|cx| match session.as_mut().poll(cx) {
-            Poll::Ready(session) => Poll::Ready(Some(session)),
-            Poll::Pending => deadline.poll_expired(cx).map(|()| None),
-        })
-        .await;
-        let (session, reused) = session.ok_or(Refusal::ConnectTimeout)?.map_err(|it| connect_failed(&it))?;
-        let link = match session {
-            HttpSession::H1(session) => {
-                let head = head::outgoing(self.session, Protocol::Http1);
-                Http1::begin(session, head).await.map(Link::Http1)
-            }
-            HttpSession::H2(session) => {
-                let head = head::outgoing(self.session, Protocol::Http2);
-                Http2::begin(session, head, self.session.is_body_done()).map(Link::Http2)
-            }
-            HttpSession::Custom(_) => return Err(Refusal::Internal),
-        };
-        link.map(|link| (link, reused)).map_err(|it| connect_failed(&it))
-    }
+/// Every healthy endpoint was tried: one of them may have been restarted just now, or the pooled
+/// connection was a dead one.
+fn again(live: &Live, tried: &[SocketAddr]) -> Option<Picked> {
+    if tried.is_empty() { None } else { live.pick(&[]) }
+}
 
-    async fn release(&self, link: Link, peer: &pingora::upstreams::peer::HttpPeer, request_done: bool) {
-        let idle = peer.options.idle_timeout.unwrap_or(self.policy.idle);
-        match link {
-            Link::Http1(link) => link.release(&self.worker.connector, peer, request_done, idle).await,
-            Link::Http2(link) => link.release(&self.worker.connector, peer, idle).await,
-            Link::Local(_) => {}
-        }
+/// Connects within `limit`.
+async fn connect<T>(limit: Duration, connecting: impl Future<Output = pingora::Result<T>>) -> Result<T, Stopped> {
+    let mut deadline = Deadline::after(limit);
+    let mut connecting = pin!(connecting);
+    let connected = poll_fn(|cx| match connecting.as_mut().poll(cx) {
+        Poll::Ready(connected) => Poll::Ready(Some(connected)),
+        Poll::Pending => deadline.poll_expired(cx).map(|()| None),
+    });
+    match connected.await {
+        Some(Ok(connected)) => Ok(connected),
+        Some(Err(error)) => Err(unsent(connect_failed(&error))),
+        None => Err(unsent(Refusal::ConnectTimeout)),
     }
+}
+
+/// Nothing of the request has left.
+fn unsent(refusal: Refusal) -> Stopped {
+    Stopped { why: Ended::Unanswered(refusal), untouched: true, unprocessed: true }
 }
 
 fn connect_failed(error: &Error) -> Refusal {

@@ -6,9 +6,11 @@
 
 mod dispatch;
 mod head;
+mod lean;
 mod link;
 mod outbox;
 mod policy;
+mod pool;
 mod pump;
 mod service;
 mod worker;

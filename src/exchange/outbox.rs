@@ -30,6 +30,10 @@ pub(super) struct Outbox(Arc<Mutex<Inner>>);
 
 struct Inner {
     stream: Stream,
+    /// What was read before the outbox was put on the stream; it is read first.
+    read_ahead: BytesMut,
+    /// Writes go nowhere: their bytes are on the wire already.
+    muted: bool,
     waiting: BytesMut,
     /// A write failed: what was written since is gone. The read side decides what that means, because
     /// an upstream may refuse a request early, answer, and close.
@@ -38,7 +42,25 @@ struct Inner {
 
 impl Outbox {
     pub(super) fn new(stream: Stream) -> Self {
-        Self(Arc::new(Mutex::new(Inner { stream, waiting: BytesMut::new(), failed: None })))
+        Self::resumed(stream, BytesMut::new(), false)
+    }
+
+    /// On a stream of which some was read already. While it is muted, a session can be led to where
+    /// it would be if it had sent the request itself.
+    pub(super) fn resumed(stream: Stream, read_ahead: BytesMut, muted: bool) -> Self {
+        Self(Arc::new(Mutex::new(Inner { stream, read_ahead, muted, waiting: BytesMut::new(), failed: None })))
+    }
+
+    /// From here on writes are written.
+    pub(super) fn unmute(&self) {
+        self.0.lock().muted = false;
+    }
+
+    /// Gives the stream back; `None` if something is left in the box, or another handle is.
+    pub(super) fn into_stream(self) -> Option<Stream> {
+        let inner = Arc::try_unwrap(self.0).ok()?.into_inner();
+        let clean = inner.waiting.is_empty() && inner.read_ahead.is_empty() && inner.failed.is_none();
+        clean.then_some(inner.stream)
     }
 
     /// Pushes out what waits, as far as the socket takes it.
@@ -49,11 +71,6 @@ impl Outbox {
     /// Bytes that wait for the socket.
     pub(super) fn pending(&self) -> usize {
         self.0.lock().waiting.len()
-    }
-
-    /// Whether a write failed, so that the connection can't be used again.
-    pub(super) fn write_failed(&self) -> bool {
-        self.0.lock().failed.is_some()
     }
 }
 
@@ -88,6 +105,11 @@ impl fmt::Debug for Outbox {
 impl AsyncRead for Outbox {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.0.lock();
+        if !inner.read_ahead.is_empty() {
+            let count = inner.read_ahead.len().min(buf.remaining());
+            buf.put_slice(&inner.read_ahead.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
         if !inner.waiting.is_empty() {
             let _ = inner.drain(cx); // a failed write must not hide an early answer
         }
@@ -98,7 +120,7 @@ impl AsyncRead for Outbox {
 impl AsyncWrite for Outbox {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let mut inner = self.0.lock();
-        if inner.failed.is_none() {
+        if inner.failed.is_none() && !inner.muted {
             inner.waiting.extend_from_slice(buf);
             let _ = inner.drain(cx);
         }

@@ -1,17 +1,18 @@
 //! What the exchanges of one thread share.
 
-use pingora::connectors::ConnectorOptions;
 use pingora::connectors::http::Connector;
+use pingora::connectors::{ConnectorOptions, TransportConnector};
 use tokio::sync::watch;
 
-/// Idle upstream connections that one thread keeps at most, all upstreams together. A pool smaller
-/// than the concurrency doubles the cost of a request.
-const POOL: usize = 4096;
+/// Idle HTTP/2 connections that one thread keeps at most; those of HTTP/1 are in `pool.rs`.
+const POOL: usize = 1024;
 
-/// One thread's connections to upstreams, and the word that streams have to end.
+/// One thread's ways to upstreams, and the word that streams have to end.
 pub struct Worker {
-    /// Pingora's client sessions, HTTP/1 and 2.
-    pub(super) connector: Connector,
+    /// Connections for HTTP/1.
+    pub(super) transport: TransportConnector,
+    /// Pingora's client sessions, for HTTP/2.
+    pub(super) http2: Connector,
     /// Becomes true when streams must end because the process does.
     pub(super) ending: watch::Receiver<bool>,
 }
@@ -20,6 +21,7 @@ impl Worker {
     /// To be made on the thread that uses it. `ending` is set once, when the time that requests under
     /// way were given at a stop is nearly over.
     pub fn new(ending: watch::Receiver<bool>) -> Self {
-        Self { connector: Connector::new(Some(ConnectorOptions::new(POOL))), ending }
+        let options = || Some(ConnectorOptions::new(POOL));
+        Self { transport: TransportConnector::new(options()), http2: Connector::new(options()), ending }
     }
 }

@@ -264,6 +264,11 @@ impl AsyncRead for Downstream {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
                 this.poll_deadline(cx);
+                // Whoever waits has nothing more to write for now: what was gathered goes out, so
+                // that an answer passes as it comes.
+                if !this.unwritten.is_empty() && this.poll_drain(cx).is_ready() {
+                    let _ = Pin::new(&mut this.inner).poll_flush(cx);
+                }
                 Poll::Pending
             }
         }

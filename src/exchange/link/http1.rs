@@ -3,16 +3,13 @@
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use pingora::Result;
-use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
+use pingora::protocols::Stream;
 use pingora::protocols::http::HttpTask;
-use pingora::protocols::http::client::HttpSession as ClientSession;
 use pingora::protocols::http::v1::client::HttpSession;
-use pingora::upstreams::peer::HttpPeer;
 
 use crate::exchange::outbox::Outbox;
 
@@ -22,21 +19,31 @@ pub(in crate::exchange) struct Http1 {
 }
 
 impl Http1 {
-    /// Puts the session on an outbox, unless it comes from the pool and has one, and sends the head.
-    pub(in crate::exchange) async fn begin(session: HttpSession, head: Box<RequestHeader>) -> Result<Self> {
-        let known = (**session.stream()).as_any().downcast_ref::<Outbox>().cloned();
-        let (outbox, mut session) = match known {
-            Some(outbox) => (outbox, session),
-            None => {
-                let outbox = Outbox::new(session.into_inner());
-                (outbox.clone(), HttpSession::new(Box::new(outbox)))
-            }
-        };
-        // Deadlines are the pump's: a timeout of the session would begin anew at every poll.
-        session.read_timeout = None;
-        session.write_timeout = None;
+    /// Sends the head on a connection.
+    pub(in crate::exchange) async fn begin(stream: Stream, head: Box<RequestHeader>) -> Result<Self> {
+        Self::on(Outbox::new(stream), head).await
+    }
+
+    /// Goes on where others sent the whole request and read some of the answer.
+    pub(in crate::exchange) async fn resume(
+        stream: Stream,
+        read_ahead: BytesMut,
+        head: Box<RequestHeader>,
+        body: &[u8],
+    ) -> Result<Self> {
+        let mut link = Self::on(Outbox::resumed(stream, read_ahead, true), head).await?;
+        if !body.is_empty() {
+            link.session.write_body(body).await?;
+        }
+        link.outbox.unmute();
+        Ok(link)
+    }
+
+    async fn on(outbox: Outbox, head: Box<RequestHeader>) -> Result<Self> {
+        // No timeouts of the session: they would begin anew at every poll. Deadlines are the pump's.
+        let mut session = Box::new(HttpSession::new(Box::new(outbox.clone())));
         session.write_request_header(head).await?;
-        Ok(Self { session: Box::new(session), outbox })
+        Ok(Self { session, outbox })
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -67,19 +74,14 @@ impl Http1 {
         self.session.was_upgraded()
     }
 
-    /// Keeps the connection for the next request, if this one left nothing behind on it: an
-    /// unfinished body would swallow the head of the next request.
-    pub(in crate::exchange) async fn release(
-        self,
-        connector: &Connector,
-        peer: &HttpPeer,
-        request_done: bool,
-        idle: Duration,
-    ) {
-        let clean =
-            request_done && self.outbox.pending() == 0 && !self.outbox.write_failed() && !self.session.was_upgraded();
-        if clean {
-            connector.release_http_session(ClientSession::H1(*self.session), peer, Some(idle)).await;
+    /// The connection, for the next request, if this one left nothing behind on it: an unfinished
+    /// body would swallow the head of the next request.
+    pub(in crate::exchange) async fn into_stream(mut self, request_done: bool) -> Option<Stream> {
+        if !request_done || self.session.was_upgraded() {
+            return None;
         }
+        self.session.respect_keepalive();
+        drop(self.session.reuse().await?);
+        self.outbox.into_stream()
     }
 }
