@@ -11,6 +11,7 @@ mod outbox;
 mod policy;
 mod pump;
 mod service;
+mod websocket;
 mod worker;
 
 pub use dispatch::{Destination, exchange};
