@@ -2,9 +2,9 @@
 //! (RFC 9110, section 7.6).
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{Method, Version};
+use http::{Method, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 
@@ -45,6 +45,7 @@ pub(super) fn outgoing(session: &mut ServerSession, protocol: Protocol) -> Box<R
 }
 
 fn finish_http1(request: &mut RequestHeader, upgrade: bool, has_body: bool) {
+    join_cookies(request);
     request.set_version(Version::HTTP_11);
     if !request.headers.contains_key(HOST)
         && let Some(authority) = request.uri.authority()
@@ -57,6 +58,17 @@ fn finish_http1(request: &mut RequestHeader, upgrade: bool, has_body: bool) {
         insert(request, UPGRADE, HeaderValue::from_static("websocket"));
     } else if has_body && !request.headers.contains_key(CONTENT_LENGTH) {
         insert(request, TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+/// HTTP/2 clients send a field for each cookie, HTTP/1 has one for all (RFC 9113, section 8.2.3).
+fn join_cookies(request: &mut RequestHeader) {
+    let mut crumbs = request.headers.get_all(COOKIE).iter();
+    if request.version == Version::HTTP_2 && crumbs.by_ref().nth(1).is_some() {
+        let crumbs: Vec<&[u8]> = request.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+            insert(request, COOKIE, cookie);
+        }
     }
 }
 
@@ -94,6 +106,9 @@ pub(super) fn incoming(answer: &mut ResponseHeader, client: Version, method: &Me
         }
     }
     answer.set_version(Version::HTTP_11);
+    if answer.status == StatusCode::NO_CONTENT {
+        answer.remove_header(&CONTENT_LENGTH); // it must not be there (RFC 9110, section 8.6)
+    }
     let length_known = ends_here || *method == Method::HEAD || answer.headers.contains_key(CONTENT_LENGTH);
     match client {
         _ if length_known => Framing::AsGiven,
