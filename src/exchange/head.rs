@@ -28,7 +28,7 @@ pub(super) fn outgoing(session: &mut ServerSession, protocol: Protocol) -> Box<R
     let upgrade = protocol == Protocol::Http1 && session.is_upgrade_req();
     let has_body = !session.is_body_empty();
     let received = session.req_header();
-    let wants_trailers = received.headers.get_all(TE).iter().any(|it| it == "trailers");
+    let wants_trailers = protocol == Protocol::Http2 && takes_trailers(&received.headers);
     let mut request = Box::new(received.clone());
     for name in nominated(&received.headers) {
         request.remove_header(&name);
@@ -42,6 +42,12 @@ pub(super) fn outgoing(session: &mut ServerSession, protocol: Protocol) -> Box<R
         Protocol::Http2 => {}
     }
     request
+}
+
+/// Whether `TE` has the word `trailers`, the only one that HTTP/2 knows (RFC 9113, section 8.2.2).
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(TE).iter();
+    values.flat_map(|it| it.as_bytes().split(|it| *it == b',')).any(|it| it.trim_ascii() == b"trailers")
 }
 
 fn finish_http1(request: &mut RequestHeader, upgrade: bool, has_body: bool) {

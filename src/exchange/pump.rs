@@ -483,10 +483,9 @@ fn interim(head: &ResponseHeader) -> bool {
 
 async fn write_http2(session: &mut ServerSession, task: HttpTask) -> PingoraResult<()> {
     match task {
-        HttpTask::Header(head, end) => {
-            session.write_response_header(head).await?;
-            if end { session.finish_body().await } else { Ok(()) }
-        }
+        // The end has to be in the very frame: a 304 may name a length that no body follows.
+        HttpTask::Header(head, true) => session.response_duplex_vec(vec![HttpTask::Header(head, true)]).await.map(drop),
+        HttpTask::Header(head, false) => session.write_response_header(head).await,
         HttpTask::Body(piece, end) | HttpTask::UpgradedBody(piece, end) => {
             let piece = piece.unwrap_or_default();
             if piece.is_empty() && !end {

@@ -208,7 +208,7 @@ fn s2s_39_a_chunked_body_above_the_limit_is_stopped_before_the_excess() {
         client.send("POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
         client.send(chunk(&vec![b'a'; 1000]));
         if size > 1000 {
-            client.send(chunk(&vec![b'b'; size - 1000]));
+            client.send(chunk(&vec![1; size - 1000]));
         }
         client.send(last_chunk(&[]));
         client.read_response().status
@@ -216,10 +216,10 @@ fn s2s_39_a_chunked_body_above_the_limit_is_stopped_before_the_excess() {
     assert_eq!(send(1000), 200);
     assert_eq!(send(1001), 413);
     assert_eq!(send(100_000), 413);
-    assert!(upstream.received().iter().all(|it| !it.contains(&b'b')), "none of the excess arrived");
+    assert!(upstream.received().iter().all(|it| !it.contains(&1)), "none of the excess arrived");
     let mut h2 = H2Client::connect(gateway.public());
     assert_eq!(h2.request("POST", "/", &[], &[b'a'; 1000], None).status, 200);
-    assert_eq!(h2.request("POST", "/", &[], &[b'b'; 1001], None).status, 413);
+    assert_eq!(h2.request("POST", "/", &[], &[1; 1001], None).status, 413);
 }
 
 #[test]
