@@ -2,7 +2,8 @@
 //! (RFC 9110, section 7.6).
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Method, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -11,6 +12,9 @@ use pingora::protocols::http::ServerSession;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Credentials for a proxy are not for the origin, and nothing here asked for them.
+const PROXY_AUTHORIZATION: HeaderName = HeaderName::from_static("proxy-authorization");
 
 /// Fields that never pass from one connection to the next.
 const HOP_BY_HOP: [HeaderName; 8] =
@@ -33,13 +37,17 @@ pub(super) fn outgoing(session: &mut ServerSession, protocol: Protocol) -> Box<R
     for name in nominated(&received.headers) {
         request.remove_header(&name);
     }
-    for name in &HOP_BY_HOP {
+    for name in HOP_BY_HOP.iter().chain([&PROXY_AUTHORIZATION]) {
         request.remove_header(name);
     }
     match protocol {
         Protocol::Http1 => finish_http1(&mut request, upgrade, has_body),
-        Protocol::Http2 if wants_trailers => insert(&mut request, TE, HeaderValue::from_static("trailers")),
-        Protocol::Http2 => {}
+        Protocol::Http2 => {
+            request.remove_header(&EXPECT); // the pump says 100 itself: that of an upstream is never seen
+            if wants_trailers {
+                insert(&mut request, TE, HeaderValue::from_static("trailers"));
+            }
+        }
     }
     request
 }

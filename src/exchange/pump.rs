@@ -164,6 +164,10 @@ impl<'a, W: WayOut> Pump<'a, W> {
         if self.request_done && !self.session.is_upgrade_req() {
             self.send(Bytes::new(), true).await?;
         }
+        if self.awaits_continue() {
+            let go_on = ResponseHeader::build(StatusCode::CONTINUE, None).map_err(|it| self.upstream_failed(&it))?;
+            self.on_interim(Box::new(go_on)).await?;
+        }
         self.progress();
         loop {
             let busy = self.session.has_pending_downstream_proxy_tasks();
@@ -189,6 +193,11 @@ impl<'a, W: WayOut> Pump<'a, W> {
                 Event::Ending => self.end_stream().await?,
             }
         }
+    }
+
+    /// Whether the client waits for a word that nobody but us can say.
+    fn awaits_continue(&self) -> bool {
+        !self.request_done && !self.link.relays_continue() && self.session.req_header().headers.contains_key(EXPECT)
     }
 
     async fn next(&mut self, busy: bool) -> Event {

@@ -1,7 +1,5 @@
 //! What one case comes to: the client's side and the upstream's, without what differs every time.
 
-use std::time::Duration;
-
 use super::cases::Case;
 use super::peers::Peer;
 use crate::support::RawClient;

@@ -104,7 +104,8 @@ impl ProxyHttp for Stock {
 
 fn start_nginx(folder: &Path) -> Process {
     // Debian puts it where only root looks by default.
-    let found = ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx"].into_iter().find(|it| Path::new(it).exists());
+    let found =
+        ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx"].into_iter().find(|it| Path::new(it).exists());
     let Some(program) = found else {
         panic!("nginx is missing: `make setup` installs it, or `apt-get install nginx-light`");
     };

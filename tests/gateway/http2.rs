@@ -168,7 +168,10 @@ fn an_http2_client_reaches_an_http1_upstream() {
     let big = pattern(3 << 20);
     assert_eq!(client.request("POST", "/big", &[], &big, None).text(), "/big");
     assert_eq!(client.request("POST", "/len", &[("content-length", "4")], b"four", None).text(), "/len");
-    assert_eq!(client.request("GET", "/cookies", &[("cookie", "a=1"), ("cookie", "b=2")], b"", None).text(), "/cookies");
+    assert_eq!(
+        client.request("GET", "/cookies", &[("cookie", "a=1"), ("cookie", "b=2")], b"", None).text(),
+        "/cookies"
+    );
     let requests = upstream.requests();
     let heads: Vec<String> = requests.iter().map(|it| String::from_utf8_lossy(it).to_lowercase()).collect();
     let host = format!("\r\nhost: {}\r\n", gateway.public());
@@ -254,6 +257,24 @@ fn a_hundred_streams_at_once_share_connections() {
         futures_util::future::join_all(calls).await;
     });
     assert_eq!(upstream.book.bodies.lock().unwrap().len(), 100);
+}
+
+#[test]
+fn a_client_that_waits_for_100_gets_one_though_http2_upstreams_show_none() {
+    let upstream = H2Upstream::answering(b"thanks".to_vec(), &[]);
+    let gateway = upstream.gateway("");
+    let mut client = RawClient::connect(gateway.public());
+    for _ in 0..2 {
+        client.send("POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n");
+        assert_eq!(client.read_head().status, 100);
+        client.send("hello");
+        let answer = client.read_response();
+        assert_eq!((answer.text().as_str(), answer.header("connection")), ("thanks", Some("keep-alive")));
+    }
+    let heads = upstream.book.heads.lock().unwrap();
+    assert!(heads.iter().all(|it| !it.headers.contains_key("expect")));
+    drop(heads);
+    assert!(upstream.book.bodies.lock().unwrap().iter().all(|it| it.0 == b"hello"));
 }
 
 // ── Resets ──────────────────────────────────────────────────────────────────────────────────────

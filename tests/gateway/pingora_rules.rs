@@ -228,6 +228,7 @@ fn pingora_rule_10_malformed_requests_are_answered_logged_and_counted_like_other
         client.expect_closed();
     }
     let metrics = gateway.admin_get("/metrics").text();
-    let counted = |code: &str| metrics.lines().any(|it| it.contains(code) && !it.starts_with('#') && !it.ends_with(" 0"));
+    let counted =
+        |code: &str| metrics.lines().any(|it| it.contains(code) && !it.starts_with('#') && !it.ends_with(" 0"));
     assert!(counted("bad_request") && counted("method_not_supported"), "{metrics}");
 }

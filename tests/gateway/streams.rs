@@ -153,7 +153,8 @@ fn a_client_that_leaves_cancels_the_upstream_call_at_once() {
 
 #[test]
 fn an_upstream_that_stops_sending_ends_the_stream_after_its_idle_limit() {
-    let upstream = RawUpstream::start(|_| Script::new().read_body().send(EVENTS).send(chunk(b"data: 1\n\n")).await_close());
+    let upstream =
+        RawUpstream::start(|_| Script::new().read_body().send(EVENTS).send(chunk(b"data: 1\n\n")).await_close());
     // The request's own limit is shorter, and does not count for a stream.
     let gateway = in_front_of(&upstream, "timeouts: { request: 50ms, first_byte: 5s, idle: 300ms }");
     let mut client = RawClient::connect(gateway.public());
@@ -268,9 +269,10 @@ fn a_reload_touches_neither_stream_nor_socket() {
     let demo = Demo::start("one");
     let (first, second) = (Signal::new(), Signal::new());
     let upstream = paced(&first, &second);
-    let text = with_sockets(demo.address(), "").replace("upstreams:\n", &format!(
-        "upstreams:\n  events: {{ discovery: {{ static: [\"{}\"] }} }}\n", upstream.address()))
-        + "  - { name: events, match: { path: /events }, upstream: events }\n";
+    let text = with_sockets(demo.address(), "").replace(
+        "upstreams:\n",
+        &format!("upstreams:\n  events: {{ discovery: {{ static: [\"{}\"] }} }}\n", upstream.address()),
+    ) + "  - { name: events, match: { path: /events }, upstream: events }\n";
     let gateway = Gateway::start(text);
     let mut socket = WsClient::connect(gateway.public(), "/ws", &[]);
     let mut events = RawClient::connect(gateway.public());
@@ -375,7 +377,8 @@ fn at_a_stop_no_word_of_ours_gets_into_the_middle_of_a_frame() {
 
 #[test]
 fn at_a_stop_an_event_stream_ends_whole() {
-    let upstream = RawUpstream::start(|_| Script::new().read_body().send(EVENTS).send(chunk(b"data: 1\n\n")).await_close());
+    let upstream =
+        RawUpstream::start(|_| Script::new().read_body().send(EVENTS).send(chunk(b"data: 1\n\n")).await_close());
     let mut gateway = stopping(routes(&[upstream.address()], ""));
     let mut client = RawClient::connect(gateway.public());
     client.send("GET / HTTP/1.1\r\nhost: x\r\n\r\n");
