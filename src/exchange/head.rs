@@ -2,15 +2,19 @@
 //! (RFC 9110, section 7.6).
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
-use http::{Method, Version};
+use http::{Method, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Credentials for a proxy are not for the origin, and nothing here asked for them.
+const PROXY_AUTHORIZATION: HeaderName = HeaderName::from_static("proxy-authorization");
 
 /// Fields that never pass from one connection to the next.
 const HOP_BY_HOP: [HeaderName; 8] =
@@ -28,23 +32,34 @@ pub(super) fn outgoing(session: &mut ServerSession, protocol: Protocol) -> Box<R
     let upgrade = protocol == Protocol::Http1 && session.is_upgrade_req();
     let has_body = !session.is_body_empty();
     let received = session.req_header();
-    let wants_trailers = received.headers.get_all(TE).iter().any(|it| it == "trailers");
+    let wants_trailers = protocol == Protocol::Http2 && takes_trailers(&received.headers);
     let mut request = Box::new(received.clone());
     for name in nominated(&received.headers) {
         request.remove_header(&name);
     }
-    for name in &HOP_BY_HOP {
+    for name in HOP_BY_HOP.iter().chain([&PROXY_AUTHORIZATION]) {
         request.remove_header(name);
     }
     match protocol {
         Protocol::Http1 => finish_http1(&mut request, upgrade, has_body),
-        Protocol::Http2 if wants_trailers => insert(&mut request, TE, HeaderValue::from_static("trailers")),
-        Protocol::Http2 => {}
+        Protocol::Http2 => {
+            request.remove_header(&EXPECT); // the pump says 100 itself: that of an upstream is never seen
+            if wants_trailers {
+                insert(&mut request, TE, HeaderValue::from_static("trailers"));
+            }
+        }
     }
     request
 }
 
+/// Whether `TE` has the word `trailers`, the only one that HTTP/2 knows (RFC 9113, section 8.2.2).
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(TE).iter();
+    values.flat_map(|it| it.as_bytes().split(|it| *it == b',')).any(|it| it.trim_ascii() == b"trailers")
+}
+
 fn finish_http1(request: &mut RequestHeader, upgrade: bool, has_body: bool) {
+    join_cookies(request);
     request.set_version(Version::HTTP_11);
     if !request.headers.contains_key(HOST)
         && let Some(authority) = request.uri.authority()
@@ -57,6 +72,17 @@ fn finish_http1(request: &mut RequestHeader, upgrade: bool, has_body: bool) {
         insert(request, UPGRADE, HeaderValue::from_static("websocket"));
     } else if has_body && !request.headers.contains_key(CONTENT_LENGTH) {
         insert(request, TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+/// HTTP/2 clients send a field for each cookie, HTTP/1 has one for all (RFC 9113, section 8.2.3).
+fn join_cookies(request: &mut RequestHeader) {
+    let mut crumbs = request.headers.get_all(COOKIE).iter();
+    if request.version == Version::HTTP_2 && crumbs.by_ref().nth(1).is_some() {
+        let crumbs: Vec<&[u8]> = request.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+            insert(request, COOKIE, cookie);
+        }
     }
 }
 
@@ -94,6 +120,9 @@ pub(super) fn incoming(answer: &mut ResponseHeader, client: Version, method: &Me
         }
     }
     answer.set_version(Version::HTTP_11);
+    if answer.status == StatusCode::NO_CONTENT {
+        answer.remove_header(&CONTENT_LENGTH); // it must not be there (RFC 9110, section 8.6)
+    }
     let length_known = ends_here || *method == Method::HEAD || answer.headers.contains_key(CONTENT_LENGTH);
     match client {
         _ if length_known => Framing::AsGiven,

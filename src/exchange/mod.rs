@@ -13,6 +13,7 @@ mod policy;
 mod pool;
 mod pump;
 mod service;
+mod websocket;
 mod worker;
 
 pub use dispatch::{Destination, exchange};

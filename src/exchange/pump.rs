@@ -21,6 +21,7 @@ use crate::base::Deadline;
 use crate::exchange::head::{self, Framing};
 use crate::exchange::link::Link;
 use crate::exchange::policy::Policy;
+use crate::exchange::websocket::{self, Frames};
 use crate::pipeline::{EndState, Exchange, Refusal};
 use crate::telemetry::STREAMS_OPEN;
 
@@ -93,8 +94,13 @@ pub(super) struct Pump<'a, W> {
     answer_done: bool,
     answered: bool,
     upgraded: bool,
+    /// The client's bytes are not wanted any more.
+    quiet: bool,
     body_taken: u64,
     stream: Option<OpenStream>,
+    /// Where frames end in an upgraded connection.
+    from_client: Frames,
+    from_upstream: Frames,
 }
 
 /// Counts a stream for as long as it is open.
@@ -138,8 +144,11 @@ impl<'a, W: WayOut> Pump<'a, W> {
             answer_done: false,
             answered: false,
             upgraded: false,
+            quiet: false,
             body_taken: 0,
             stream: None,
+            from_client: Frames::default(),
+            from_upstream: Frames::default(),
         }
     }
 
@@ -154,6 +163,10 @@ impl<'a, W: WayOut> Pump<'a, W> {
         self.session.set_proxy_tasks_enabled(true);
         if self.request_done && !self.session.is_upgrade_req() {
             self.send(Bytes::new(), true).await?;
+        }
+        if self.awaits_continue() {
+            let go_on = ResponseHeader::build(StatusCode::CONTINUE, None).map_err(|it| self.upstream_failed(&it))?;
+            self.on_interim(Box::new(go_on)).await?;
         }
         self.progress();
         loop {
@@ -182,9 +195,14 @@ impl<'a, W: WayOut> Pump<'a, W> {
         }
     }
 
+    /// Whether the client waits for a word that nobody but us can say.
+    fn awaits_continue(&self) -> bool {
+        !self.request_done && !self.link.relays_continue() && self.session.req_header().headers.contains_key(EXPECT)
+    }
+
     async fn next(&mut self, busy: bool) -> Event {
         let Self { session, link, deadline, ending, stream, .. } = self;
-        let (request_done, answer_done) = (self.request_done, self.answer_done);
+        let (request_done, answer_done, quiet) = (self.request_done, self.answer_done, self.quiet);
         // Only streams outlive the time that a stop gives; for others the wait would be wasted work.
         let mut ending = stream.is_some().then(|| (*ending).clone());
         let mut ended = pin!(async {
@@ -195,6 +213,10 @@ impl<'a, W: WayOut> Pump<'a, W> {
         });
         poll_fn(|cx| {
             link.poll_out(cx);
+            // Before anything that a busy stream could always have ready.
+            if ended.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Event::Ending);
+            }
             if session.has_pending_downstream_proxy_tasks()
                 && let Poll::Ready(wrote) = pin!(session.write_downstream_proxy_tasks()).poll(cx)
             {
@@ -206,15 +228,13 @@ impl<'a, W: WayOut> Pump<'a, W> {
             {
                 return Poll::Ready(Event::Upstream(task));
             }
-            if (request_done || link.room())
+            if !quiet
+                && (request_done || link.room())
                 && let Poll::Ready(piece) = pin!(session.read_body_or_idle(request_done)).poll(cx)
             {
                 return Poll::Ready(Event::Client(piece));
             }
-            if deadline.poll_expired(cx).is_ready() {
-                return Poll::Ready(Event::Late);
-            }
-            ended.as_mut().poll(cx).map(|()| Event::Ending)
+            deadline.poll_expired(cx).map(|()| Event::Late)
         })
         .await
     }
@@ -236,7 +256,9 @@ impl<'a, W: WayOut> Pump<'a, W> {
     async fn on_request_body(&mut self, piece: Option<Bytes>) -> Result<(), Stopped> {
         let end = piece.is_none() || (!self.upgraded && self.session.is_body_done());
         let piece = piece.unwrap_or_default();
-        if !self.upgraded {
+        if self.upgraded {
+            self.from_client.pass(&piece);
+        } else {
             self.body_taken += piece.len() as u64;
             if self.body_taken > self.policy.body_limit {
                 self.link.cancel();
@@ -275,6 +297,7 @@ impl<'a, W: WayOut> Pump<'a, W> {
             }
             HttpTask::UpgradedBody(piece, end) => {
                 self.exchange.body_received += piece.as_ref().map_or(0, |it| it.len() as u64);
+                self.from_upstream.pass(piece.as_deref().unwrap_or_default());
                 self.answer_done = end;
                 HttpTask::UpgradedBody(piece, end)
             }
@@ -294,9 +317,10 @@ impl<'a, W: WayOut> Pump<'a, W> {
         Ok(())
     }
 
-    /// 100 and 103 pass to HTTP/1 clients; Pingora can't send them to those of HTTP/2.
+    /// 100 and 103 pass to HTTP/1.1 clients. HTTP/1.0 does not know them (RFC 9110, 15.2), and Pingora
+    /// can't send them over HTTP/2.
     async fn on_interim(&mut self, head: Box<ResponseHeader>) -> Result<(), Stopped> {
-        if self.session.is_http2() {
+        if self.session.req_header().version != Version::HTTP_11 {
             return Ok(());
         }
         // Pingora would take any head that goes out before the body is read for a reason to close.
@@ -381,14 +405,22 @@ impl<'a, W: WayOut> Pump<'a, W> {
         }
     }
 
-    /// The process stops: an event stream ends whole, so that its client comes back to another gateway.
+    /// The process stops: a stream ends whole, so that its client comes back to another gateway.
     async fn end_stream(&mut self) -> Result<(), Stopped> {
         self.exchange.end = Some(EndState::Drained);
-        self.link.cancel();
         self.stream = None;
         self.answer_done = true;
-        let last = if self.upgraded { HttpTask::UpgradedBody(None, true) } else { HttpTask::Done };
-        self.put(last).await
+        if !self.upgraded {
+            self.link.cancel();
+            return self.put(HttpTask::Done).await;
+        }
+        self.quiet = true;
+        if self.from_client.may_close() {
+            // It goes out at the next turn; whether it arrives is no longer our business.
+            let _ = self.link.send(websocket::close_to_upstream(), false).await;
+        }
+        let farewell = self.from_upstream.may_close().then(websocket::close_to_client);
+        self.put(HttpTask::UpgradedBody(farewell, true)).await
     }
 
     // ── The ways to fail ────────────────────────────────────────────────────────────────────────
@@ -460,10 +492,9 @@ fn interim(head: &ResponseHeader) -> bool {
 
 async fn write_http2(session: &mut ServerSession, task: HttpTask) -> PingoraResult<()> {
     match task {
-        HttpTask::Header(head, end) => {
-            session.write_response_header(head).await?;
-            if end { session.finish_body().await } else { Ok(()) }
-        }
+        // The end has to be in the very frame: a 304 may name a length that no body follows.
+        HttpTask::Header(head, true) => session.response_duplex_vec(vec![HttpTask::Header(head, true)]).await.map(drop),
+        HttpTask::Header(head, false) => session.write_response_header(head).await,
         HttpTask::Body(piece, end) | HttpTask::UpgradedBody(piece, end) => {
             let piece = piece.unwrap_or_default();
             if piece.is_empty() && !end {

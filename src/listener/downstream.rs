@@ -53,6 +53,8 @@ pub struct Downstream {
     preread: BytesMut,
     /// Given to us and not yet to `inner`.
     unwritten: BytesMut,
+    /// Something was written since the last flush.
+    unflushed: bool,
     /// Bytes seen while the preface of an HTTP/2 connection is awaited; `None` on HTTP/1.
     preface_seen: Option<usize>,
     /// Pingora's answer was replaced; whatever it writes from now on is dropped.
@@ -76,6 +78,7 @@ impl Downstream {
             timed: None,
             preread: BytesMut::new(),
             unwritten: BytesMut::new(),
+            unflushed: false,
             preface_seen,
             silenced: false,
         })
@@ -204,6 +207,17 @@ impl Downstream {
         Poll::Ready(Ok(()))
     }
 
+    /// Pingora flushes an answer of known length at its end only. Where its task comes to wait for the
+    /// client, there is nothing more to gather for now, and what there is goes out.
+    fn poll_uncork(&mut self, cx: &mut Context<'_>) {
+        if self.unflushed
+            && let Poll::Ready(flushed) = self.poll_drain(cx)
+            && (flushed.is_err() || Pin::new(&mut self.inner).poll_flush(cx).is_ready())
+        {
+            self.unflushed = false; // an error shows at the next read or write
+        }
+    }
+
     /// Gathers, or writes through, in front of it what was gathered before.
     fn poll_gather(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.unwritten.len() + buf.len() <= GATHER {
@@ -264,11 +278,7 @@ impl AsyncRead for Downstream {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
                 this.poll_deadline(cx);
-                // Whoever waits has nothing more to write for now: what was gathered goes out, so
-                // that an answer passes as it comes.
-                if !this.unwritten.is_empty() && this.poll_drain(cx).is_ready() {
-                    let _ = Pin::new(&mut this.inner).poll_flush(cx);
-                }
+                this.poll_uncork(cx);
                 Poll::Pending
             }
         }
@@ -289,7 +299,10 @@ impl AsyncWrite for Downstream {
         // h2 gathers by itself.
         let written = match this.preface_seen {
             Some(_) => ready!(Pin::new(&mut this.inner).poll_write(cx, buf)),
-            None => ready!(this.poll_gather(cx, buf)),
+            None => {
+                this.unflushed = true;
+                ready!(this.poll_gather(cx, buf))
+            }
         }?;
         this.connection.count_written(written);
         Poll::Ready(Ok(written))
@@ -317,7 +330,9 @@ impl AsyncWrite for Downstream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_drain(cx))?;
-        Pin::new(&mut this.inner).poll_flush(cx)
+        ready!(Pin::new(&mut this.inner).poll_flush(cx))?;
+        this.unflushed = false;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -167,8 +167,12 @@ fn absolute_path(request: &RequestHeader) -> Result<&[u8], Refusal> {
         .find(|it| target.get(..it.len()).is_some_and(|start| start.eq_ignore_ascii_case(it)));
     let Some(scheme) = scheme else { return Err(malformed) };
     let rest = &target[scheme.len()..];
-    let path = rest.iter().position(|it| *it == b'/').ok_or(malformed)?;
-    Ok(&rest[path..])
+    // The authority ends at the first of these; a slash in a query begins no path.
+    match rest.iter().position(|it| b"/?#".contains(it)) {
+        None => Ok(b"/"),
+        Some(end) if rest[end] == b'/' => Ok(&rest[end..]),
+        Some(_) => Err(malformed),
+    }
 }
 
 /// In HTTP/2 the authority is a part of the target: it stays when the path is written anew.

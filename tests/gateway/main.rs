@@ -9,3 +9,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod support;
+
+#[path = "../differential/mod.rs"]
+mod differential;
+mod exchange;
+mod http2;
+mod pingora_rules;
+mod streams;
+mod tls;

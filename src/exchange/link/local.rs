@@ -174,3 +174,97 @@ impl Local {
         self.upgraded
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::service::LocalFuture;
+    use std::sync::atomic::AtomicBool;
+    use std::task::Waker;
+
+    type Answer = dyn Fn(http::Request<Body>) -> LocalFuture + Send + Sync;
+
+    struct Service(Box<Answer>);
+
+    impl LocalService for Service {
+        fn call(&self, request: http::Request<Body>) -> LocalFuture {
+            (self.0)(request)
+        }
+    }
+
+    fn ask(method: Method, answer: impl Fn(http::Request<Body>) -> LocalFuture + Send + Sync + 'static) -> Local {
+        let head = RequestHeader::build(method, b"/", None).unwrap();
+        Local::begin(&Service(Box::new(answer)), &head, false)
+    }
+
+    fn poll(link: &mut Local) -> Poll<Result<HttpTask>> {
+        link.poll_in(&mut Context::from_waker(Waker::noop()))
+    }
+
+    struct Flag(Arc<AtomicBool>);
+
+    impl Drop for Flag {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_client_that_leaves_drops_the_call_and_the_stream() {
+        let dropped = Arc::new(AtomicBool::new(false));
+        let flag = dropped.clone();
+        let mut link = ask(Method::GET, move |_| {
+            let flag = Flag(flag.clone());
+            Box::pin(async move {
+                let _flag = flag;
+                std::future::pending().await
+            })
+        });
+        assert!(poll(&mut link).is_pending());
+        drop(link);
+        assert!(dropped.swap(false, Ordering::Relaxed), "the call");
+
+        let flag = dropped.clone();
+        let mut link = ask(Method::GET, move |_| {
+            let flag = Flag(flag.clone());
+            let events = stream::poll_fn(move |_| {
+                let _held = &flag;
+                Poll::<Option<io::Result<Bytes>>>::Pending
+            });
+            Box::pin(std::future::ready(http::Response::new(Body::from_stream(events))))
+        });
+        assert!(matches!(poll(&mut link), Poll::Ready(Ok(HttpTask::Header(_, false)))));
+        assert!(poll(&mut link).is_pending());
+        drop(link);
+        assert!(dropped.load(Ordering::Relaxed), "the stream");
+    }
+
+    #[test]
+    fn half_a_body_is_never_taken_for_a_whole_one() {
+        let read = |request: http::Request<Body>| -> LocalFuture {
+            Box::pin(async move {
+                let whole = axum::body::to_bytes(request.into_body(), 100).await.is_ok();
+                http::Response::new(Body::from(if whole { "whole" } else { "half" }))
+            })
+        };
+        for (cut, expected) in [(true, "half"), (false, "whole")] {
+            let mut link = ask(Method::POST, read);
+            link.send(Bytes::from_static(b"1234"), false);
+            assert!(poll(&mut link).is_pending());
+            if cut {
+                link.cut()
+            } else {
+                link.send(Bytes::new(), true)
+            }
+            assert!(matches!(poll(&mut link), Poll::Ready(Ok(HttpTask::Header(_, false)))));
+            let Poll::Ready(Ok(HttpTask::Body(Some(piece), _))) = poll(&mut link) else { panic!("no body") };
+            assert_eq!(piece, expected);
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_service_is_an_error_of_this_call_alone() {
+        let mut link = ask(Method::GET, |_| Box::pin(async { panic!("on purpose") }));
+        assert!(matches!(poll(&mut link), Poll::Ready(Err(_))));
+    }
+}

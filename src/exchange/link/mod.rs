@@ -70,6 +70,12 @@ impl Link {
         }
     }
 
+    /// Whether the upstream's own `100 Continue` comes through: from HTTP/2 it does not (h2 #167), and a
+    /// local service says none.
+    pub(super) fn relays_continue(&self) -> bool {
+        matches!(self, Self::Http1(_))
+    }
+
     /// After a 101: turns into a raw byte stream. False if this upstream can't, or was not asked to.
     pub(super) fn upgrade(&mut self) -> bool {
         match self {
