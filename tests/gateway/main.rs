@@ -8,4 +8,7 @@
 // Here a panic is the report.
 #![allow(clippy::unwrap_used)]
 
+mod answers;
+mod commands;
+mod routes;
 mod support;
