@@ -112,7 +112,10 @@ fn main() -> ExitCode {
             "taking over the sockets of a running gateway is not there yet; start without --upgrade".into(),
         )),
         Command::Run { files, .. } => app::run(&files.into()),
-        Command::Check { files, format } => app::check(&files.into(), format.into()).and_then(show),
+        Command::Check { files, format } => {
+            let checked = app::check(&files.into(), format.into());
+            show(checked.report).and(checked.verdict)
+        }
         Command::Routes { files, format } => app::routes(&files.into(), format.into()).and_then(show),
         Command::Explain { method, url, header, files, format } => {
             app::explain(&files.into(), &method, &url, &header, format.into()).and_then(show)

@@ -8,28 +8,39 @@ use http::{Method, Uri};
 use serde_json::{Value, json};
 
 use crate::app::{Failure, Files, Format};
-use crate::config::{Action, GatewayFile, Route, RoutesFile, Snapshot, compile_files, compile_routes, schema_of};
-use crate::routing::{Explanation, Request, Target, Verdict};
+use crate::config::{
+    Action, Description, GatewayFile, Route, RoutesFile, Snapshot, compile_files, compile_routes, schema_of,
+};
+use crate::filters::announced_method;
+use crate::routing::{Explanation, MatchConfig, Request, Target, ValueMatch, ValueRule, Verdict};
 use crate::services::Directory;
 use crate::upstream::{Upstream, UpstreamKind};
 
-/// `moongate check`: all faults of both files, or one line that says how much there is.
-///
-/// # Errors
-/// The faults, as text.
-pub fn check(files: &Files, format: Format) -> Result<String, Failure> {
-    match (compile_files(&files.gateway, &files.routes, &Directory::standard()), format) {
+/// What `moongate check` found.
+#[derive(Debug)]
+pub struct Checked {
+    /// For standard output.
+    pub report: String,
+    /// Whether both files are sound, else why not.
+    pub verdict: Result<(), Failure>,
+}
+
+/// `moongate check`: all faults of both files, or one line that says how much there is. A program
+/// gets the faults as a list on standard output.
+pub fn check(files: &Files, format: Format) -> Checked {
+    let compiled = compile_files(&files.gateway, &files.routes, &Directory::standard());
+    let (report, verdict) = match (compiled, format) {
         (Ok(compiled), Format::Human) => {
             let (routes, upstreams) = (compiled.snapshot.routes.len(), compiled.snapshot.upstreams.len());
             let (gateway, file) = (files.gateway.display(), files.routes.display());
-            Ok(format!(
-                "{gateway} and {file} are sound: {routes} routes, {upstreams} upstreams, built-in ones included\n"
-            ))
+            let counts = format!("{routes} routes, {upstreams} upstreams, built-in ones included");
+            (format!("{gateway} and {file} are sound: {counts}\n"), Ok(()))
         }
-        (Ok(_), Format::Json) => Ok("[]\n".to_owned()),
-        (Err(faults), Format::Human) => Err(Failure(faults.render(false))),
-        (Err(faults), Format::Json) => Err(Failure(pretty(&json!(faults)))),
-    }
+        (Ok(_), Format::Json) => ("[]\n".to_owned(), Ok(())),
+        (Err(faults), Format::Human) => (String::new(), Err(Failure(faults.render(false)))),
+        (Err(faults), Format::Json) => (pretty(&json!(faults)), Err(Failure(faults.summary()))),
+    };
+    Checked { report, verdict }
 }
 
 /// `moongate routes`: the compiled table.
@@ -42,14 +53,17 @@ pub fn routes(files: &Files, format: Format) -> Result<String, Failure> {
         let routes: Vec<_> = snapshot.routes.iter().map(|it| &it.description).collect();
         return Ok(pretty(&json!(routes)));
     }
-    let mut rows = vec![["ROUTE", "METHODS", "HOSTS", "PATH", "GOES TO"].map(str::to_owned)];
+    let mut rows = vec![["ROUTE", "METHODS", "HOSTS", "PATH", "WHEN", "GOES TO"].map(str::to_owned)];
     for Route { description, .. } in &snapshot.routes {
+        let r#match = &description.r#match;
         let any = |list: &[String]| if list.is_empty() { "any".to_owned() } else { list.join(",") };
+        let conditions = conditions(r#match);
         rows.push([
             description.name.clone(),
-            any(&description.r#match.methods),
-            any(&description.r#match.hosts),
-            description.r#match.path.clone(),
+            any(&r#match.methods),
+            any(&r#match.hosts),
+            r#match.path.clone(),
+            if conditions.is_empty() { "always".to_owned() } else { conditions.join(", ") },
             goes_to(&description.action),
         ]);
     }
@@ -76,12 +90,7 @@ pub fn explain(files: &Files, method: &str, url: &str, fields: &[String], format
         headers: &headers,
         websocket,
     };
-    let explanation = snapshot.table.explain(&request);
-    let name = match &explanation.outcome {
-        Verdict::Found { route, .. } => Some(route.as_str()),
-        _ => None,
-    };
-    let route = snapshot.routes.iter().find(|it| Some(&*it.name) == name);
+    let (explanation, route) = explained(&snapshot, request);
     let upstream = route.and_then(|it| match it.action {
         Action::Upstream(number) => Some(&*snapshot.upstreams[number]),
         Action::Redirect(_) | Action::Respond(_) => None,
@@ -93,8 +102,31 @@ pub fn explain(files: &Files, method: &str, url: &str, fields: &[String], format
             "route": route.map(|it| &it.description),
             "upstream": upstream.map(endpoints),
         }))),
-        Format::Human => Ok(story(&method, host.as_deref(), &target, &explanation, route, upstream)),
+        Format::Human => {
+            let on = host.map(|it| format!(" on {it}")).unwrap_or_default();
+            Ok(format!("{method} {target}{on}\n\n{}", story(&explanation, route, upstream)))
+        }
     }
+}
+
+/// As `proxy/way.rs` does it: a preflight is answered by the route of the request that it announces.
+fn explained<'s>(snapshot: &'s Snapshot, request: Request<'_>) -> (Explanation, Option<&'s Route>) {
+    let look = |request: Request<'_>| {
+        let explanation = snapshot.table.explain(&request);
+        let name = match &explanation.outcome {
+            Verdict::Found { route, .. } => Some(route.as_str()),
+            _ => None,
+        };
+        let route = snapshot.routes.iter().find(|it| Some(&*it.name) == name);
+        (explanation, route)
+    };
+    if let Some(method) = announced_method(request.method, request.headers)
+        && let (explanation, Some(route)) = look(Request { method: &method, ..request })
+        && route.chain.cors.is_some()
+    {
+        return (explanation, Some(route));
+    }
+    look(request)
 }
 
 /// `moongate schema config|routes`: the JSON Schema of a file.
@@ -145,44 +177,107 @@ fn endpoints(upstream: &Upstream) -> Value {
     json!({ "name": &*upstream.name, "local": local, "balance": upstream.balance, "endpoints": endpoints })
 }
 
-fn story(
-    method: &Method,
-    host: Option<&str>,
-    target: &Target<'_>,
-    explanation: &Explanation,
-    route: Option<&Route>,
-    upstream: Option<&Upstream>,
-) -> String {
+fn story(explanation: &Explanation, route: Option<&Route>, upstream: Option<&Upstream>) -> String {
     let mut out = String::new();
-    let _ = writeln!(out, "{method} {target}{}", host.map(|it| format!(" on {it}")).unwrap_or_default());
-    let _ = match &explanation.outcome {
-        Verdict::Found { route, .. } => writeln!(out, "\nroute      {route}"),
-        other => writeln!(out, "\nno route   {}", json!(other)),
-    };
-    if let Some(route) = route {
-        let description = &route.description;
-        let _ = writeln!(out, "match      {}", json!(description.r#match));
-        if !description.r#use.is_empty() {
-            let _ = writeln!(out, "policies   {}", description.r#use.join(", "));
-        }
-        let _ = writeln!(out, "goes to    {}", goes_to(&description.action));
-        let _ = writeln!(out, "\nsteps, in order");
-        for (number, step) in description.steps.iter().enumerate() {
-            let settings = if step.settings.is_null() { String::new() } else { step.settings.to_string() };
-            let _ = writeln!(out, "  {}. {:<18} {settings}", number + 1, step.step);
-        }
-        let timeouts: Vec<_> = description.timeouts.iter().map(|(name, length)| format!("{name} {length}")).collect();
-        let _ = writeln!(out, "\ntimeouts   {}", timeouts.join(", "));
-        let _ = writeln!(out, "body       at most {}", description.body_limit);
+    outcome(&mut out, &explanation.outcome);
+    if let Some(Route { description, .. }) = route {
+        described(&mut out, description);
     }
     if let Some(upstream) = upstream {
-        let _ = writeln!(out, "\nupstream   {}", upstream.name);
-        for endpoint in &upstream.endpoints {
-            let _ = writeln!(out, "  {} weight {}", endpoint.address, endpoint.weight);
-        }
+        destination(&mut out, upstream);
     }
     near(&mut out, explanation);
     out
+}
+
+fn outcome(out: &mut String, verdict: &Verdict) {
+    let _ = match verdict {
+        Verdict::Found { route, path, params } => {
+            let captured: Vec<_> = params.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+            let _ = writeln!(out, "route      {route}");
+            let _ = writeln!(out, "path       {path}");
+            match captured.is_empty() {
+                true => Ok(()),
+                false => writeln!(out, "captured   {}", captured.join(", ")),
+            }
+        }
+        Verdict::NotFound => writeln!(out, "no route   the gateway answers 404"),
+        Verdict::MethodNotAllowed { allow } => writeln!(out, "no route   the gateway answers 405, Allow: {allow}"),
+        Verdict::NotAcceptable => writeln!(out, "no route   the gateway answers 406"),
+    };
+}
+
+fn described(out: &mut String, description: &Description) {
+    let r#match = &description.r#match;
+    let lists = [
+        ("methods", r#match.methods.clone()),
+        ("hosts", r#match.hosts.clone()),
+        ("when", conditions(r#match)),
+        ("policies", description.r#use.clone()),
+    ];
+    for (word, list) in lists.iter().filter(|(_, list)| !list.is_empty()) {
+        let _ = writeln!(out, "{word:<10} {}", list.join(", "));
+    }
+    let _ = writeln!(out, "goes to    {}", goes_to(&description.action));
+    let _ = writeln!(out, "\nsteps, in order");
+    for (number, step) in description.steps.iter().enumerate() {
+        let settings = lean(&step.settings).map(|it| it.to_string()).unwrap_or_default();
+        let line = format!("  {}. {:<17} {settings}", number + 1, step.step);
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+    let limits = ["connect", "first_byte", "request", "idle"];
+    let limits = limits.iter().filter_map(|name| Some(format!("{name} {}", description.timeouts.get(name)?)));
+    let _ = writeln!(out, "\ntimeouts   {}", limits.collect::<Vec<_>>().join(", "));
+    let _ = writeln!(out, "body       at most {}", description.body_limit);
+}
+
+fn destination(out: &mut String, upstream: &Upstream) {
+    let _ = match &upstream.kind {
+        UpstreamKind::Local(service) => {
+            writeln!(out, "\nupstream   {}: the local service `{service}`, in this process", upstream.name)
+        }
+        UpstreamKind::Remote => {
+            let balance = json!(upstream.balance);
+            writeln!(out, "\nupstream   {}, {}", upstream.name, balance.as_str().unwrap_or_default())
+        }
+    };
+    for endpoint in &upstream.endpoints {
+        let _ = writeln!(out, "  {} weight {}", endpoint.address, endpoint.weight);
+    }
+}
+
+/// What a route asks for beyond host, path and method, a text each.
+fn conditions(r#match: &MatchConfig) -> Vec<String> {
+    let told = |field: &str, rule: &ValueMatch| match rule {
+        ValueMatch::Exact(text) | ValueMatch::Rule(ValueRule::Exact(text)) => format!("{field}={text}"),
+        ValueMatch::Rule(ValueRule::Prefix(text)) => format!("{field}={text}*"),
+        ValueMatch::Rule(ValueRule::Present(true)) => field.to_owned(),
+        ValueMatch::Rule(ValueRule::Present(false)) => format!("no {field}"),
+    };
+    let headers = r#match.headers.iter().map(|(name, rule)| told(name, rule));
+    let query = r#match.query.iter().map(|(name, rule)| told(&format!("?{name}"), rule));
+    let mut list: Vec<String> = headers.chain(query).collect();
+    if !r#match.accept.is_empty() {
+        list.push(format!("accept {}", r#match.accept.join(" or ")));
+    }
+    if r#match.websocket {
+        list.push("websocket".to_owned());
+    }
+    list
+}
+
+/// Settings without those that say nothing.
+fn lean(settings: &Value) -> Option<Value> {
+    match settings {
+        Value::Null => None,
+        Value::Array(list) if list.is_empty() => None,
+        Value::Object(map) => {
+            let said: serde_json::Map<_, _> =
+                map.iter().filter_map(|(name, value)| Some((name.clone(), lean(value)?))).collect();
+            (!said.is_empty()).then_some(Value::Object(said))
+        }
+        value => Some(value.clone()),
+    }
 }
 
 fn near(out: &mut String, explanation: &Explanation) {
@@ -190,9 +285,11 @@ fn near(out: &mut String, explanation: &Explanation) {
         return;
     }
     let _ = writeln!(out, "\nnearly");
-    for miss in &explanation.near {
-        let _ = writeln!(out, "  {:<20} {:<30} {}", miss.route, miss.path, miss.reasons.join("; "));
-    }
+    let rows: Vec<_> =
+        explanation.near.iter().map(|it| [it.route.clone(), it.path.clone(), it.reasons.join("; ")]).collect();
+    columns(&rows).lines().for_each(|line| {
+        let _ = writeln!(out, "  {line}");
+    });
     if explanation.more > 0 {
         let _ = writeln!(out, "  and {} more", explanation.more);
     }

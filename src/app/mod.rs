@@ -4,7 +4,7 @@ mod inspect;
 mod run;
 mod signals;
 
-pub use inspect::{check, explain, routes, schema};
+pub use inspect::{Checked, check, explain, routes, schema};
 pub use run::run;
 
 use std::path::PathBuf;

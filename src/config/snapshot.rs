@@ -22,8 +22,10 @@ pub struct Snapshot {
     pub table: Table,
     /// The routes, in the order of the file; then those that every gateway has.
     pub routes: Vec<Route>,
-    /// The upstreams, in alphabetical order.
+    /// The upstreams, in alphabetical order; then those that every gateway has.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// What answers pass that belong to no route.
+    pub defaults: Chain,
 }
 
 /// One route, compiled.
@@ -110,6 +112,7 @@ impl Snapshot {
         let built_in = built_in_routes();
         let written: Vec<&RouteConfig> = file.routes.iter().chain(&built_in).collect();
         let at = At::ROOT.key("routes");
+        check_settings(file, findings);
         unique_names(&written, &at, findings);
         let matches: Vec<(&str, &MatchConfig)> = written.iter().map(|it| (&*it.name, &it.r#match)).collect();
         let table = Table::compile(&matches, &at, findings);
@@ -119,7 +122,8 @@ impl Snapshot {
         let compile =
             |(number, route): (usize, &&RouteConfig)| compiler.route(number, route, &at.index(number), findings);
         let routes = written.iter().enumerate().map(compile).collect();
-        Self { table, routes, upstreams: all }
+        let defaults = Layer::of(&file.defaults, At::ROOT);
+        Self { table, routes, upstreams: all, defaults: way_out(&[defaults]) }
     }
 }
 
@@ -189,6 +193,19 @@ fn unique_names(routes: &[&RouteConfig], at: &At<'_>, findings: &mut Findings) {
     }
 }
 
+/// Settings are checked where they stand and once, also those that no route uses.
+fn check_settings(file: &RoutesFile, findings: &mut Findings) {
+    Layer::of(&file.defaults, At::ROOT.key("defaults")).check(findings);
+    let policies = At::ROOT.key("policies");
+    for (name, policy) in &file.policies {
+        Layer::of(policy, policies.key(name)).check(findings);
+    }
+    let routes = At::ROOT.key("routes");
+    for (number, route) in file.routes.iter().enumerate() {
+        Layer::of_route(route, routes.index(number)).check(findings);
+    }
+}
+
 struct Compiler<'a> {
     file: &'a RoutesFile,
     upstreams: &'a [Arc<Upstream>],
@@ -219,15 +236,9 @@ impl Compiler<'_> {
                 }
             }
         }
-        layers.push(Layer {
-            timeouts: &written.timeouts,
-            body_limit: written.body_limit,
-            headers: &written.headers,
-            cors: written.cors.as_ref(),
-            at: *at,
-        });
+        layers.push(Layer::of_route(written, *at));
         let chain = self.chain(number, written, &layers, at, findings);
-        let policy = policy(&layers, findings);
+        let policy = policy(&layers);
         let action = self.action(number, written, at, findings);
         let description = describe(written, &layers, &policy);
         let methods = written.r#match.methods.iter().filter_map(|it| Method::from_bytes(it.as_bytes()).ok()).collect();
@@ -245,10 +256,7 @@ impl Compiler<'_> {
         let rewrite = written.rewrite.clone().unwrap_or_default();
         let rewrite_at = at.key("rewrite");
         let captures = self.table.captures(number);
-        let cors = layers.iter().rev().find_map(|layer| Some((layer.cors?, layer.at)));
-        let edits = merged_edits(layers);
         Chain {
-            cors: cors.map(|(cors, at)| Cors::compile(cors, &at.key("cors"), findings)),
             rewrite: Rewrite::compile(
                 rewrite.path.as_deref(),
                 rewrite.host.as_deref(),
@@ -257,8 +265,7 @@ impl Compiler<'_> {
                 findings,
             ),
             request_headers: HeaderEdits::compile(&rewrite.headers, &rewrite_at.key("headers"), findings),
-            response_headers: HeaderEdits::compile(&edits, &at.key("headers"), findings),
-            security: security(layers),
+            ..way_out(layers)
         }
     }
 
@@ -294,11 +301,7 @@ impl Compiler<'_> {
         if ![301, 302, 303, 307, 308].contains(&status) {
             findings.error(&at.key("status"), "not a status that redirects").help("301, 302, 303, 307 or 308");
         }
-        let to_at = at.key("to");
-        if !(written.to.starts_with('/') || written.to.starts_with("http://") || written.to.starts_with("https://")) {
-            findings.error(&to_at, "not a place to go").help("begin with `/`, `http://` or `https://`");
-        }
-        let to = Template::compile(&written.to, self.table.captures(number), &to_at, findings);
+        let to = Template::compile(&written.to, self.table.captures(number), &at.key("to"), findings);
         Redirect { status: StatusCode::from_u16(status).unwrap_or(StatusCode::PERMANENT_REDIRECT), to }
     }
 }
@@ -313,6 +316,25 @@ impl<'a> Layer<'a> {
             at,
         }
     }
+
+    fn of_route(route: &'a RouteConfig, at: At<'a>) -> Self {
+        Self {
+            timeouts: &route.timeouts,
+            body_limit: route.body_limit,
+            headers: &route.headers,
+            cors: route.cors.as_ref(),
+            at,
+        }
+    }
+
+    fn check(&self, findings: &mut Findings) {
+        if let Some(cors) = self.cors {
+            Cors::compile(cors, &self.at.key("cors"), findings);
+        }
+        let HeadersConfig { set, add, remove, .. } = self.headers.clone();
+        HeaderEdits::compile(&HeaderEditsConfig { set, add, remove }, &self.at.key("headers"), findings);
+        Policy::compile(&[(self.timeouts, self.at.key("timeouts"))], 0, findings);
+    }
 }
 
 impl Respond {
@@ -321,6 +343,11 @@ impl Respond {
         let status = StatusCode::from_u16(status).ok().filter(|it| (200..600).contains(&it.as_u16()));
         if status.is_none() {
             findings.error(&at.key("status"), "not a final status").help("200 to 599");
+        }
+        // RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5.
+        if [204, 205, 304].contains(&written.status.unwrap_or(200)) && written.body.is_some() {
+            let finding = findings.error(&at.key("body"), "an answer of this status has no body");
+            finding.help("leave the body out, or choose another status");
         }
         let media = written.content_type.as_deref().unwrap_or("text/plain; charset=utf-8");
         let content_type = HeaderValue::from_str(media);
@@ -335,12 +362,24 @@ impl Respond {
     }
 }
 
-fn policy(layers: &[Layer<'_>], findings: &mut Findings) -> Policy {
+/// What answers pass. Each layer was checked where it stands.
+fn way_out(layers: &[Layer<'_>]) -> Chain {
+    let mut told = Findings::default();
+    let cors = layers.iter().rev().find_map(|it| it.cors);
+    Chain {
+        cors: cors.map(|it| Cors::compile(it, &At::ROOT, &mut told)),
+        response_headers: HeaderEdits::compile(&merged_edits(layers), &At::ROOT, &mut told),
+        security: security(layers),
+        ..Chain::default()
+    }
+}
+
+fn policy(layers: &[Layer<'_>]) -> Policy {
     let places: Vec<At<'_>> = layers.iter().map(|it| it.at).collect();
     let timeouts: Vec<(&TimeoutsConfig, At<'_>)> =
         layers.iter().zip(&places).map(|(layer, at)| (layer.timeouts, at.key("timeouts"))).collect();
     let body_limit = layers.iter().rev().find_map(|it| it.body_limit).map_or(Policy::BODY_LIMIT, |it| it.0);
-    Policy::compile(&timeouts, body_limit, findings)
+    Policy::compile(&timeouts, body_limit, &mut Findings::default()) // each was checked where it stands
 }
 
 fn security(layers: &[Layer<'_>]) -> Security {
@@ -351,9 +390,18 @@ fn security(layers: &[Layer<'_>]) -> Security {
 fn merged_edits(layers: &[Layer<'_>]) -> HeaderEditsConfig {
     let mut edits = HeaderEditsConfig::default();
     for HeadersConfig { set, add, remove, .. } in layers.iter().map(|it| it.headers) {
-        edits.set.extend(set.clone());
-        edits.add.extend(add.clone());
-        edits.remove.extend(remove.iter().filter(|it| !edits.remove.contains(it)).cloned().collect::<Vec<_>>());
+        let lower = |fields: &BTreeMap<String, String>| -> BTreeMap<String, String> {
+            fields.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect()
+        };
+        let (set, add) = (lower(set), lower(add));
+        let remove: Vec<String> = remove.iter().map(|it| it.to_ascii_lowercase()).collect();
+        let named = |name: &String| set.contains_key(name) || add.contains_key(name) || remove.contains(name);
+        edits.set.retain(|name, _| !named(name));
+        edits.add.retain(|name, _| !named(name));
+        edits.remove.retain(|name| !named(name));
+        edits.set.extend(set);
+        edits.add.extend(add);
+        edits.remove.extend(remove);
     }
     edits
 }
@@ -366,12 +414,13 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], policy: &Policy) -> Des
     };
     let cors = layers.iter().rev().find_map(|it| it.cors);
     let edits = merged_edits(layers);
+    // The order of `proxy/way.rs`.
     let mut steps = vec![StepDescription { step: "request_id", settings: Value::Null }];
     steps.push(StepDescription { step: "trace_context", settings: Value::Null });
-    steps.push(StepDescription { step: "forwarded", settings: Value::Null });
     if let Some(cors) = cors {
         steps.push(StepDescription { step: "cors", settings: json(cors) });
     }
+    steps.push(StepDescription { step: "forwarded", settings: Value::Null });
     if let Some(rewrite) = &written.rewrite {
         steps.push(StepDescription { step: "rewrite", settings: json(rewrite) });
     }

@@ -81,10 +81,8 @@ impl Cors {
 
     /// The answer to a preflight, if this request is one.
     pub fn preflight(&self, method: &Method, headers: &HeaderMap, allowed: &[Method]) -> Option<Box<ResponseHeader>> {
+        announced_method(method, headers)?;
         let asks = headers.get(ACCESS_CONTROL_REQUEST_METHOD);
-        if *method != Method::OPTIONS || asks.is_none() || !headers.contains_key(ORIGIN) {
-            return None;
-        }
         let mut answer = Box::new(ResponseHeader::build(204, Some(8)).ok()?);
         if self.allows(headers.get(ORIGIN)) {
             let methods: Vec<&str> = allowed.iter().map(Method::as_str).collect();
@@ -127,6 +125,14 @@ impl Cors {
         let origin = origin.and_then(|it| it.to_str().ok());
         origin.is_some_and(|origin| self.any || self.origins.iter().any(|it| it.matches(origin)))
     }
+}
+
+/// The method of the request that a preflight announces, if this is one.
+pub fn announced_method(method: &Method, headers: &HeaderMap) -> Option<Method> {
+    if *method != Method::OPTIONS || !headers.contains_key(ORIGIN) {
+        return None;
+    }
+    Method::from_bytes(headers.get(ACCESS_CONTROL_REQUEST_METHOD)?.as_bytes()).ok()
 }
 
 impl OriginPattern {

@@ -14,7 +14,7 @@ mod security_headers;
 
 use http::HeaderValue;
 
-pub use cors::{Cors, CorsConfig};
+pub use cors::{Cors, CorsConfig, announced_method};
 pub use header_edits::{HeaderEdits, HeaderEditsConfig};
 pub use rewrite::Rewrite;
 pub use security_headers::Security;

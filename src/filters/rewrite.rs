@@ -24,10 +24,11 @@ impl Rewrite {
     ) -> Self {
         let path = path.map(|text| {
             let at = at.key("path");
-            if !text.starts_with('/') {
-                findings.error(&at, "a path must begin with a slash").help(format!("write /{text}"));
+            if text.starts_with('/') {
+                return Template::compile(text, captures, &at, findings);
             }
-            Template::compile(text, captures, &at, findings)
+            findings.error(&at, "a path begins with a slash").help(format!("write `/{text}`"));
+            Template::compile(&format!("/{text}"), captures, &at, findings)
         });
         let host = host.and_then(|text| {
             let plain =

@@ -52,3 +52,34 @@ pub enum Refusal {
     /// Something in the gateway broke.
     Internal,
 }
+
+impl Refusal {
+    /// One of each, for the documentation and for tests.
+    pub fn one_of_each() -> impl Iterator<Item = Self> {
+        std::iter::successors(Some(Self::BadRequest("Host is missing")), Self::next)
+    }
+
+    /// The one behind this one in the list: a new one does not compile until it has its place.
+    fn next(&self) -> Option<Self> {
+        Some(match self {
+            Self::BadRequest(_) => Self::RouteNotFound,
+            Self::RouteNotFound => Self::MethodNotAllowed { allow: "GET, HEAD".to_owned() },
+            Self::MethodNotAllowed { .. } => Self::MethodNotSupported,
+            Self::MethodNotSupported => Self::NotAcceptable,
+            Self::NotAcceptable => Self::RequestTimeout,
+            Self::RequestTimeout => Self::BodyTooLarge { limit: 262_144 },
+            Self::BodyTooLarge { .. } => Self::UriTooLong,
+            Self::UriTooLong => Self::ExpectationFailed,
+            Self::ExpectationFailed => Self::HeadersTooLarge,
+            Self::HeadersTooLarge => Self::Internal,
+            Self::Internal => Self::ConnectFailed,
+            Self::ConnectFailed => Self::UpstreamClosed,
+            Self::UpstreamClosed => Self::UpstreamProtocol,
+            Self::UpstreamProtocol => Self::NoHealthyEndpoint,
+            Self::NoHealthyEndpoint => Self::ConnectTimeout,
+            Self::ConnectTimeout => Self::FirstByteTimeout,
+            Self::FirstByteTimeout => Self::ExchangeTimeout,
+            Self::ExchangeTimeout => return None,
+        })
+    }
+}

@@ -26,7 +26,9 @@ use crate::config::Configuration;
 use crate::exchange::{Ended, WayOut, Worker, exchange};
 use crate::listener::{Connection, Refuse};
 use crate::pipeline::{EndState, Exchange, Refusal, Scheme};
-use crate::proxy::way::{Admitted, Arrival, way_in};
+use crate::proxy::way::{Admitted, Arrival, Routeless, way_in};
+
+pub use crate::proxy::reply::{ErrorCode, error_codes};
 use crate::telemetry::{IN_FLIGHT, refused};
 
 /// How long a request's body is read and dropped after a refusal, so that the client reads the answer
@@ -84,7 +86,7 @@ impl Proxy {
                         exchange_state.end.get_or_insert(EndState::Done);
                         Ok(())
                     }
-                    Err(Ended::Unanswered(refusal)) => refuse(session, exchange_state, Some(admitted), refusal).await,
+                    Err(Ended::Unanswered(refusal)) => refuse(session, exchange_state, &*admitted, refusal).await,
                     Err(Ended::Cut(end)) => cut(exchange_state, end),
                     Err(Ended::ClientGone) => cut(exchange_state, EndState::ClientGone),
                 }
@@ -92,12 +94,17 @@ impl Proxy {
             Ok(Arrival::Answered(admitted, mut head, body)) => {
                 admitted.on_response(exchange_state, &mut head);
                 request.admitted = Some(admitted);
+                settle_body(session);
                 answer(session, exchange_state, head, body, EndState::Done).await
             }
-            Err((admitted, refusal)) => {
-                let refused = refuse(session, exchange_state, admitted.as_ref(), refusal).await;
-                request.admitted = admitted;
+            Err((Some(admitted), refusal)) => {
+                let refused = refuse(session, exchange_state, &admitted, refusal).await;
+                request.admitted = Some(admitted);
                 refused
+            }
+            Err((None, refusal)) => {
+                let way = Routeless::new(self.configuration.serving(), session.req_header());
+                refuse(session, exchange_state, &way, refusal).await
             }
         }
     }
@@ -107,14 +114,11 @@ impl Proxy {
 async fn refuse(
     session: &mut ServerSession,
     exchange: &mut Exchange,
-    admitted: Option<&Admitted>,
+    way: &impl WayOut,
     refusal: Refusal,
 ) -> Result<()> {
     let (mut head, body) = reply::refusal(&refusal, &exchange.request_id);
-    match admitted {
-        Some(admitted) => admitted.on_response(exchange, &mut head),
-        None => way::routeless(exchange, &mut head),
-    }
+    way.on_response(exchange, &mut head);
     if matches!(refusal, Refusal::BadRequest(_) | Refusal::RequestTimeout) {
         session.set_keepalive(None); // nobody knows where the next request begins
     } else {
@@ -288,7 +292,7 @@ struct Security<'a>(&'a Exchange);
 
 impl Security<'_> {
     fn add_to(&self, head: &mut ResponseHeader) {
-        way::routeless(self.0, head);
+        way::unread(self.0, head);
         head.remove_header(&http::header::DATE); // `raw` writes its own
     }
 }

@@ -151,6 +151,31 @@ impl Wording {
     }
 }
 
+/// An error as docs/ERRORS.md shows it.
+#[derive(Clone, Debug)]
+pub struct ErrorCode {
+    /// The status of the answer.
+    pub status: u16,
+    /// The word that programs look at.
+    pub code: &'static str,
+    /// What is said to people, for example.
+    pub message: String,
+    /// The names of what `details` holds.
+    pub details: Vec<String>,
+    /// What is said about mending it.
+    pub suggested_action: &'static str,
+}
+
+/// Every error that the gateway can answer with, in the order of the statuses: the closed list.
+pub fn error_codes() -> Vec<ErrorCode> {
+    let describe = |refusal: Refusal| {
+        let Wording { status, code, message, details, suggested_action } = Wording::of(&refusal);
+        let details = details.as_object().map(|it| it.keys().cloned().collect()).unwrap_or_default();
+        ErrorCode { status: status.as_u16(), code, message, details, suggested_action }
+    };
+    Refusal::one_of_each().map(describe).collect()
+}
+
 /// Head and body of the answer to a refusal.
 pub(super) fn refusal(refusal: &Refusal, request_id: &RequestId) -> (Box<ResponseHeader>, Bytes) {
     let wording = Wording::of(refusal);
@@ -175,7 +200,7 @@ pub(super) fn head(status: StatusCode) -> Box<ResponseHeader> {
 
 /// Sends an answer that is complete.
 pub(super) async fn send(session: &mut ServerSession, mut head: Box<ResponseHeader>, body: Bytes) -> Result<()> {
-    if head.status != StatusCode::NO_CONTENT {
+    if head.status != StatusCode::NO_CONTENT && head.status != StatusCode::NOT_MODIFIED {
         head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()))?;
     }
     if session.is_http2() {
@@ -213,4 +238,19 @@ pub(super) fn raw(refusal: &Refusal, request_id: &RequestId, fields: &ResponseHe
     answer.extend_from_slice(b"\r\n");
     answer.extend_from_slice(&body);
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_stands_for_one_thing_and_the_list_is_in_order() {
+        let codes = error_codes();
+        let mut names: Vec<_> = codes.iter().map(|it| it.code).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), codes.len());
+        assert!(codes.is_sorted_by_key(|it| it.status));
+    }
 }

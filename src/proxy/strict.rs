@@ -83,6 +83,10 @@ fn raw_head(head: &[u8]) -> Result<(), Refusal> {
     if line.iter().filter(|it| **it == b' ').count() != 2 {
         return Err(Refusal::BadRequest("the request line is not method, target and version, each once"));
     }
+    // The parser would cut it off (RFC 9110, section 7.1: a fragment is never sent).
+    if line.contains(&b'#') {
+        return Err(Refusal::BadRequest("the target has a fragment"));
+    }
     Ok(())
 }
 

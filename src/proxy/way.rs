@@ -67,15 +67,16 @@ pub(super) fn way_in(
     let (route, params) = find(&serving, request).map_err(|it| (None, it))?;
     let origin = serving.snapshot.routes[route].chain.cors.as_ref().and_then(|_| request.headers.get(ORIGIN).cloned());
     let admitted = Admitted { serving, route, origin };
+    // Before everything that asks for credentials: a preflight carries none.
+    if let Some(head) = preflight(&admitted, request) {
+        return Ok(Arrival::Answered(admitted, head, Bytes::new()));
+    }
     match filter(&admitted, exchange, request, &params) {
         ControlFlow::Continue(()) => {}
         ControlFlow::Break(refusal) => return Err((Some(admitted), refusal)),
     }
     match &admitted.route().action {
-        Action::Upstream(_) => match preflight(&admitted, request) {
-            Some(head) => Ok(Arrival::Answered(admitted, head, Bytes::new())),
-            None => Ok(Arrival::Admitted(admitted)),
-        },
+        Action::Upstream(_) => Ok(Arrival::Admitted(admitted)),
         Action::Redirect(redirect) => {
             let head = redirected(redirect.status, &redirect.to, request, &params);
             let head =
@@ -118,20 +119,42 @@ fn filter(admitted: &Admitted, exchange: &mut Exchange, request: &mut RequestHea
 /// Back from an answer's head to the client, for refusals and errors too.
 impl exchange::WayOut for Admitted {
     fn on_response(&self, exchange: &mut Exchange, answer: &mut ResponseHeader) {
-        let filters::Chain { cors, rewrite: _, request_headers: _, response_headers, security } = &self.route().chain;
-
-        if let Some(cors) = cors {
-            cors.on_response(self.origin.as_ref(), answer);
-        }
-        security.on_response(exchange, answer);
-        response_headers.on_response(answer);
-        common(exchange, answer);
+        way_out(&self.route().chain, self.origin.as_ref(), exchange, answer);
     }
 }
 
-/// The way out of what no route took.
-pub(super) fn routeless(exchange: &Exchange, answer: &mut ResponseHeader) {
+/// What no route took leaves as a route with nothing but `defaults` would answer.
+pub(super) struct Routeless {
+    serving: Arc<Serving>,
+    origin: Option<HeaderValue>,
+}
+
+impl Routeless {
+    pub(super) fn new(serving: Arc<Serving>, request: &RequestHeader) -> Self {
+        Self { serving, origin: request.headers.get(ORIGIN).cloned() }
+    }
+}
+
+impl exchange::WayOut for Routeless {
+    fn on_response(&self, exchange: &mut Exchange, answer: &mut ResponseHeader) {
+        way_out(&self.serving.snapshot.defaults, self.origin.as_ref(), exchange, answer);
+    }
+}
+
+/// The way out of what never became a request: nobody knows what it asked for.
+pub(super) fn unread(exchange: &Exchange, answer: &mut ResponseHeader) {
     Security::Strict.on_response(exchange, answer);
+    common(exchange, answer);
+}
+
+fn way_out(chain: &filters::Chain, origin: Option<&HeaderValue>, exchange: &Exchange, answer: &mut ResponseHeader) {
+    let filters::Chain { cors, rewrite: _, request_headers: _, response_headers, security } = chain;
+
+    if let Some(cors) = cors {
+        cors.on_response(origin, answer);
+    }
+    security.on_response(exchange, answer);
+    response_headers.on_response(answer);
     common(exchange, answer);
 }
 
@@ -190,15 +213,22 @@ fn find(serving: &Serving, request: &RequestHeader) -> Result<(usize, Params), R
     let websocket = request.version == Version::HTTP_11
         && request.method == Method::GET
         && request.headers.get(UPGRADE).is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    let outcome = serving.snapshot.table.find(&Request {
+    let asked = Request {
         host: host.or_else(|| request.uri.authority().map(|it| it.as_str())),
         path: request.uri.path(),
         query: request.uri.query(),
         method: &request.method,
         headers: &request.headers,
         websocket,
-    });
-    match outcome {
+    };
+    // A preflight is answered by the route of the request that it announces.
+    if let Some(method) = filters::announced_method(&request.method, &request.headers)
+        && let Outcome::Found { route, params } = serving.snapshot.table.find(&Request { method: &method, ..asked })
+        && serving.snapshot.routes[route].chain.cors.is_some()
+    {
+        return Ok((route, params));
+    }
+    match serving.snapshot.table.find(&asked) {
         Outcome::Found { route, params } => Ok((route, params)),
         Outcome::NotFound => Err(Refusal::RouteNotFound),
         Outcome::MethodNotAllowed { allow } => Err(Refusal::MethodNotAllowed { allow }),

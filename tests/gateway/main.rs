@@ -8,6 +8,9 @@
 // Here a panic is the report.
 #![allow(clippy::unwrap_used)]
 
+mod answers;
+mod commands;
+mod routes;
 mod support;
 
 #[path = "../differential/mod.rs"]
