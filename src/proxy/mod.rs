@@ -271,15 +271,32 @@ impl Refuse for Unread {
         let exchange = Exchange::new(connection.peer().ip(), scheme);
         let request_id: RequestId = exchange.request_id;
         let wording = reply::Wording::of(&refusal);
-        refused(wording.code);
-        tracing::info!(
-            event = "request_unread", request_id = request_id.as_str(), client = %connection.peer().ip(),
-            listener = %connection.listener(), status = wording.status.as_u16(), error = wording.code
-        );
         let mut fields = reply::head(wording.status);
         let _ = fields.insert_header(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
         Security(&exchange).add_to(&mut fields);
-        reply::raw(&refusal, &request_id, &fields)
+        let answer = reply::raw(&refusal, &request_id, &fields);
+        let end = if refusal == Refusal::RequestTimeout { EndState::ClientTimeout } else { EndState::Refused };
+        let (duration, sent) = (exchange.started.elapsed(), answer.len() as u64);
+        end.count();
+        refused(wording.code);
+        UNROUTED.record(wording.status.as_u16(), duration, 0, 0);
+        // The same line as for every request, as far as anything is known.
+        tracing::info!(
+            event = "request",
+            request_id = request_id.as_str(),
+            trace_id = exchange.trace.trace_id.as_str(),
+            span_id = exchange.trace.span_id.as_str(),
+            listener = %connection.listener(),
+            route = "",
+            client = %connection.peer().ip(),
+            status = wording.status.as_u16(),
+            end = end.as_str(),
+            error = wording.code,
+            bytes_received = 0,
+            bytes_sent = sent,
+            duration_ms = duration.as_secs_f64() * 1e3,
+        );
+        answer
     }
 }
 

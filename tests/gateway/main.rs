@@ -8,4 +8,9 @@
 // Here a panic is the report.
 #![allow(clippy::unwrap_used)]
 
+mod reload;
+mod seen;
+mod start;
+mod stop;
 mod support;
+mod upstreams;
