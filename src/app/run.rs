@@ -58,10 +58,10 @@ pub fn run(files: &Files) -> Result<(), Failure> {
         Signals::listen().map_err(|error| Failure(format!("signals can't be listened to: {error}")))?
     };
     let workers = start_workers(&configuration, &sockets, &drain, &ended)?;
+    admin.started();
     announce(&sockets, &admin_socket);
     drop(sockets);
-    side.spawn(serve_admin(admin_socket, admin.clone()));
-    admin.started();
+    side.spawn(serve_admin(admin_socket, admin));
 
     side.block_on(steer(&configuration, &drain, &ending, &mut signals))?;
     for worker in workers {

@@ -16,6 +16,7 @@ use pingora::protocols::http::date::get_cached_date;
 use crate::config::{Action, Respond, Route, Serving};
 use crate::exchange;
 use crate::filters::{self, Security};
+use crate::listener::Connection;
 use crate::pipeline::{Exchange, Refusal, Step};
 use crate::proxy::reply;
 use crate::proxy::strict;
@@ -126,6 +127,11 @@ impl exchange::WayOut for Admitted {
         security.on_response(exchange, answer);
         response_headers.on_response(answer);
         common(exchange, answer);
+    }
+
+    /// Asked once more when the answer is there: a stop may have begun since the request came.
+    fn closing(&self, session: &ServerSession) -> bool {
+        Connection::of(session.digest()).is_some_and(|it| it.closing())
     }
 }
 

@@ -208,8 +208,15 @@ pub fn last_reload_failed() {
     RELOADS.with_label_values(&["refused"]).inc();
 }
 
+/// A gauge that nobody has touched is 0, not missing: alerts and dashboards rely on it.
+fn complete() {
+    Lazy::force(&IN_FLIGHT);
+    Lazy::force(&STREAMS_OPEN);
+}
+
 /// All metrics in Prometheus' text format. Takes as long as there are series: not for a worker.
 pub fn exposition() -> Vec<u8> {
+    complete();
     let mut text = Vec::with_capacity(16 * 1024);
     // The encoder fails on families without a series only, which `gather` leaves out.
     let _ = TextEncoder::new().encode(&prometheus::gather(), &mut text);
