@@ -329,6 +329,33 @@ fn a_websocket_outlives_the_route_that_it_came_by() {
 }
 
 #[test]
+fn renewed_certificates_are_taken_up_by_their_files_alone_and_bad_ones_are_not() {
+    let (old, new) = (Ca::new("old"), Ca::new("new"));
+    let config =
+        gateway::CONFIG.replacen("\"127.0.0.1:0\" }", "\"127.0.0.1:0\", tls: { cert: cert.pem, key: key.pem } }", 1);
+    let (first, second) = (old.leaf(&["here.test"]), new.leaf(&["here.test"]));
+    let gateway = Gateway::with(answers(&[("one", "hello")]))
+        .config(config)
+        .file("cert.pem", first.cert)
+        .file("key.pem", first.key)
+        .start();
+    let trusts = |ca: &Ca| RawClient::try_connect_tls(gateway.public(), "here.test", ca.client(&[], None));
+    let mut before = trusts(&old).unwrap();
+
+    gateway.folder().replace("cert.pem", "nonsense");
+    let refused = gateway.wait_for_event("reload_refused", |_| true);
+    assert!(refused["detail"].as_str().unwrap().contains("cert.pem"), "{refused}");
+    assert!(trusts(&old).is_ok(), "the old one stays in use");
+
+    gateway.folder().replace("key.pem", second.key);
+    gateway.folder().replace("cert.pem", second.cert);
+    eventually("the new one is shown", || trusts(&new).ok());
+    assert!(trusts(&old).is_err());
+    before.send(request_bytes(gateway.public(), "GET", "/one", &[], b""));
+    assert_eq!(before.read_response().text(), "hello", "open connections notice nothing");
+}
+
+#[test]
 fn a_changed_authority_of_an_upstream_is_noticed_without_a_change_of_the_routes() {
     let (right, wrong) = (Ca::new("right"), Ca::new("wrong"));
     let upstream = RawUpstream::start_tls(&right.leaf(&["back.test"]), &[], |_| Script::ok("hello"));

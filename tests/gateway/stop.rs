@@ -295,3 +295,25 @@ fn a_failure_told_during_the_stop_ends_its_connection_too() {
     assert_eq!((answer.status, answer.header("connection")), (502, Some("close")));
     assert_eq!(gateway.wait_exit(), 0);
 }
+
+#[test]
+fn connections_without_a_request_do_not_keep_it_from_stopping() {
+    let mut gateway = Gateway::with(routes(nobody())).config(config("0s", "1h")).start();
+    let mut http2 = H2Client::connect(gateway.public());
+    assert_eq!(http2.get("/hello").text(), "hello");
+    let mut kept = ask(&gateway, "/hello");
+    assert_eq!(kept.read_response().status, 200);
+    let mut fresh = RawClient::connect(gateway.public());
+    let mut begun = RawClient::connect(gateway.public());
+    begun.send("GET /hello HTTP/1.1\r\nhost:");
+    eventually("all four are there", || (figure(&gateway, OPEN) == Some(4.0)).then_some(()));
+    gateway.sigterm();
+    for client in [&mut kept, &mut fresh] {
+        client.expect_closed();
+    }
+    assert_eq!(gateway.wait_exit(), 0);
+    begun.read_until_close();
+    assert!(http2.try_request("GET", "/hello", &[], b"", None).is_err());
+}
+
+const OPEN: &str = "moongate_connections_open{listener=\"public\"}";

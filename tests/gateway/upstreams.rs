@@ -1,7 +1,7 @@
 //! Endpoints: how requests are spread, what is noticed about them, how long they may take, what a
 //! client is told when none will do.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -269,6 +269,23 @@ fn a_connection_that_does_not_come_about_is_a_504() {
         .file("ca.pem", Ca::new("one").pem())
         .start();
     refused(&gateway.get("/"), 504, "upstream_connect_timeout");
+}
+
+#[test]
+fn an_endpoint_that_takes_no_connection_is_a_504() {
+    // A queue that nobody empties: once it is full, the kernel answers no more.
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    full.listen(0).unwrap();
+    let address = full.local_addr().unwrap().as_socket().unwrap();
+    let waiting = std::iter::from_fn(|| TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok());
+    let _waiting: Vec<_> = waiting.collect();
+    let gateway = Gateway::start(routes(&fixed(&[address]), "connect: 200ms, request: 1h, first_byte: 1h"));
+    refused(&gateway.request("POST", "/", &[], "x"), 504, "upstream_connect_timeout");
+    // And it costs no request if there is another one.
+    let live = named("live");
+    let gateway = Gateway::start(routes(&fixed(&[address, live.address()]), "connect: 200ms"));
+    assert_eq!(gateway.request("POST", "/", &[], "x").text(), "live");
 }
 
 #[test]
