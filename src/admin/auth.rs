@@ -46,9 +46,14 @@ impl Guard {
             Self::Token(key) => key,
         };
         let field = request.headers().get(AUTHORIZATION).and_then(|it| it.to_str().ok());
-        let token = field.and_then(|it| it.strip_prefix("Bearer ")).ok_or(Refused::Unknown)?;
+        let (scheme, token) = field.and_then(|it| it.split_once(' ')).ok_or(Refused::Unknown)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(Refused::Unknown);
+        }
+        let token = token.trim();
         let mut rules = Validation::new(Algorithm::HS256);
         rules.validate_aud = false;
+        rules.validate_nbf = true;
         rules.set_required_spec_claims(&["exp"]);
         let claims = decode::<Claims>(token, key, &rules).map_err(|_| Refused::Unknown)?.claims;
         let trusted = claims.roles.iter().any(|it| it == "admin" || it == "operator");

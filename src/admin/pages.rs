@@ -1,5 +1,6 @@
 //! The pages of the admin listener.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -11,8 +12,9 @@ use serde_json::{Value, json};
 
 use crate::admin::Admin;
 use crate::base::RequestId;
+use crate::exchange::{Policy, Worker};
 use crate::listener::DrainPhase;
-use crate::telemetry::{exposition, summary};
+use crate::telemetry::{IN_FLIGHT, exposition, figures, route_series, summary};
 
 type Page = State<Arc<Admin>>;
 
@@ -39,17 +41,22 @@ pub(super) async fn live() -> Json<Value> {
     Json(json!({ "status": "ok" }))
 }
 
-/// US-014.2: whether new traffic should come here; 503 from the first moment of a stop (US-013.2).
+/// US-014.2: whether new traffic should come here; 503 from the first moment of a stop (US-013.2), and
+/// while no listener could take another connection.
 pub(super) async fn ready(State(admin): Page) -> Response {
+    let (open, max) = (admin.drain.open(), connections_max(&admin));
     let reason = match admin.drain.phase() {
-        DrainPhase::Serving if admin.started_after().is_some() => {
-            return Json(json!({ "status": "ready" })).into_response();
-        }
-        DrainPhase::Serving => "starting",
+        DrainPhase::Serving if admin.started_after().is_none() => "starting",
+        DrainPhase::Serving if open >= max => "connections_full",
+        DrainPhase::Serving => return Json(json!({ "status": "ready" })).into_response(),
         _ => "draining",
     };
-    let body = json!({ "status": "not_ready", "reason": reason, "open_connections": admin.drain.open() });
+    let body = json!({ "status": "not_ready", "reason": reason, "open_connections": open, "max_connections": max });
     (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+}
+
+fn connections_max(admin: &Admin) -> usize {
+    admin.configuration.process().public.iter().map(|it| it.limits.connections).sum()
 }
 
 /// US-014.3: whether the start is over.
@@ -117,20 +124,53 @@ pub(super) async fn upstreams(State(admin): Page) -> Json<Value> {
 }
 
 /// What bounds the gateway, and how full it is.
-pub(super) async fn limits(State(admin): Page) -> Json<Value> {
+pub(super) async fn limits(State(admin): Page) -> Response {
+    match tokio::task::spawn_blocking(move || all_limits(&admin)).await {
+        Ok(limits) => Json(limits).into_response(),
+        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the list broke off", "read the log")
+            .into_response(),
+    }
+}
+
+fn all_limits(admin: &Admin) -> Value {
     let process = admin.configuration.process();
+    let serving = admin.configuration.serving();
+    let open = figures("moongate_connections_open");
+    let written = process.written.listeners.public.iter();
     let listeners: Vec<_> = process
-        .written
-        .listeners
         .public
         .iter()
-        .map(|it| json!({ "address": it.address, "limits": it.limits }))
+        .zip(written)
+        .map(|(listener, written)| {
+            let open = open.iter().find(|it| *it.0 == *listener.name).map_or(0.0, |it| it.1);
+            json!({ "listener": &*listener.name, "address": written.address, "open": open as u64, "limits": written.limits })
+        })
         .collect();
-    Json(json!({
-        "connections_open": admin.drain.open(),
+    let refused: BTreeMap<String, u64> =
+        figures("moongate_connections_refused_total").into_iter().fold(BTreeMap::new(), |mut sums, (reason, count)| {
+            *sums.entry(reason).or_default() += count as u64;
+            sums
+        });
+    let dropped: f64 = figures("moongate_log_lines_dropped_total").iter().map(|it| it.1).sum();
+    let (routes, routes_max) = route_series();
+    let bodies = serving.snapshot.routes.iter().map(|it| it.policy.body_limit);
+    json!({
+        "connections": { "open": admin.drain.open(), "max": connections_max(admin), "refused": refused },
         "listeners": listeners,
+        "requests": { "in_flight": IN_FLIGHT.get() },
+        "request_body_bytes": {
+            "default": Policy::BODY_LIMIT,
+            "smallest": bodies.clone().min(),
+            "largest": bodies.max(),
+        },
+        "upstream_connections": {
+            "threads": process.threads,
+            "idle_max_per_thread": Worker::IDLE_CONNECTIONS,
+        },
+        "log": { "lines_dropped": dropped as u64 },
+        "metrics": { "routes": routes, "routes_max": routes_max },
         "shutdown": process.written.shutdown,
-    }))
+    })
 }
 
 /// Totals, streams, errors by code, percentiles; and how many requests are under way.

@@ -1,7 +1,6 @@
 //! `moongate run`: the start as a story, and the stop.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -53,13 +52,18 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     let admin = Admin::new(configuration.clone(), drain.clone());
     let (ending, ended) = watch::channel(false);
 
+    // Before anybody is told that we serve: from then on a signal may come.
+    let mut signals = {
+        let _inside = side.enter();
+        Signals::listen().map_err(|error| Failure(format!("signals can't be listened to: {error}")))?
+    };
     let workers = start_workers(&configuration, &sockets, &drain, &ended)?;
+    admin.started();
     announce(&sockets, &admin_socket);
     drop(sockets);
-    side.spawn(admin::serve(admin_socket, admin.clone()));
-    admin.started();
+    side.spawn(serve_admin(admin_socket, admin));
 
-    side.block_on(steer(&configuration, &drain, &ending))?;
+    side.block_on(steer(&configuration, &drain, &ending, &mut signals))?;
     for worker in workers {
         let _ = worker.join();
     }
@@ -75,6 +79,12 @@ fn bind_admin(address: std::net::SocketAddr) -> Result<TcpListener, Failure> {
             "the admin listener can't use {address}: {error}; choose another address under listeners.admin"
         ))
     })
+}
+
+async fn serve_admin(socket: TcpListener, admin: Arc<Admin>) {
+    if let Err(error) = admin::serve(socket, admin).await {
+        tracing::error!(event = "listener_failed", listener = "admin", error = %error);
+    }
 }
 
 /// For everything that is not a request: admin, health checks, signals, reloads.
@@ -156,35 +166,51 @@ fn options(configuration: &Configuration, socket: &Socket) -> HttpServerOptions 
 }
 
 /// Follows signals and changed files until the process has to stop, and then until it may.
-async fn steer(configuration: &Arc<Configuration>, drain: &Drain, ending: &watch::Sender<bool>) -> Result<(), Failure> {
-    let mut signals = Signals::listen().map_err(|error| Failure(format!("no signals: {error}")))?;
+async fn steer(
+    configuration: &Arc<Configuration>,
+    drain: &Drain,
+    ending: &watch::Sender<bool>,
+    signals: &mut Signals,
+) -> Result<(), Failure> {
     let (changed, mut changes) = mpsc::channel(1);
-    let _watcher = Watcher::start(&watched(configuration), changed)
+    let files = configuration.files();
+    let watcher = Watcher::start(&files, changed.clone())
         .map_err(|error| Failure(format!("the configuration can't be watched: {error}")))?;
+    let mut watched = (files, watcher);
+    // A file may have changed since it was read.
+    reload_if_changed(configuration).await;
     loop {
         tokio::select! {
             wish = signals.next() => match wish {
-                Wish::Reload => reload(configuration, "signal").await,
-                Wish::Stop => return stop(configuration, drain, ending, &mut signals, true).await,
-                Wish::StopNow => return stop(configuration, drain, ending, &mut signals, false).await,
+                Wish::Reload => reload(configuration).await,
+                Wish::Stop => return stop(configuration, drain, ending, signals, true).await,
+                Wish::StopNow => return stop(configuration, drain, ending, signals, false).await,
             },
-            Some(()) = changes.recv() => reload(configuration, "file").await,
+            Some(()) = changes.recv() => reload_if_changed(configuration).await,
+            () = configuration.reloaded() => {
+                let files = configuration.files();
+                if files == watched.0 {
+                    continue;
+                }
+                match Watcher::start(&files, changed.clone()) {
+                    Ok(watcher) => watched = (files, watcher),
+                    Err(error) => tracing::error!(event = "config_watch_failed", error = %error),
+                }
+                reload_if_changed(configuration).await;
+            }
         }
     }
 }
 
-fn watched(configuration: &Configuration) -> Vec<PathBuf> {
-    let (gateway, routes) = configuration.paths();
-    let mut paths = vec![gateway.to_owned(), routes.to_owned()];
-    paths.extend(configuration.process().certificate_files());
-    paths
-}
-
-async fn reload(configuration: &Arc<Configuration>, cause: &'static str) {
-    tracing::debug!(event = "reload", cause = cause);
+async fn reload(configuration: &Arc<Configuration>) {
     let configuration = configuration.clone();
     // What it comes to is logged where it is known.
     let _ = tokio::task::spawn_blocking(move || configuration.reload()).await;
+}
+
+async fn reload_if_changed(configuration: &Arc<Configuration>) {
+    let configuration = configuration.clone();
+    let _ = tokio::task::spawn_blocking(move || configuration.reload_if_changed()).await;
 }
 
 /// US-013: not ready at once; new connections a while longer; then only what is under way.
@@ -219,7 +245,7 @@ async fn stop(
     };
     tokio::select! {
         () = orderly => {}
-        _ = signals.next() => {
+        _ = signals.next_stop() => {
             tracing::warn!(event = "stopped_at_once", connections = drain.open(), "a second signal");
             drain.close_listeners();
             drain.wait_empty(Duration::ZERO).await;

@@ -30,6 +30,16 @@ impl Signals {
         })
     }
 
+    /// The next one that asks to stop.
+    pub(super) async fn next_stop(&mut self) -> Wish {
+        loop {
+            match self.next().await {
+                Wish::Reload => {} // too late for that, and no reason to cut anybody off
+                stop => return stop,
+            }
+        }
+    }
+
     /// The next one.
     pub(super) async fn next(&mut self) -> Wish {
         tokio::select! {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::sync::Notify;
 
 use crate::base::{At, Findings};
 use crate::config::document::Document;
@@ -66,6 +67,26 @@ pub struct Compiled {
     /// The routes.
     pub snapshot: Snapshot,
     hash: String,
+    prints: Prints,
+}
+
+/// What each file held when it was last read, as a hash; nothing if it could not be read.
+type Prints = BTreeMap<PathBuf, Option<u64>>;
+
+fn prints<'p>(files: impl IntoIterator<Item = &'p Path>) -> Prints {
+    let print = |path: &Path| {
+        let mut hasher = DefaultHasher::new();
+        std::fs::read(path).ok()?.hash(&mut hasher);
+        Some(hasher.finish())
+    };
+    files.into_iter().map(|it| (it.to_owned(), print(it))).collect()
+}
+
+/// The files that both files name: what they hold is a part of the configuration.
+fn named_files(process: &Process, snapshot: &Snapshot) -> Vec<PathBuf> {
+    let mut files = process.certificate_files();
+    files.extend(snapshot.upstreams.iter().filter_map(|it| it.tls.as_ref()).flat_map(|it| it.files().to_vec()));
+    files
 }
 
 /// Reads and compiles both files.
@@ -73,10 +94,15 @@ pub struct Compiled {
 /// # Errors
 /// All faults of both files.
 pub fn compile_files(gateway: &Path, routes: &Path, services: &Directory) -> Result<Compiled, Faults> {
+    // Before they are read: a change that falls between is seen as one later.
+    let mut prints = prints([gateway, routes]);
     let process = compile_gateway(gateway);
     let snapshot = compile_routes(routes, services);
     match (process, snapshot) {
-        (Ok((_, process)), Ok((hash, snapshot))) => Ok(Compiled { process, snapshot, hash }),
+        (Ok((_, process)), Ok((hash, snapshot))) => {
+            prints.extend(self::prints(named_files(&process, &snapshot).iter().map(PathBuf::as_path)));
+            Ok(Compiled { process, snapshot, hash, prints })
+        }
         (process, snapshot) => {
             let mut faults = process.err().unwrap_or_default();
             faults.extend(snapshot.err().unwrap_or_default());
@@ -127,9 +153,10 @@ pub struct Configuration {
     certificates: Vec<Arc<Certificates>>,
     gateway_path: PathBuf,
     routes_path: PathBuf,
-    /// Held while a reload is under way: they come one after the other.
-    reloading: Mutex<()>,
+    /// Held while a reload is under way: they come one after the other. What the last one read.
+    reloading: Mutex<Prints>,
     last_error: Mutex<Option<(Timestamp, Faults)>>,
+    reloaded: Notify,
 }
 
 impl Configuration {
@@ -142,7 +169,7 @@ impl Configuration {
         fleet: Arc<Fleet>,
         certificates: Vec<Arc<Certificates>>,
     ) -> Self {
-        let Compiled { process, snapshot, hash } = compiled;
+        let Compiled { process, snapshot, hash, prints } = compiled;
         let serving = enliven(snapshot, &fleet, &services, 1, hash);
         last_reload_succeeded();
         Self {
@@ -153,8 +180,9 @@ impl Configuration {
             certificates,
             gateway_path,
             routes_path,
-            reloading: Mutex::new(()),
+            reloading: Mutex::new(prints),
             last_error: Mutex::new(None),
+            reloaded: Notify::new(),
         }
     }
 
@@ -183,6 +211,21 @@ impl Configuration {
         (&self.gateway_path, &self.routes_path)
     }
 
+    /// Every file whose content decides what serves: these two, and those that they name.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.gateway_path.clone(), self.routes_path.clone()];
+        files.extend(named_files(&self.process, &self.serving().snapshot));
+        files.sort();
+        files.dedup();
+        files
+    }
+
+    /// Waits until another configuration serves: [`Configuration::files`] may be others, too. For one
+    /// caller; a reload that it missed is told at once.
+    pub async fn reloaded(&self) {
+        self.reloaded.notified().await;
+    }
+
     /// Reads both files again and, if nothing is wrong with them, lets the new routes serve. Requests
     /// and sockets under way keep what they began with; upstreams that did not change live on.
     ///
@@ -191,8 +234,35 @@ impl Configuration {
     /// # Errors
     /// All faults; the old configuration goes on serving.
     pub fn reload(&self) -> Result<Changes, Faults> {
-        let _one_at_a_time = self.reloading.lock();
-        match self.read_again() {
+        let mut seen = self.reloading.lock();
+        *seen = self.prints();
+        self.settle(&mut seen, self.read_again())
+    }
+
+    /// As [`Configuration::reload`], but only if a file holds something else than when it was last
+    /// read: an event of the file system need not mean a change, and whoever wrote the files may have
+    /// asked for a reload already. `None` if there is nothing new.
+    pub fn reload_if_changed(&self) -> Option<Result<Changes, Faults>> {
+        let mut seen = self.reloading.lock();
+        let prints = self.prints();
+        if prints != *seen {
+            *seen = prints;
+            return Some(self.settle(&mut seen, self.read_again()));
+        }
+        self.last_error()?;
+        // What was refused may be sound by now: the fault may have been in a file that it names. The
+        // same refusal is not told twice.
+        let sound = self.read_again().ok()?;
+        Some(self.settle(&mut seen, Ok(sound)))
+    }
+
+    fn prints(&self) -> Prints {
+        prints(self.files().iter().map(PathBuf::as_path))
+    }
+
+    /// Lets what was read serve, or tells why it does not.
+    fn settle(&self, seen: &mut Prints, read: Result<(String, Snapshot), Faults>) -> Result<Changes, Faults> {
+        match read {
             Ok((hash, snapshot)) => {
                 let old = self.serving();
                 let changes = changes(&old.snapshot, &snapshot, old.generation + 1);
@@ -201,6 +271,13 @@ impl Configuration {
                 *self.last_error.lock() = None;
                 last_reload_succeeded();
                 announce(&changes);
+                // The new files may name others than the old.
+                let files = self.files();
+                seen.retain(|path, _| files.contains(path));
+                let unseen = files.iter().filter(|it| !seen.contains_key(*it)).map(PathBuf::as_path);
+                let unseen = prints(unseen);
+                seen.extend(unseen);
+                self.reloaded.notify_one();
                 Ok(changes)
             }
             Err(faults) => {

@@ -36,6 +36,9 @@ const INVALID_CHUNK: &str = "InvalidChunk";
 pub trait WayOut {
     /// Called once for every final head, upgrades included.
     fn on_response(&self, exchange: &mut Exchange, head: &mut ResponseHeader);
+
+    /// Whether the client has to be told that this is its connection's last answer.
+    fn closing(&self, session: &ServerSession) -> bool;
 }
 
 /// Why an exchange did not end with a whole answer.
@@ -339,7 +342,7 @@ impl<'a, W: WayOut> Pump<'a, W> {
         self.settle_early_answer();
         let request = self.session.req_header();
         let framing = head::incoming(&mut head, request.version, &request.method, end);
-        if framing == Framing::UntilClose {
+        if framing == Framing::UntilClose || self.way.closing(self.session) {
             self.session.set_keepalive(None);
         }
         let events = head.headers.get(CONTENT_TYPE).is_some_and(|it| it.as_bytes().starts_with(b"text/event-stream"));

@@ -18,6 +18,9 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// How many idle upstream connections one worker keeps at most.
+    pub const IDLE_CONNECTIONS: usize = POOL;
+
     /// To be made on the thread that uses it. `ending` is set once, when the time that requests under
     /// way were given at a stop is nearly over.
     pub fn new(ending: watch::Receiver<bool>) -> Self {

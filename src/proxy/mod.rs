@@ -65,6 +65,31 @@ impl Drop for UnderWay {
     }
 }
 
+/// A request that is dropped before its line was written was cut at the end of a stop's grace; nothing
+/// but what its exchange knows is left of it.
+impl Drop for Request {
+    fn drop(&mut self) {
+        let (Some(exchange), true) = (&self.exchange, self.under_way.is_some()) else { return };
+        let duration = exchange.started.elapsed();
+        EndState::Drained.count();
+        let metrics = self.admitted.as_ref().map_or(&*UNROUTED, |it| &it.serving.alive[it.route].metrics);
+        metrics.record(StatusCode::SERVICE_UNAVAILABLE.as_u16(), duration, 0, 0);
+        tracing::warn!(
+            event = "request",
+            request_id = exchange.request_id.as_str(),
+            trace_id = exchange.trace.trace_id.as_str(),
+            span_id = exchange.trace.span_id.as_str(),
+            route = self.admitted.as_ref().map_or("", |it| &it.route().name),
+            upstream = exchange.upstream.as_deref().unwrap_or_default(),
+            endpoint = exchange.endpoint.map(|it| it.to_string()).unwrap_or_default(),
+            client = %exchange.client_ip,
+            status = 0,
+            end = EndState::Drained.as_str(),
+            duration_ms = duration.as_secs_f64() * 1e3,
+        );
+    }
+}
+
 impl Proxy {
     /// To be made on the thread that uses it.
     pub fn new(configuration: Arc<Configuration>, worker: Worker) -> Self {
@@ -156,6 +181,9 @@ async fn answer(
     body: Bytes,
     end: EndState,
 ) -> Result<()> {
+    if Connection::of(session.digest()).is_some_and(|it| it.closing()) {
+        session.set_keepalive(None); // a stop may have begun since the request came
+    }
     match reply::send(session, head, body).await {
         Ok(()) => {
             exchange.end = Some(end);
@@ -275,15 +303,32 @@ impl Refuse for Unread {
         let exchange = Exchange::new(connection.peer().ip(), scheme);
         let request_id: RequestId = exchange.request_id;
         let wording = reply::Wording::of(&refusal);
-        refused(wording.code);
-        tracing::info!(
-            event = "request_unread", request_id = request_id.as_str(), client = %connection.peer().ip(),
-            listener = %connection.listener(), status = wording.status.as_u16(), error = wording.code
-        );
         let mut fields = reply::head(wording.status);
         let _ = fields.insert_header(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
         Security(&exchange).add_to(&mut fields);
-        reply::raw(&refusal, &request_id, &fields)
+        let answer = reply::raw(&refusal, &request_id, &fields);
+        let end = if refusal == Refusal::RequestTimeout { EndState::ClientTimeout } else { EndState::Refused };
+        let (duration, sent) = (exchange.started.elapsed(), answer.len() as u64);
+        end.count();
+        refused(wording.code);
+        UNROUTED.record(wording.status.as_u16(), duration, 0, 0);
+        // The same line as for every request, as far as anything is known.
+        tracing::info!(
+            event = "request",
+            request_id = request_id.as_str(),
+            trace_id = exchange.trace.trace_id.as_str(),
+            span_id = exchange.trace.span_id.as_str(),
+            listener = %connection.listener(),
+            route = "",
+            client = %connection.peer().ip(),
+            status = wording.status.as_u16(),
+            end = end.as_str(),
+            error = wording.code,
+            bytes_received = 0,
+            bytes_sent = sent,
+            duration_ms = duration.as_secs_f64() * 1e3,
+        );
+        answer
     }
 }
 

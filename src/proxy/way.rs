@@ -16,6 +16,7 @@ use pingora::protocols::http::date::get_cached_date;
 use crate::config::{Action, Respond, Route, Serving};
 use crate::exchange;
 use crate::filters::{self, Security};
+use crate::listener::Connection;
 use crate::pipeline::{Exchange, Refusal, Step};
 use crate::proxy::reply;
 use crate::proxy::strict;
@@ -120,6 +121,11 @@ fn filter(admitted: &Admitted, exchange: &mut Exchange, request: &mut RequestHea
 impl exchange::WayOut for Admitted {
     fn on_response(&self, exchange: &mut Exchange, answer: &mut ResponseHeader) {
         way_out(&self.route().chain, self.origin.as_ref(), exchange, answer);
+    }
+
+    /// Asked once more when the answer is there: a stop may have begun since the request came.
+    fn closing(&self, session: &ServerSession) -> bool {
+        Connection::of(session.digest()).is_some_and(|it| it.closing())
     }
 }
 

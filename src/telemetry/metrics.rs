@@ -8,13 +8,15 @@ use once_cell::sync::Lazy;
 use parking_lot::Mutex;
 use prometheus::{
     Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, TextEncoder, register_histogram_vec,
-    register_int_counter_vec, register_int_gauge,
+    register_int_counter, register_int_counter_vec, register_int_gauge,
 };
 
 /// So many routes get series of their own; the others share those of `other`.
 const ROUTES_MAX: usize = 1_000;
 /// Stands for the routes beyond the bound.
 const OTHER: &str = "other";
+/// Stands for no route at all; the bound does not count it.
+const NONE: &str = "none";
 
 /// Seconds; from what a local answer takes to the longest request.
 const BUCKETS: &[f64] = &[
@@ -48,8 +50,10 @@ pub(super) static REFUSED: Lazy<IntCounterVec> = Lazy::new(|| {
 pub static IN_FLIGHT: Lazy<IntGauge> =
     Lazy::new(|| register_int_gauge!("moongate_requests_in_flight", "Requests under way").expect(ONCE));
 /// Server-sent event streams and upgraded connections under way.
-pub static STREAMS_OPEN: Lazy<IntGauge> = Lazy::new(|| {
-    register_int_gauge!("moongate_streams_open", "Event streams and upgraded connections under way").expect(ONCE)
+pub static STREAMS_OPEN: Lazy<Streams> = Lazy::new(|| Streams {
+    open: register_int_gauge!("moongate_streams_open", "Event streams and upgraded connections under way").expect(ONCE),
+    total: register_int_counter!("moongate_streams_total", "Event streams and upgraded connections that began")
+        .expect(ONCE),
 });
 static RELOAD_SUCCESS: Lazy<IntGauge> = Lazy::new(|| {
     let help = "1 if the last load of the configuration succeeded, 0 if it was refused";
@@ -67,6 +71,33 @@ pub static RELOADS: Lazy<IntCounterVec> = Lazy::new(|| {
 static ROUTES: Lazy<Mutex<HashMap<Arc<str>, Weak<RouteMetrics>>>> = Lazy::new(Mutex::default);
 
 const ONCE: &str = "the name is registered once";
+
+/// Counts streams.
+pub struct Streams {
+    open: IntGauge,
+    total: IntCounter,
+}
+
+impl Streams {
+    /// One begins.
+    pub fn inc(&self) {
+        self.open.inc();
+        self.total.inc();
+    }
+
+    /// One ends.
+    pub fn dec(&self) {
+        self.open.dec();
+    }
+
+    pub(super) fn open(&self) -> i64 {
+        self.open.get()
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.total.get()
+    }
+}
 
 /// The series of one route, resolved when a snapshot with the route comes to life.
 #[derive(Debug)]
@@ -88,7 +119,7 @@ impl RouteMetrics {
             return known;
         }
         routes.retain(|_, it| it.strong_count() > 0);
-        let label: Arc<str> = if routes.len() < ROUTES_MAX { name.into() } else { OTHER.into() };
+        let label: Arc<str> = if routes.len() < ROUTES_MAX || name == NONE { name.into() } else { OTHER.into() };
         if let Some(shared) = routes.get(&label).and_then(Weak::upgrade) {
             return shared;
         }
@@ -139,6 +170,25 @@ impl Drop for RouteMetrics {
     }
 }
 
+/// How many routes have series of their own, and how many may.
+pub fn route_series() -> (usize, usize) {
+    let routes = ROUTES.lock();
+    let own = routes.iter().filter(|(name, it)| it.strong_count() > 0 && ![OTHER, NONE].contains(&&***name));
+    (own.count(), ROUTES_MAX)
+}
+
+/// The counters and gauges of one family now, each with the value of its last label. Walks all
+/// families: not for a worker.
+pub fn figures(family: &str) -> Vec<(String, f64)> {
+    let families = prometheus::gather();
+    let metrics = families.iter().filter(|it| it.name() == family).flat_map(|it| it.get_metric());
+    let figure = |it: &prometheus::proto::Metric| {
+        let label = it.get_label().last().map(|it| it.value().to_owned()).unwrap_or_default();
+        (label, it.get_counter().get_value() + it.get_gauge().get_value())
+    };
+    metrics.map(figure).collect()
+}
+
 /// Counts an answer that the gateway gave by itself, by its error code.
 pub fn refused(code: &'static str) {
     REFUSED.with_label_values(&[code]).inc();
@@ -158,8 +208,15 @@ pub fn last_reload_failed() {
     RELOADS.with_label_values(&["refused"]).inc();
 }
 
+/// A gauge that nobody has touched is 0, not missing: alerts and dashboards rely on it.
+fn complete() {
+    Lazy::force(&IN_FLIGHT);
+    Lazy::force(&STREAMS_OPEN);
+}
+
 /// All metrics in Prometheus' text format. Takes as long as there are series: not for a worker.
 pub fn exposition() -> Vec<u8> {
+    complete();
     let mut text = Vec::with_capacity(16 * 1024);
     // The encoder fails on families without a series only, which `gather` leaves out.
     let _ = TextEncoder::new().encode(&prometheus::gather(), &mut text);

@@ -36,6 +36,8 @@ pub struct Requests {
 pub struct Streams {
     /// Open now.
     pub open: i64,
+    /// All that began.
+    pub total: u64,
 }
 
 /// Milliseconds, interpolated within the histogram's buckets.
@@ -60,7 +62,7 @@ pub fn summary() -> Summary {
             in_flight: IN_FLIGHT.get(),
             by_class: classes.into_iter().zip(by_class).collect(),
         },
-        streams: Streams { open: STREAMS_OPEN.get() },
+        streams: Streams { open: STREAMS_OPEN.open(), total: STREAMS_OPEN.total() },
         errors: errors(),
         latency_ms: Latency {
             p50: percentile(&buckets, 0.50),

@@ -97,8 +97,6 @@ pub enum Probe {
 pub struct KeepAlive {
     /// For how long.
     pub idle: Duration,
-    /// How many by each thread.
-    pub max_idle: u32,
 }
 
 impl Upstream {
@@ -293,7 +291,7 @@ fn keep_alive(config: &KeepAliveConfig, at: &At<'_>, findings: &mut Findings) ->
     if config.idle.0.is_zero() {
         findings
             .error(&at.key("idle"), "a connection can not be kept for no time")
-            .help("`max_idle: 0` keeps no connections");
+            .help("write a short period, such as 1ms, to keep them for next to none");
     }
-    KeepAlive { idle: config.idle.0, max_idle: config.max_idle }
+    KeepAlive { idle: config.idle.0 }
 }

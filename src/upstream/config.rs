@@ -23,7 +23,7 @@ pub struct UpstreamConfig {
     pub protocol: Protocol,
     /// Speak TLS to the endpoints.
     pub tls: Option<UpstreamTlsConfig>,
-    /// How long idle connections to the endpoints are kept, and how many.
+    /// How long idle connections to the endpoints are kept.
     pub keep_alive: KeepAliveConfig,
 }
 
@@ -142,18 +142,16 @@ pub struct UpstreamTlsConfig {
     pub client_key: Option<PathBuf>,
 }
 
-/// How long idle connections to the endpoints are kept, and how many.
+/// How long idle connections to the endpoints are kept. Each thread keeps some thousand in all.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeepAliveConfig {
     /// Close a connection that was idle for so long; keep it below the endpoint's own limit.
     pub idle: Period,
-    /// The most idle connections that each thread keeps to this upstream; 0 keeps none.
-    pub max_idle: u32,
 }
 
 impl Default for KeepAliveConfig {
     fn default() -> Self {
-        Self { idle: Period::secs(30), max_idle: 1024 }
+        Self { idle: Period::secs(30) }
     }
 }

@@ -118,7 +118,7 @@ fn every_fault_is_found_at_its_place() {
 fn an_upstream_needs_little_and_gets_defaults() {
     let upstream = compile("plain", "discovery: { static: [\"127.0.0.1:1\", { address: \"[::1]:2\", zone: b }] }");
     assert_eq!(upstream.balance, Balance::RoundRobin);
-    assert_eq!(upstream.keep_alive, KeepAlive { idle: Duration::from_secs(30), max_idle: 1024 });
+    assert_eq!(upstream.keep_alive, KeepAlive { idle: Duration::from_secs(30) });
     assert_eq!(upstream.endpoints[1].weight, 1);
     assert_eq!(upstream.endpoints[1].zone.as_deref(), Some("b"));
     let local = compile("local", "local: chat");

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
 use std::panic::catch_unwind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pingora::protocols::tls::CaType;
@@ -31,6 +31,7 @@ pub struct UpstreamTls {
     pub(super) ca: Option<Arc<CaType>>,
     pub(super) client: Option<Arc<CertKey>>,
     fingerprint: u64,
+    files: Vec<PathBuf>,
 }
 
 impl UpstreamTls {
@@ -50,7 +51,14 @@ impl UpstreamTls {
         // A part that was asked for and is not there has been reported; nothing is trusted instead.
         let (ca, client) = (all_or_nothing(ca)?, all_or_nothing(client)?);
         config.sni.hash(&mut hasher);
-        Some(Self { sni: sni?, ca, client: client.map(Arc::new), fingerprint: hasher.finish() })
+        let files = [&config.ca, &config.client_cert, &config.client_key];
+        let files = files.into_iter().flatten().cloned().collect();
+        Some(Self { sni: sni?, ca, client: client.map(Arc::new), fingerprint: hasher.finish(), files })
+    }
+
+    /// Every file that was read for it.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     pub(super) fn fingerprint(&self) -> u64 {

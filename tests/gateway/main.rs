@@ -8,15 +8,20 @@
 // Here a panic is the report.
 #![allow(clippy::unwrap_used)]
 
-mod answers;
-mod commands;
-mod routes;
-mod support;
-
 #[path = "../differential/mod.rs"]
 mod differential;
+
+mod answers;
+mod commands;
 mod exchange;
 mod http2;
 mod pingora_rules;
+mod reload;
+mod routes;
+mod seen;
+mod start;
+mod stop;
 mod streams;
+mod support;
 mod tls;
+mod upstreams;

@@ -8,6 +8,7 @@ pub mod http1;
 pub mod http2;
 pub mod process;
 pub mod upstream;
+pub mod waiting;
 pub mod websocket;
 
 mod tests;
@@ -19,4 +20,5 @@ pub use http1::{RawClient, Response, get, request};
 pub use http2::H2Client;
 pub use process::{DEADLINE, Process};
 pub use upstream::{RawUpstream, Request, Script, Signal, nobody};
+pub use waiting::{eventually, figure};
 pub use websocket::{Message, WsClient};

@@ -79,6 +79,7 @@ enum Step {
     ReadMore(usize),
     Send(Vec<u8>),
     Wait(Signal),
+    Pause(Duration),
     Give(Signal),
     FinishSending,
     AwaitClose,
@@ -117,6 +118,11 @@ impl Script {
 
     pub fn wait(self, signal: &Signal) -> Self {
         self.and(Step::Wait(signal.clone()))
+    }
+
+    /// Lets time pass: for an upstream that is slow, not for a test that hopes.
+    pub fn pause(self, time: Duration) -> Self {
+        self.and(Step::Pause(time))
     }
 
     pub fn give(self, signal: &Signal) -> Self {
@@ -474,6 +480,7 @@ impl<'a> Connection<'a> {
                     return Err(io::Error::other("waited in vain for a signal"));
                 }
             }
+            Step::Pause(time) => thread::sleep(time),
             Step::Give(signal) => signal.give(),
             Step::FinishSending => self.socket.shutdown(Shutdown::Write)?,
             Step::AwaitClose => {
