@@ -115,8 +115,8 @@ async fn refuse(
         Some(admitted) => admitted.on_response(exchange, &mut head),
         None => way::routeless(exchange, &mut head),
     }
-    if matches!(refusal, Refusal::BadRequest(_) | Refusal::RequestTimeout) {
-        session.set_keepalive(None); // nobody knows where the next request begins
+    if ends_connection(&refusal) {
+        session.set_keepalive(None);
     } else {
         settle_body(session);
     }
@@ -133,6 +133,19 @@ async fn refuse(
     };
     exchange.refusal = Some(refusal);
     answer(session, exchange, head, body, end).await
+}
+
+/// After these nobody knows where the next request begins, or whether the client means well.
+fn ends_connection(refusal: &Refusal) -> bool {
+    matches!(
+        refusal,
+        Refusal::BadRequest(_)
+            | Refusal::MethodNotSupported
+            | Refusal::ExpectationFailed
+            | Refusal::UriTooLong
+            | Refusal::HeadersTooLarge
+            | Refusal::RequestTimeout
+    )
 }
 
 /// What is left of a request's body is drained after an answer that did not wait for it. Not after

@@ -8,4 +8,5 @@
 // Here a panic is the report.
 #![allow(clippy::unwrap_used)]
 
+mod bad_input;
 mod support;
