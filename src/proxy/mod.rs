@@ -9,7 +9,10 @@ mod reply;
 mod strict;
 mod way;
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,7 +24,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
-use crate::base::RequestId;
+use crate::base::{Deadline, RequestId};
 use crate::config::Configuration;
 use crate::exchange::{Ended, WayOut, Worker, exchange};
 use crate::listener::{Connection, Refuse};
@@ -32,6 +35,9 @@ use crate::telemetry::{IN_FLIGHT, refused};
 /// How long a request's body is read and dropped after a refusal, so that the client reads the answer
 /// and can go on with the connection.
 const DRAIN_BODY: Duration = Duration::from_secs(1);
+
+/// How long a client may take to read the refusal of a request that no route took.
+const TAKE_REFUSAL: Duration = Duration::from_secs(10);
 
 /// The gateway as Pingora sees it; one on each worker thread.
 pub struct Proxy {
@@ -91,8 +97,9 @@ impl Proxy {
             }
             Ok(Arrival::Answered(admitted, mut head, body)) => {
                 admitted.on_response(exchange_state, &mut head);
+                let patience = admitted.route().policy.request;
                 request.admitted = Some(admitted);
-                answer(session, exchange_state, head, body, EndState::Done).await
+                answer(session, exchange_state, (head, body), patience, EndState::Done).await
             }
             Err((admitted, refusal)) => {
                 let refused = refuse(session, exchange_state, admitted.as_ref(), refusal).await;
@@ -132,7 +139,8 @@ async fn refuse(
         _ => EndState::Refused,
     };
     exchange.refusal = Some(refusal);
-    answer(session, exchange, head, body, end).await
+    let patience = admitted.map_or(TAKE_REFUSAL, |it| it.route().policy.request);
+    answer(session, exchange, (head, body), patience, end).await
 }
 
 /// After these nobody knows where the next request begins, or whether the client means well.
@@ -158,19 +166,27 @@ fn settle_body(session: &mut ServerSession) {
     session.set_total_drain_timeout(Some(DRAIN_BODY));
 }
 
+/// Sends an answer of our own. A client that does not take it in time is cut.
 async fn answer(
     session: &mut ServerSession,
     exchange: &mut Exchange,
-    head: Box<ResponseHeader>,
-    body: Bytes,
+    (head, body): (Box<ResponseHeader>, Bytes),
+    patience: Duration,
     end: EndState,
 ) -> Result<()> {
-    match reply::send(session, head, body).await {
-        Ok(()) => {
+    let mut deadline = Deadline::after(patience);
+    let mut sent = pin!(reply::send(session, head, body));
+    let sent = poll_fn(|cx| match sent.as_mut().poll(cx) {
+        Poll::Ready(sent) => Poll::Ready(Some(sent)),
+        Poll::Pending => deadline.poll_expired(cx).map(|()| None),
+    });
+    match sent.await {
+        Some(Ok(())) => {
             exchange.end = Some(end);
             Ok(())
         }
-        Err(_) => cut(exchange, EndState::ClientGone),
+        Some(Err(_)) => cut(exchange, EndState::ClientGone),
+        None => cut(exchange, EndState::ClientTimeout),
     }
 }
 

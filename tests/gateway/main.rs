@@ -9,4 +9,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod fuzz;
+mod slow_clients;
 mod support;
