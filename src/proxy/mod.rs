@@ -9,7 +9,10 @@ mod reply;
 mod strict;
 mod way;
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,7 +24,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
-use crate::base::RequestId;
+use crate::base::{Deadline, RequestId};
 use crate::config::Configuration;
 use crate::exchange::{Ended, WayOut, Worker, exchange};
 use crate::listener::{Connection, Refuse};
@@ -34,6 +37,9 @@ use crate::telemetry::{IN_FLIGHT, refused};
 /// How long a request's body is read and dropped after a refusal, so that the client reads the answer
 /// and can go on with the connection.
 const DRAIN_BODY: Duration = Duration::from_secs(1);
+
+/// How long a client may take to read the refusal of a request that no route took.
+const TAKE_REFUSAL: Duration = Duration::from_secs(10);
 
 /// The gateway as Pingora sees it; one on each worker thread.
 pub struct Proxy {
@@ -118,9 +124,10 @@ impl Proxy {
             }
             Ok(Arrival::Answered(admitted, mut head, body)) => {
                 admitted.on_response(exchange_state, &mut head);
+                let patience = admitted.route().policy.request;
                 request.admitted = Some(admitted);
                 settle_body(session);
-                answer(session, exchange_state, head, body, EndState::Done).await
+                answer(session, exchange_state, (head, body), patience, EndState::Done).await
             }
             Err((Some(admitted), refusal)) => {
                 let refused = refuse(session, exchange_state, &admitted, refusal).await;
@@ -144,8 +151,8 @@ async fn refuse(
 ) -> Result<()> {
     let (mut head, body) = reply::refusal(&refusal, &exchange.request_id);
     way.on_response(exchange, &mut head);
-    if matches!(refusal, Refusal::BadRequest(_) | Refusal::RequestTimeout) {
-        session.set_keepalive(None); // nobody knows where the next request begins
+    if ends_connection(&refusal) {
+        session.set_keepalive(None);
     } else {
         settle_body(session);
     }
@@ -161,7 +168,20 @@ async fn refuse(
         _ => EndState::Refused,
     };
     exchange.refusal = Some(refusal);
-    answer(session, exchange, head, body, end).await
+    answer(session, exchange, (head, body), TAKE_REFUSAL, end).await
+}
+
+/// After these nobody knows where the next request begins, or whether the client means well.
+fn ends_connection(refusal: &Refusal) -> bool {
+    matches!(
+        refusal,
+        Refusal::BadRequest(_)
+            | Refusal::MethodNotSupported
+            | Refusal::ExpectationFailed
+            | Refusal::UriTooLong
+            | Refusal::HeadersTooLarge
+            | Refusal::RequestTimeout
+    )
 }
 
 /// What is left of a request's body is drained after an answer that did not wait for it. Not after
@@ -174,22 +194,30 @@ fn settle_body(session: &mut ServerSession) {
     session.set_total_drain_timeout(Some(DRAIN_BODY));
 }
 
+/// Sends an answer of our own. A client that does not take it in time is cut.
 async fn answer(
     session: &mut ServerSession,
     exchange: &mut Exchange,
-    head: Box<ResponseHeader>,
-    body: Bytes,
+    (head, body): (Box<ResponseHeader>, Bytes),
+    patience: Duration,
     end: EndState,
 ) -> Result<()> {
     if Connection::of(session.digest()).is_some_and(|it| it.closing()) {
         session.set_keepalive(None); // a stop may have begun since the request came
     }
-    match reply::send(session, head, body).await {
-        Ok(()) => {
+    let mut deadline = Deadline::after(patience);
+    let mut sent = pin!(reply::send(session, head, body));
+    let sent = poll_fn(|cx| match sent.as_mut().poll(cx) {
+        Poll::Ready(sent) => Poll::Ready(Some(sent)),
+        Poll::Pending => deadline.poll_expired(cx).map(|()| None),
+    });
+    match sent.await {
+        Some(Ok(())) => {
             exchange.end = Some(end);
             Ok(())
         }
-        Err(_) => cut(exchange, EndState::ClientGone),
+        Some(Err(_)) => cut(exchange, EndState::ClientGone),
+        None => cut(exchange, EndState::ClientTimeout),
     }
 }
 

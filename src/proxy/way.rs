@@ -61,6 +61,9 @@ pub(super) fn way_in(
 
     // Before the match: the bytes that are matched are the bytes that are sent on.
     if request.raw_path() == b"*" {
+        if request.method != Method::OPTIONS {
+            return Err((None, Refusal::BadRequest("the target * is for OPTIONS alone")));
+        }
         return Err((None, Refusal::RouteNotFound));
     }
     normalise(request).map_err(|it| (None, it))?;

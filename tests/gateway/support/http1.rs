@@ -274,6 +274,16 @@ impl RawClient {
         self.buffer.drain(..count).collect()
     }
 
+    /// The same, without a panic when the connection ends before.
+    pub fn try_read_exactly(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        while self.buffer.len() < count {
+            if !self.fill()? {
+                return Err(self.cut());
+            }
+        }
+        Ok(self.buffer.drain(..count).collect())
+    }
+
     fn take_some(&mut self, max: u64) -> io::Result<Vec<u8>> {
         if self.buffer.is_empty() && !self.fill()? {
             return Err(self.cut());
