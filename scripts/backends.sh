@@ -11,6 +11,7 @@ start_backends() {
         backends+=($!)
         number=$((number + 1))
         wait_for "http://$at/health" $!
+        echo "back end $name on $at; to stop it: kill ${backends[number - 1]}"
     done
 }
 

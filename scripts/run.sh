@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 
 moongate=$1
 gateway=
+signalled=
 
 # A process group each: Ctrl-C then reaches this script alone, the gateway gets one signal and
 # drains, and only then the back ends go.
@@ -15,6 +16,7 @@ trap stop_backends EXIT
 trap 'signalled=yes; [ -z "$gateway" ] || kill -TERM "$gateway" 2>/dev/null || true' INT TERM HUP
 
 start_backends "$moongate"
+[ -z "$signalled" ] || exit 130
 "$moongate" run --config "${MOONGATE_CONFIG:-conf/gateway.yaml}" \
     --routes "${MOONGATE_ROUTES:-routes.yaml}" &
 gateway=$!

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what a task needs and this machine lacks; quick when nothing is missing.
-# Usage: scripts/setup.sh TASK..., of: build test lint bench soak
+# Usage: scripts/setup.sh TASK..., of: build test lint bench
 set -euo pipefail
 
 export PATH="$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin"
@@ -23,10 +23,6 @@ needs() {
         echo haproxy haproxy
         echo wrk wrk
         echo h2load nghttp2-client
-        ;;
-    soak)
-        echo curl curl
-        echo wrk wrk
         ;;
     lint) ;;
     *)

@@ -20,7 +20,7 @@ use crate::config::snapshot::{Action, Snapshot};
 use crate::exchange::Destination;
 use crate::listener::Certificates;
 use crate::services::Directory;
-use crate::telemetry::{RouteMetrics, Timestamp, last_reload_failed, last_reload_succeeded};
+use crate::telemetry::{GENERATIONS_ALIVE, RouteMetrics, Timestamp, last_reload_failed, last_reload_succeeded};
 use crate::upstream::{Fleet, UpstreamKind};
 
 /// A snapshot that serves. A request takes its `Arc` once and keeps it to its end.
@@ -35,6 +35,12 @@ pub struct Serving {
     pub hash: String,
     /// When it was loaded.
     pub loaded_at: Timestamp,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        GENERATIONS_ALIVE.dec();
+    }
 }
 
 /// What is alive of a route.
@@ -338,6 +344,7 @@ fn enliven(snapshot: Snapshot, fleet: &Fleet, services: &Directory, generation: 
         },
         metrics: RouteMetrics::of(&route.name),
     });
+    GENERATIONS_ALIVE.inc();
     Serving { alive: alive.collect(), generation, hash, loaded_at: Timestamp::now(), snapshot }
 }
 

@@ -169,8 +169,7 @@ impl<W: WayOut> Dispatch<'_, W> {
             }
         };
         if let Some(stream) = kept {
-            let keep = &live.upstream().keep_alive;
-            pool::put(endpoint.key(), stream, keep.idle, keep.max_idle as usize);
+            pool::put(endpoint.key(), stream, live.upstream().keep_alive.idle);
         }
         Ok(())
     }

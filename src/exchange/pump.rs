@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, EXPECT};
-use http::{StatusCode, Version};
+use http::{Method, StatusCode, Version};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::{HttpTask, ServerSession};
 use pingora::{Error, ErrorType, Result as PingoraResult, RetryType};
@@ -56,7 +56,7 @@ pub enum Ended {
 #[derive(Debug)]
 pub(super) struct Stopped {
     pub(super) why: Ended,
-    /// Nothing of the client's body was taken, and no part of an answer was seen.
+    /// No part of an answer was seen, and what was taken of the client's body can be sent once more.
     pub(super) untouched: bool,
     /// The upstream said that it did not even look at the request.
     pub(super) unprocessed: bool,
@@ -164,9 +164,7 @@ impl<'a, W: WayOut> Pump<'a, W> {
     pub(super) async fn run(&mut self) -> Result<(), Stopped> {
         self.session.set_read_timeout(None); // deadlines are ours
         self.session.set_proxy_tasks_enabled(true);
-        if self.request_done && !self.session.is_upgrade_req() {
-            self.send(Bytes::new(), true).await?;
-        }
+        self.begin_body().await?;
         if self.awaits_continue() {
             let go_on = ResponseHeader::build(StatusCode::CONTINUE, None).map_err(|it| self.upstream_failed(&it))?;
             self.on_interim(Box::new(go_on)).await?;
@@ -255,6 +253,21 @@ impl<'a, W: WayOut> Pump<'a, W> {
     }
 
     // ── The request ─────────────────────────────────────────────────────────────────────────────
+
+    /// What an attempt before this one has taken of the body goes out again. It is kept, as far as
+    /// Pingora keeps it (64 KiB), for requests that may be asked twice.
+    async fn begin_body(&mut self) -> Result<(), Stopped> {
+        if !self.request_done && is_idempotent(&self.session.req_header().method) {
+            self.session.enable_retry_buffering();
+        }
+        let again = self.session.get_retry_buffer().unwrap_or_default();
+        self.body_taken = again.len() as u64;
+        let end = self.request_done && !self.session.is_upgrade_req();
+        if end || !again.is_empty() {
+            self.send(again, end).await?;
+        }
+        Ok(())
+    }
 
     async fn on_request_body(&mut self, piece: Option<Bytes>) -> Result<(), Stopped> {
         let end = piece.is_none() || (!self.upgraded && self.session.is_body_done());
@@ -429,7 +442,13 @@ impl<'a, W: WayOut> Pump<'a, W> {
     // ── The ways to fail ────────────────────────────────────────────────────────────────────────
 
     fn stopped(&self, why: Ended) -> Stopped {
-        Stopped { why, untouched: self.body_taken == 0 && !self.answered, unprocessed: false }
+        let repeatable = self.body_taken == 0 || self.keeps_body();
+        Stopped { why, untouched: repeatable && !self.answered, unprocessed: false }
+    }
+
+    /// Whether all that was taken of the body is at hand for another attempt.
+    fn keeps_body(&self) -> bool {
+        !self.session.retry_buffer_truncated() && self.session.get_retry_buffer().is_some()
     }
 
     fn refused(&self, refusal: Refusal) -> Stopped {
@@ -487,6 +506,11 @@ impl<'a, W: WayOut> Pump<'a, W> {
             _ => Refusal::FirstByteTimeout,
         }))
     }
+}
+
+/// Doing it twice is doing it once (RFC 9110, section 9.2.2).
+pub(super) fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE].contains(method)
 }
 
 fn interim(head: &ResponseHeader) -> bool {

@@ -128,7 +128,7 @@ impl exchange::WayOut for Admitted {
 
     /// Asked once more when the answer is there: a stop may have begun since the request came.
     fn closing(&self, session: &ServerSession) -> bool {
-        Connection::of(session.digest()).is_some_and(|it| it.closing())
+        closing(session)
     }
 }
 
@@ -148,6 +148,14 @@ impl exchange::WayOut for Routeless {
     fn on_response(&self, exchange: &mut Exchange, answer: &mut ResponseHeader) {
         way_out(&self.serving.snapshot.defaults, self.origin.as_ref(), exchange, answer);
     }
+
+    fn closing(&self, session: &ServerSession) -> bool {
+        closing(session)
+    }
+}
+
+fn closing(session: &ServerSession) -> bool {
+    Connection::of(session.digest()).is_some_and(|it| it.closing())
 }
 
 /// The way out of what never became a request: nobody knows what it asked for.

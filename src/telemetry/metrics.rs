@@ -63,6 +63,11 @@ static RELOAD_TIME: Lazy<IntGauge> = Lazy::new(|| {
     let help = "When the serving configuration was loaded, in seconds since 1970";
     register_int_gauge!("moongate_config_last_reload_success_timestamp_seconds", help).expect(ONCE)
 });
+/// Configurations in memory: the one that serves, and those that requests and sockets under way keep.
+pub static GENERATIONS_ALIVE: Lazy<IntGauge> = Lazy::new(|| {
+    let help = "Configurations in memory: the one that serves, and those that requests under way keep";
+    register_int_gauge!("moongate_config_generations_alive", help).expect(ONCE)
+});
 /// Loads of the configuration, by result: `ok` or `refused`.
 pub static RELOADS: Lazy<IntCounterVec> = Lazy::new(|| {
     let help = "Loads of the configuration, by result";

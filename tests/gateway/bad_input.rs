@@ -58,7 +58,8 @@ fn split(bytes: &[u8]) -> Option<(u16, Vec<(String, String)>, Vec<u8>, Vec<u8>)>
 /// The answer has the shape of decision 8, names the request, ends the connection, and is in the log
 /// exactly once.
 fn judge_answer(gateway: &Gateway, answer: &[u8], want: u16) -> Result<(), String> {
-    let (status, fields, body, rest) = split(answer).ok_or_else(|| format!("no answer: '{}'", answer.escape_ascii()))?;
+    let (status, fields, body, rest) =
+        split(answer).ok_or_else(|| format!("no answer: '{}'", answer.escape_ascii()))?;
     if status != want {
         return Err(format!("{status} instead of {want}: {}", String::from_utf8_lossy(&body)));
     }
@@ -78,7 +79,10 @@ fn judge_answer(gateway: &Gateway, answer: &[u8], want: u16) -> Result<(), Strin
         return Err(format!("the fields {fields:?}"));
     }
     let line = gateway.access_log_for(&id);
-    if line["status"] != want || line["error"] != error["code"] || !["request", "request_unread"].contains(&line["event"].as_str().unwrap_or("")) {
+    if line["status"] != want
+        || line["error"] != error["code"]
+        || !["request", "request_unread"].contains(&line["event"].as_str().unwrap_or(""))
+    {
         return Err(format!("the log says {line}"));
     }
     Ok(())
@@ -99,7 +103,10 @@ fn judge(gateway: &Gateway, upstream: &RawUpstream, case: &Case) -> Result<(), S
             judge_answer(gateway, &answer, 400)?;
             for bytes in arrived() {
                 let text = String::from_utf8_lossy(&bytes).into_owned();
-                if text.contains("hidden") || text.ends_with("\r\n0\r\n\r\n") || text.matches("HTTP/1.1\r\n").count() > 1 {
+                if text.contains("hidden")
+                    || text.ends_with("\r\n0\r\n\r\n")
+                    || text.matches("HTTP/1.1\r\n").count() > 1
+                {
                     return Err(format!("arrived: {text:?}"));
                 }
             }
@@ -151,7 +158,9 @@ fn bad_input_what_is_legal_arrives_in_one_canonical_form() {
         let request = exact::requests(upstream.requests().last().unwrap());
         match request.as_deref() {
             Ok([request]) => {
-                if (&*request.method, &*request.target, &*request.body, request.cut) != (case.method, case.target, case.body, false) {
+                if (&*request.method, &*request.target, &*request.body, request.cut)
+                    != (case.method, case.target, case.body, false)
+                {
                     wrong.push(format!("{}: {request:?}", case.name));
                 }
                 for (name, values) in &case.fields {

@@ -16,10 +16,46 @@ const CASES: u64 = 400;
 const SILENCE: Duration = Duration::from_millis(40);
 
 const PIECES: [&[u8]; 40] = [
-    b"\r\n", b"\n", b"\r", b"\r\n\r\n", b" ", b"\t", b"\0", b":", b": ", b",", b";", b"0", b"5", b"-1", b"0x", b"%", b"%2f", b"..", b"/../",
-    b"\\", b"#", b"?", b"\x7f", b"\x80", b"\xff", b"\x0b", b"Host: b\r\n", b"Content-Length: 3\r\n", b"Content-Length: 0\r\n",
-    b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: x\r\n", b"chunked", b"Connection: close\r\n", b"Expect: 100-continue\r\n",
-    b"0\r\n\r\n", b"5\r\nhello\r\n", b"GET /in HTTP/1.1\r\nHost: a\r\n\r\n", b" HTTP/1.1\r\n", b"HTTP/1.0", b"http://b",
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\r\n\r\n",
+    b" ",
+    b"\t",
+    b"\0",
+    b":",
+    b": ",
+    b",",
+    b";",
+    b"0",
+    b"5",
+    b"-1",
+    b"0x",
+    b"%",
+    b"%2f",
+    b"..",
+    b"/../",
+    b"\\",
+    b"#",
+    b"?",
+    b"\x7f",
+    b"\x80",
+    b"\xff",
+    b"\x0b",
+    b"Host: b\r\n",
+    b"Content-Length: 3\r\n",
+    b"Content-Length: 0\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Transfer-Encoding: x\r\n",
+    b"chunked",
+    b"Connection: close\r\n",
+    b"Expect: 100-continue\r\n",
+    b"0\r\n\r\n",
+    b"5\r\nhello\r\n",
+    b"GET /in HTTP/1.1\r\nHost: a\r\n\r\n",
+    b" HTTP/1.1\r\n",
+    b"HTTP/1.0",
+    b"http://b",
 ];
 
 fn seed(number: u64) -> Vec<u8> {
@@ -27,7 +63,10 @@ fn seed(number: u64) -> Vec<u8> {
     match number % 6 {
         0 => head(&format!("GET /f/{number}?q=1"), "Accept: */*\r\n"),
         1 => head(&format!("POST /f/{number}"), "Content-Length: 11\r\n") + "hello world",
-        2 => head(&format!("POST /f/{number}"), "Transfer-Encoding: chunked\r\n") + "5\r\nhello\r\n6;a=b\r\n world\r\n0\r\n\r\n",
+        2 => {
+            head(&format!("POST /f/{number}"), "Transfer-Encoding: chunked\r\n")
+                + "5\r\nhello\r\n6;a=b\r\n world\r\n0\r\n\r\n"
+        }
         3 => head(&format!("GET http://a.example/f/{number}"), "Connection: keep-alive, X-One\r\n"),
         4 => head(&format!("GET /f/{number}/one"), "") + &head(&format!("GET /f/{number}/two"), ""),
         _ => format!("POST /f/{number} HTTP/1.0\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"),
@@ -49,7 +88,8 @@ fn mutate(random: &mut fastrand::Rng, bytes: &mut Vec<u8>) {
             }
             4 => {
                 // At the beginning of a line, where fields are.
-                let starts: Vec<_> = bytes.windows(2).enumerate().filter(|it| it.1 == b"\r\n").map(|it| it.0 + 2).collect();
+                let starts: Vec<_> =
+                    bytes.windows(2).enumerate().filter(|it| it.1 == b"\r\n").map(|it| it.0 + 2).collect();
                 let at = if starts.is_empty() { at } else { starts[random.usize(..starts.len())] };
                 bytes.splice(at..at, random.choice(PIECES).unwrap_or_default().iter().copied());
             }
@@ -167,7 +207,8 @@ fn canonical(target: &str) -> Option<String> {
 fn may_be(forwarded: &exact::Exact, reading: &exact::Exact) -> bool {
     let same_target = forwarded.target == reading.target
         || forwarded.target == reading.target.replace('<', "%3C").replace('>', "%3E").replace('"', "%22");
-    let same_body = if forwarded.cut { reading.body.starts_with(&forwarded.body) } else { reading.body == forwarded.body };
+    let same_body =
+        if forwarded.cut { reading.body.starts_with(&forwarded.body) } else { reading.body == forwarded.body };
     // Half a body must not be made whole.
     forwarded.method == reading.method && same_target && same_body && (forwarded.cut || !reading.cut)
 }

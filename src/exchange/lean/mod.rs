@@ -143,6 +143,9 @@ impl<W: WayOut> Lean<'_, W> {
         total: Instant,
     ) -> Result<Option<Stream>, Stopped> {
         self.exchange.timings.first_byte = Some(self.exchange.started.elapsed());
+        if self.way.closing(self.session) {
+            self.session.set_keepalive(None);
+        }
         self.way.on_response(self.exchange, &mut head.answer);
         deadline.arm_at(total);
         let mut left = head.length;

@@ -64,8 +64,14 @@ pub struct DemoProcess {
 impl DemoProcess {
     #[track_caller]
     pub fn start(name: &str) -> Self {
+        Self::start_on(SocketAddr::from(([127, 0, 0, 1], 0)), name)
+    }
+
+    /// On this address, such as the one that a killed one had.
+    #[track_caller]
+    pub fn start_on(address: SocketAddr, name: &str) -> Self {
         let folder = Folder::new();
-        let arguments = ["demo-backend", "--listen", "127.0.0.1:0", "--name", name];
+        let arguments = ["demo-backend", "--listen", &address.to_string(), "--name", name];
         let process = Process::moongate(folder.path(), &arguments, &[]);
         let address = process.address_of("demo");
         Self { process, address, _folder: folder }

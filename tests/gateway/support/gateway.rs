@@ -135,6 +135,10 @@ impl Gateway {
         &mut self.process
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     pub fn folder(&self) -> &Folder {
         &self.folder
     }

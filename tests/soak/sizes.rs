@@ -1,0 +1,40 @@
+//! How much of everything: the short form for `cargo test`, the full one for `make soak`, and each
+//! number by itself for whoever looks for a fault.
+
+use std::time::Duration;
+
+/// The size of a soak.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Connections that ask without a pause.
+    pub clients: usize,
+    /// WebSockets open throughout, and as many event streams.
+    pub streams: usize,
+    pub reloads: usize,
+    /// Between a reload and the next.
+    pub reload_pause: Duration,
+    /// An endpoint lives so long, once all is well, before the next one is killed.
+    pub kill_pause: Duration,
+    /// Endpoints killed at least.
+    pub kills: usize,
+}
+
+impl Sizes {
+    /// `MOONGATE_SOAK=full`, or the short form; `MOONGATE_SOAK_RELOADS` and its like overrule it.
+    pub fn from_environment() -> Self {
+        let full = std::env::var("MOONGATE_SOAK").is_ok_and(|it| it == "full");
+        let size = |name: &str, short: usize, long: usize| {
+            let written = std::env::var(format!("MOONGATE_SOAK_{name}")).ok();
+            written.map_or(if full { long } else { short }, |it| it.parse().unwrap())
+        };
+        let pause = |name: &str, short, long| Duration::from_millis(size(name, short, long) as u64);
+        Self {
+            clients: size("CLIENTS", 8, 32),
+            streams: size("STREAMS", 20, 200),
+            reloads: size("RELOADS", 60, 1000),
+            reload_pause: pause("RELOAD_PAUSE_MS", 100, 150),
+            kill_pause: pause("KILL_PAUSE_MS", 500, 2000),
+            kills: size("KILLS", 4, 20),
+        }
+    }
+}
