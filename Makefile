@@ -43,10 +43,9 @@ soak: release ## load and reloads for SOAK_MINUTES; fails on errors, and on memo
 	@scripts/setup.sh soak
 	@scripts/soak.sh $(MOONGATE) $(SOAK_MINUTES)
 
-schema: release ## JSON Schemas of both configuration files, for editors, into docs/schema
-	@mkdir -p docs/schema
-	$(MOONGATE) schema config > docs/schema/gateway.json
-	$(MOONGATE) schema routes > docs/schema/routes.json
+schema: ## what is generated in docs/: JSON Schemas for editors, references, the list of errors
+	@scripts/setup.sh build
+	MOONGATE_REFRESH=1 cargo test --locked --test docs
 
 clean: ## remove what was built
 	cargo clean

@@ -12,3 +12,4 @@ mod answers;
 mod commands;
 mod routes;
 mod support;
+mod tour;
