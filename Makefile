@@ -42,10 +42,9 @@ soak: ## 1,000 reloads under load, endpoints that die, 400 streams: nobody may n
 	@# A thousand sockets are open at once, in one process.
 	ulimit -n "$$(ulimit -Hn)" && MOONGATE_SOAK=full cargo test --release --locked --test soak -- --nocapture
 
-schema: release ## JSON Schemas of both configuration files, for editors, into docs/schema
-	@mkdir -p docs/schema
-	$(MOONGATE) schema config > docs/schema/gateway.json
-	$(MOONGATE) schema routes > docs/schema/routes.json
+schema: ## what is generated in docs/: JSON Schemas for editors, references, the list of errors
+	@scripts/setup.sh build
+	MOONGATE_REFRESH=1 cargo test --locked --test docs
 
 clean: ## remove what was built
 	cargo clean

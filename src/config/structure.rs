@@ -28,12 +28,12 @@ pub fn schema_of<T: JsonSchema>() -> Value {
     let mut rest = generator.into_root_schema_for::<T>().to_value();
     let mut schema = Map::new();
     schema.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
-    schema.insert("title".into(), json!(T::schema_name()));
     let Some(rest) = rest.as_object_mut() else {
         return Value::Object(schema);
     };
     rest.shift_remove("$schema");
-    rest.shift_remove("title");
+    let title = rest.shift_remove("title");
+    schema.insert("title".into(), title.unwrap_or_else(|| json!(T::schema_name())));
     if let Some(description) = rest.shift_remove("description") {
         schema.insert("description".into(), description);
     }

@@ -117,7 +117,10 @@ fn r1_3_a_failing_upstream_is_an_error_of_the_gateway_in_the_same_shape() {
     let garbled = RawUpstream::start(|_| Script::new().read_body().send("nonsense\r\n\r\n").close());
     let silent = RawUpstream::start(|_| Script::silence());
     let dripping = RawUpstream::start(|_| Script::silence());
+    // It takes the connection and never shakes hands.
+    let mute = RawUpstream::start(|_| Script::silence());
     let list = [
+        format!("mute: {{ discovery: {{ static: ['{}'] }}, tls: {{ sni: mute.example.org }} }}", mute.address()),
         upstream("gone", nobody()),
         upstream("closing", closing.address()),
         upstream("garbled", garbled.address()),
@@ -134,6 +137,7 @@ fn r1_3_a_failing_upstream_is_an_error_of_the_gateway_in_the_same_shape() {
         ("closing", ""),
         ("garbled", ""),
         ("ill", ""),
+        ("mute", "connect: 100ms"),
         ("silent", "first_byte: 100ms"),
         ("dripping", "first_byte: 10s, request: 100ms"),
     ] {
@@ -148,6 +152,7 @@ fn r1_3_a_failing_upstream_is_an_error_of_the_gateway_in_the_same_shape() {
         ("/closing", 502, "upstream_closed"),
         ("/garbled", 502, "upstream_protocol_error"),
         ("/ill", 503, "upstream_unavailable"),
+        ("/mute", 504, "upstream_connect_timeout"),
         ("/silent", 504, "upstream_timeout"),
         ("/dripping", 504, "request_deadline"),
     ] {
