@@ -1,5 +1,6 @@
 //! Changing what serves while it serves: files, signals, calls; what is refused; what lives on.
 
+use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 
 use serde_json::{Value, json};
@@ -186,6 +187,18 @@ fn a_bad_file_keeps_the_old_snapshot_and_says_so_everywhere() {
 }
 
 #[test]
+fn a_bad_file_is_refused_on_sighup_too() {
+    let gateway = Gateway::start(answers(&[("one", "old")]));
+    gateway.replace_routes("version: 1\nroutes: nonsense\n");
+    gateway.wait_for_event("reload_refused", |_| true);
+    gateway.sighup();
+    // Asked for, so told again.
+    eventually("the second refusal", || (gateway.events("reload_refused").len() == 2).then_some(()));
+    assert_eq!(gateway.get("/one").text(), "old");
+    assert_eq!(figure(&gateway, "moongate_config_reloads_total{result=\"refused\"}"), Some(2.0));
+}
+
+#[test]
 fn a_file_that_is_gone_keeps_the_old_snapshot() {
     let gateway = Gateway::start(answers(&[("one", "old")]));
     std::fs::remove_file(gateway.folder().path().join("routes.yaml")).unwrap();
@@ -353,6 +366,31 @@ fn renewed_certificates_are_taken_up_by_their_files_alone_and_bad_ones_are_not()
     assert!(trusts(&old).is_err());
     before.send(request_bytes(gateway.public(), "GET", "/one", &[], b""));
     assert_eq!(before.read_response().text(), "hello", "open connections notice nothing");
+}
+
+#[test]
+fn clients_go_on_resuming_their_tls_sessions_after_a_reload() {
+    let ca = Ca::new("one");
+    let leaf = ca.leaf(&["here.test"]);
+    let config =
+        gateway::CONFIG.replacen("\"127.0.0.1:0\" }", "\"127.0.0.1:0\", tls: { cert: cert.pem, key: key.pem } }", 1);
+    let routes = answers(&[("one", "hello")]);
+    let gateway = Gateway::with(routes).config(config).file("cert.pem", leaf.cert).file("key.pem", leaf.key).start();
+    // One configuration, because it holds the tickets.
+    let client = ca.client(&[], None);
+    let connect = || {
+        let name = rustls::pki_types::ServerName::try_from("here.test").unwrap();
+        let session = rustls::ClientConnection::new(client.clone(), name).unwrap();
+        let mut wire = rustls::StreamOwned::new(session, http1::connect(gateway.public()).unwrap());
+        wire.write_all(&request_bytes(gateway.public(), "GET", "/one", &[], b"")).unwrap();
+        // To its end, for the tickets come with the answer.
+        let _ = wire.read_to_end(&mut Vec::new());
+        wire.conn.handshake_kind().unwrap()
+    };
+    assert_eq!(connect(), rustls::HandshakeKind::Full);
+    assert_eq!(connect(), rustls::HandshakeKind::Resumed);
+    assert_eq!(gateway.reload().status, 200);
+    assert_eq!(connect(), rustls::HandshakeKind::Resumed);
 }
 
 #[test]

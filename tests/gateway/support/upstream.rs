@@ -480,7 +480,7 @@ impl<'a> Connection<'a> {
                     return Err(io::Error::other("waited in vain for a signal"));
                 }
             }
-            Step::Pause(time) => thread::sleep(time),
+            Step::Pause(time) => thread::park_timeout(time),
             Step::Give(signal) => signal.give(),
             Step::FinishSending => self.socket.shutdown(Shutdown::Write)?,
             Step::AwaitClose => {
