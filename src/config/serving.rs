@@ -255,7 +255,10 @@ impl Configuration {
             *seen = prints;
             return Some(self.settle(&mut seen, self.read_again()));
         }
-        self.last_error()?;
+        if self.last_error.lock().is_none() {
+            tracing::debug!(event = "reload_needless", "no file holds anything else than before");
+            return None;
+        }
         // What was refused may be sound by now: the fault may have been in a file that it names. The
         // same refusal is not told twice.
         let sound = self.read_again().ok()?;
