@@ -159,6 +159,9 @@ pub struct Configuration {
     certificates: Vec<Arc<Certificates>>,
     gateway_path: PathBuf,
     routes_path: PathBuf,
+    /// What their files held when they were loaded: an unchanged one keeps its tickets, and clients
+    /// go on resuming their sessions.
+    certificates_seen: Mutex<Prints>,
     /// Held while a reload is under way: they come one after the other. What the last one read.
     reloading: Mutex<Prints>,
     last_error: Mutex<Option<(Timestamp, Faults)>>,
@@ -176,6 +179,8 @@ impl Configuration {
         certificates: Vec<Arc<Certificates>>,
     ) -> Self {
         let Compiled { process, snapshot, hash, prints } = compiled;
+        let mut certificates_seen = prints.clone();
+        certificates_seen.retain(|path, _| process.certificate_files().contains(path));
         let serving = enliven(snapshot, &fleet, &services, 1, hash);
         last_reload_succeeded();
         Self {
@@ -186,6 +191,7 @@ impl Configuration {
             certificates,
             gateway_path,
             routes_path,
+            certificates_seen: Mutex::new(certificates_seen),
             reloading: Mutex::new(prints),
             last_error: Mutex::new(None),
             reloaded: Notify::new(),
@@ -255,7 +261,10 @@ impl Configuration {
             *seen = prints;
             return Some(self.settle(&mut seen, self.read_again()));
         }
-        self.last_error()?;
+        if self.last_error.lock().is_none() {
+            tracing::debug!(event = "reload_needless", "no file holds anything else than before");
+            return None;
+        }
         // What was refused may be sound by now: the fault may have been in a file that it names. The
         // same refusal is not told twice.
         let sound = self.read_again().ok()?;
@@ -319,10 +328,21 @@ impl Configuration {
 impl Configuration {
     /// New connections get what the files hold now; a bad file keeps what was there.
     fn reload_certificates(&self, findings: &mut Findings) {
+        let mut seen = self.certificates_seen.lock();
+        let files = self.process.certificate_files();
+        let prints = prints(files.iter().map(PathBuf::as_path));
+        if prints == *seen {
+            return;
+        }
+        let mut sound = true;
         for certificates in &self.certificates {
             if let Err(error) = certificates.reload() {
+                sound = false;
                 findings.error(&At::ROOT.key("listeners"), error.to_string()).help("the old certificates stay in use");
             }
+        }
+        if sound {
+            *seen = prints;
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Changing what serves while it serves: files, signals, calls; what is refused; what lives on.
 
+use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 
 use serde_json::{Value, json};
@@ -134,14 +135,17 @@ fn reload_answer_lists_added_changed_and_removed_routes() {
 
 #[test]
 fn a_file_event_without_other_content_is_no_reload() {
-    let gateway = Gateway::start(answers(&[("one", "old")]));
+    let config = format!("{ONE_THREAD}telemetry: {{ log: {{ level: debug }} }}\n");
+    let gateway = Gateway::with(answers(&[("one", "old")])).config(config).start();
     gateway.write_routes(&answers(&[("one", "new")]));
     wait_for_body(&gateway, "/one", "new");
     let before = generation(&gateway);
+    let needless = || gateway.events("reload_needless").len();
     for _ in 0..3 {
+        let known = needless();
         gateway.replace_routes(&answers(&[("one", "new")]));
+        eventually("the event was looked into", || (needless() > known).then_some(()));
     }
-    // The watcher tells in order: when this is seen, it has seen the others.
     gateway.replace_routes(&answers(&[("one", "newer")]));
     wait_for_body(&gateway, "/one", "newer");
     assert_eq!(generation(&gateway), before + 1);
@@ -183,6 +187,18 @@ fn a_bad_file_keeps_the_old_snapshot_and_says_so_everywhere() {
     assert_eq!(figure(&gateway, "moongate_config_last_reload_success"), Some(1.0));
     assert_eq!(gateway.admin_get("/admin/config").json()["last_error"], Value::Null);
     assert_eq!(gateway.events("reload_refused").len(), 1, "one refusal is told once");
+}
+
+#[test]
+fn a_bad_file_is_refused_on_sighup_too() {
+    let gateway = Gateway::start(answers(&[("one", "old")]));
+    gateway.replace_routes("version: 1\nroutes: nonsense\n");
+    gateway.wait_for_event("reload_refused", |_| true);
+    gateway.sighup();
+    // Asked for, so told again.
+    eventually("the second refusal", || (gateway.events("reload_refused").len() == 2).then_some(()));
+    assert_eq!(gateway.get("/one").text(), "old");
+    assert_eq!(figure(&gateway, "moongate_config_reloads_total{result=\"refused\"}"), Some(2.0));
 }
 
 #[test]
@@ -353,6 +369,31 @@ fn renewed_certificates_are_taken_up_by_their_files_alone_and_bad_ones_are_not()
     assert!(trusts(&old).is_err());
     before.send(request_bytes(gateway.public(), "GET", "/one", &[], b""));
     assert_eq!(before.read_response().text(), "hello", "open connections notice nothing");
+}
+
+#[test]
+fn clients_go_on_resuming_their_tls_sessions_after_a_reload() {
+    let ca = Ca::new("one");
+    let leaf = ca.leaf(&["here.test"]);
+    let config =
+        gateway::CONFIG.replacen("\"127.0.0.1:0\" }", "\"127.0.0.1:0\", tls: { cert: cert.pem, key: key.pem } }", 1);
+    let routes = answers(&[("one", "hello")]);
+    let gateway = Gateway::with(routes).config(config).file("cert.pem", leaf.cert).file("key.pem", leaf.key).start();
+    // One configuration, because it holds the tickets.
+    let client = ca.client(&[], None);
+    let connect = || {
+        let name = rustls::pki_types::ServerName::try_from("here.test").unwrap();
+        let session = rustls::ClientConnection::new(client.clone(), name).unwrap();
+        let mut wire = rustls::StreamOwned::new(session, http1::connect(gateway.public()).unwrap());
+        wire.write_all(&request_bytes(gateway.public(), "GET", "/one", &[], b"")).unwrap();
+        // To its end, for the tickets come with the answer.
+        let _ = wire.read_to_end(&mut Vec::new());
+        wire.conn.handshake_kind().unwrap()
+    };
+    assert_eq!(connect(), rustls::HandshakeKind::Full);
+    assert_eq!(connect(), rustls::HandshakeKind::Resumed);
+    assert_eq!(gateway.reload().status, 200);
+    assert_eq!(connect(), rustls::HandshakeKind::Resumed);
 }
 
 #[test]

@@ -123,7 +123,7 @@ fn us_013_an_event_stream_ends_whole_at_the_end_of_the_grace() {
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
         Script::new().send(head).send(chunk(b"data: 1\n\n")).await_close()
     });
-    let mut gateway = Gateway::with(routes(upstream.address())).config(config("0s", "600ms")).start();
+    let mut gateway = Gateway::with(routes(upstream.address())).config(config("0s", "2s")).start();
     let mut client = ask(&gateway, "/events");
     assert_eq!(client.read_head().status, 200);
     assert_eq!(client.try_read_piece().unwrap().unwrap(), b"data: 1\n\n");
@@ -139,7 +139,7 @@ fn us_013_an_event_stream_ends_whole_at_the_end_of_the_grace() {
 #[test]
 fn us_013_a_websocket_is_closed_at_the_end_of_the_grace() {
     let demo = Demo::start("one");
-    let mut gateway = Gateway::with(routes(demo.address())).config(config("0s", "600ms")).start();
+    let mut gateway = Gateway::with(routes(demo.address())).config(config("0s", "2s")).start();
     let mut socket = WsClient::connect(gateway.public(), "/ws", &[]);
     socket.send_text("before");
     assert_eq!(socket.read(), Message::text("before"));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Runtime;
 
 use super::support::http1::request_bytes;
@@ -446,7 +447,33 @@ fn an_http2_upstream_is_checked_over_http2() {
     gateway.wait_for_event("endpoint_healthy", |it| it["upstream"] == "back");
 }
 
-/// Speaks HTTP/2 with prior knowledge; answers with method, target and the length of the body.
+#[test]
+fn an_http2_upstream_over_tls_is_spoken_to_by_alpn() {
+    let ca = Ca::new("one");
+    let upstream = Http2Upstream::start_tls(&ca.leaf(&["back.test"]));
+    let tls = "protocol: http2, tls: { sni: back.test, ca: ca.pem }, health: { http: /health, every: 1h }";
+    let settings = format!("{}, {tls}", fixed(&[upstream.address]));
+    let gateway = Gateway::with(routes(&settings, "")).file("ca.pem", ca.pem()).start();
+    gateway.wait_for_event("endpoint_healthy", |it| it["upstream"] == "back");
+    assert_eq!(gateway.request("POST", "/up", &[], "12345").text(), "POST /up 5");
+}
+
+#[test]
+fn r6_3_checks_verify_certificates_as_requests_do() {
+    let (ca, other) = (Ca::new("one"), Ca::new("two"));
+    let upstream = RawUpstream::start_tls(&ca.leaf(&["back.test"]), &[], |_| Script::ok("secret"));
+    let with = |file: &str| {
+        let tls = format!("tls: {{ sni: back.test, ca: {file} }}, health: {{ http: /health, every: 1h }}");
+        let routes = routes(&format!("{}, {tls}", fixed(&[upstream.address()])), "");
+        Gateway::with(routes).file("ca.pem", ca.pem()).file("other.pem", other.pem()).start()
+    };
+    with("ca.pem").wait_for_event("endpoint_healthy", |it| it["upstream"] == "back");
+    assert_eq!(upstream.requests().len(), 1);
+    with("other.pem").wait_for_event("endpoint_unhealthy", |it| it["upstream"] == "back");
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+/// Speaks HTTP/2, with prior knowledge or behind TLS; answers with method, target and the length of the body.
 struct Http2Upstream {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -455,6 +482,14 @@ struct Http2Upstream {
 
 impl Http2Upstream {
     fn start() -> Self {
+        Self::listen(None)
+    }
+
+    fn start_tls(leaf: &Leaf) -> Self {
+        Self::listen(Some(leaf.server(&["h2"])))
+    }
+
+    fn listen(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
@@ -463,14 +498,19 @@ impl Http2Upstream {
         runtime.spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(serve_http2(socket));
+                match tls.clone().map(tokio_rustls::TlsAcceptor::from) {
+                    None => drop(tokio::spawn(serve_http2(socket))),
+                    Some(tls) => {
+                        drop(tokio::spawn(async move { serve_http2(tls.accept(socket).await.unwrap()).await }));
+                    }
+                }
             }
         });
         Self { address, connections, _runtime: runtime }
     }
 }
 
-async fn serve_http2(socket: tokio::net::TcpStream) {
+async fn serve_http2(socket: impl AsyncRead + AsyncWrite + Unpin) {
     let mut connection = h2::server::handshake(socket).await.unwrap();
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         tokio::spawn(async move {

@@ -8,18 +8,21 @@ use tokio::runtime::Runtime;
 
 use super::files::Folder;
 use super::process::Process;
+use super::upstream::reserve;
 
 /// A demo back end on a thread of the test; it can go and come back on the same port.
 pub struct Demo {
     name: String,
     address: SocketAddr,
     running: Option<Runtime>,
+    /// Keeps the port while it is stopped.
+    _reserved: socket2::Socket,
 }
 
 impl Demo {
     pub fn start(name: &str) -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut demo = Self { name: name.to_owned(), address: any, running: None };
+        let (reserved, address) = reserve(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let mut demo = Self { name: name.to_owned(), address, running: None, _reserved: reserved };
         demo.restart();
         demo
     }
@@ -41,7 +44,6 @@ impl Demo {
         self.stop();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind(self.address)).unwrap();
-        self.address = listener.local_addr().unwrap();
         let name = self.name.clone();
         runtime.spawn(async move { moongate::demo::serve_on(listener, &name, std::future::pending()).await });
         self.running = Some(runtime);

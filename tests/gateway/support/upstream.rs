@@ -238,9 +238,21 @@ pub fn last_chunk(trailers: &[(&str, &str)]) -> Vec<u8> {
     (text + "\r\n").into_bytes()
 }
 
-/// An address where nobody listens.
+/// An address where nobody listens, and where nobody will: other tests take ports at the same time.
 pub fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let (socket, address) = reserve(SocketAddr::from(([127, 0, 0, 1], 0)));
+    std::mem::forget(socket);
+    address
+}
+
+/// Holds a port without listening: connections to it are refused, no other test is given it, and
+/// whoever asks for this very port may still listen there.
+pub fn reserve(address: SocketAddr) -> (socket2::Socket, SocketAddr) {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&address.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
 }
 
 #[derive(Default)]
@@ -480,7 +492,7 @@ impl<'a> Connection<'a> {
                     return Err(io::Error::other("waited in vain for a signal"));
                 }
             }
-            Step::Pause(time) => thread::sleep(time),
+            Step::Pause(time) => thread::park_timeout(time),
             Step::Give(signal) => signal.give(),
             Step::FinishSending => self.socket.shutdown(Shutdown::Write)?,
             Step::AwaitClose => {
