@@ -114,8 +114,7 @@ fn arrival(request: &[u8]) -> String {
 
 fn unchunk(mut rest: &[u8]) -> String {
     let mut body = Vec::new();
-    loop {
-        let Some(at) = rest.windows(2).position(|it| it == b"\r\n") else { break };
+    while let Some(at) = rest.windows(2).position(|it| it == b"\r\n") {
         let size = std::str::from_utf8(&rest[..at]).ok().and_then(|it| usize::from_str_radix(it, 16).ok());
         match size {
             Some(0) if rest == b"0\r\n\r\n" => return shown(&body),

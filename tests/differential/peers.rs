@@ -80,7 +80,7 @@ impl Peer {
                 if TcpStream::connect(address).is_ok() && nginx.running() {
                     return Self { name: "nginx", address, upstream, _running: Running::Nginx(nginx, folder) };
                 }
-                thread::sleep(Duration::from_millis(5));
+                thread::park_timeout(Duration::from_millis(5));
             }
             eprintln!("{}", nginx.log().tail());
         }
