@@ -80,7 +80,7 @@ impl Peer {
                 if TcpStream::connect(address).is_ok() && nginx.running() {
                     return Self { name: "nginx", address, upstream, _running: Running::Nginx(nginx, folder) };
                 }
-                thread::sleep(Duration::from_millis(5));
+                thread::park_timeout(Duration::from_millis(5));
             }
             eprintln!("{}", nginx.log().tail());
         }
@@ -104,10 +104,9 @@ impl ProxyHttp for Stock {
 
 fn start_nginx(folder: &Path) -> Process {
     // Debian puts it where only root looks by default.
-    let found =
-        ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx"].into_iter().find(|it| Path::new(it).exists());
-    let Some(program) = found else {
-        panic!("nginx is missing: `make setup` installs it, or `apt-get install nginx-light`");
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
+    let Some(program) = path.split(':').map(|it| Path::new(it).join("nginx")).find(|it| it.is_file()) else {
+        panic!("nginx is missing: `scripts/setup.sh test` installs it (on Debian, apt-get install nginx-light)");
     };
     let mut command = Command::new(program);
     command.arg("-p").arg(folder).args(["-e", "stderr", "-c", "nginx.conf"]).current_dir(folder);

@@ -2,12 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use crate::support::http1::{connect, request_bytes, try_request};
-use crate::support::upstream::{answer_bytes, chunk, chunked_head, last_chunk};
+use crate::support::http1::{connect, request_bytes};
+use crate::support::upstream::{answer_bytes, chunk, last_chunk};
 use crate::support::{Gateway, H2Client, RawClient, RawUpstream, Script, Signal};
 
 const MEGABYTE: usize = 1 << 20;
@@ -288,6 +286,48 @@ fn an_answer_before_the_requests_end_reaches_the_client() {
         }
         assert!(upstream.received().iter().all(|it| !it.windows(4).any(|it| it == b"heal")));
     }
+}
+
+#[test]
+fn a_connection_with_half_a_body_on_it_is_not_used_again() {
+    let upstream = RawUpstream::start(|request| match request.target().as_str() {
+        "/early" => Script::new().read_more(10).send(answer_bytes(413, &[], b"enough")),
+        _ => Script::ok("mine"),
+    });
+    let gateway = in_front_of(&upstream, "");
+    for turn in 0..3 {
+        let mut client = RawClient::connect(gateway.public());
+        client.send("POST /early HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n0123456789");
+        assert_eq!(client.read_response().text(), "enough");
+        assert_eq!(gateway.get("/next").text(), "mine", "turn {turn}");
+    }
+    for bytes in upstream.received().iter().filter(|it| it.starts_with(b"POST")) {
+        let text = String::from_utf8_lossy(bytes);
+        assert!(!text.contains("GET /next"), "the next request stands where a body was awaited: {text}");
+    }
+}
+
+#[test]
+fn a_client_that_goes_on_sending_still_reads_the_early_answer() {
+    let upstream =
+        RawUpstream::start(|_| Script::new().read_more(10_000).send(answer_bytes(413, &[], b"enough")).close());
+    let gateway = in_front_of(&upstream, "body_limit: 64MiB");
+    let socket = connect(gateway.public()).unwrap();
+    let mut sending = socket.try_clone().unwrap();
+    let sender = thread::spawn(move || {
+        let _ = sending.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 30000000\r\n\r\n");
+        // It may be told to stop by a closed connection.
+        let _ = sending.write_all(&pattern(30_000_000));
+    });
+    let (mut received, mut piece) = (Vec::new(), [0; 4096]);
+    while !received.ends_with(b"enough") {
+        let count = (&socket).read(&mut piece).unwrap();
+        assert!(count > 0, "cut after {}", received.escape_ascii());
+        received.extend(&piece[..count]);
+    }
+    assert!(received.starts_with(b"HTTP/1.1 413 "));
+    drop(socket.shutdown(Shutdown::Both));
+    sender.join().unwrap();
 }
 
 #[test]
