@@ -83,7 +83,8 @@ fn slow_clients_a_header_byte_by_byte_is_cut() {
     let upstream = nothing_arrives();
     let config = config(", limits: { header_timeout: 500ms, keep_alive: 60s }");
     let gateway = Gateway::with(routes(&upstream, PATIENT)).config(config).start();
-    let firsts: [&[u8]; 4] = [b"GET", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nX: ", b"POST / HTTP/1.1\r\nHost: a\r\nX: "];
+    let firsts: [&[u8]; 4] =
+        [b"GET", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nX: ", b"POST / HTTP/1.1\r\nHost: a\r\nX: "];
     for first in firsts {
         let said = drip(&gateway, first, b"a");
         assert!(said.starts_with(b"HTTP/1.1 408 "), "{}", said.escape_ascii());
@@ -91,7 +92,11 @@ fn slow_clients_a_header_byte_by_byte_is_cut() {
     }
     // The second request of a connection has no more time than the first.
     let said = drip(&gateway, b"GET /fine HTTP/1.1\r\nHost: a\r\n\r\nGET /fine HTTP/1.1\r\nX: ", b"a");
-    assert!(said.starts_with(b"HTTP/1.1 200 ") && said.windows(12).any(|it| it == b"HTTP/1.1 408"), "{}", said.escape_ascii());
+    assert!(
+        said.starts_with(b"HTTP/1.1 200 ") && said.windows(12).any(|it| it == b"HTTP/1.1 408"),
+        "{}",
+        said.escape_ascii()
+    );
     assert_eq!(upstream.connections(), 0);
 }
 
@@ -172,7 +177,8 @@ fn slow_clients_a_header_that_is_never_continued_ends_the_http2_connection() {
 /// 64 MiB, more than any socket's buffer.
 fn torrent() -> RawUpstream {
     RawUpstream::start(|_| {
-        let mut script = Script::new().read_body().send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 64 << 20));
+        let mut script =
+            Script::new().read_body().send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 64 << 20));
         for _ in 0..64 {
             script = script.send(vec![b'x'; 1 << 20]);
         }
@@ -226,7 +232,9 @@ fn slow_clients_whose_tls_handshake_never_ends_are_cut() {
     let builder = Gateway::with(routes(&upstream, PATIENT));
     let ca = Ca::new("Test CA");
     ca.write_leaf(builder.folder(), "tls", &["localhost"]);
-    let config = config(", tls: { cert: tls/cert.pem, key: tls/key.pem }, limits: { handshake_timeout: 500ms, header_timeout: 500ms, keep_alive: 60s }");
+    let config = config(
+        ", tls: { cert: tls/cert.pem, key: tls/key.pem }, limits: { handshake_timeout: 500ms, header_timeout: 500ms, keep_alive: 60s }",
+    );
     let gateway = builder.config(config).start();
     let fine = || {
         let client = RawClient::try_connect_tls(gateway.public(), "localhost", ca.client(&["http/1.1"], None));

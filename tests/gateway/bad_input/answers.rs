@@ -39,10 +39,18 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Outcome)> {
         ("a field without a name", head(": y\r\nContent-Length: 5"), BadGateway),
         ("a space in a name", head("X Y: z\r\nContent-Length: 5"), BadGateway),
         ("a bare CR in a value", head("X: a\rb\r\nContent-Length: 5"), BadGateway),
-        ("a status line of 2 MB", format!("HTTP/1.1 200 {}\r\nContent-Length: 5\r\n\r\nhello", long.repeat(20)).into(), BadGateway),
+        (
+            "a status line of 2 MB",
+            format!("HTTP/1.1 200 {}\r\nContent-Length: 5\r\n\r\nhello", long.repeat(20)).into(),
+            BadGateway,
+        ),
         ("a field of 2 MB", head(&format!("X: {}\r\nContent-Length: 5", long.repeat(20))), BadGateway),
         ("10,000 fields", head(&format!("{many}Content-Length: 5")), BadGateway),
-        ("a switch that nobody asked for", raw("HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nhello"), BadGateway),
+        (
+            "a switch that nobody asked for",
+            raw("HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nhello"),
+            BadGateway,
+        ),
         ("nothing", raw(""), BadGateway),
         ("half a head", raw("HTTP/1.1 200 OK\r\nContent-"), BadGateway),
         ("less than its length", raw("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello"), Cut),
@@ -53,12 +61,24 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Outcome)> {
         ("a chunk longer than its size", chunks("5\r\nhello world\r\n0\r\n\r\n"), Cut),
         ("a chunk size that ends in LF", chunks("5\nhello\r\n0\r\n\r\n"), Cut),
         ("half a chunk", chunks("9\r\nhel"), Cut),
-        ("an answer after the answer", raw("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"), Body("hello")),
-        ("an answer after the chunks", chunks("5\r\nhello\r\n0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"), Body("hello")),
+        (
+            "an answer after the answer",
+            raw("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"),
+            Body("hello"),
+        ),
+        (
+            "an answer after the chunks",
+            chunks("5\r\nhello\r\n0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"),
+            Body("hello"),
+        ),
         ("junk after the answer", raw("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello\r\n"), Body("hello")),
         ("a 204 with a body", raw("HTTP/1.1 204 No Content\r\n\r\npoison"), Body("")),
         ("a 304 with a body", raw("HTTP/1.1 304 Not Modified\r\n\r\npoison"), Body("")),
-        ("chunks and a length", raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n5\r\nhello\r\n0\r\n\r\n"), Body("hello")),
+        (
+            "chunks and a length",
+            raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+            Body("hello"),
+        ),
     ]
 }
 
@@ -144,7 +164,8 @@ fn bad_input_a_flood_of_interim_answers_ends_at_the_total_deadline() {
         }
         script.await_close()
     });
-    let gateway = Gateway::start(routes(&upstream).replace("upstream: up }", "upstream: up, timeouts: { request: 1s } }"));
+    let gateway =
+        Gateway::start(routes(&upstream).replace("upstream: up }", "upstream: up, timeouts: { request: 1s } }"));
     let mut client = RawClient::connect(gateway.public());
     client.send("GET /flood HTTP/1.1\r\nHost: a.example\r\n\r\n");
     assert_eq!(client.read_response().status, 504);

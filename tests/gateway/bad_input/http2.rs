@@ -228,7 +228,10 @@ fn bad_input_http2_nothing_of_a_malformed_head_arrives() {
             End::Reset | End::Closed => true,
         };
         if !refused || upstream.connections() > 0 {
-            wrong.push(format!("{name}: {end:?}, {:?}", upstream.requests().last().map(|it| it.escape_ascii().to_string())));
+            wrong.push(format!(
+                "{name}: {end:?}, {:?}",
+                upstream.requests().last().map(|it| it.escape_ascii().to_string())
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -242,7 +245,8 @@ fn bad_input_http2_nothing_of_a_malformed_head_arrives() {
 fn bad_input_http2_a_length_that_the_data_do_not_keep_is_cut() {
     let upstream = RawUpstream::start(|_| Script::ok("fine"));
     let gateway = h2c(&upstream);
-    for (name, length, body) in [("more", &b"3"[..], &b"hello"[..]), ("less", b"8", b"hello"), ("some", b"0", b"hello")] {
+    for (name, length, body) in [("more", &b"3"[..], &b"hello"[..]), ("less", b"8", b"hello"), ("some", b"0", b"hello")]
+    {
         let mut fields: Vec<Field<'_>> = head(b"/case");
         fields[0].1 = b"POST";
         fields.push((b"content-length", length));

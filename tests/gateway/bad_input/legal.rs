@@ -16,7 +16,14 @@ const CHUNKED: (&str, &[&str]) = ("transfer-encoding", &["chunked"]);
 const NOT_CHUNKED: (&str, &[&str]) = ("transfer-encoding", &[]);
 const HOST: (&str, &[&str]) = ("host", &["a.example"]);
 
-type Row = (&'static str, &'static [u8], &'static str, &'static str, &'static [(&'static str, &'static [&'static str])], &'static [u8]);
+type Row = (
+    &'static str,
+    &'static [u8],
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static [&'static str])],
+    &'static [u8],
+);
 
 pub fn all() -> Vec<Legal> {
     let rows: [Row; 39] = [
