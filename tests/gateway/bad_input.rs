@@ -43,7 +43,7 @@ fn ask(gateway: &Gateway, case: &Case) -> Vec<u8> {
 }
 
 /// Takes one answer off the front: its status, its fields, its body.
-fn split(bytes: &[u8]) -> Option<(u16, Vec<(String, String)>, Vec<u8>, Vec<u8>)> {
+fn split(bytes: &[u8]) -> Option<(u16, exact::Fields, Vec<u8>, Vec<u8>)> {
     let end = bytes.windows(4).position(|it| it == b"\r\n\r\n")?;
     let head = String::from_utf8(bytes[..end].to_vec()).ok()?;
     let mut lines = head.split("\r\n");
