@@ -29,8 +29,8 @@ use crate::telemetry::STREAMS_OPEN;
 /// client gets to read that answer and may go on with the connection.
 const DRAIN_BODY: Duration = Duration::from_secs(2);
 
-/// The name of Pingora's error for a body whose chunks are malformed.
-const INVALID_CHUNK: &str = "InvalidChunk";
+/// The names of Pingora's errors for a body whose chunks, or what follows them, are malformed.
+const INVALID_CHUNKS: [&str; 2] = ["InvalidChunk", "InvalidTrailerEnd"];
 
 /// The way out: what happens to an answer's head before the client gets it.
 pub trait WayOut {
@@ -464,7 +464,7 @@ impl<'a, W: WayOut> Pump<'a, W> {
     }
 
     fn client_failed(&mut self, error: &Error) -> Stopped {
-        if !self.request_done && error.etype().as_str() == INVALID_CHUNK {
+        if !self.request_done && INVALID_CHUNKS.contains(&error.etype().as_str()) {
             self.link.cancel();
             return self.refused(Refusal::BadRequest("the body's chunks are malformed"));
         }

@@ -69,6 +69,7 @@ pub struct Connection {
     /// Counts changes of `phase`: two idle times in a row are not one.
     turn: AtomicU32,
     refused: AtomicBool,
+    malformed: AtomicBool,
     requests: AtomicU32,
     read: AtomicU64,
     written: AtomicU64,
@@ -89,6 +90,7 @@ impl Connection {
             phase: AtomicU8::new(Phase::Fresh as u8),
             turn: AtomicU32::new(0),
             refused: AtomicBool::new(false),
+            malformed: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
@@ -113,6 +115,15 @@ impl Connection {
     /// Whether the answer under way should be the last one of this connection.
     pub fn closing(&self) -> bool {
         self.requests() >= self.limits.requests || self.drain.phase() > DrainPhase::Serving
+    }
+
+    /// Whether a request line came that is not one, which Pingora mends before anybody sees it.
+    pub fn malformed(&self) -> bool {
+        self.malformed.load(Relaxed)
+    }
+
+    pub(super) fn set_malformed(&self) {
+        self.malformed.store(true, Relaxed);
     }
 
     /// The listener's name.

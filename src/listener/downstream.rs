@@ -26,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::base::Deadline;
 
 use super::connection::{Connection, Phase, Refuse};
+use super::wire::{Verdict, Wire};
 
 /// How every HTTP/2 connection begins (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -39,6 +40,9 @@ const PARKED: Duration = Duration::from_secs(365 * 24 * 3600);
 /// close with unread bytes would reset the connection, and the answer with it.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
+/// What Pingora gets in place of chunks that are none: within a chunk's size, an extension or a
+/// trailer, nobody takes it for anything.
+const NO_CHUNK: &[u8] = b"\rX";
 
 /// A client's connection as Pingora sees it.
 pub struct Downstream {
@@ -59,6 +63,8 @@ pub struct Downstream {
     preface_seen: Option<usize>,
     /// Pingora's answer was replaced; whatever it writes from now on is dropped.
     silenced: bool,
+    /// Watches the framing of HTTP/1.
+    wire: Wire,
 }
 
 impl Downstream {
@@ -81,6 +87,7 @@ impl Downstream {
             unflushed: false,
             preface_seen,
             silenced: false,
+            wire: Wire::default(),
         })
     }
 
@@ -195,6 +202,21 @@ impl Downstream {
         Poll::Ready(Ok(length))
     }
 
+    /// Looks at what Pingora is about to get, and keeps from it what it would read too kindly.
+    fn watch(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
+        match self.wire.read(&buf.filled()[before..]) {
+            Verdict::Fine => {}
+            Verdict::BadRequestLine => self.connection.set_malformed(),
+            Verdict::BadChunks(at) => {
+                buf.set_filled(before + at);
+                let now = NO_CHUNK.len().min(buf.remaining());
+                buf.put_slice(&NO_CHUNK[..now]);
+                self.preread.clear();
+                self.preread.extend_from_slice(&NO_CHUNK[now..]);
+            }
+        }
+    }
+
     /// Gives what was gathered to the stream below.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.unwritten.is_empty() {
@@ -270,9 +292,13 @@ impl Downstream {
 impl AsyncRead for Downstream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let before = buf.filled().len();
         match this.read_inner(cx, buf) {
             Poll::Ready(Ok(length)) => {
                 this.note_read(length);
+                if this.preface_seen.is_none() {
+                    this.watch(buf, before);
+                }
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),

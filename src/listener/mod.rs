@@ -19,6 +19,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 mod validity;
+mod wire;
 
 pub use certificates::{Certificates, TlsError};
 pub use config::{Alpn, CertificateConfig, Limits, Listener, ListenerConfig, ListenerLimits, Tls, TlsConfig};

@@ -248,6 +248,11 @@ impl ProxyHttp for Proxy {
         let client = client_ip::client_ip(peer, &session.req_header().headers, trusted);
         let scheme = if connection.tls().is_some() { Scheme::Https } else { Scheme::Http };
         request.exchange = Some(Exchange::new(client, scheme));
+        if connection.malformed() {
+            let exchange = request.exchange.as_mut().expect("it was made just now");
+            let why = "the request line is not method, target and version, each once";
+            return refuse(session, exchange, None, Refusal::BadRequest(why)).await.map(|()| true);
+        }
         self.serve(session, request, trusted.hold(peer)).await.map(|()| true)
     }
 

@@ -132,10 +132,10 @@ fn no_length(head: &[u8]) -> Result<(), Refusal> {
 
 fn framing(headers: &HeaderMap, version: Version) -> Result<(), Refusal> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    if let Some(length) = lengths.next() {
-        if lengths.next().is_some() || !is_length(length.as_bytes()) {
-            return Err(Refusal::BadRequest("Content-Length is not one number"));
-        }
+    if let Some(length) = lengths.next()
+        && (lengths.next().is_some() || !is_length(length.as_bytes()))
+    {
+        return Err(Refusal::BadRequest("Content-Length is not one number"));
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {

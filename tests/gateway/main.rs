@@ -26,25 +26,6 @@ mod start;
 mod stop;
 mod streams;
 mod support;
-
-#[path = "../differential/mod.rs"]
-mod differential;
-
-mod answers;
-mod bad_input;
-mod commands;
-mod exchange;
-mod fuzz;
-mod http2;
-mod pingora_rules;
-mod reload;
-mod routes;
-mod seen;
-mod slow_clients;
-mod start;
-mod stop;
-mod streams;
-mod support;
 mod tls;
 mod tour;
 mod upstreams;

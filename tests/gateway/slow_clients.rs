@@ -50,7 +50,7 @@ fn drip(gateway: &Gateway, first: &[u8], piece: &'static [u8]) -> Vec<u8> {
     let dripping = thread::spawn(move || {
         // Faster than one a second, so that a deadline that begins anew with each byte never comes.
         while writer.write_all(piece).is_ok() {
-            thread::sleep(Duration::from_millis(20));
+            thread::park_timeout(Duration::from_millis(20));
         }
     });
     assert_eq!(gateway.get("/fine").text(), "fine");
