@@ -1,7 +1,7 @@
 //! The request's way: Pingora's callbacks, each a handful of lines that hand over.
 //!
-//! [`way`] is the order of the steps, [`reply`] words what the gateway says itself, [`strict`] refuses
-//! what could be read in two ways, [`access_log`] tells of every request.
+//! `way` is the order of the steps, `reply` words what the gateway says itself, `strict` refuses
+//! what could be read in two ways, `access_log` tells of every request.
 
 mod access_log;
 mod client_ip;
