@@ -83,7 +83,7 @@ impl<W: WayOut> Dispatch<'_, W> {
 
     async fn ask_upstream(mut self, live: &Live) -> Result<(), Ended> {
         self.exchange.upstream = Some(live.upstream().name.clone());
-        let small = self.small_body(live).await?;
+        let small = self.small_body(live)?;
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut last = Refusal::NoHealthyEndpoint;
         while self.exchange.attempts < ATTEMPTS_MAX {
@@ -110,7 +110,7 @@ impl<W: WayOut> Dispatch<'_, W> {
     }
 
     /// The body of an ordinary request, whole; `None` if the request has to stream.
-    async fn small_body(&mut self, live: &Live) -> Result<Option<Bytes>, Ended> {
+    fn small_body(&mut self, live: &Live) -> Result<Option<Bytes>, Ended> {
         if live.upstream().protocol != Protocol::Http1 || !lean::is_ordinary(self.session) {
             return Ok(None);
         }
@@ -118,7 +118,7 @@ impl<W: WayOut> Dispatch<'_, W> {
         if self.session.is_body_done() {
             return Ok(Some(Bytes::new()));
         }
-        lean::read_body(self.session, self.exchange, self.policy).await.map(Some)
+        lean::body_at_hand(self.session)
     }
 
     /// What never reached an upstream may go to another one. What may have reached it is repeated only
@@ -182,7 +182,9 @@ impl<W: WayOut> Dispatch<'_, W> {
             lean::Outcome::Other(stream, read_ahead) => {
                 let head = head::outgoing(self.session, head::Protocol::Http1);
                 let link = Http1::resume(stream, read_ahead, head, body).await;
-                self.pump_http1(link.map_err(|it| unsent(connect_failed(&it)))?).await
+                let mut link = Link::Http1(link.map_err(|it| unsent(connect_failed(&it)))?);
+                let result = self.pump_of(&mut link).resumed().run().await;
+                self.after_http1(link, result, true).await
             }
         }
     }
@@ -190,6 +192,15 @@ impl<W: WayOut> Dispatch<'_, W> {
     async fn pump_http1(&mut self, link: Http1) -> Result<Option<Stream>, Stopped> {
         let mut link = Link::Http1(link);
         let (result, request_done) = self.pump(&mut link).await;
+        self.after_http1(link, result, request_done).await
+    }
+
+    async fn after_http1(
+        &self,
+        link: Link,
+        result: Result<(), Stopped>,
+        request_done: bool,
+    ) -> Result<Option<Stream>, Stopped> {
         result?;
         match link {
             Link::Http1(link) => Ok(link.into_stream(request_done).await),
@@ -217,9 +228,13 @@ impl<W: WayOut> Dispatch<'_, W> {
     }
 
     async fn pump(&mut self, link: &mut Link) -> (Result<(), Stopped>, bool) {
-        let mut pump = Pump::new(self.session, link, self.exchange, self.policy, self.way, &self.worker.ending);
+        let mut pump = self.pump_of(link);
         let result = pump.run().await;
         (result, pump.request_done())
+    }
+
+    fn pump_of<'p>(&'p mut self, link: &'p mut Link) -> Pump<'p, W> {
+        Pump::new(self.session, link, self.exchange, self.policy, self.way, &self.worker.ending)
     }
 }
 

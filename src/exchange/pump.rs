@@ -100,6 +100,7 @@ pub(super) struct Pump<'a, W> {
     /// The client's bytes are not wanted any more.
     quiet: bool,
     body_taken: u64,
+    resumed: bool,
     stream: Option<OpenStream>,
     /// Where frames end in an upgraded connection.
     from_client: Frames,
@@ -149,10 +150,17 @@ impl<'a, W: WayOut> Pump<'a, W> {
             upgraded: false,
             quiet: false,
             body_taken: 0,
+            resumed: false,
             stream: None,
             from_client: Frames::default(),
             from_upstream: Frames::default(),
         }
+    }
+
+    /// The link was resumed: the whole body is on the wire already.
+    pub(super) fn resumed(mut self) -> Self {
+        self.resumed = true;
+        self
     }
 
     /// Whether the whole request was handed to the link.
@@ -260,7 +268,8 @@ impl<'a, W: WayOut> Pump<'a, W> {
         if !self.request_done && is_idempotent(&self.session.req_header().method) {
             self.session.enable_retry_buffering();
         }
-        let again = self.session.get_retry_buffer().unwrap_or_default();
+        let again = if self.resumed { None } else { self.session.get_retry_buffer() };
+        let again = again.unwrap_or_default();
         self.body_taken = again.len() as u64;
         let end = self.request_done && !self.session.is_upgrade_req();
         if end || !again.is_empty() {

@@ -251,7 +251,8 @@ impl ProxyHttp for Proxy {
         if connection.malformed() {
             let exchange = request.exchange.as_mut().expect("it was made just now");
             let why = "the request line is not method, target and version, each once";
-            return refuse(session, exchange, None, Refusal::BadRequest(why)).await.map(|()| true);
+            let way = Routeless::new(self.configuration.serving(), session.req_header());
+            return refuse(session, exchange, &way, Refusal::BadRequest(why)).await.map(|()| true);
         }
         self.serve(session, request, trusted.hold(peer)).await.map(|()| true)
     }

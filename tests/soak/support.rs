@@ -10,6 +10,8 @@ pub mod gateway;
 pub mod http1;
 #[path = "../gateway/support/process.rs"]
 pub mod process;
+#[path = "../gateway/support/upstream.rs"]
+pub mod upstream;
 
 pub use demo::DemoProcess;
 pub use gateway::Gateway;

@@ -98,6 +98,9 @@ fn sketch(buffer: &[u8], method: &Method) -> Option<Sketch> {
                     return None;
                 }
                 length = Some(number(field.value)?);
+                if status == 204 {
+                    continue; // it must not be there (RFC 9110, section 8.6)
+                }
             }
             17 if field.name.eq_ignore_ascii_case("transfer-encoding") => return None,
             7 if field.name.eq_ignore_ascii_case("upgrade") || field.name.eq_ignore_ascii_case("trailer") => continue,

@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use http::Method;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
@@ -244,33 +245,23 @@ fn cut(end: EndState) -> Stopped {
     Stopped { why: Ended::Cut(end), untouched: false, unprocessed: false }
 }
 
-/// Reads a small body whole, before an endpoint is chosen.
-pub(super) async fn read_body(
-    session: &mut ServerSession,
-    exchange: &Exchange,
-    policy: &Policy,
-) -> Result<Bytes, Ended> {
-    let total = exchange.started + policy.request;
-    let mut deadline = Deadline::idle();
+/// The body, if all of it has arrived with the head, as small bodies do. `None` if the rest is yet to
+/// come: then it streams, and what was read here goes first (see [`Pump::begin_body`]).
+///
+/// [`Pump::begin_body`]: crate::exchange::pump::Pump
+pub(super) fn body_at_hand(session: &mut ServerSession) -> Result<Option<Bytes>, Ended> {
+    session.enable_retry_buffering();
     let mut body = BytesMut::new();
-    loop {
-        deadline.arm_at((Instant::now() + policy.idle).min(total));
-        let piece = {
-            let mut read = pin!(session.read_request_body());
-            poll_fn(|cx| match read.as_mut().poll(cx) {
-                Poll::Ready(piece) => Poll::Ready(Some(piece)),
-                Poll::Pending => deadline.poll_expired(cx).map(|()| None),
-            })
-            .await
-        };
-        match piece {
-            Some(Ok(Some(piece))) if body.is_empty() && session.is_body_done() => return Ok(piece),
+    while !session.is_body_done() {
+        match session.read_request_body().now_or_never() {
+            Some(Ok(Some(piece))) if body.is_empty() && session.is_body_done() => return Ok(Some(piece)),
             Some(Ok(Some(piece))) => body.extend_from_slice(&piece),
-            Some(Ok(None)) => return Ok(body.freeze()),
+            Some(Ok(None)) => break,
             Some(Err(_)) => return Err(Ended::ClientGone),
-            None => return Err(Ended::Unanswered(Refusal::RequestTimeout)),
+            None => return Ok(None),
         }
     }
+    Ok(Some(body.freeze()))
 }
 
 /// Whether an answer to this method has no body, whatever its head says.

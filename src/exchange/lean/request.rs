@@ -1,7 +1,7 @@
 //! Which requests are ordinary, and how one is written.
 
 use bytes::{BufMut, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Version};
 use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
@@ -39,13 +39,17 @@ pub(super) fn write(request: &RequestHeader, body: &[u8], out: &mut BytesMut) {
     out.put_u8(b' ');
     out.put_slice(request.raw_path());
     out.put_slice(b" HTTP/1.1\r\n");
+    let crumbs = request.version == Version::HTTP_2;
     let mut has_host = false;
     for (name, value) in &request.headers {
-        if belongs_to_the_connection(name) {
+        if belongs_to_the_connection(name) || (crumbs && *name == COOKIE) {
             continue;
         }
         has_host |= *name == HOST;
         field(out, name.as_str(), value.as_bytes());
+    }
+    if crumbs {
+        cookie(out, &request.headers);
     }
     if !has_host && let Some(authority) = request.uri.authority() {
         field(out, "host", authority.as_str().as_bytes());
@@ -58,6 +62,19 @@ pub(super) fn write(request: &RequestHeader, body: &[u8], out: &mut BytesMut) {
     out.put_slice(body);
 }
 
+/// HTTP/2 clients send a field for each cookie, HTTP/1 has one for all (RFC 9113, section 8.2.3).
+fn cookie(out: &mut BytesMut, headers: &HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let Some(first) = crumbs.next() else { return };
+    out.put_slice(b"cookie: ");
+    out.put_slice(first.as_bytes());
+    for crumb in crumbs {
+        out.put_slice(b"; ");
+        out.put_slice(crumb.as_bytes());
+    }
+    out.put_slice(b"\r\n");
+}
+
 fn field(out: &mut BytesMut, name: &str, value: &[u8]) {
     out.put_slice(name.as_bytes());
     out.put_slice(b": ");
@@ -65,8 +82,8 @@ fn field(out: &mut BytesMut, name: &str, value: &[u8]) {
     out.put_slice(b"\r\n");
 }
 
-/// Fields of one connection (RFC 9110, 7.6.1), and the length, which is written anew. The length of
-/// the name comes first: most names are ruled out by it.
+/// Fields of one connection (RFC 9110, 7.6.1), credentials for a proxy, which are not for the origin,
+/// and the length, which is written anew. The length of the name comes first: it rules most names out.
 fn belongs_to_the_connection(name: &HeaderName) -> bool {
     let name = name.as_str();
     match name.len() {
@@ -76,6 +93,7 @@ fn belongs_to_the_connection(name: &HeaderName) -> bool {
         14 => name == "content-length" || name == "http2-settings",
         16 => name == "proxy-connection",
         17 => name == "transfer-encoding",
+        19 => name == "proxy-authorization",
         _ => false,
     }
 }

@@ -2,16 +2,21 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use pingora::Result;
-use pingora::http::RequestHeader;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Stream;
 use pingora::protocols::http::HttpTask;
 use pingora::protocols::http::v1::client::HttpSession;
+use pingora::{Error, ErrorType, Result};
 
 use crate::exchange::outbox::Outbox;
+
+/// The largest head of an answer, in bytes. Pingora has the same limit, but looks at it between two
+/// reads only.
+const HEAD_MAX: usize = 1 << 20;
 
 pub(in crate::exchange) struct Http1 {
     session: Box<HttpSession>,
@@ -66,7 +71,11 @@ impl Http1 {
     }
 
     pub(super) fn poll_in(&mut self, cx: &mut Context<'_>) -> Poll<Result<HttpTask>> {
-        pin!(self.session.read_response_task()).poll(cx)
+        let task = ready!(pin!(self.session.read_response_task()).poll(cx))?;
+        if let HttpTask::Header(head, _) = &task {
+            check(head, &self.session.get_headers_raw_bytes())?;
+        }
+        Poll::Ready(Ok(task))
     }
 
     pub(super) fn upgrade(&mut self) -> bool {
@@ -84,4 +93,18 @@ impl Http1 {
         drop(self.session.reuse().await?);
         self.outbox.into_stream()
     }
+}
+
+/// What Pingora lets pass. It drops the length of an answer that has chunks, too, and would use the
+/// connection again; whoever sends both may mean another end of the answer than we (RFC 9112, section 6.3).
+fn check(head: &ResponseHeader, raw: &[u8]) -> Result<()> {
+    if raw.len() > HEAD_MAX {
+        return Error::e_explain(ErrorType::InvalidHTTPHeader, "the answer's head is too large");
+    }
+    let name = CONTENT_LENGTH.as_str().as_bytes();
+    let is_length = |line: &[u8]| line.get(..name.len()).is_some_and(|it| it.eq_ignore_ascii_case(name));
+    if head.headers.contains_key(TRANSFER_ENCODING) && raw.split(|it| *it == b'\n').any(is_length) {
+        return Error::e_explain(ErrorType::InvalidHTTPHeader, "the answer has chunks and a length");
+    }
+    Ok(())
 }
