@@ -65,6 +65,10 @@ fn declared_length(session: &ServerSession) -> u64 {
     length.and_then(|it| it.parse().ok()).unwrap_or(0)
 }
 
+fn declares_nothing(session: &ServerSession) -> bool {
+    session.is_http2() && session.get_header(http::header::CONTENT_LENGTH).is_some_and(|it| it == "0")
+}
+
 struct Dispatch<'a, W> {
     worker: &'a Worker,
     session: &'a mut ServerSession,
@@ -83,6 +87,9 @@ impl<W: WayOut> Dispatch<'_, W> {
 
     async fn ask_upstream(mut self, live: &Live) -> Result<(), Ended> {
         self.exchange.upstream = Some(live.upstream().name.clone());
+        if !self.session.is_body_done() && declares_nothing(self.session) {
+            lean::empty_body_ends(self.session, self.policy.idle).await?;
+        }
         let small = self.small_body(live)?;
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut last = Refusal::NoHealthyEndpoint;

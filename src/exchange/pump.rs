@@ -526,7 +526,7 @@ fn interim(head: &ResponseHeader) -> bool {
     head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS
 }
 
-async fn write_http2(session: &mut ServerSession, task: HttpTask) -> PingoraResult<()> {
+pub(super) async fn write_http2(session: &mut ServerSession, task: HttpTask) -> PingoraResult<()> {
     match task {
         // The end has to be in the very frame: a 304 may name a length that no body follows.
         HttpTask::Header(head, true) => session.response_duplex_vec(vec![HttpTask::Header(head, true)]).await.map(drop),

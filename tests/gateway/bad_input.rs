@@ -79,10 +79,7 @@ fn judge_answer(gateway: &Gateway, answer: &[u8], want: u16) -> Result<(), Strin
         return Err(format!("the fields {fields:?}"));
     }
     let line = gateway.access_log_for(&id);
-    if line["status"] != want
-        || line["error"] != error["code"]
-        || !["request", "request_unread"].contains(&line["event"].as_str().unwrap_or(""))
-    {
+    if line["status"] != want || line["error"] != error["code"] || line["event"] != "request" {
         return Err(format!("the log says {line}"));
     }
     Ok(())
@@ -111,7 +108,7 @@ fn run(chosen: impl Fn(Want) -> bool) -> Vec<Vec<u8>> {
     assert_eq!(marker.status, 200);
     let one_each = gateway.process().log().wait_for(|lines| {
         let told = lines.iter().filter_map(|it| it.json.as_ref());
-        let told = told.filter(|it| it["event"] == "request" || it["event"] == "request_unread").count();
+        let told = told.filter(|it| it["event"] == "request").count();
         (told > cases.len()).then_some(told)
     });
     assert_eq!(one_each, Some(cases.len() + 1), "one line a case, and the marker's");

@@ -88,7 +88,7 @@ fn slow_clients_a_header_byte_by_byte_is_cut() {
     for first in firsts {
         let said = drip(&gateway, first, b"a");
         assert!(said.starts_with(b"HTTP/1.1 408 "), "{}", said.escape_ascii());
-        gateway.wait_for_event("request_unread", |it| it["status"] == 408);
+        gateway.wait_for_event("request", |it| it["status"] == 408);
     }
     // The second request of a connection has no more time than the first.
     let said = drip(&gateway, b"GET /fine HTTP/1.1\r\nHost: a\r\n\r\nGET /fine HTTP/1.1\r\nX: ", b"a");

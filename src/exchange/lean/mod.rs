@@ -13,18 +13,18 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::Method;
 use pingora::protocols::Stream;
-use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::{HttpTask, ServerSession};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use crate::base::Deadline;
 use crate::exchange::policy::Policy;
-use crate::exchange::pump::{Ended, Stopped, WayOut};
+use crate::exchange::pump::{Ended, Stopped, WayOut, write_http2};
 use crate::pipeline::{EndState, Exchange, Refusal};
 
 pub(super) use request::is_ordinary;
@@ -197,10 +197,8 @@ impl<W: WayOut> Lean<'_, W> {
         let session = &mut *self.session;
         let mut write = pin!(async {
             match part {
-                Part::Head(head, end) => {
-                    session.write_response_header(head).await?;
-                    if end && session.is_http2() { session.finish_body().await } else { Ok(()) }
-                }
+                Part::Head(head, end) if session.is_http2() => write_http2(session, HttpTask::Header(head, end)).await,
+                Part::Head(head, _) => session.write_response_header(head).await,
                 Part::Body(piece, end) => session.write_response_body(piece, end).await,
             }
         });
@@ -262,6 +260,22 @@ pub(super) fn body_at_hand(session: &mut ServerSession) -> Result<Option<Bytes>,
         }
     }
     Ok(Some(body.freeze()))
+}
+
+/// A body that was declared empty ends in silence: whoever says one thing and sends another is not
+/// passed on. HTTP/2 alone can do so (RFC 9113, section 8.1.1).
+pub(super) async fn empty_body_ends(session: &mut ServerSession, patience: Duration) -> Result<(), Ended> {
+    let mut deadline = Deadline::after(patience);
+    let mut read = pin!(session.read_request_body());
+    let piece = poll_fn(|cx| match read.as_mut().poll(cx) {
+        Poll::Ready(piece) => Poll::Ready(Some(piece)),
+        Poll::Pending => deadline.poll_expired(cx).map(|()| None),
+    });
+    match piece.await {
+        Some(Ok(piece)) if piece.as_ref().is_none_or(Bytes::is_empty) => Ok(()),
+        Some(_) => Err(Ended::ClientGone),
+        None => Err(Ended::Unanswered(Refusal::RequestTimeout)),
+    }
 }
 
 /// Whether an answer to this method has no body, whatever its head says.
