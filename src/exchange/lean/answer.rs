@@ -61,6 +61,7 @@ struct Place {
     value: (u32, u32),
 }
 
+#[expect(clippy::large_enum_variant, reason = "it lives for a moment on the stack; a box would cost an allocation")]
 enum Sketch {
     Partial,
     Whole { end: usize, status: u16, length: u64, keep_alive: bool, fields: [Place; FIELDS_MAX], count: usize },
