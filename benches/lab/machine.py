@@ -106,7 +106,10 @@ class Server:
 
     def __init__(self, name: str, argv: list[str], core: int, env: dict[str, str], run: Path):
         self.name = name
-        self.log = run / f"{name}.log"
+        # Not beside the configuration: whoever watches that folder would be woken by every line.
+        logs = run / "logs"
+        logs.mkdir(exist_ok=True)
+        self.log = logs / f"{name}.log"
         # Should we be killed outright, the kernel ends it for us (--pdeathsig); INT is the swift stop
         # of all of them, while TERM makes Pingora wait for minutes. Appending, so that the file can be
         # emptied between runs: an access log grows by megabytes a second.

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::Method;
+use bytes::{Bytes, BytesMut};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::client::HttpSession;
@@ -20,7 +19,7 @@ use crate::exchange::lean::{self, Lean};
 use crate::exchange::link::{Http1, Http2, Link, Local};
 use crate::exchange::policy::Policy;
 use crate::exchange::pool;
-use crate::exchange::pump::{Ended, Pump, Stopped, WayOut};
+use crate::exchange::pump::{Ended, Pump, Stopped, WayOut, is_idempotent};
 use crate::exchange::service::LocalService;
 use crate::exchange::worker::Worker;
 use crate::pipeline::{Exchange, Refusal};
@@ -54,7 +53,7 @@ pub async fn exchange<W: WayOut>(
         let run = Dispatch { worker, session, exchange, policy, way };
         return match destination {
             Destination::Upstream(live) => run.ask_upstream(live).await,
-            Destination::Local(name, service) => run.ask_service(name, &**service).await,
+            Destination::Local(name, service) => Box::pin(run.ask_service(name, &**service)).await,
         };
     }
     Err(Ended::Unanswered(Refusal::BodyTooLarge { limit: policy.body_limit }))
@@ -88,7 +87,7 @@ impl<W: WayOut> Dispatch<'_, W> {
     async fn ask_upstream(mut self, live: &Live) -> Result<(), Ended> {
         self.exchange.upstream = Some(live.upstream().name.clone());
         if !self.session.is_body_done() && declares_nothing(self.session) {
-            lean::empty_body_ends(self.session, self.policy.idle).await?;
+            Box::pin(lean::empty_body_ends(self.session, self.policy.idle)).await?;
         }
         let small = self.small_body(live)?;
         let mut tried: Vec<SocketAddr> = Vec::new();
@@ -131,10 +130,7 @@ impl<W: WayOut> Dispatch<'_, W> {
     /// What never reached an upstream may go to another one. What may have reached it is repeated only
     /// if the method says that doing it twice is doing it once (RFC 9110, 9.2.2).
     fn may_try_again(&self, refusal: &Refusal, untouched: bool, unprocessed: bool) -> bool {
-        let idempotent = || {
-            let method = &self.session.req_header().method;
-            [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE].contains(method)
-        };
+        let idempotent = || is_idempotent(&self.session.req_header().method);
         untouched
             && match refusal {
                 Refusal::ConnectFailed | Refusal::ConnectTimeout => true,
@@ -148,7 +144,7 @@ impl<W: WayOut> Dispatch<'_, W> {
         let endpoint = picked.endpoint().clone();
         let result = match live.upstream().protocol {
             Protocol::Http1 => self.over_http1(live, &endpoint, small).await,
-            Protocol::Http2 => self.over_http2(&endpoint).await,
+            Protocol::Http2 => Box::pin(self.over_http2(&endpoint)).await,
         };
         let latency = self.exchange.timings.first_byte.unwrap_or_default().saturating_sub(began);
         picked.record(outcome(&result), latency);
@@ -163,17 +159,13 @@ impl<W: WayOut> Dispatch<'_, W> {
             }
             None => {
                 let connecting = self.worker.transport.new_stream(endpoint.peer());
-                connect(self.policy.connect, connecting).await?
+                Box::pin(connect(self.policy.connect, connecting)).await?
             }
         };
         self.exchange.timings.connected = Some(self.exchange.started.elapsed());
         let kept = match small {
             Some(body) => self.lean(stream, body).await?,
-            None => {
-                let head = head::outgoing(self.session, head::Protocol::Http1);
-                let link = Http1::begin(stream, head).await.map_err(|it| unsent(connect_failed(&it)))?;
-                self.pump_http1(link).await?
-            }
+            None => Box::pin(self.pumped(stream)).await?,
         };
         if let Some(stream) = kept {
             pool::put(endpoint.key(), stream, live.upstream().keep_alive.idle);
@@ -181,38 +173,31 @@ impl<W: WayOut> Dispatch<'_, W> {
         Ok(())
     }
 
-    /// The ordinary way; an answer that is not ordinary goes on through the pump.
+    /// The ordinary way; an answer that is not ordinary goes on through the pump. What is not ordinary
+    /// is boxed, here and above: the future of an ordinary request stays small, and so cheap to make.
     async fn lean(&mut self, stream: Stream, body: &[u8]) -> Result<Option<Stream>, Stopped> {
         let Self { session, exchange, policy, way, .. } = self;
         match (Lean { session, exchange, policy, way: *way }).run(stream, body).await? {
             lean::Outcome::Done(stream) => Ok(stream),
-            lean::Outcome::Other(stream, read_ahead) => {
-                let head = head::outgoing(self.session, head::Protocol::Http1);
-                let link = Http1::resume(stream, read_ahead, head, body).await;
-                let mut link = Link::Http1(link.map_err(|it| unsent(connect_failed(&it)))?);
-                let result = self.pump_of(&mut link).resumed().run().await;
-                self.after_http1(link, result, true).await
-            }
+            lean::Outcome::Other(stream, read_ahead) => Box::pin(self.resumed(stream, read_ahead, body)).await,
         }
     }
 
-    async fn pump_http1(&mut self, link: Http1) -> Result<Option<Stream>, Stopped> {
-        let mut link = Link::Http1(link);
+    async fn resumed(&mut self, stream: Stream, read_ahead: BytesMut, body: &[u8]) -> Result<Option<Stream>, Stopped> {
+        let head = head::outgoing(self.session, head::Protocol::Http1);
+        let link = Http1::resume(stream, read_ahead, head, body).await;
+        let mut link = Link::Http1(link.map_err(|it| unsent(connect_failed(&it)))?);
+        self.pump_of(&mut link).resumed().run().await?;
+        Ok(left_over(link, true).await)
+    }
+
+    async fn pumped(&mut self, stream: Stream) -> Result<Option<Stream>, Stopped> {
+        let head = head::outgoing(self.session, head::Protocol::Http1);
+        let link = Http1::begin(stream, head).await;
+        let mut link = Link::Http1(link.map_err(|it| unsent(connect_failed(&it)))?);
         let (result, request_done) = self.pump(&mut link).await;
-        self.after_http1(link, result, request_done).await
-    }
-
-    async fn after_http1(
-        &self,
-        link: Link,
-        result: Result<(), Stopped>,
-        request_done: bool,
-    ) -> Result<Option<Stream>, Stopped> {
         result?;
-        match link {
-            Link::Http1(link) => Ok(link.into_stream(request_done).await),
-            Link::Http2(_) | Link::Local(_) => Ok(None),
-        }
+        Ok(left_over(link, request_done).await)
     }
 
     async fn over_http2(&mut self, endpoint: &Endpoint) -> Result<(), Stopped> {
@@ -242,6 +227,14 @@ impl<W: WayOut> Dispatch<'_, W> {
 
     fn pump_of<'p>(&'p mut self, link: &'p mut Link) -> Pump<'p, W> {
         Pump::new(self.session, link, self.exchange, self.policy, self.way, &self.worker.ending)
+    }
+}
+
+/// The connection of an exchange that went well, if it may serve again.
+async fn left_over(link: Link, request_done: bool) -> Option<Stream> {
+    match link {
+        Link::Http1(link) => link.into_stream(request_done).await,
+        Link::Http2(_) | Link::Local(_) => None,
     }
 }
 

@@ -117,7 +117,9 @@ impl Proxy {
                         exchange_state.end.get_or_insert(EndState::Done);
                         Ok(())
                     }
-                    Err(Ended::Unanswered(refusal)) => refuse(session, exchange_state, &*admitted, refusal).await,
+                    Err(Ended::Unanswered(refusal)) => {
+                        Box::pin(refuse(session, exchange_state, &*admitted, refusal)).await
+                    }
                     Err(Ended::Cut(end)) => cut(exchange_state, end),
                     Err(Ended::ClientGone) => cut(exchange_state, EndState::ClientGone),
                 }
@@ -127,16 +129,16 @@ impl Proxy {
                 let patience = admitted.route().policy.request;
                 request.admitted = Some(admitted);
                 settle_body(session);
-                answer(session, exchange_state, (head, body), patience, EndState::Done).await
+                Box::pin(answer(session, exchange_state, (head, body), patience, EndState::Done)).await
             }
             Err((Some(admitted), refusal)) => {
-                let refused = refuse(session, exchange_state, &admitted, refusal).await;
+                let refused = Box::pin(refuse(session, exchange_state, &admitted, refusal)).await;
                 request.admitted = Some(admitted);
                 refused
             }
             Err((None, refusal)) => {
                 let way = Routeless::new(self.configuration.serving(), session.req_header());
-                refuse(session, exchange_state, &way, refusal).await
+                Box::pin(refuse(session, exchange_state, &way, refusal)).await
             }
         }
     }
@@ -252,7 +254,7 @@ impl ProxyHttp for Proxy {
             let exchange = request.exchange.as_mut().expect("it was made just now");
             let why = "the request line is not method, target and version, each once";
             let way = Routeless::new(self.configuration.serving(), session.req_header());
-            return refuse(session, exchange, &way, Refusal::BadRequest(why)).await.map(|()| true);
+            return Box::pin(refuse(session, exchange, &way, Refusal::BadRequest(why))).await.map(|()| true);
         }
         self.serve(session, request, trusted.hold(peer)).await.map(|()| true)
     }

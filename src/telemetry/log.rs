@@ -70,9 +70,9 @@ impl LogLevel {
 }
 
 /// A buffer is handed over when it holds this much.
-const BUFFER: usize = 16 * 1024;
+const BUFFER: usize = 64 * 1024;
 /// So many buffers may wait for standard output.
-const QUEUE: usize = 512;
+const QUEUE: usize = 256;
 /// How long a line may wait in its thread's buffer.
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
 
