@@ -1,0 +1,82 @@
+//! The walk of the filters that every route has: request id, trace, forwarding fields on the way in;
+//! CORS, security fields and the request id on the way out.
+
+use std::hint::black_box;
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use http::HeaderValue;
+use moongate::base::{At, Findings};
+use moongate::filters::{
+    Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Security, forwarded, request_id, trace_context,
+};
+use moongate::pipeline::{Exchange, Scheme};
+use pingora::http::{RequestHeader, ResponseHeader};
+
+fn request() -> RequestHeader {
+    let mut request = RequestHeader::build("GET", b"/api/items/7", Some(8)).expect("a plain request");
+    let fields = [
+        ("host", "api.example.org"),
+        ("user-agent", "bench/1"),
+        ("accept", "application/json"),
+        ("origin", "http://localhost:1"),
+    ];
+    for (name, value) in fields {
+        request.insert_header(name, value).expect("a plain field");
+    }
+    request
+}
+
+fn answer() -> ResponseHeader {
+    let mut answer = ResponseHeader::build_no_case(200, Some(16)).expect("a plain answer");
+    answer.insert_header("content-type", "application/json").expect("a plain field");
+    answer.insert_header("content-length", "130").expect("a plain field");
+    answer
+}
+
+fn walk(criterion: &mut Criterion) {
+    let client = "198.51.100.7".parse().expect("an address");
+    let mut findings = Findings::default();
+    let cors = CorsConfig { origins: vec!["http://localhost:*".to_owned()], ..CorsConfig::default() };
+    let cors = Cors::compile(&cors, &At::ROOT, &mut findings);
+    let edits = HeaderEdits::compile(&HeaderEditsConfig::default(), &At::ROOT, &mut findings);
+    let origin = HeaderValue::from_static("http://localhost:1");
+
+    criterion.bench_function("filters: way in", |bencher| {
+        bencher.iter_batched_ref(
+            request,
+            |request| {
+                let mut exchange = Exchange::new(client, Scheme::Http);
+                request_id::on_request(&mut exchange, request, false);
+                trace_context::on_request(&mut exchange, request);
+                forwarded::on_request(&exchange, request);
+                edits.on_request(request);
+                black_box(exchange);
+            },
+            BatchSize::SmallInput,
+        );
+    });
+    for (name, security, with_cors) in [
+        ("plain", Security::Off, false),
+        ("security fields", Security::Strict, false),
+        ("both", Security::Strict, true),
+    ] {
+        let exchange = Exchange::new(client, Scheme::Http);
+        criterion.bench_function(&format!("filters: way out, {name}"), |bencher| {
+            bencher.iter_batched_ref(
+                answer,
+                |answer| {
+                    if with_cors {
+                        cors.on_response(Some(&origin), answer);
+                    }
+                    security.on_response(&exchange, answer);
+                    edits.on_response(answer);
+                    request_id::on_response(&exchange, answer);
+                },
+                BatchSize::SmallInput,
+            );
+        });
+    }
+}
+
+criterion_group!(benches, walk);
+criterion_main!(benches);
