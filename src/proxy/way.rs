@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{HeaderValue, LOCATION, ORIGIN, UPGRADE};
+use http::request::Parts as ReqParts;
 use http::{Method, StatusCode, Uri, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
@@ -54,6 +55,7 @@ pub(super) fn way_in(
     // Before anything reads a field: what could be read in two ways is not read at all.
     strict::check(session).map_err(|it| (None, it))?;
     let request = session.req_header_mut();
+    forget_spelling(request);
 
     // Before the first refusal that can name them: every answer and line of the log does.
     filters::request_id::on_request(exchange, request, peer_trusted);
@@ -179,6 +181,20 @@ fn common(exchange: &Exchange, answer: &mut ResponseHeader) {
     filters::request_id::on_response(exchange, answer);
     if !answer.headers.contains_key(http::header::DATE) {
         let _ = answer.insert_header(http::header::DATE, get_cached_date());
+    }
+}
+
+/// Pingora remembers how the client spelt each name, and every field that is set costs a second map.
+/// Names mean the same in any case (RFC 9110, section 5.1): upstreams get them in lower case.
+fn forget_spelling(request: &mut RequestHeader) {
+    // Other forms of the target are kept beside the URI, and would be lost here.
+    let origin_form = request.raw_path().starts_with(b"/") && request.raw_path_is_utf8();
+    if !origin_form || !request.has_case() {
+        return;
+    }
+    if let Ok(blank) = RequestHeader::build_no_case(Method::GET, b"/", None) {
+        let spelt = std::mem::replace(request, blank);
+        *request = RequestHeader::from(ReqParts::from(spelt));
     }
 }
 
