@@ -97,6 +97,17 @@ impl Json<'_> {
     fn text(&mut self, name: &str, value: &[u8]) {
         self.name(name);
         self.raw(b"\"");
+        let plain = |it: &u8| matches!(it, b' '..=b'~') & (*it != b'"') & (*it != b'\\');
+        if value.iter().fold(true, |all, it| all & plain(it)) {
+            self.raw(value)
+        } else {
+            self.escape(value)
+        }
+        self.raw(b"\"");
+    }
+
+    #[cold]
+    fn escape(&mut self, value: &[u8]) {
         for &byte in value {
             match byte {
                 b'"' | b'\\' => self.0.extend_from_slice(&[b'\\', byte]),
@@ -104,11 +115,9 @@ impl Json<'_> {
                 _ => self.escaped(byte),
             }
         }
-        self.raw(b"\"");
     }
 
     /// What is not plain ASCII is shown as the byte it is: a target may hold anything.
-    #[cold]
     fn escaped(&mut self, byte: u8) {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         self.raw(b"\\u00");

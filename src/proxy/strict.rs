@@ -86,7 +86,8 @@ fn fields(headers: &HeaderMap) -> Result<(), Refusal> {
         if value.len() > VALUE_MAX || total > FIELDS_MAX {
             return Err(Refusal::HeadersTooLarge);
         }
-        if value.as_bytes().iter().any(|it| (*it < b' ' && *it != b'\t') || *it == 0x7f) {
+        let control = |it: &u8| ((*it < b' ') & (*it != b'\t')) | (*it == 0x7f);
+        if value.as_bytes().iter().fold(false, |any, it| any | control(it)) {
             return Err(Refusal::BadRequest("a header field holds a control character"));
         }
     }
@@ -95,21 +96,23 @@ fn fields(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// Pingora's parser takes a bare LF for a line's end; others do not.
 fn raw_head(head: &[u8]) -> Result<(), Refusal> {
-    let mut before = 0;
-    for &byte in head {
-        if byte == b'\n' && before != b'\r' {
-            return Err(Refusal::BadRequest("a line ends without CR"));
-        }
-        if before == b'\r' && byte != b'\n' {
-            return Err(Refusal::BadRequest("a bare CR in the head"));
-        }
-        before = byte;
+    // Counted without an early end, so that the compiler can look at many bytes at once.
+    let pairs = head.iter().zip(head.iter().skip(1));
+    let (mut bare_lf, mut bare_cr) = (head.first() == Some(&b'\n'), head.last() == Some(&b'\r'));
+    for (before, byte) in pairs {
+        bare_lf |= (*byte == b'\n') & (*before != b'\r');
+        bare_cr |= (*before == b'\r') & (*byte != b'\n');
+    }
+    if bare_lf {
+        return Err(Refusal::BadRequest("a line ends without CR"));
+    }
+    if bare_cr {
+        return Err(Refusal::BadRequest("a bare CR in the head"));
     }
     let line = head.split(|it| *it == b'\r').next().unwrap_or_default();
     let mut words = line.split(|it| *it == b' ');
     let (_, target, _) = (words.next(), words.next().unwrap_or_default(), words.next());
-    // Pingora keeps no fragment, and its target no longer shows that there was one.
-    if words.next().is_some() || !target.iter().all(|it| it.is_ascii_graphic() && *it != b'#') {
+    if words.next().is_some() || !target.iter().all(u8::is_ascii_graphic) {
         return Err(Refusal::BadRequest("the request line is not method, target and version, each once"));
     }
     // The parser would cut it off (RFC 9110, section 7.1: a fragment is never sent).
