@@ -85,11 +85,16 @@ pub struct RequestId {
 }
 
 impl RequestId {
-    /// A new one: 32 hex digits at random.
+    /// A new one: a random UUID (version 4, RFC 9562; S2S-43).
     pub fn random() -> Self {
+        let digits = Hex::<32>::random().0;
         let mut text = [0; REQUEST_ID_MAX];
-        text[..32].copy_from_slice(&Hex::<32>::random().0);
-        Self { text, length: 32 }
+        text[..36].copy_from_slice(b"00000000-0000-4000-8000-000000000000");
+        for (at, from) in [(0..8, 0..8), (9..13, 8..12), (15..18, 13..16), (20..23, 17..20), (24..36, 20..32)] {
+            text[at].copy_from_slice(&digits[from]);
+        }
+        text[19] = b"89ab"[usize::from(digits[16]) & 3]; // the variant
+        Self { text, length: 36 }
     }
 
     /// Takes over a foreign id of 1 to 64 letters, digits, `-`, `_`, `.`, `:`; anything else could
@@ -126,6 +131,17 @@ mod tests {
         assert!(TraceId::parse(TraceId::random().as_str().as_bytes()).is_some());
         assert_eq!(SpanId::random().as_str().len(), 16);
         assert_ne!(RequestId::random().as_str(), RequestId::random().as_str());
+    }
+
+    #[test]
+    fn s2s_43_a_request_id_is_a_uuid() {
+        for _ in 0..100 {
+            let id = RequestId::random();
+            let parts: Vec<_> = id.as_str().split('-').collect();
+            assert_eq!(parts.iter().map(|it| it.len()).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
+            assert!(parts.concat().bytes().all(|it| it.is_ascii_hexdigit()));
+            assert!(parts[2].starts_with('4') && parts[3].starts_with(['8', '9', 'a', 'b']));
+        }
     }
 
     #[test]

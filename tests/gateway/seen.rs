@@ -40,7 +40,7 @@ fn echo() -> RawUpstream {
 // ── Ids and traces ──────────────────────────────────────────────────────────────────────────────
 
 #[test]
-fn r10_1_a_strangers_request_id_is_replaced_everywhere() {
+fn r10_1_s2s_43_a_strangers_request_id_is_replaced_everywhere() {
     let upstream = echo();
     let gateway = Gateway::start(routes(upstream.address()));
     let answer = gateway.request("GET", "/up/1", &[("x-request-id", "chosen-by-me")], b"");
@@ -137,7 +137,7 @@ fn s2s_40_an_access_log_line_tells_everything_about_a_request() {
 }
 
 #[test]
-fn every_request_has_one_line_refusals_and_malformed_ones_too() {
+fn s2s_42_every_request_has_one_line_of_json_refusals_and_malformed_ones_too() {
     let upstream = echo();
     let timeouts = "limits: { header_timeout: 500ms }";
     let config = format!(
@@ -317,7 +317,7 @@ fn r10_3_routes_beyond_a_thousand_share_their_series() {
 }
 
 #[test]
-fn s2s_6_api_metrics_tells_totals_streams_errors_and_percentiles() {
+fn s2s_6_s2s_44_s2s_45_api_metrics_tells_totals_streams_errors_and_percentiles() {
     let demo = Demo::start("one");
     let gateway = Gateway::start(format!(
         "version: 1\nupstreams:\n  demo: {{ discovery: {{ static: [\"{}\"] }} }}\nroutes:\n  \

@@ -54,7 +54,7 @@ fn refused(answer: &Response, status: u16, code: &str) {
 // ── Which endpoint ──────────────────────────────────────────────────────────────────────────────
 
 #[test]
-fn r2_2_round_robin_is_smooth_and_by_weight() {
+fn r1_2_round_robin_is_smooth_and_by_weight() {
     let (a, b, c) = (named("a"), named("b"), named("c"));
     let upstream = format!(
         "discovery: {{ static: [{{ address: \"{}\", weight: 5 }}, \"{}\", \"{}\"] }}",
@@ -68,7 +68,7 @@ fn r2_2_round_robin_is_smooth_and_by_weight() {
 }
 
 #[test]
-fn r2_2_random_serves_every_endpoint() {
+fn r1_2_random_serves_every_endpoint() {
     let (a, b) = (named("a"), named("b"));
     let upstream = format!("{}, balance: random", fixed(&[a.address(), b.address()]));
     let gateway = Gateway::start(routes(&upstream, ""));
@@ -79,7 +79,7 @@ fn r2_2_random_serves_every_endpoint() {
 }
 
 #[test]
-fn r2_2_least_request_leaves_a_busy_endpoint_alone() {
+fn r1_2_least_request_leaves_a_busy_endpoint_alone() {
     let release = Signal::new();
     let slow = |name: &'static str, release: &Signal| {
         let release = release.clone();
@@ -207,7 +207,7 @@ fn r6_3_an_endpoint_goes_out_and_comes_back_by_its_checks() {
 }
 
 #[test]
-fn r6_3_a_single_failed_check_is_below_the_threshold() {
+fn r6_2_a_single_failed_check_is_below_the_threshold() {
     let failures = Arc::new(AtomicUsize::new(0));
     let (count, asked) = (failures.clone(), Arc::new(AtomicUsize::new(0)));
     let number = asked.clone();
@@ -231,7 +231,7 @@ fn r6_3_a_single_failed_check_is_below_the_threshold() {
 }
 
 #[test]
-fn r6_4_a_tcp_check_sees_who_listens() {
+fn r6_2_a_tcp_check_sees_who_listens() {
     let mut demo = Demo::start("one");
     let health = "health: { tcp: true, every: 200ms, timeout: 190ms, fail_after: 2, pass_after: 2 }";
     let gateway = Gateway::start(routes(&format!("{}, {health}", fixed(&[demo.address()])), ""));
@@ -375,7 +375,7 @@ fn the_upstreams_own_errors_pass_untouched_and_are_not_held_against_it() {
 // ── Connections ─────────────────────────────────────────────────────────────────────────────────
 
 #[test]
-fn r2_3_connections_to_upstreams_are_kept_and_used_again() {
+fn connections_to_upstreams_are_kept_and_used_again() {
     let upstream = named("kept");
     let gateway = Gateway::with(routes(&fixed(&[upstream.address()]), "")).config(ONE_THREAD).start();
     for _ in 0..10 {

@@ -117,8 +117,18 @@ impl<W: WayOut> Lean<'_, W> {
         total: Instant,
     ) -> Result<usize, Stopped> {
         buffer.reserve(READ);
+        match self.next(stream, buffer, deadline).await {
+            Event::Read(Ok(count)) => Ok(count),
+            Event::Read(Err(_)) => Err(unanswered(Refusal::UpstreamClosed)),
+            Event::ClientGone => Err(Stopped { why: Ended::ClientGone, untouched: false, unprocessed: false }),
+            Event::Late => Err(late(total)),
+        }
+    }
+
+    /// What comes first: bytes of the answer, the client's end, or ours to wait.
+    async fn next(&mut self, stream: &mut Stream, buffer: &mut BytesMut, deadline: &mut Deadline) -> Event {
         let session = &mut *self.session;
-        let read = poll_fn(|cx| {
+        poll_fn(|cx| {
             if let Poll::Ready(read) = poll_read(stream, cx, buffer) {
                 return Poll::Ready(Event::Read(read));
             }
@@ -126,13 +136,8 @@ impl<W: WayOut> Lean<'_, W> {
                 return Poll::Ready(Event::ClientGone);
             }
             deadline.poll_expired(cx).map(|()| Event::Late)
-        });
-        match read.await {
-            Event::Read(Ok(count)) => Ok(count),
-            Event::Read(Err(_)) => Err(unanswered(Refusal::UpstreamClosed)),
-            Event::ClientGone => Err(Stopped { why: Ended::ClientGone, untouched: false, unprocessed: false }),
-            Event::Late => Err(late(total)),
-        }
+        })
+        .await
     }
 
     async fn pass_on(
@@ -175,17 +180,7 @@ impl<W: WayOut> Lean<'_, W> {
         let total = self.exchange.started + self.policy.request;
         deadline.arm_at((now + self.policy.idle).min(total));
         buffer.reserve(PIECE.min(usize::try_from(left).unwrap_or(PIECE)).max(READ));
-        let session = &mut *self.session;
-        let read = poll_fn(|cx| {
-            if let Poll::Ready(read) = poll_read(stream, cx, buffer) {
-                return Poll::Ready(Event::Read(read));
-            }
-            if pin!(session.read_body_or_idle(true)).poll(cx).is_ready() {
-                return Poll::Ready(Event::ClientGone);
-            }
-            deadline.poll_expired(cx).map(|()| Event::Late)
-        });
-        match read.await {
+        match self.next(stream, buffer, deadline).await {
             Event::Read(Ok(count)) => Ok(count),
             Event::ClientGone => Err(cut(EndState::ClientGone)),
             Event::Read(Err(_)) | Event::Late => Err(cut(EndState::Truncated)),
