@@ -265,7 +265,7 @@ fn unsent(refusal: Refusal) -> Stopped {
 }
 
 fn connect_failed(error: &Error) -> Refusal {
-    tracing::debug!(event = "connect_failed", error = %error);
+    tracing::debug!(event = "connect_failed", kind = error.etype().as_str());
     match error.etype() {
         ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Refusal::ConnectTimeout,
         ErrorType::InternalError => Refusal::Internal,

@@ -188,7 +188,11 @@ impl<'a, W: WayOut> Pump<'a, W> {
                 Event::Wrote(Err(_)) => return Err(self.client_gone()),
                 Event::Upstream(Ok(task)) => self.on_answer(task).await?,
                 Event::Upstream(Err(error)) if self.upgraded => {
-                    log::debug!("upstream left its tunnel: {error}");
+                    tracing::debug!(
+                        event = "tunnel_left",
+                        kind = error.etype().as_str(),
+                        "the upstream left its tunnel"
+                    );
                     return Ok(());
                 }
                 Event::Upstream(Err(error)) => return Err(self.upstream_failed(&error)),
@@ -481,7 +485,8 @@ impl<'a, W: WayOut> Pump<'a, W> {
     }
 
     fn upstream_failed(&mut self, error: &Error) -> Stopped {
-        log::debug!("upstream failed: {error}");
+        // The kind alone: the error's text may quote what the upstream sent (R10.2).
+        tracing::debug!(event = "upstream_failed", kind = error.etype().as_str());
         self.link.cancel();
         if self.answered {
             return self.stopped(Ended::Cut(EndState::Truncated));

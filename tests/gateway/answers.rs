@@ -57,7 +57,7 @@ fn upstream(name: &str, address: std::net::SocketAddr) -> String {
 }
 
 #[test]
-fn s2s_37_every_refusal_of_a_request_has_one_shape_and_the_fields_of_every_answer() {
+fn s2s_37_r2_3_every_refusal_of_a_request_has_one_shape_and_the_fields_of_every_answer() {
     let reached = RawUpstream::start(|_| Script::ok("reached"));
     let routes = routes(&upstream("up", reached.address()))
         + "  - { name: small, match: { path: /small }, upstream: up, body_limit: 4 }\n";

@@ -177,7 +177,7 @@ fn switched() -> (RawUpstream, Arc<AtomicBool>, Arc<AtomicUsize>) {
 }
 
 #[test]
-fn r6_3_an_endpoint_goes_out_and_comes_back_by_its_checks() {
+fn r6_3_r6_4_an_endpoint_goes_out_and_comes_back_by_its_checks() {
     let (sick, well, _) = switched();
     let other = named("other");
     let health = "health: { http: \"/health?deep=1\", every: 200ms, timeout: 190ms, fail_after: 2, pass_after: 2, expect: [200, 204] }";
