@@ -541,8 +541,10 @@ fn the_admin_page_shows_endpoints_as_they_are() {
     gateway.wait_for_event("endpoint_unhealthy", |_| true);
     gateway.wait_for_event("endpoint_healthy", |_| true);
     assert_eq!(gateway.get("/").text(), "one");
-    let shown =
-        eventually("the request counts", || Some(report(&gateway)).filter(|it| it["endpoints"][0]["requests"] == 1));
+    let shown = eventually("the request counts and is over", || {
+        let over = |it: &Value| it["endpoints"][0]["requests"] == 1 && it["endpoints"][0]["in_flight"] == 0;
+        Some(report(&gateway)).filter(over)
+    });
     assert_eq!((&shown["kind"], &shown["balance"]), (&json!("remote"), &json!("round_robin")));
     let (first, second) = (&shown["endpoints"][0], &shown["endpoints"][1]);
     assert_eq!(first["address"], one.address().to_string());
