@@ -22,6 +22,11 @@ pub mod pipeline;
 pub mod routing;
 pub mod upstream;
 
+pub mod identity;
+
+pub mod state;
+pub mod store;
+
 pub mod telemetry;
 
 pub mod base;

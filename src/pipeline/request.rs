@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::base::{RequestId, SpanId, TraceId};
+use crate::identity::Principal;
 use crate::pipeline::{EndState, Refusal};
 
 /// One request and what became of it. Survives an upgrade and then stands for the connection.
@@ -19,6 +20,8 @@ pub struct Exchange {
     pub client_ip: IpAddr,
     /// How the client reached us.
     pub scheme: Scheme,
+    /// Who the request acts for; `None` until credentials have proved it.
+    pub principal: Option<Arc<Principal>>,
     /// When the request's head was complete.
     pub started: Instant,
     /// The target as it was received, kept only when the route rewrites it.
@@ -92,6 +95,7 @@ impl Exchange {
             trace: TraceContext::begin(),
             client_ip,
             scheme,
+            principal: None,
             started: Instant::now(),
             target_received: None,
             upstream: None,

@@ -1,0 +1,5 @@
+//! Who a request acts for, and what proves it: principals, keys, tokens, roles.
+
+mod principal;
+
+pub use principal::{Kind, Principal};

@@ -1,0 +1,33 @@
+//! Who a request acts for.
+
+use std::sync::Arc;
+
+/// Who a request acts for, as its credentials prove.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// What kind of credentials proved it.
+    pub kind: Kind,
+    /// Who it is: the `sub` of a token, the name of a key, of a service or of a certificate.
+    pub subject: Arc<str>,
+    /// For whom it counts.
+    pub tenant: Option<Arc<str>>,
+    /// Its roles; what they permit is in the configuration.
+    pub roles: Vec<Arc<str>>,
+    /// What its credentials are limited to; none: not limited.
+    pub scopes: Vec<Arc<str>>,
+    /// Names the credentials themselves: the `jti` of a token, the id of a key.
+    pub credential: Option<Arc<str>>,
+}
+
+/// The kinds of credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A token of somebody who signed in, here or at a trusted issuer.
+    User,
+    /// An API key.
+    ApiKey,
+    /// A token of a service.
+    Service,
+    /// A client certificate.
+    Certificate,
+}

@@ -1,0 +1,1 @@
+//! Records that last: users, credentials, secrets. SQLite, or PostgreSQL (`store` in gateway.yaml).
