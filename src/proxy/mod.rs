@@ -30,6 +30,7 @@ use crate::exchange::{Ended, WayOut, Worker, exchange};
 use crate::listener::{Connection, Refuse};
 use crate::pipeline::{EndState, Exchange, Refusal, Scheme};
 use crate::proxy::way::{Admitted, Arrival, Routeless, way_in};
+use crate::state::State;
 
 pub use crate::proxy::reply::{ErrorCode, error_codes};
 use crate::telemetry::{IN_FLIGHT, refused};
@@ -44,6 +45,9 @@ const TAKE_REFUSAL: Duration = Duration::from_secs(10);
 /// The gateway as Pingora sees it; one on each worker thread.
 pub struct Proxy {
     configuration: Arc<Configuration>,
+    /// For the filters that remember something.
+    #[expect(dead_code, reason = "no filter is given it yet")]
+    state: State,
     worker: Worker,
 }
 
@@ -98,8 +102,8 @@ impl Drop for Request {
 
 impl Proxy {
     /// To be made on the thread that uses it.
-    pub fn new(configuration: Arc<Configuration>, worker: Worker) -> Self {
-        Self { configuration, worker }
+    pub fn new(configuration: Arc<Configuration>, state: State, worker: Worker) -> Self {
+        Self { configuration, state, worker }
     }
 
     /// Answers a request; an error means that the connection or stream has to be cut.
