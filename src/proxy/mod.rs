@@ -45,7 +45,6 @@ const DRAIN_BODY: Duration = Duration::from_secs(1);
 const TAKE_REFUSAL: Duration = Duration::from_secs(10);
 
 /// What all workers share.
-#[derive(Clone)]
 pub struct Shared {
     /// Short-lived values: claims, kept answers, counters.
     pub state: State,
@@ -54,7 +53,7 @@ pub struct Shared {
 /// The gateway as Pingora sees it; one on each worker thread.
 pub struct Proxy {
     configuration: Arc<Configuration>,
-    shared: Shared,
+    shared: Arc<Shared>,
     worker: Arc<Worker>,
 }
 
@@ -109,7 +108,7 @@ impl Drop for Request {
 
 impl Proxy {
     /// To be made on the thread that uses it.
-    pub fn new(configuration: Arc<Configuration>, shared: Shared, worker: Worker) -> Self {
+    pub fn new(configuration: Arc<Configuration>, shared: Arc<Shared>, worker: Worker) -> Self {
         Self { configuration, shared, worker: Arc::new(worker) }
     }
 

@@ -197,7 +197,7 @@ fn a_deed_over_http_2_is_done_once_too() {
     let upstream = upstream_that_counts();
     let gateway = in_front_of(&upstream, "idempotency: {}");
     let mut client = H2Client::connect(gateway.public());
-    let ask = |client: &mut H2Client| client.request("POST", "/orders", &[("idempotency-key", "one")], b"{}");
+    let ask = |client: &mut H2Client| client.request("POST", "/orders", &[("idempotency-key", "one")], b"{}", None);
     assert_eq!((ask(&mut client).body, ask(&mut client).body), (b"deed 0".to_vec(), b"deed 0".to_vec()));
     assert_eq!(upstream.requests().len(), 1);
 }

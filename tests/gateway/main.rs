@@ -25,6 +25,7 @@ mod routes;
 mod seen;
 mod slow_clients;
 mod start;
+mod state;
 mod stop;
 mod streams;
 mod support;

@@ -89,7 +89,7 @@ pub struct Mark {
 
 /// The key of everything that is kept for an id: tenant and id, and nothing else (CP2-B). The length
 /// in front keeps `a:b` + `c` apart from `a` + `b:c`.
-pub fn http_id(tenant: &str, id: &str) -> String {
+fn http_id(tenant: &str, id: &str) -> String {
     format!("idempotency:{}:{tenant}:{id}", tenant.len())
 }
 
