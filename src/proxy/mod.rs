@@ -29,7 +29,7 @@ use crate::config::Configuration;
 use crate::exchange::{Ended, WayOut, Worker, exchange};
 use crate::listener::{Connection, Refuse};
 use crate::pipeline::{EndState, Exchange, Refusal, Scheme};
-use crate::proxy::way::{Admitted, Arrival, Routeless, way_in};
+use crate::proxy::way::{Admitted, Arrival, Routeless, Stopped, way_in};
 
 pub use crate::proxy::reply::{ErrorCode, error_codes};
 use crate::telemetry::{IN_FLIGHT, refused};
@@ -44,7 +44,7 @@ const TAKE_REFUSAL: Duration = Duration::from_secs(10);
 /// The gateway as Pingora sees it; one on each worker thread.
 pub struct Proxy {
     configuration: Arc<Configuration>,
-    worker: Worker,
+    worker: Arc<Worker>,
 }
 
 /// What is known about a request from its head to the line in the log.
@@ -99,13 +99,13 @@ impl Drop for Request {
 impl Proxy {
     /// To be made on the thread that uses it.
     pub fn new(configuration: Arc<Configuration>, worker: Worker) -> Self {
-        Self { configuration, worker }
+        Self { configuration, worker: Arc::new(worker) }
     }
 
     /// Answers a request; an error means that the connection or stream has to be cut.
     async fn serve(&self, session: &mut ServerSession, request: &mut Request, peer_trusted: bool) -> Result<()> {
         let exchange_state = request.exchange.as_mut().expect("it was made just now");
-        match way_in(self.configuration.serving(), exchange_state, session, peer_trusted) {
+        match way_in(self.configuration.serving(), exchange_state, session, peer_trusted).await {
             Ok(Arrival::Admitted(admitted)) => {
                 let admitted = request.admitted.insert(admitted);
                 let alive = &admitted.serving.alive[admitted.route];
@@ -117,11 +117,7 @@ impl Proxy {
                         exchange_state.end.get_or_insert(EndState::Done);
                         Ok(())
                     }
-                    Err(Ended::Unanswered(refusal)) => {
-                        Box::pin(refuse(session, exchange_state, &*admitted, refusal)).await
-                    }
-                    Err(Ended::Cut(end)) => cut(exchange_state, end),
-                    Err(Ended::ClientGone) => cut(exchange_state, EndState::ClientGone),
+                    Err(why) => Box::pin(stopped(session, exchange_state, &*admitted, why)).await,
                 }
             }
             Ok(Arrival::Answered(admitted, mut head, body)) => {
@@ -131,16 +127,25 @@ impl Proxy {
                 settle_body(session);
                 Box::pin(answer(session, exchange_state, (head, body), patience, EndState::Done)).await
             }
-            Err((Some(admitted), refusal)) => {
-                let refused = Box::pin(refuse(session, exchange_state, &admitted, refusal)).await;
+            Err(Stopped { admitted: Some(admitted), why }) => {
+                let stopped = Box::pin(stopped(session, exchange_state, &admitted, why)).await;
                 request.admitted = Some(admitted);
-                refused
+                stopped
             }
-            Err((None, refusal)) => {
+            Err(Stopped { admitted: None, why }) => {
                 let way = Routeless::new(self.configuration.serving(), session.req_header());
-                Box::pin(refuse(session, exchange_state, &way, refusal)).await
+                Box::pin(stopped(session, exchange_state, &way, why)).await
             }
         }
+    }
+}
+
+/// Tells the client why there is no answer, if it can still be told.
+async fn stopped(session: &mut ServerSession, exchange: &mut Exchange, way: &impl WayOut, why: Ended) -> Result<()> {
+    match why {
+        Ended::Unanswered(refusal) => refuse(session, exchange, way, refusal).await,
+        Ended::Cut(end) => cut(exchange, end),
+        Ended::ClientGone => cut(exchange, EndState::ClientGone),
     }
 }
 

@@ -3,7 +3,6 @@
 //! The order is the same for every route, and `moongate explain` prints it. Each step says why it
 //! stands where it stands.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,10 +14,10 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::date::get_cached_date;
 
 use crate::config::{Action, Respond, Route, Serving};
-use crate::exchange;
+use crate::exchange::{self, Ended};
 use crate::filters::{self, Security};
 use crate::listener::Connection;
-use crate::pipeline::{Exchange, Refusal, Step};
+use crate::pipeline::{Exchange, Refusal};
 use crate::proxy::reply;
 use crate::proxy::strict;
 use crate::routing::{Outcome, Params, Request, Target};
@@ -29,6 +28,18 @@ pub(super) enum Arrival {
     Admitted(Admitted),
     /// It is answered at once.
     Answered(Admitted, Box<ResponseHeader>, Bytes),
+}
+
+/// The way in ended early: why, and on which route, if it got so far.
+pub(super) struct Stopped {
+    pub(super) admitted: Option<Admitted>,
+    pub(super) why: Ended,
+}
+
+impl From<Refusal> for Stopped {
+    fn from(refusal: Refusal) -> Self {
+        Self { admitted: None, why: Ended::Unanswered(refusal) }
+    }
 }
 
 /// A route's number and what its way out needs of the request.
@@ -46,14 +57,14 @@ impl Admitted {
 }
 
 /// From a request's head to the decision what becomes of it.
-pub(super) fn way_in(
+pub(super) async fn way_in(
     serving: Arc<Serving>,
     exchange: &mut Exchange,
     session: &mut ServerSession,
     peer_trusted: bool,
-) -> Result<Arrival, (Option<Admitted>, Refusal)> {
+) -> Result<Arrival, Stopped> {
     // Before anything reads a field: what could be read in two ways is not read at all.
-    strict::check(session).map_err(|it| (None, it))?;
+    strict::check(session)?;
     let request = session.req_header_mut();
     forget_spelling(request);
 
@@ -64,31 +75,31 @@ pub(super) fn way_in(
     // Before the match: the bytes that are matched are the bytes that are sent on.
     if request.raw_path() == b"*" {
         if request.method != Method::OPTIONS {
-            return Err((None, Refusal::BadRequest("the target * is for OPTIONS alone")));
+            return Err(Refusal::BadRequest("the target * is for OPTIONS alone").into());
         }
-        return Err((None, Refusal::RouteNotFound));
+        return Err(Refusal::RouteNotFound.into());
     }
-    normalise(request).map_err(|it| (None, it))?;
+    normalise(request)?;
 
-    let (route, params) = find(&serving, request).map_err(|it| (None, it))?;
+    let (route, params) = find(&serving, request)?;
     let origin = serving.snapshot.routes[route].chain.cors.as_ref().and_then(|_| request.headers.get(ORIGIN).cloned());
     let admitted = Admitted { serving, route, origin };
     // Before everything that asks for credentials: a preflight carries none.
     if let Some(head) = preflight(&admitted, request) {
         return Ok(Arrival::Answered(admitted, head, Bytes::new()));
     }
-    match filter(&admitted, exchange, request, &params) {
-        ControlFlow::Continue(()) => {}
-        ControlFlow::Break(refusal) => return Err((Some(admitted), refusal)),
+    if let Err(why) = filter(&admitted, exchange, session, &params).await {
+        return Err(Stopped { admitted: Some(admitted), why });
     }
     match &admitted.route().action {
         Action::Upstream(_) => Ok(Arrival::Admitted(admitted)),
-        Action::Redirect(redirect) => {
-            let head = redirected(redirect.status, &redirect.to, request, &params);
-            let head =
-                head.ok_or_else(|| (Some(admitted.clone()), Refusal::BadRequest("the target can't be redirected")))?;
-            Ok(Arrival::Answered(admitted, head, Bytes::new()))
-        }
+        Action::Redirect(redirect) => match redirected(redirect.status, &redirect.to, session.req_header(), &params) {
+            Some(head) => Ok(Arrival::Answered(admitted, head, Bytes::new())),
+            None => {
+                let why = Ended::Unanswered(Refusal::BadRequest("the target can't be redirected"));
+                Err(Stopped { admitted: Some(admitted), why })
+            }
+        },
         Action::Respond(respond) => {
             let (head, body) = respond_with(respond);
             Ok(Arrival::Answered(admitted, head, body))
@@ -97,21 +108,27 @@ pub(super) fn way_in(
 }
 
 /// The steps of a route, in their order.
-fn filter(admitted: &Admitted, exchange: &mut Exchange, request: &mut RequestHeader, params: &Params) -> Step {
+async fn filter(
+    admitted: &Admitted,
+    exchange: &mut Exchange,
+    session: &mut ServerSession,
+    params: &Params,
+) -> Result<(), Ended> {
+    let route = admitted.route();
     // No `..` here: a new filter does not compile until it has been given its place.
-    let filters::Chain { cors: _, rewrite, request_headers, response_headers: _, security: _ } =
-        &admitted.route().chain;
+    let filters::Chain { cors: _, rewrite, request_headers, response_headers: _, security: _ } = &route.chain;
 
+    let request = session.req_header_mut();
     // Before the host is rewritten: upstreams are told the one that the client used.
     filters::forwarded::on_request(exchange, request);
     // Only a route for WebSockets upgrades: elsewhere the wish is ignored (RFC 9110, 7.8).
-    if !admitted.route().description.r#match.websocket && request.headers.contains_key(UPGRADE) {
+    if !route.description.r#match.websocket && request.headers.contains_key(UPGRADE) {
         request.remove_header(&UPGRADE);
     }
     if rewrite.changes_path() {
         let path = request.uri.path();
         let Some(target) = rewrite.target(params, path, request.uri.query()) else {
-            return ControlFlow::Break(Refusal::BadRequest("the target can't be rewritten"));
+            return Err(Ended::Unanswered(Refusal::BadRequest("the target can't be rewritten")));
         };
         exchange.target_received = Some(request.uri.clone());
         request.set_uri(target);
@@ -119,7 +136,7 @@ fn filter(admitted: &Admitted, exchange: &mut Exchange, request: &mut RequestHea
     rewrite.on_request(request);
     // Last: the operator's word about a field is the last one.
     request_headers.on_request(request);
-    ControlFlow::Continue(())
+    Ok(())
 }
 
 /// Back from an answer's head to the client, for refusals and errors too.
