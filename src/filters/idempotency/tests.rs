@@ -34,6 +34,8 @@ fn mark(
             roles: Vec::new(),
             scopes: Vec::new(),
             credential: None,
+            issuer: None,
+            session: None,
         })
     });
     compiled(yaml).mark(&exchange, &request)
