@@ -234,27 +234,33 @@ fn sharing(redis: &Redis, upstream: &RawUpstream, settings: &str) -> Gateway {
 
 #[test]
 fn cp2_b_a_thousand_duplicates_over_two_gateways_are_one_deed() {
-    const EACH: usize = 20;
-    const THREADS: usize = 50;
+    const STREAMS: usize = 100;
     let redis = Redis::start();
-    let upstream = upstream_that_counts();
+    let go_on = Signal::new();
+    let upstream = RawUpstream::start({
+        let go_on = go_on.clone();
+        move |it| {
+            let body = format!("deed {}", it.number);
+            Script::new().read_body().wait(&go_on).send(answer_bytes(201, &[], body.as_bytes()))
+        }
+    });
     let gateways = [sharing(&redis, &upstream, "idempotency: {}"), sharing(&redis, &upstream, "idempotency: {}")];
     let addresses = [gateways[0].public(), gateways[1].public()];
-    let asking: Vec<_> = (0..THREADS)
+    let asking: Vec<_> = (0..10)
         .map(|number| {
-            let address = addresses[number % 2];
-            thread::spawn(move || {
-                let ask = |_| request(address, "POST", "/orders", &[("Idempotency-Key", "one")], "{}");
-                (0..EACH).map(ask).collect::<Vec<_>>()
-            })
+            let client = H2Client::connect(addresses[number % 2]);
+            let key = [("idempotency-key", "one")];
+            thread::spawn(move || client.at_once(STREAMS, "POST", "/orders", &key, b"{}"))
         })
         .collect();
+    let sum = |series| gateways.iter().filter_map(|it| figure(it, series)).sum::<f64>();
+    eventually("all are under way", || (sum("moongate_requests_in_flight") >= 1000.0).then_some(()));
+    go_on.give();
     let answers: Vec<Response> = asking.into_iter().flat_map(|it| it.join().unwrap()).collect();
     assert_eq!(answers.len(), 1000);
     assert!(answers.iter().all(|it| (it.status, it.body.as_slice()) == (201, b"deed 0")));
     assert_eq!(answers.iter().filter(|it| it.header("idempotency-replayed").is_none()).count(), 1);
     assert_eq!(upstream.requests().len(), 1);
-    let sum = |series| gateways.iter().filter_map(|it| figure(it, series)).sum::<f64>();
     assert_eq!((sum("idempotency_miss_total"), sum("idempotency_hit_total")), (1.0, 999.0));
 }
 
