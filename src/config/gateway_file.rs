@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{At, Findings, Period, Secret};
 use crate::listener::{Listener, ListenerConfig};
+use crate::store::{Place, StoreConfig};
 use crate::telemetry::LogConfig;
 
 /// The process itself. Every value can come from the environment as `${NAME}` or
@@ -24,6 +25,8 @@ pub struct GatewayFile {
     pub trusted_proxies: Vec<String>,
     /// Worker threads: `auto` for one a core, or a number.
     pub threads: Threads,
+    /// Where records that last are kept. Default: SQLite in `data/moongate.db`, if something needs it.
+    pub store: Option<StoreConfig>,
     /// Keys of the tokens that the gateway itself accepts.
     pub tokens: TokensConfig,
     /// Logs.
@@ -141,6 +144,8 @@ pub struct Process {
     pub trusted_proxies: TrustedProxies,
     /// Worker threads.
     pub threads: usize,
+    /// Where records that last are kept.
+    pub store: Place,
     /// As written, for what needs no compilation and to tell what a reload would change.
     pub written: GatewayFile,
 }
@@ -177,6 +182,7 @@ impl Process {
             admin: admin(file, &listeners.key("admin"), findings),
             trusted_proxies: trusted(&file.trusted_proxies, findings),
             threads: threads(file.threads),
+            store: Place::compile(file.store.as_ref(), &At::ROOT.key("store"), findings),
             written: file.clone(),
         };
         check_secret(file, process.admin, findings);
@@ -210,6 +216,7 @@ impl Process {
         differs(old.listeners.admin == new.listeners.admin, &admin.key("address"), "the admin listener's address");
         differs(old.trusted_proxies == new.trusted_proxies, &At::ROOT.key("trusted_proxies"), "trusted proxies");
         differs(old.threads == new.threads, &At::ROOT.key("threads"), "the number of threads");
+        differs(old.store == new.store, &At::ROOT.key("store"), "the store");
         differs(old.tokens == new.tokens, &At::ROOT.key("tokens"), "a token secret");
         differs(old.telemetry == new.telemetry, &At::ROOT.key("telemetry"), "the log");
         differs(old.shutdown == new.shutdown, &At::ROOT.key("shutdown"), "the stop's times");

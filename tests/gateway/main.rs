@@ -24,6 +24,7 @@ mod seen;
 mod slow_clients;
 mod start;
 mod stop;
+mod store;
 mod streams;
 mod support;
 mod tls;
