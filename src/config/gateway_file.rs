@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{At, Findings, Period, Secret};
 use crate::listener::{Listener, ListenerConfig};
+use crate::state::{Backend, StateConfig};
 use crate::store::{Place, StoreConfig};
 use crate::telemetry::LogConfig;
 
@@ -25,6 +26,8 @@ pub struct GatewayFile {
     pub trusted_proxies: Vec<String>,
     /// Worker threads: `auto` for one a core, or a number.
     pub threads: Threads,
+    /// Where short-lived values are kept, such as the counters of rate limits.
+    pub state: StateConfig,
     /// Where records that last are kept. Default: SQLite in `data/moongate.db`, if something needs it.
     pub store: Option<StoreConfig>,
     /// Keys of the tokens that the gateway itself accepts.
@@ -144,6 +147,8 @@ pub struct Process {
     pub trusted_proxies: TrustedProxies,
     /// Worker threads.
     pub threads: usize,
+    /// Where short-lived values are kept.
+    pub state: Backend,
     /// Where records that last are kept.
     pub store: Place,
     /// As written, for what needs no compilation and to tell what a reload would change.
@@ -182,6 +187,7 @@ impl Process {
             admin: admin(file, &listeners.key("admin"), findings),
             trusted_proxies: trusted(&file.trusted_proxies, findings),
             threads: threads(file.threads),
+            state: Backend::compile(&file.state, &At::ROOT.key("state"), findings),
             store: Place::compile(file.store.as_ref(), &At::ROOT.key("store"), findings),
             written: file.clone(),
         };
@@ -216,6 +222,7 @@ impl Process {
         differs(old.listeners.admin == new.listeners.admin, &admin.key("address"), "the admin listener's address");
         differs(old.trusted_proxies == new.trusted_proxies, &At::ROOT.key("trusted_proxies"), "trusted proxies");
         differs(old.threads == new.threads, &At::ROOT.key("threads"), "the number of threads");
+        differs(old.state == new.state, &At::ROOT.key("state"), "the place of the state");
         differs(old.store == new.store, &At::ROOT.key("store"), "the store");
         differs(old.tokens == new.tokens, &At::ROOT.key("tokens"), "a token secret");
         differs(old.telemetry == new.telemetry, &At::ROOT.key("telemetry"), "the log");
