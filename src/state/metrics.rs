@@ -34,6 +34,13 @@ pub(super) static NOTICES: Lazy<IntCounterVec> = Lazy::new(|| {
     register_int_counter_vec!("moongate_state_notices_total", help, &["result"]).expect(ONCE)
 });
 
+/// Shows the series of values in memory from the start: a scrape finds zeros, not gaps.
+pub(super) fn begin_memory() {
+    ENTRIES.set(0);
+    BYTES.set(0);
+    FULL.inc_by(0);
+}
+
 /// The counters of failed calls, each resolved once.
 pub(super) struct Failures {
     pub(super) down: IntCounter,

@@ -42,6 +42,7 @@ impl State {
                 let memory = Arc::new(Memory::new(bounds));
                 side.spawn(memory::sweep_forever(Arc::downgrade(&memory)));
                 metrics::UP.set(1);
+                metrics::begin_memory();
                 Self { records: memory, notices: Notices::local() }
             }
             Backend::Redis(access) => {
