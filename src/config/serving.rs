@@ -317,14 +317,11 @@ impl Configuration {
             }
             Err(faults) => {
                 last_reload_failed();
-                let former = self.last_error.lock().replace((Timestamp::now(), faults.clone()));
-                // Who asks for a reload and who watches the files may both come upon the same faults.
-                if former.is_none_or(|(_, former)| former.to_string() != faults.to_string()) {
-                    tracing::error!(
-                        event = "reload_refused", faults = faults.len(), summary = %faults.summary(), detail = %faults,
-                        "the old configuration goes on serving"
-                    );
-                }
+                tracing::error!(
+                    event = "reload_refused", faults = faults.len(), summary = %faults.summary(), detail = %faults,
+                    "the old configuration goes on serving"
+                );
+                *self.last_error.lock() = Some((Timestamp::now(), faults.clone()));
                 Err(faults)
             }
         }
