@@ -13,10 +13,12 @@ mod differential;
 
 mod answers;
 mod bad_input;
+mod body_rules;
 mod commands;
 mod exchange;
 mod fuzz;
 mod http2;
+mod idempotency;
 mod pingora_rules;
 mod reload;
 mod routes;
