@@ -17,6 +17,7 @@ use crate::app::signals::{Signals, Wish};
 use crate::app::{Failure, Files};
 use crate::config::{Configuration, Process, Watcher, compile_files};
 use crate::exchange::Worker;
+use crate::identity::Identity;
 use crate::listener::{self, Certificates, Drain, Socket};
 use crate::proxy::{Proxy, Shared, Unread};
 use crate::services::Directory;
@@ -49,8 +50,9 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     fleet.start(side.handle());
     let shared = Arc::new(Shared { state: State::open(&compiled.process.state, side.handle()) });
     let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
-    let configuration =
-        Configuration::begin(compiled, files.gateway.clone(), files.routes.clone(), services, fleet, certificates);
+    let identity = Identity::begin(compiled.process.tokens.clone());
+    let (gateway, routes) = (files.gateway.clone(), files.routes.clone());
+    let configuration = Configuration::begin(compiled, gateway, routes, services, fleet, certificates, identity);
     let configuration = Arc::new(configuration);
     let drain = Drain::new();
     let admin = Admin::new(configuration.clone(), drain.clone());

@@ -7,7 +7,8 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, Findings, Period, Secret};
+use crate::base::{At, Findings, Period};
+use crate::identity::{Tokens, TokensConfig};
 use crate::listener::{Listener, ListenerConfig};
 use crate::state::{Backend, StateConfig};
 use crate::store::{Place, StoreConfig};
@@ -30,7 +31,7 @@ pub struct GatewayFile {
     pub state: StateConfig,
     /// Where records that last are kept. Default: SQLite in `data/moongate.db`, if something needs it.
     pub store: Option<StoreConfig>,
-    /// Keys of the tokens that the gateway itself accepts.
+    /// Our own tokens: who they are from, and the keys that sign and check them.
     pub tokens: TokensConfig,
     /// Logs.
     pub telemetry: TelemetryConfig,
@@ -58,7 +59,7 @@ impl Default for ListenersConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
-    /// Address and port. Away from loopback, `tokens.hs256_secret` is needed, and every call but the
+    /// Address and port. Away from loopback, `tokens.hs256_secret` or `tokens.signing_key` is needed, and every call but the
     /// probes' asks for a token with the role `admin` or `operator`.
     pub address: String,
 }
@@ -103,14 +104,6 @@ mod auto {
     }
 }
 
-/// Keys of the tokens that the gateway itself accepts.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct TokensConfig {
-    /// The secret of HS256 signatures, at least 32 bytes: `"${PROXY_JWT_SECRET}"`.
-    pub hs256_secret: Option<Secret>,
-}
-
 /// Logs.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -151,6 +144,8 @@ pub struct Process {
     pub state: Backend,
     /// Where records that last are kept.
     pub store: Place,
+    /// Our own tokens; a reload may bring others.
+    pub tokens: Tokens,
     /// As written, for what needs no compilation and to tell what a reload would change.
     pub written: GatewayFile,
 }
@@ -189,9 +184,10 @@ impl Process {
             threads: threads(file.threads),
             state: Backend::compile(&file.state, &At::ROOT.key("state"), findings),
             store: Place::compile(file.store.as_ref(), &At::ROOT.key("store"), findings),
+            tokens: file.tokens.compile(&At::ROOT.key("tokens"), findings),
             written: file.clone(),
         };
-        check_secret(file, process.admin, findings);
+        check_admin(&process, findings);
         process
     }
 
@@ -224,7 +220,6 @@ impl Process {
         differs(old.threads == new.threads, &At::ROOT.key("threads"), "the number of threads");
         differs(old.state == new.state, &At::ROOT.key("state"), "the place of the state");
         differs(old.store == new.store, &At::ROOT.key("store"), "the store");
-        differs(old.tokens == new.tokens, &At::ROOT.key("tokens"), "a token secret");
         differs(old.telemetry == new.telemetry, &At::ROOT.key("telemetry"), "the log");
         differs(old.shutdown == new.shutdown, &At::ROOT.key("shutdown"), "the stop's times");
     }
@@ -258,19 +253,11 @@ fn threads(written: Threads) -> usize {
     }
 }
 
-fn check_secret(file: &GatewayFile, admin: SocketAddr, findings: &mut Findings) {
-    let at = At::ROOT.key("tokens");
-    match &file.tokens.hs256_secret {
-        Some(secret) if secret.expose().len() < 32 => {
-            let finding = findings.error(&at.key("hs256_secret"), "a secret of less than 32 bytes");
-            finding.help("make one with: openssl rand -hex 32");
-        }
-        None if !admin.ip().is_loopback() => {
-            let at = At::ROOT.key("listeners");
-            let finding =
-                findings.error(&at.key("admin"), "an admin listener away from loopback needs tokens.hs256_secret");
-            finding.help("listen on 127.0.0.1, or set tokens.hs256_secret to \"${PROXY_JWT_SECRET}\"");
-        }
-        _ => {}
+fn check_admin(process: &Process, findings: &mut Findings) {
+    if !process.admin.ip().is_loopback() && !process.tokens.can_sign() {
+        let at = At::ROOT.key("listeners");
+        let message = "an admin listener away from loopback needs tokens.hs256_secret or tokens.signing_key";
+        let finding = findings.error(&at.key("admin"), message);
+        finding.help("listen on 127.0.0.1, or set tokens.hs256_secret to \"${PROXY_JWT_SECRET}\"");
     }
 }
