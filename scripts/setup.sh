@@ -16,7 +16,10 @@ needs() {
         echo pkg-config pkg-config
         echo curl curl
         ;;
-    test) echo nginx nginx-light ;;
+    test)
+        echo nginx nginx-light
+        echo redis-server redis-server
+        ;;
     bench)
         echo python3 python3
         echo nginx nginx-light

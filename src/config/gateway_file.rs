@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::{At, Findings, Period};
 use crate::identity::{Tokens, TokensConfig};
 use crate::listener::{Listener, ListenerConfig};
+use crate::state::{Backend, StateConfig};
 use crate::telemetry::LogConfig;
 
 /// The process itself. Every value can come from the environment as `${NAME}` or
@@ -25,6 +26,8 @@ pub struct GatewayFile {
     pub trusted_proxies: Vec<String>,
     /// Worker threads: `auto` for one a core, or a number.
     pub threads: Threads,
+    /// Where short-lived values are kept, such as the counters of rate limits.
+    pub state: StateConfig,
     /// Our own tokens: who they are from, and the keys that sign and check them.
     pub tokens: TokensConfig,
     /// Logs.
@@ -134,6 +137,8 @@ pub struct Process {
     pub trusted_proxies: TrustedProxies,
     /// Worker threads.
     pub threads: usize,
+    /// Where short-lived values are kept.
+    pub state: Backend,
     /// Our own tokens; a reload may bring others.
     pub tokens: Tokens,
     /// As written, for what needs no compilation and to tell what a reload would change.
@@ -172,6 +177,7 @@ impl Process {
             admin: admin(file, &listeners.key("admin"), findings),
             trusted_proxies: trusted(&file.trusted_proxies, findings),
             threads: threads(file.threads),
+            state: Backend::compile(&file.state, &At::ROOT.key("state"), findings),
             tokens: file.tokens.compile(&At::ROOT.key("tokens"), findings),
             written: file.clone(),
         };
@@ -206,6 +212,7 @@ impl Process {
         differs(old.listeners.admin == new.listeners.admin, &admin.key("address"), "the admin listener's address");
         differs(old.trusted_proxies == new.trusted_proxies, &At::ROOT.key("trusted_proxies"), "trusted proxies");
         differs(old.threads == new.threads, &At::ROOT.key("threads"), "the number of threads");
+        differs(old.state == new.state, &At::ROOT.key("state"), "the place of the state");
         differs(old.telemetry == new.telemetry, &At::ROOT.key("telemetry"), "the log");
         differs(old.shutdown == new.shutdown, &At::ROOT.key("shutdown"), "the stop's times");
     }

@@ -99,6 +99,7 @@ fn prints<'p>(files: impl IntoIterator<Item = &'p Path>) -> Prints {
 /// The files that both files name: what they hold is a part of the configuration.
 fn named_files(process: &Process, tokens: &Tokens, snapshot: &Snapshot) -> Vec<PathBuf> {
     let mut files = process.certificate_files();
+    files.extend(snapshot.routes.iter().filter_map(|it| it.chain.body.files()).map(Path::to_owned));
     files.extend_from_slice(tokens.files());
     files.extend(snapshot.upstreams.iter().filter_map(|it| it.tls.as_ref()).flat_map(|it| it.files().to_vec()));
     files

@@ -39,6 +39,16 @@ pub enum Destination {
     Local(Arc<str>, Arc<dyn LocalService>),
 }
 
+impl Destination {
+    /// The name of the upstream or local service.
+    pub fn name(&self) -> Arc<str> {
+        match self {
+            Self::Upstream(live) => live.upstream().name.clone(),
+            Self::Local(name, _) => name.clone(),
+        }
+    }
+}
+
 /// Answers the request from its destination.
 ///
 /// # Errors

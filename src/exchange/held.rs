@@ -46,6 +46,21 @@ pub async fn hold_body(session: &mut ServerSession, exchange: &mut Exchange, pol
     Ok(())
 }
 
+/// Waits for something, for as long as the client does. The request's body has to be read.
+///
+/// # Errors
+/// When the client leaves.
+pub async fn unless_left<T>(session: &mut ServerSession, wanted: impl Future<Output = T>) -> Result<T, Ended> {
+    let mut wanted = pin!(wanted);
+    poll_fn(|cx| {
+        if let Poll::Ready(it) = wanted.as_mut().poll(cx) {
+            return Poll::Ready(Ok(it));
+        }
+        pin!(session.read_body_or_idle(true)).poll(cx).map(|_| Err(Ended::ClientGone))
+    })
+    .await
+}
+
 /// Says `100 Continue` to a client that waits for it (RFC 9110, section 10.1.1). The upstream is not
 /// asked: by the time it is, the body is here.
 async fn go_on(session: &mut ServerSession) -> Result<(), Ended> {

@@ -20,7 +20,7 @@ mod worker;
 
 pub use call::{Called, call};
 pub use dispatch::{Destination, exchange, respond};
-pub use held::hold_body;
+pub use held::{hold_body, unless_left};
 pub use policy::{Policy, TimeoutsConfig};
 pub use pump::{Ended, WayOut};
 pub use service::{LocalFuture, LocalService, UpgradeSlot};

@@ -14,18 +14,20 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::date::get_cached_date;
 
 use crate::config::{Action, Respond, Route, Serving};
-use crate::exchange::{self, Ended};
-use crate::filters::{self, Security};
+use crate::exchange::{self, Destination, Ended};
+use crate::filters::{self, Begun, Deed, Idempotency, Kept, Security};
 use crate::listener::Connection;
 use crate::pipeline::{Exchange, Refusal};
-use crate::proxy::reply;
 use crate::proxy::strict;
+use crate::proxy::{Shared, reply};
 use crate::routing::{Outcome, Params, Request, Target};
 
 /// What the way in comes to.
 pub(super) enum Arrival {
     /// The request goes to the destination of this route.
     Admitted(Admitted),
+    /// It goes there, and is a deed that is done once.
+    Deed(Admitted, Deed),
     /// It is answered at once.
     Answered(Admitted, Box<ResponseHeader>, Bytes),
 }
@@ -54,11 +56,18 @@ impl Admitted {
     pub(super) fn route(&self) -> &Route {
         &self.serving.snapshot.routes[self.route]
     }
+
+    /// Where the route's requests go.
+    pub(super) fn destination(&self) -> &Destination {
+        let destination = self.serving.alive[self.route].destination.as_ref();
+        destination.expect("what has none is answered at once")
+    }
 }
 
 /// From a request's head to the decision what becomes of it.
 pub(super) async fn way_in(
     serving: Arc<Serving>,
+    shared: &Shared,
     exchange: &mut Exchange,
     session: &mut ServerSession,
     peer_trusted: bool,
@@ -88,8 +97,17 @@ pub(super) async fn way_in(
     if let Some(head) = preflight(&admitted, request) {
         return Ok(Arrival::Answered(admitted, head, Bytes::new()));
     }
-    if let Err(why) = filter(&admitted, exchange, session, &params).await {
-        return Err(Stopped { admitted: Some(admitted), why });
+    let onward = match filter(&admitted, shared, exchange, session, &params).await {
+        Ok(onward) => onward,
+        Err(why) => return Err(Stopped { admitted: Some(admitted), why }),
+    };
+    match onward {
+        Onward::Free => {}
+        Onward::First(deed) => return Ok(Arrival::Deed(admitted, deed)),
+        Onward::Replay(kept) => {
+            let (head, body) = replayed(kept);
+            return Ok(Arrival::Answered(admitted, head, body));
+        }
     }
     match &admitted.route().action {
         Action::Upstream(_) => Ok(Arrival::Admitted(admitted)),
@@ -110,13 +128,42 @@ pub(super) async fn way_in(
 /// The steps of a route, in their order.
 async fn filter(
     admitted: &Admitted,
+    shared: &Shared,
     exchange: &mut Exchange,
     session: &mut ServerSession,
     params: &Params,
-) -> Result<(), Ended> {
+) -> Result<Onward, Ended> {
     let route = admitted.route();
     // No `..` here: a new filter does not compile until it has been given its place.
-    let filters::Chain { cors: _, rewrite, request_headers, response_headers: _, security: _ } = &route.chain;
+    let filters::Chain { cors: _, body, idempotency, rewrite, request_headers, response_headers: _, security: _ } =
+        &route.chain;
+
+    // Before the body is read: what can be refused by its head is.
+    if !body.is_empty() {
+        let has_body = !session.is_body_empty();
+        body.on_head(&session.req_header().headers, has_body).map_err(Ended::Unanswered)?;
+    }
+    let deed =
+        |it: &&Idempotency| matches!(route.action, Action::Upstream(_)) && it.concerns(&session.req_header().method);
+    let idempotency = idempotency.as_ref().filter(deed);
+    if body.need_body() || idempotency.is_some() {
+        Box::pin(exchange::hold_body(session, exchange, &route.policy)).await?;
+        body.on_body(exchange.body.as_ref().unwrap_or(&Bytes::new())).map_err(Ended::Unanswered)?;
+    }
+    // After everything that may refuse: a refusal is no deed. Before what changes the request: the id
+    // belongs to what the client asked for.
+    let mark = idempotency.map(|it| it.mark(exchange, session.req_header())).transpose().map_err(Ended::Unanswered)?;
+    let onward = match (idempotency, mark.flatten()) {
+        (Some(idempotency), Some(mark)) => {
+            let begin = idempotency.begin(&shared.state.records, mark);
+            let begun = Box::pin(exchange::unless_left(session, begin)).await?;
+            match begun.map_err(Ended::Unanswered)? {
+                Begun::First(deed) => Onward::First(deed),
+                Begun::Replay(kept) => return Ok(Onward::Replay(kept)),
+            }
+        }
+        _ => Onward::Free,
+    };
 
     let request = session.req_header_mut();
     // Before the host is rewritten: upstreams are told the one that the client used.
@@ -136,7 +183,26 @@ async fn filter(
     rewrite.on_request(request);
     // Last: the operator's word about a field is the last one.
     request_headers.on_request(request);
-    Ok(())
+    Ok(onward)
+}
+
+/// How a request that nothing refused goes on.
+enum Onward {
+    /// To its destination.
+    Free,
+    /// To its destination, as the first of its kind.
+    First(Deed),
+    /// Its deed was done: this is the answer.
+    Replay(Kept),
+}
+
+fn replayed(kept: Kept) -> (Box<ResponseHeader>, Bytes) {
+    let mut head = reply::head(kept.status);
+    for (name, value) in &kept.headers {
+        let _ = head.append_header(name, value);
+    }
+    let _ = head.insert_header("idempotency-replayed", HeaderValue::from_static("true"));
+    (head, kept.body)
 }
 
 /// Back from an answer's head to the client, for refusals and errors too.
@@ -184,7 +250,8 @@ pub(super) fn unread(exchange: &Exchange, answer: &mut ResponseHeader) {
 }
 
 fn way_out(chain: &filters::Chain, origin: Option<&HeaderValue>, exchange: &Exchange, answer: &mut ResponseHeader) {
-    let filters::Chain { cors, rewrite: _, request_headers: _, response_headers, security } = chain;
+    let filters::Chain { cors, body: _, idempotency: _, rewrite: _, request_headers: _, response_headers, security } =
+        chain;
 
     if let Some(cors) = cors {
         cors.on_response(origin, answer);
