@@ -4,6 +4,7 @@ use std::thread;
 
 use crate::exchange::{H2C, in_front_of, routes};
 use crate::support::http1::request;
+use crate::support::redis::Redis;
 use crate::support::upstream::{answer_bytes, chunk, chunked_head, last_chunk};
 use crate::support::waiting::{eventually, figure};
 use crate::support::{Gateway, H2Client, RawClient, RawUpstream, Response, Script, Signal};
@@ -222,4 +223,77 @@ fn a_claim_is_given_up_when_the_upstream_can_not_be_reached() {
     let gateway = Gateway::with(routes(&[nobody], "idempotency: {}")).config(H2C).start();
     assert_eq!(order(&gateway, "one", "{}").status, 502);
     assert_eq!(order(&gateway, "one", "{}").status, 502, "not 409: nobody is at it");
+}
+
+// ── Several gateways ────────────────────────────────────────────────────────────────────────────
+
+fn sharing(redis: &Redis, upstream: &RawUpstream, settings: &str) -> Gateway {
+    let config = format!("{H2C}\nstate: {{ redis: {{ url: \"{}\" }} }}\n", redis.url());
+    Gateway::with(routes(&[upstream.address()], settings)).config(config).start()
+}
+
+#[test]
+fn cp2_b_a_thousand_duplicates_over_two_gateways_are_one_deed() {
+    const STREAMS: usize = 100;
+    let redis = Redis::start();
+    let go_on = Signal::new();
+    let upstream = RawUpstream::start({
+        let go_on = go_on.clone();
+        move |it| {
+            let body = format!("deed {}", it.number);
+            Script::new().read_body().wait(&go_on).send(answer_bytes(201, &[], body.as_bytes()))
+        }
+    });
+    let gateways = [sharing(&redis, &upstream, "idempotency: {}"), sharing(&redis, &upstream, "idempotency: {}")];
+    let addresses = [gateways[0].public(), gateways[1].public()];
+    let asking: Vec<_> = (0..10)
+        .map(|number| {
+            let client = H2Client::connect(addresses[number % 2]);
+            let key = [("idempotency-key", "one")];
+            thread::spawn(move || client.at_once(STREAMS, "POST", "/orders", &key, b"{}"))
+        })
+        .collect();
+    let sum = |series| gateways.iter().filter_map(|it| figure(it, series)).sum::<f64>();
+    eventually("all are under way", || (sum("moongate_requests_in_flight") >= 1000.0).then_some(()));
+    go_on.give();
+    let answers: Vec<Response> = asking.into_iter().flat_map(|it| it.join().unwrap()).collect();
+    assert_eq!(answers.len(), 1000);
+    assert!(answers.iter().all(|it| (it.status, it.body.as_slice()) == (201, b"deed 0")));
+    assert_eq!(answers.iter().filter(|it| it.header("idempotency-replayed").is_none()).count(), 1);
+    assert_eq!(upstream.requests().len(), 1);
+    assert_eq!((sum("idempotency_miss_total"), sum("idempotency_hit_total")), (1.0, 999.0));
+}
+
+#[test]
+fn a_gateway_that_is_killed_blocks_its_deed_no_longer_than_its_lease() {
+    let redis = Redis::start();
+    let upstream = RawUpstream::start(|it| match it.number {
+        0 => Script::silence(),
+        _ => Script::new().read_body().send(answer_bytes(200, &[], b"done")),
+    });
+    let mut killed = sharing(&redis, &upstream, "idempotency: { wait: 30s }");
+    let heir = sharing(&redis, &upstream, "idempotency: { wait: 30s }");
+    let mut client = RawClient::connect(killed.public());
+    client.send("POST /orders HTTP/1.1\r\nHost: x\r\nIdempotency-Key: one\r\nContent-Length: 2\r\n\r\n{}");
+    upstream.wait_for_requests(1);
+    killed.process().signal("KILL");
+    killed.wait_exit();
+    // The heir waits for the claim to lapse, and then does what was left undone.
+    let answer = order(&heir, "one", "{}");
+    assert_eq!((answer.status, answer.header("idempotency-replayed")), (200, None));
+    assert_eq!(upstream.requests().len(), 2);
+}
+
+#[test]
+fn without_the_state_a_keyed_request_is_refused_and_others_pass() {
+    let mut redis = Redis::start();
+    let upstream = upstream_that_counts();
+    let gateway = sharing(&redis, &upstream, "idempotency: {}");
+    assert_eq!(order(&gateway, "one", "{}").status, 201);
+    redis.stop();
+    let answer = order(&gateway, "two", "{}");
+    assert_eq!((answer.status, code(&answer).as_str()), (503, "state_unavailable"));
+    assert_eq!(gateway.request("POST", "/orders", &[], "{}").status, 201, "no key, no promise");
+    redis.restart();
+    eventually("the state is back", || (order(&gateway, "three", "{}").status == 201).then_some(()));
 }
