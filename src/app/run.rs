@@ -15,13 +15,14 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{self, Admin};
 use crate::app::signals::{Signals, Wish};
 use crate::app::{Failure, Files};
-use crate::config::{Configuration, Watcher, compile_files};
+use crate::config::{Configuration, Process, Watcher, compile_files};
 use crate::exchange::Worker;
 use crate::identity::Identity;
 use crate::listener::{self, Certificates, Drain, Socket};
 use crate::proxy::{Proxy, Shared, Unread};
 use crate::services::Directory;
 use crate::state::State;
+use crate::store::Store;
 use crate::telemetry;
 use crate::upstream::Fleet;
 
@@ -44,6 +45,7 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     telemetry::start(&compiled.process.written.telemetry.log);
 
     let side = side_runtime()?;
+    let _store = open_store(&compiled.process, &side)?;
     let fleet = Arc::new(Fleet::new());
     fleet.start(side.handle());
     let shared = Arc::new(Shared { state: State::open(&compiled.process.state, side.handle()) });
@@ -76,6 +78,15 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     telemetry::stop();
     side.shutdown_background();
     Ok(())
+}
+
+/// The store, opened if something needs it: what can't be opened ends the process before it serves.
+fn open_store(process: &Process, side: &Runtime) -> Result<Store, Failure> {
+    let store = Store::new(process.store.clone(), side.handle().clone());
+    if process.written.store.is_some() {
+        side.block_on(store.open()).map_err(|error| Failure(format!("{error}; see `store` in gateway.yaml")))?;
+    }
+    Ok(store)
 }
 
 fn bind_admin(address: std::net::SocketAddr) -> Result<TcpListener, Failure> {

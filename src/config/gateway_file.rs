@@ -11,6 +11,7 @@ use crate::base::{At, Findings, Period};
 use crate::identity::{Tokens, TokensConfig};
 use crate::listener::{Listener, ListenerConfig};
 use crate::state::{Backend, StateConfig};
+use crate::store::{Place, StoreConfig};
 use crate::telemetry::LogConfig;
 
 /// The process itself. Every value can come from the environment as `${NAME}` or
@@ -28,6 +29,8 @@ pub struct GatewayFile {
     pub threads: Threads,
     /// Where short-lived values are kept, such as the counters of rate limits.
     pub state: StateConfig,
+    /// Where records that last are kept. Default: SQLite in `data/moongate.db`, if something needs it.
+    pub store: Option<StoreConfig>,
     /// Our own tokens: who they are from, and the keys that sign and check them.
     pub tokens: TokensConfig,
     /// Logs.
@@ -141,6 +144,8 @@ pub struct Process {
     pub state: Backend,
     /// Our own tokens; a reload may bring others.
     pub tokens: Tokens,
+    /// Where records that last are kept.
+    pub store: Place,
     /// As written, for what needs no compilation and to tell what a reload would change.
     pub written: GatewayFile,
 }
@@ -179,6 +184,7 @@ impl Process {
             threads: threads(file.threads),
             state: Backend::compile(&file.state, &At::ROOT.key("state"), findings),
             tokens: file.tokens.compile(&At::ROOT.key("tokens"), findings),
+            store: Place::compile(file.store.as_ref(), &At::ROOT.key("store"), findings),
             written: file.clone(),
         };
         check_admin(&process, findings);
@@ -213,6 +219,8 @@ impl Process {
         differs(old.trusted_proxies == new.trusted_proxies, &At::ROOT.key("trusted_proxies"), "trusted proxies");
         differs(old.threads == new.threads, &At::ROOT.key("threads"), "the number of threads");
         differs(old.state == new.state, &At::ROOT.key("state"), "the place of the state");
+        differs(old.store == new.store, &At::ROOT.key("store"), "the store");
+        differs(old.tokens == new.tokens, &At::ROOT.key("tokens"), "a token secret");
         differs(old.telemetry == new.telemetry, &At::ROOT.key("telemetry"), "the log");
         differs(old.shutdown == new.shutdown, &At::ROOT.key("shutdown"), "the stop's times");
     }

@@ -27,6 +27,7 @@ mod slow_clients;
 mod start;
 mod state;
 mod stop;
+mod store;
 mod streams;
 mod support;
 mod tls;
