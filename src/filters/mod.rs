@@ -11,6 +11,7 @@ mod body_rules;
 mod cors;
 mod header_edits;
 mod idempotency;
+pub mod rate_limit;
 mod rewrite;
 mod security_headers;
 
@@ -20,6 +21,7 @@ pub use body_rules::{BodyRules, SchemaConfig};
 pub use cors::{Cors, CorsConfig, announced_method};
 pub use header_edits::{HeaderEdits, HeaderEditsConfig};
 pub use idempotency::{Begun, Deed, Idempotency, IdempotencyConfig, Kept, Mark};
+pub use rate_limit::{RateLimitConfig, RateLimits};
 pub use rewrite::Rewrite;
 pub use security_headers::Security;
 
@@ -28,6 +30,8 @@ pub use security_headers::Security;
 pub struct Chain {
     /// Which pages of other origins may call.
     pub cors: Option<Cors>,
+    /// How many requests may come.
+    pub rate_limits: Option<RateLimits>,
     /// What the request's body must be.
     pub body: BodyRules,
     /// Deeds that are done once.

@@ -49,6 +49,13 @@ pub enum Refusal {
     IdempotencyNotKept,
     /// What gateways share can't be reached, and the request can't do without.
     StateUnavailable,
+    /// A rate limit refuses it.
+    RateLimited {
+        /// Requests that the limit lets through in its time.
+        limit: u64,
+        /// Seconds until one would be let through.
+        retry_after: u64,
+    },
     /// The request's target is too long.
     UriTooLong,
     /// The request's header fields are too many or too large.
@@ -105,7 +112,8 @@ impl Refusal {
             Self::UriTooLong => Self::UnsupportedMediaType { accepted: "application/json".to_owned() },
             Self::UnsupportedMediaType { .. } => Self::ExpectationFailed,
             Self::ExpectationFailed => Self::IdempotencyMismatch,
-            Self::IdempotencyMismatch => Self::HeadersTooLarge,
+            Self::IdempotencyMismatch => Self::RateLimited { limit: 60, retry_after: 1 },
+            Self::RateLimited { .. } => Self::HeadersTooLarge,
             Self::HeadersTooLarge => Self::Internal,
             Self::Internal => Self::ConnectFailed,
             Self::ConnectFailed => Self::UpstreamClosed,

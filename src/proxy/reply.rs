@@ -132,6 +132,15 @@ impl Wording {
                 "what this request depends on can't be looked up at the moment",
                 LATER,
             ),
+            Refusal::RateLimited { limit, retry_after } => Self {
+                details: json!({ "limit": limit, "retry_after": retry_after }),
+                ..say(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "rate_limited",
+                    "too many requests have come",
+                    "wait as many seconds as Retry-After says",
+                )
+            },
             Refusal::UriTooLong => say(
                 StatusCode::URI_TOO_LONG,
                 "uri_too_long",
@@ -238,6 +247,9 @@ pub(super) fn refusal(refusal: &Refusal, request_id: &RequestId) -> (Box<Respons
     }
     if wording.status == StatusCode::SERVICE_UNAVAILABLE || matches!(refusal, Refusal::IdempotencyRunning) {
         let _ = head.insert_header(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    if let Refusal::RateLimited { retry_after, .. } = refusal {
+        let _ = head.insert_header(RETRY_AFTER, HeaderValue::from(*retry_after));
     }
     (head, Bytes::from(body))
 }

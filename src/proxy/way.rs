@@ -15,6 +15,7 @@ use pingora::protocols::http::date::get_cached_date;
 
 use crate::config::{Action, Respond, Route, Serving};
 use crate::exchange::{self, Destination, Ended};
+use crate::filters::rate_limit::Part;
 use crate::filters::{self, Begun, Deed, Idempotency, Kept, Security};
 use crate::listener::Connection;
 use crate::pipeline::{Exchange, Refusal};
@@ -135,9 +136,28 @@ async fn filter(
 ) -> Result<Onward, Ended> {
     let route = admitted.route();
     // No `..` here: a new filter does not compile until it has been given its place.
-    let filters::Chain { cors: _, body, idempotency, rewrite, request_headers, response_headers: _, security: _ } =
-        &route.chain;
+    let filters::Chain {
+        cors: _,
+        rate_limits,
+        body,
+        idempotency,
+        rewrite,
+        request_headers,
+        response_headers: _,
+        security: _,
+    } = &route.chain;
 
+    let limits = rate_limits.as_ref().map(|it| (it, &admitted.serving.alive[admitted.route].limits));
+    // Before credentials are looked at: guessing them counts, too.
+    if let Some((limits, live)) = limits {
+        let headers = &session.req_header().headers;
+        live.on_request(limits, Part::Arrival, exchange, headers).await.map_err(Ended::Unanswered)?;
+    }
+    // From here on it is known who is asking. A repetition of a deed counts, too.
+    if let Some((limits, live)) = limits {
+        let headers = &session.req_header().headers;
+        live.on_request(limits, Part::Principal, exchange, headers).await.map_err(Ended::Unanswered)?;
+    }
     // Before the body is read: what can be refused by its head is.
     if !body.is_empty() {
         let has_body = !session.is_body_empty();
@@ -250,13 +270,24 @@ pub(super) fn unread(exchange: &Exchange, answer: &mut ResponseHeader) {
 }
 
 fn way_out(chain: &filters::Chain, origin: Option<&HeaderValue>, exchange: &Exchange, answer: &mut ResponseHeader) {
-    let filters::Chain { cors, body: _, idempotency: _, rewrite: _, request_headers: _, response_headers, security } =
-        chain;
+    let filters::Chain {
+        cors,
+        rate_limits,
+        body: _,
+        idempotency: _,
+        rewrite: _,
+        request_headers: _,
+        response_headers,
+        security,
+    } = chain;
 
     if let Some(cors) = cors {
         cors.on_response(origin, answer);
     }
     security.on_response(exchange, answer);
+    if rate_limits.is_some() {
+        filters::rate_limit::on_response(exchange, answer);
+    }
     response_headers.on_response(answer);
     common(exchange, answer);
 }

@@ -19,6 +19,8 @@ mod exchange;
 mod fuzz;
 mod http2;
 mod idempotency;
+mod limits;
+mod limits_shared;
 mod pingora_rules;
 mod reload;
 mod routes;
