@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{At, Findings, Period};
+use crate::guard::{GuardConfig, GuardRules};
 use crate::identity::{Tokens, TokensConfig};
 use crate::listener::{Listener, ListenerConfig};
 use crate::state::{Backend, StateConfig};
@@ -27,6 +28,8 @@ pub struct GatewayFile {
     pub trusted_proxies: Vec<String>,
     /// Worker threads: `auto` for one a core, or a number.
     pub threads: Threads,
+    /// Blocks addresses that flood. Without it nobody is watched; operators can block all the same.
+    pub guard: GuardConfig,
     /// Where short-lived values are kept, such as the counters of rate limits.
     pub state: StateConfig,
     /// Where records that last are kept. Default: SQLite in `data/moongate.db`, if something needs it.
@@ -140,6 +143,8 @@ pub struct Process {
     pub trusted_proxies: TrustedProxies,
     /// Worker threads.
     pub threads: usize,
+    /// What is watched for floods.
+    pub guard: GuardRules,
     /// Where short-lived values are kept.
     pub state: Backend,
     /// Our own tokens; a reload may bring others.
@@ -158,6 +163,11 @@ impl TrustedProxies {
     /// Whether this address is one of theirs.
     pub fn hold(&self, address: IpAddr) -> bool {
         self.0.iter().any(|it| it.contains(&address))
+    }
+
+    /// The networks.
+    pub fn networks(&self) -> &[IpNet] {
+        &self.0
     }
 }
 
@@ -182,6 +192,7 @@ impl Process {
             admin: admin(file, &listeners.key("admin"), findings),
             trusted_proxies: trusted(&file.trusted_proxies, findings),
             threads: threads(file.threads),
+            guard: GuardRules::compile(&file.guard, &At::ROOT.key("guard"), findings),
             state: Backend::compile(&file.state, &At::ROOT.key("state"), findings),
             tokens: file.tokens.compile(&At::ROOT.key("tokens"), findings),
             store: Place::compile(file.store.as_ref(), &At::ROOT.key("store"), findings),
@@ -218,6 +229,7 @@ impl Process {
         differs(old.listeners.admin == new.listeners.admin, &admin.key("address"), "the admin listener's address");
         differs(old.trusted_proxies == new.trusted_proxies, &At::ROOT.key("trusted_proxies"), "trusted proxies");
         differs(old.threads == new.threads, &At::ROOT.key("threads"), "the number of threads");
+        differs(old.guard == new.guard, &At::ROOT.key("guard"), "the guard");
         differs(old.state == new.state, &At::ROOT.key("state"), "the place of the state");
         differs(old.store == new.store, &At::ROOT.key("store"), "the store");
         differs(old.tokens == new.tokens, &At::ROOT.key("tokens"), "a token secret");
