@@ -170,11 +170,11 @@ fn us_009_4_revocations_and_other_roles_bite_at_the_next_request() {
     let claims = stage.claims();
     let sign = |claims: &Claims| stage.identity.keys().sign(claims).unwrap();
     let token = sign(&claims);
-    assert_eq!(stage.judge(&token).unwrap().principal.roles, ["user".into()]);
+    assert_eq!(stage.judge(&token).unwrap().principal.roles, [Arc::<str>::from("user")]);
     let (before, until) = (claims.iat, claims.exp);
     let roles = vec!["operator".to_owned()];
     stage.identity.revoke(Revocation::Roles { subject: "ada".into(), roles, before, until });
-    assert_eq!(stage.judge(&token).unwrap().principal.roles, ["operator".into()]);
+    assert_eq!(stage.judge(&token).unwrap().principal.roles, [Arc::<str>::from("operator")]);
     stage.identity.revoke(Revocation::Subject { subject: "ada".into(), before, until });
     assert_eq!(stage.judge(&token).unwrap_err(), Flaw::Revoked);
     // Who signs in again in the same second is let in.
