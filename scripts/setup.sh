@@ -4,6 +4,10 @@
 set -euo pipefail
 
 export PATH="$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin"
+# Debian keeps the versions of PostgreSQL side by side, and none of their servers on the path.
+for folder in /usr/lib/postgresql/*/bin; do
+    PATH="$PATH:$folder"
+done
 
 # A line: the command that shows that it is there, and the Debian package that brings it.
 needs() {
@@ -16,7 +20,11 @@ needs() {
         echo pkg-config pkg-config
         echo curl curl
         ;;
-    test) echo nginx nginx-light ;;
+    test)
+        echo nginx nginx-light
+        echo redis-server redis-server
+        echo initdb postgresql
+        ;;
     bench)
         echo python3 python3
         echo nginx nginx-light

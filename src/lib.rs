@@ -25,6 +25,7 @@ pub mod routing;
 pub mod upstream;
 
 pub mod identity;
+pub mod secrets;
 
 pub mod state;
 pub mod store;

@@ -15,11 +15,14 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{self, Admin};
 use crate::app::signals::{Signals, Wish};
 use crate::app::{Failure, Files};
-use crate::config::{Configuration, Watcher, compile_files};
+use crate::config::{Configuration, Process, Watcher, compile_files};
 use crate::exchange::Worker;
+use crate::identity::Identity;
 use crate::listener::{self, Certificates, Drain, Socket};
-use crate::proxy::{Proxy, Unread};
+use crate::proxy::{Proxy, Shared, Unread};
 use crate::services::Directory;
+use crate::state::State;
+use crate::store::Store;
 use crate::telemetry;
 use crate::upstream::Fleet;
 
@@ -42,11 +45,14 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     telemetry::start(&compiled.process.written.telemetry.log);
 
     let side = side_runtime()?;
+    let _store = open_store(&compiled.process, &side)?;
     let fleet = Arc::new(Fleet::new());
     fleet.start(side.handle());
+    let shared = Arc::new(Shared { state: State::open(&compiled.process.state, side.handle()) });
     let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
-    let configuration =
-        Configuration::begin(compiled, files.gateway.clone(), files.routes.clone(), services, fleet, certificates);
+    let identity = Identity::begin(compiled.process.tokens.clone());
+    let (gateway, routes) = (files.gateway.clone(), files.routes.clone());
+    let configuration = Configuration::begin(compiled, gateway, routes, services, fleet, certificates, identity);
     let configuration = Arc::new(configuration);
     let drain = Drain::new();
     let admin = Admin::new(configuration.clone(), drain.clone());
@@ -57,7 +63,7 @@ pub fn run(files: &Files) -> Result<(), Failure> {
         let _inside = side.enter();
         Signals::listen().map_err(|error| Failure(format!("signals can't be listened to: {error}")))?
     };
-    let workers = start_workers(&configuration, &sockets, &drain, &ended)?;
+    let workers = start_workers(&configuration, &shared, &sockets, &drain, &ended)?;
     admin.started();
     announce(&sockets, &admin_socket);
     drop(sockets);
@@ -71,6 +77,15 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     telemetry::stop();
     side.shutdown_background();
     Ok(())
+}
+
+/// The store, opened if something needs it: what can't be opened ends the process before it serves.
+fn open_store(process: &Process, side: &Runtime) -> Result<Store, Failure> {
+    let store = Store::new(process.store.clone(), side.handle().clone());
+    if process.written.store.is_some() {
+        side.block_on(store.open()).map_err(|error| Failure(format!("{error}; see `store` in gateway.yaml")))?;
+    }
+    Ok(store)
 }
 
 fn bind_admin(address: std::net::SocketAddr) -> Result<TcpListener, Failure> {
@@ -106,6 +121,7 @@ fn announce(sockets: &[Socket], admin: &TcpListener) {
 /// on a request's way crosses threads. Returns when all of them accept.
 fn start_workers(
     configuration: &Arc<Configuration>,
+    shared: &Arc<Shared>,
     sockets: &[Socket],
     drain: &Drain,
     ended: &watch::Receiver<bool>,
@@ -117,8 +133,8 @@ fn start_workers(
         let sockets: Result<Vec<Socket>, _> = sockets.iter().map(Socket::try_clone).collect();
         let sockets = sockets.map_err(|error| Failure(format!("a socket can't be shared: {error}")))?;
         let (configuration, drain, ended) = (configuration.clone(), drain.clone(), ended.clone());
-        let serving = serving.clone();
-        let work = move || work(configuration, sockets, drain, ended, &serving);
+        let (shared, serving) = (shared.clone(), serving.clone());
+        let work = move || work(configuration, shared, sockets, drain, ended, &serving);
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(work);
         workers.push(thread.map_err(|error| Failure(format!("no thread can be started: {error}")))?);
     }
@@ -130,6 +146,7 @@ fn start_workers(
 
 fn work(
     configuration: Arc<Configuration>,
+    shared: Arc<Shared>,
     sockets: Vec<Socket>,
     drain: Drain,
     ended: watch::Receiver<bool>,
@@ -141,7 +158,7 @@ fn work(
         let conf = Arc::new(ServerConf { threads: 1, work_stealing: false, ..ServerConf::default() });
         let mut accepting = Vec::new();
         for socket in sockets {
-            let proxy = Proxy::new(configuration.clone(), Worker::new(ended.clone()));
+            let proxy = Proxy::new(configuration.clone(), shared.clone(), Worker::new(ended.clone()));
             let mut app = http_proxy(&conf, proxy);
             app.server_options = Some(options(&configuration, &socket));
             let served = listener::serve(socket, Arc::new(app), Arc::new(Unread), drain.clone());

@@ -7,8 +7,11 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, Findings, Period, Secret};
+use crate::base::{At, Findings, Period};
+use crate::identity::{Tokens, TokensConfig};
 use crate::listener::{Listener, ListenerConfig};
+use crate::state::{Backend, StateConfig};
+use crate::store::{Place, StoreConfig};
 use crate::telemetry::LogConfig;
 
 /// The process itself. Every value can come from the environment as `${NAME}` or
@@ -24,7 +27,11 @@ pub struct GatewayFile {
     pub trusted_proxies: Vec<String>,
     /// Worker threads: `auto` for one a core, or a number.
     pub threads: Threads,
-    /// Keys of the tokens that the gateway itself accepts.
+    /// Where short-lived values are kept, such as the counters of rate limits.
+    pub state: StateConfig,
+    /// Where records that last are kept. Default: SQLite in `data/moongate.db`, if something needs it.
+    pub store: Option<StoreConfig>,
+    /// Our own tokens: who they are from, and the keys that sign and check them.
     pub tokens: TokensConfig,
     /// Logs.
     pub telemetry: TelemetryConfig,
@@ -52,7 +59,7 @@ impl Default for ListenersConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
-    /// Address and port. Away from loopback, `tokens.hs256_secret` is needed, and every call but the
+    /// Address and port. Away from loopback, `tokens.hs256_secret` or `tokens.signing_key` is needed, and every call but the
     /// probes' asks for a token with the role `admin` or `operator`.
     pub address: String,
 }
@@ -97,14 +104,6 @@ mod auto {
     }
 }
 
-/// Keys of the tokens that the gateway itself accepts.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct TokensConfig {
-    /// The secret of HS256 signatures, at least 32 bytes: `"${PROXY_JWT_SECRET}"`.
-    pub hs256_secret: Option<Secret>,
-}
-
 /// Logs.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -141,6 +140,12 @@ pub struct Process {
     pub trusted_proxies: TrustedProxies,
     /// Worker threads.
     pub threads: usize,
+    /// Where short-lived values are kept.
+    pub state: Backend,
+    /// Our own tokens; a reload may bring others.
+    pub tokens: Tokens,
+    /// Where records that last are kept.
+    pub store: Place,
     /// As written, for what needs no compilation and to tell what a reload would change.
     pub written: GatewayFile,
 }
@@ -177,9 +182,12 @@ impl Process {
             admin: admin(file, &listeners.key("admin"), findings),
             trusted_proxies: trusted(&file.trusted_proxies, findings),
             threads: threads(file.threads),
+            state: Backend::compile(&file.state, &At::ROOT.key("state"), findings),
+            tokens: file.tokens.compile(&At::ROOT.key("tokens"), findings),
+            store: Place::compile(file.store.as_ref(), &At::ROOT.key("store"), findings),
             written: file.clone(),
         };
-        check_secret(file, process.admin, findings);
+        check_admin(&process, findings);
         process
     }
 
@@ -210,6 +218,8 @@ impl Process {
         differs(old.listeners.admin == new.listeners.admin, &admin.key("address"), "the admin listener's address");
         differs(old.trusted_proxies == new.trusted_proxies, &At::ROOT.key("trusted_proxies"), "trusted proxies");
         differs(old.threads == new.threads, &At::ROOT.key("threads"), "the number of threads");
+        differs(old.state == new.state, &At::ROOT.key("state"), "the place of the state");
+        differs(old.store == new.store, &At::ROOT.key("store"), "the store");
         differs(old.tokens == new.tokens, &At::ROOT.key("tokens"), "a token secret");
         differs(old.telemetry == new.telemetry, &At::ROOT.key("telemetry"), "the log");
         differs(old.shutdown == new.shutdown, &At::ROOT.key("shutdown"), "the stop's times");
@@ -244,19 +254,11 @@ fn threads(written: Threads) -> usize {
     }
 }
 
-fn check_secret(file: &GatewayFile, admin: SocketAddr, findings: &mut Findings) {
-    let at = At::ROOT.key("tokens");
-    match &file.tokens.hs256_secret {
-        Some(secret) if secret.expose().len() < 32 => {
-            let finding = findings.error(&at.key("hs256_secret"), "a secret of less than 32 bytes");
-            finding.help("make one with: openssl rand -hex 32");
-        }
-        None if !admin.ip().is_loopback() => {
-            let at = At::ROOT.key("listeners");
-            let finding =
-                findings.error(&at.key("admin"), "an admin listener away from loopback needs tokens.hs256_secret");
-            finding.help("listen on 127.0.0.1, or set tokens.hs256_secret to \"${PROXY_JWT_SECRET}\"");
-        }
-        _ => {}
+fn check_admin(process: &Process, findings: &mut Findings) {
+    if !process.admin.ip().is_loopback() && !process.tokens.can_sign() {
+        let at = At::ROOT.key("listeners");
+        let message = "an admin listener away from loopback needs tokens.hs256_secret or tokens.signing_key";
+        let finding = findings.error(&at.key("admin"), message);
+        finding.help("listen on 127.0.0.1, or set tokens.hs256_secret to \"${PROXY_JWT_SECRET}\"");
     }
 }

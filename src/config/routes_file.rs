@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::ByteSize;
 use crate::exchange::TimeoutsConfig;
-use crate::filters::{CorsConfig, HeaderEditsConfig, Security};
+use crate::filters::{CorsConfig, HeaderEditsConfig, IdempotencyConfig, SchemaConfig, Security};
 use crate::routing::MatchConfig;
 use crate::upstream::UpstreamConfig;
 
@@ -46,6 +46,13 @@ pub struct PolicyConfig {
     pub headers: HeadersConfig,
     /// Which pages of other origins may call. Without it, none.
     pub cors: Option<CorsConfig>,
+    /// Media types of request bodies, such as `application/json`, `image/*` or `application/*+json`;
+    /// others get 415. Default: any, and JSON where there is a `schema`.
+    pub content_types: Option<Vec<String>>,
+    /// What request bodies must look like.
+    pub schema: Option<SchemaConfig>,
+    /// Deeds that are done once, however often they are asked for.
+    pub idempotency: Option<IdempotencyConfig>,
 }
 
 /// Header fields of answers.
@@ -97,6 +104,15 @@ pub struct RouteConfig {
     /// Which pages of other origins may call.
     #[serde(default)]
     pub cors: Option<CorsConfig>,
+    /// Media types of request bodies; others get 415.
+    #[serde(default)]
+    pub content_types: Option<Vec<String>>,
+    /// What request bodies must look like.
+    #[serde(default)]
+    pub schema: Option<SchemaConfig>,
+    /// Deeds that are done once, however often they are asked for.
+    #[serde(default)]
+    pub idempotency: Option<IdempotencyConfig>,
 }
 
 /// Sends the client elsewhere.

@@ -18,6 +18,7 @@ use crate::config::gateway_file::{GatewayFile, Process};
 use crate::config::routes_file::RoutesFile;
 use crate::config::snapshot::{Action, Snapshot};
 use crate::exchange::Destination;
+use crate::identity::{Identity, Tokens};
 use crate::listener::Certificates;
 use crate::services::Directory;
 use crate::telemetry::{GENERATIONS_ALIVE, RouteMetrics, Timestamp, last_reload_failed, last_reload_succeeded};
@@ -76,6 +77,13 @@ pub struct Compiled {
     prints: Prints,
 }
 
+/// What a reload reads: all that can change while the process runs.
+struct Read {
+    tokens: Tokens,
+    hash: String,
+    snapshot: Snapshot,
+}
+
 /// What each file held when it was last read, as a hash; nothing if it could not be read.
 type Prints = BTreeMap<PathBuf, Option<u64>>;
 
@@ -89,8 +97,10 @@ fn prints<'p>(files: impl IntoIterator<Item = &'p Path>) -> Prints {
 }
 
 /// The files that both files name: what they hold is a part of the configuration.
-fn named_files(process: &Process, snapshot: &Snapshot) -> Vec<PathBuf> {
+fn named_files(process: &Process, tokens: &Tokens, snapshot: &Snapshot) -> Vec<PathBuf> {
     let mut files = process.certificate_files();
+    files.extend(snapshot.routes.iter().filter_map(|it| it.chain.body.files()).map(Path::to_owned));
+    files.extend_from_slice(tokens.files());
     files.extend(snapshot.upstreams.iter().filter_map(|it| it.tls.as_ref()).flat_map(|it| it.files().to_vec()));
     files
 }
@@ -106,7 +116,7 @@ pub fn compile_files(gateway: &Path, routes: &Path, services: &Directory) -> Res
     let snapshot = compile_routes(routes, services);
     match (process, snapshot) {
         (Ok((_, process)), Ok((hash, snapshot))) => {
-            prints.extend(self::prints(named_files(&process, &snapshot).iter().map(PathBuf::as_path)));
+            prints.extend(self::prints(named_files(&process, &process.tokens, &snapshot).iter().map(PathBuf::as_path)));
             Ok(Compiled { process, snapshot, hash, prints })
         }
         (process, snapshot) => {
@@ -157,6 +167,7 @@ pub struct Configuration {
     services: Directory,
     process: Process,
     certificates: Vec<Arc<Certificates>>,
+    identity: Arc<Identity>,
     gateway_path: PathBuf,
     routes_path: PathBuf,
     /// What their files held when they were loaded: an unchanged one keeps its tickets, and clients
@@ -177,6 +188,7 @@ impl Configuration {
         services: Directory,
         fleet: Arc<Fleet>,
         certificates: Vec<Arc<Certificates>>,
+        identity: Arc<Identity>,
     ) -> Self {
         let Compiled { process, snapshot, hash, prints } = compiled;
         let mut certificates_seen = prints.clone();
@@ -189,6 +201,7 @@ impl Configuration {
             services,
             process,
             certificates,
+            identity,
             gateway_path,
             routes_path,
             certificates_seen: Mutex::new(certificates_seen),
@@ -206,6 +219,11 @@ impl Configuration {
     /// The process, which no reload changes.
     pub fn process(&self) -> &Process {
         &self.process
+    }
+
+    /// Who is who.
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.identity
     }
 
     /// All upstreams that live.
@@ -226,7 +244,7 @@ impl Configuration {
     /// Every file whose content decides what serves: these two, and those that they name.
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.gateway_path.clone(), self.routes_path.clone()];
-        files.extend(named_files(&self.process, &self.serving().snapshot));
+        files.extend(named_files(&self.process, &self.identity.tokens(), &self.serving().snapshot));
         files.sort();
         files.dedup();
         files
@@ -276,9 +294,11 @@ impl Configuration {
     }
 
     /// Lets what was read serve, or tells why it does not.
-    fn settle(&self, seen: &mut Prints, read: Result<(String, Snapshot), Faults>) -> Result<Changes, Faults> {
+    fn settle(&self, seen: &mut Prints, read: Result<Read, Faults>) -> Result<Changes, Faults> {
         match read {
-            Ok((hash, snapshot)) => {
+            Ok(Read { tokens, hash, snapshot }) => {
+                // Before the routes that may rely on them.
+                self.identity.reload(tokens);
                 let old = self.serving();
                 let changes = changes(&old.snapshot, &snapshot, old.generation + 1);
                 let serving = enliven(snapshot, &self.fleet, &self.services, changes.generation, hash);
@@ -307,15 +327,15 @@ impl Configuration {
         }
     }
 
-    fn read_again(&self) -> Result<(String, Snapshot), Faults> {
+    fn read_again(&self) -> Result<Read, Faults> {
         let gateway = compile_gateway(&self.gateway_path).and_then(|(document, process)| {
             let mut findings = Findings::default();
             self.process.refuse_changes(&process.written, &mut findings);
             self.reload_certificates(&mut findings);
-            sound(&document, &findings)
+            sound(&document, &findings).map(|()| process.tokens)
         });
         match (gateway, compile_routes(&self.routes_path, &self.services)) {
-            (Ok(()), Ok(compiled)) => Ok(compiled),
+            (Ok(tokens), Ok((hash, snapshot))) => Ok(Read { tokens, hash, snapshot }),
             (gateway, routes) => {
                 let mut faults = gateway.err().unwrap_or_default();
                 faults.extend(routes.err().unwrap_or_default());

@@ -10,7 +10,10 @@ use serde_json::Value;
 use crate::base::{At, ByteSize, Findings, Period};
 use crate::config::routes_file::{HeadersConfig, PolicyConfig, RedirectConfig, RespondConfig, RouteConfig, RoutesFile};
 use crate::exchange::{Policy, TimeoutsConfig};
-use crate::filters::{Chain, Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Rewrite, Security};
+use crate::filters::{
+    BodyRules, Chain, Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Idempotency, IdempotencyConfig, Rewrite,
+    SchemaConfig, Security,
+};
 use crate::routing::{MatchConfig, Table, Template};
 use crate::services::Directory;
 use crate::upstream::{Upstream, UpstreamKind};
@@ -141,6 +144,9 @@ fn built_in_routes() -> Vec<RouteConfig> {
         body_limit: None,
         headers: HeadersConfig::default(),
         cors: None,
+        content_types: None,
+        schema: None,
+        idempotency: None,
     };
     vec![route(HEALTH, "/api/health"), route(METRICS, "/api/metrics")]
 }
@@ -218,6 +224,9 @@ struct Layer<'a> {
     body_limit: Option<ByteSize>,
     headers: &'a HeadersConfig,
     cors: Option<&'a CorsConfig>,
+    content_types: Option<&'a Vec<String>>,
+    schema: Option<&'a SchemaConfig>,
+    idempotency: Option<&'a IdempotencyConfig>,
     at: At<'a>,
 }
 
@@ -265,6 +274,8 @@ impl Compiler<'_> {
                 findings,
             ),
             request_headers: HeaderEdits::compile(&rewrite.headers, &rewrite_at.key("headers"), findings),
+            body: body_rules(layers),
+            idempotency: idempotency(layers).map(|it| Idempotency::compile(it, &At::ROOT, &mut Findings::default())),
             ..way_out(layers)
         }
     }
@@ -313,6 +324,9 @@ impl<'a> Layer<'a> {
             body_limit: policy.body_limit,
             headers: &policy.headers,
             cors: policy.cors.as_ref(),
+            content_types: policy.content_types.as_ref(),
+            schema: policy.schema.as_ref(),
+            idempotency: policy.idempotency.as_ref(),
             at,
         }
     }
@@ -323,6 +337,9 @@ impl<'a> Layer<'a> {
             body_limit: route.body_limit,
             headers: &route.headers,
             cors: route.cors.as_ref(),
+            content_types: route.content_types.as_ref(),
+            schema: route.schema.as_ref(),
+            idempotency: route.idempotency.as_ref(),
             at,
         }
     }
@@ -330,6 +347,11 @@ impl<'a> Layer<'a> {
     fn check(&self, findings: &mut Findings) {
         if let Some(cors) = self.cors {
             Cors::compile(cors, &self.at.key("cors"), findings);
+        }
+        let places = (&self.at.key("content_types"), &self.at.key("schema"));
+        BodyRules::compile(self.content_types, self.schema, places, findings);
+        if let Some(idempotency) = self.idempotency {
+            Idempotency::compile(idempotency, &self.at.key("idempotency"), findings);
         }
         let HeadersConfig { set, add, remove, .. } = self.headers.clone();
         HeaderEdits::compile(&HeaderEditsConfig { set, add, remove }, &self.at.key("headers"), findings);
@@ -372,6 +394,16 @@ fn way_out(layers: &[Layer<'_>]) -> Chain {
         security: security(layers),
         ..Chain::default()
     }
+}
+
+fn body_rules(layers: &[Layer<'_>]) -> BodyRules {
+    let types = layers.iter().rev().find_map(|it| it.content_types);
+    let schema = layers.iter().rev().find_map(|it| it.schema);
+    BodyRules::compile(types, schema, (&At::ROOT, &At::ROOT), &mut Findings::default())
+}
+
+fn idempotency<'a>(layers: &[Layer<'a>]) -> Option<&'a IdempotencyConfig> {
+    layers.iter().rev().find_map(|it| it.idempotency)
 }
 
 fn policy(layers: &[Layer<'_>]) -> Policy {
@@ -419,6 +451,15 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], policy: &Policy) -> Des
     steps.push(StepDescription { step: "trace_context", settings: Value::Null });
     if let Some(cors) = cors {
         steps.push(StepDescription { step: "cors", settings: json(cors) });
+    }
+    let types = layers.iter().rev().find_map(|it| it.content_types);
+    let schema = layers.iter().rev().find_map(|it| it.schema);
+    if types.is_some() || schema.is_some() {
+        let settings = serde_json::json!({ "content_types": types, "schema": schema });
+        steps.push(StepDescription { step: "body_rules", settings });
+    }
+    if let Some(idempotency) = idempotency(layers) {
+        steps.push(StepDescription { step: "idempotency", settings: json(idempotency) });
     }
     steps.push(StepDescription { step: "forwarded", settings: Value::Null });
     if let Some(rewrite) = &written.rewrite {

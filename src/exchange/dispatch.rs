@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use axum::body::Body;
 use bytes::{Bytes, BytesMut};
+use pingora::http::RequestHeader;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::client::HttpSession;
@@ -26,7 +28,7 @@ use crate::pipeline::{Exchange, Refusal};
 use crate::upstream::{Endpoint, Live, Outcome, Picked, Protocol};
 
 /// So many endpoints are tried at most.
-const ATTEMPTS_MAX: u8 = 3;
+pub(super) const ATTEMPTS_MAX: u8 = 3;
 
 /// Where a route's requests go.
 #[derive(Clone)]
@@ -35,6 +37,16 @@ pub enum Destination {
     Upstream(Arc<Live>),
     /// To a service inside the process.
     Local(Arc<str>, Arc<dyn LocalService>),
+}
+
+impl Destination {
+    /// The name of the upstream or local service.
+    pub fn name(&self) -> Arc<str> {
+        match self {
+            Self::Upstream(live) => live.upstream().name.clone(),
+            Self::Local(name, _) => name.clone(),
+        }
+    }
 }
 
 /// Answers the request from its destination.
@@ -59,7 +71,25 @@ pub async fn exchange<W: WayOut>(
     Err(Ended::Unanswered(Refusal::BodyTooLarge { limit: policy.body_limit }))
 }
 
-fn declared_length(session: &ServerSession) -> u64 {
+/// Answers the request with what somebody else has made: a copy, or the answer to a
+/// [`call`](crate::exchange::call).
+///
+/// # Errors
+/// As [`exchange`]: only that the client left, or took its answer too slowly, or that a body broke off.
+pub async fn respond<W: WayOut>(
+    worker: &Worker,
+    session: &mut ServerSession,
+    exchange: &mut Exchange,
+    answer: http::Response<Body>,
+    policy: &Policy,
+    way: &W,
+) -> Result<(), Ended> {
+    let mut link = Link::Local(Local::answered(answer, &session.req_header().method));
+    let mut run = Dispatch { worker, session, exchange, policy, way };
+    run.pump(&mut link).await.0.map_err(|it| it.why)
+}
+
+pub(super) fn declared_length(session: &ServerSession) -> u64 {
     let length = session.get_header(http::header::CONTENT_LENGTH).and_then(|it| it.to_str().ok());
     length.and_then(|it| it.parse().ok()).unwrap_or(0)
 }
@@ -79,7 +109,7 @@ struct Dispatch<'a, W> {
 impl<W: WayOut> Dispatch<'_, W> {
     async fn ask_service(mut self, name: &Arc<str>, service: &dyn LocalService) -> Result<(), Ended> {
         self.exchange.upstream = Some(name.clone());
-        let head = head::outgoing(self.session, head::Protocol::Http1);
+        let head = self.outgoing(head::Protocol::Http1);
         let mut link = Link::Local(Local::begin(service, &head, self.session.is_upgrade_req()));
         self.pump(&mut link).await.0.map_err(|it| it.why)
     }
@@ -119,6 +149,9 @@ impl<W: WayOut> Dispatch<'_, W> {
     fn small_body(&mut self, live: &Live) -> Result<Option<Bytes>, Ended> {
         if live.upstream().protocol != Protocol::Http1 || !lean::is_ordinary(self.session) {
             return Ok(None);
+        }
+        if let Some(held) = &self.exchange.body {
+            return Ok((held.len() as u64 <= lean::BODY_MAX).then(|| held.clone()));
         }
         self.session.set_read_timeout(None); // deadlines are ours
         if self.session.is_body_done() {
@@ -184,7 +217,7 @@ impl<W: WayOut> Dispatch<'_, W> {
     }
 
     async fn resumed(&mut self, stream: Stream, read_ahead: BytesMut, body: &[u8]) -> Result<Option<Stream>, Stopped> {
-        let head = head::outgoing(self.session, head::Protocol::Http1);
+        let head = self.outgoing(head::Protocol::Http1);
         let link = Http1::resume(stream, read_ahead, head, body).await;
         let mut link = Link::Http1(link.map_err(|it| unsent(connect_failed(&it)))?);
         self.pump_of(&mut link).resumed().run().await?;
@@ -192,7 +225,7 @@ impl<W: WayOut> Dispatch<'_, W> {
     }
 
     async fn pumped(&mut self, stream: Stream) -> Result<Option<Stream>, Stopped> {
-        let head = head::outgoing(self.session, head::Protocol::Http1);
+        let head = self.outgoing(head::Protocol::Http1);
         let link = Http1::begin(stream, head).await;
         let mut link = Link::Http1(link.map_err(|it| unsent(connect_failed(&it)))?);
         let (result, request_done) = self.pump(&mut link).await;
@@ -207,7 +240,7 @@ impl<W: WayOut> Dispatch<'_, W> {
         self.exchange.connection_reused = reused;
         self.exchange.timings.connected = Some(self.exchange.started.elapsed());
         let HttpSession::H2(session) = session else { return Err(unsent(Refusal::UpstreamProtocol)) };
-        let head = head::outgoing(self.session, head::Protocol::Http2);
+        let head = self.outgoing(head::Protocol::Http2);
         let link = Http2::begin(session, head, self.session.is_body_done());
         let mut link = Link::Http2(link.map_err(|it| unsent(connect_failed(&it)))?);
         let (result, _) = self.pump(&mut link).await;
@@ -225,6 +258,12 @@ impl<W: WayOut> Dispatch<'_, W> {
         (result, pump.request_done())
     }
 
+    /// The request as the upstream gets it.
+    fn outgoing(&mut self, protocol: head::Protocol) -> Box<RequestHeader> {
+        let (upgrade, has_body) = (self.session.is_upgrade_req(), !self.session.is_body_empty());
+        head::outgoing(self.session.req_header(), upgrade, has_body, protocol)
+    }
+
     fn pump_of<'p>(&'p mut self, link: &'p mut Link) -> Pump<'p, W> {
         Pump::new(self.session, link, self.exchange, self.policy, self.way, &self.worker.ending)
     }
@@ -240,12 +279,15 @@ async fn left_over(link: Link, request_done: bool) -> Option<Stream> {
 
 /// Every healthy endpoint was tried: one of them may have been restarted just now, or the pooled
 /// connection was a dead one.
-fn again(live: &Live, tried: &[SocketAddr]) -> Option<Picked> {
+pub(super) fn again(live: &Live, tried: &[SocketAddr]) -> Option<Picked> {
     if tried.is_empty() { None } else { live.pick(&[]) }
 }
 
 /// Connects within `limit`.
-async fn connect<T>(limit: Duration, connecting: impl Future<Output = pingora::Result<T>>) -> Result<T, Stopped> {
+pub(super) async fn connect<T>(
+    limit: Duration,
+    connecting: impl Future<Output = pingora::Result<T>>,
+) -> Result<T, Stopped> {
     let mut deadline = Deadline::after(limit);
     let mut connecting = pin!(connecting);
     let connected = poll_fn(|cx| match connecting.as_mut().poll(cx) {
@@ -264,7 +306,7 @@ fn unsent(refusal: Refusal) -> Stopped {
     Stopped { why: Ended::Unanswered(refusal), untouched: true, unprocessed: true }
 }
 
-fn connect_failed(error: &Error) -> Refusal {
+pub(super) fn connect_failed(error: &Error) -> Refusal {
     tracing::debug!(event = "connect_failed", kind = error.etype().as_str());
     match error.etype() {
         ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Refusal::ConnectTimeout,

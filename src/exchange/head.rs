@@ -7,7 +7,6 @@ use http::header::{
 };
 use http::{Method, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::http::ServerSession;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -28,10 +27,13 @@ pub(super) enum Protocol {
 }
 
 /// The request as the upstream gets it.
-pub(super) fn outgoing(session: &mut ServerSession, protocol: Protocol) -> Box<RequestHeader> {
-    let upgrade = protocol == Protocol::Http1 && session.is_upgrade_req();
-    let has_body = !session.is_body_empty();
-    let received = session.req_header();
+pub(super) fn outgoing(
+    received: &RequestHeader,
+    upgrade: bool,
+    has_body: bool,
+    protocol: Protocol,
+) -> Box<RequestHeader> {
+    let upgrade = protocol == Protocol::Http1 && upgrade;
     let wants_trailers = protocol == Protocol::Http2 && takes_trailers(&received.headers);
     let mut request = Box::new(received.clone());
     for name in nominated(&received.headers) {
@@ -109,8 +111,8 @@ pub(super) enum Framing {
     UntilClose,
 }
 
-/// Strips an upstream's answer of what belonged to its connection and frames it for the client's.
-pub(super) fn incoming(answer: &mut ResponseHeader, client: Version, method: &Method, ends_here: bool) -> Framing {
+/// Strips an upstream's answer of what belonged to its connection.
+pub(super) fn strip(answer: &mut ResponseHeader) {
     for name in nominated(&answer.headers) {
         answer.remove_header(&name);
     }
@@ -119,6 +121,11 @@ pub(super) fn incoming(answer: &mut ResponseHeader, client: Version, method: &Me
             answer.remove_header(name);
         }
     }
+}
+
+/// Strips an upstream's answer of what belonged to its connection and frames it for the client's.
+pub(super) fn incoming(answer: &mut ResponseHeader, client: Version, method: &Method, ends_here: bool) -> Framing {
+    strip(answer);
     answer.set_version(Version::HTTP_11);
     if answer.status == StatusCode::NO_CONTENT {
         answer.remove_header(&CONTENT_LENGTH); // it must not be there (RFC 9110, section 8.6)

@@ -4,8 +4,10 @@
 //! The stock upstream half of pingora-proxy is not used; docs/ARCHITECTURE.md says why. What the
 //! client gets when nothing could be answered is the proxy room's business: this room only says so.
 
+mod call;
 mod dispatch;
 mod head;
+mod held;
 mod lean;
 mod link;
 mod outbox;
@@ -16,7 +18,9 @@ mod service;
 mod websocket;
 mod worker;
 
-pub use dispatch::{Destination, exchange};
+pub use call::{Called, call};
+pub use dispatch::{Destination, exchange, respond};
+pub use held::{hold_body, unless_left};
 pub use policy::{Policy, TimeoutsConfig};
 pub use pump::{Ended, WayOut};
 pub use service::{LocalFuture, LocalService, UpgradeSlot};

@@ -30,7 +30,7 @@ use crate::telemetry::STREAMS_OPEN;
 const DRAIN_BODY: Duration = Duration::from_secs(2);
 
 /// The names of Pingora's errors for a body whose chunks, or what follows them, are malformed.
-const INVALID_CHUNKS: [&str; 2] = ["InvalidChunk", "InvalidTrailerEnd"];
+pub(super) const INVALID_CHUNKS: [&str; 2] = ["InvalidChunk", "InvalidTrailerEnd"];
 
 /// The way out: what happens to an answer's head before the client gets it.
 pub trait WayOut {
@@ -181,6 +181,7 @@ impl<'a, W: WayOut> Pump<'a, W> {
         loop {
             let busy = self.session.has_pending_downstream_proxy_tasks();
             if self.answer_done && !busy {
+                self.recorded();
                 return Ok(());
             }
             match self.next(busy).await {
@@ -272,7 +273,11 @@ impl<'a, W: WayOut> Pump<'a, W> {
         if !self.request_done && is_idempotent(&self.session.req_header().method) {
             self.session.enable_retry_buffering();
         }
-        let again = if self.resumed { None } else { self.session.get_retry_buffer() };
+        let again = match &self.exchange.body {
+            _ if self.resumed => None,
+            Some(held) => Some(held.clone()),
+            None => self.session.get_retry_buffer(),
+        };
         let again = again.unwrap_or_default();
         self.body_taken = again.len() as u64;
         let end = self.request_done && !self.session.is_upgrade_req();
@@ -321,6 +326,9 @@ impl<'a, W: WayOut> Pump<'a, W> {
             HttpTask::Header(head, end) => self.on_head(head, end)?,
             HttpTask::Body(piece, end) => {
                 self.exchange.body_received += piece.as_ref().map_or(0, |it| it.len() as u64);
+                if let (Some(recording), Some(piece)) = (&mut self.exchange.recording, &piece) {
+                    recording.on_body(piece);
+                }
                 self.answer_done = end;
                 HttpTask::Body(piece, end)
             }
@@ -368,6 +376,9 @@ impl<'a, W: WayOut> Pump<'a, W> {
         self.settle_early_answer();
         let request = self.session.req_header();
         let framing = head::incoming(&mut head, request.version, &request.method, end);
+        if let Some(recording) = &mut self.exchange.recording {
+            recording.on_head(&head);
+        }
         if framing == Framing::UntilClose || self.way.closing(self.session) {
             self.session.set_keepalive(None);
         }
@@ -452,6 +463,13 @@ impl<'a, W: WayOut> Pump<'a, W> {
         self.put(HttpTask::UpgradedBody(farewell, true)).await
     }
 
+    fn recorded(&mut self) {
+        // A stream that a stop has ended is not the whole answer.
+        if let (Some(recording), None) = (&mut self.exchange.recording, self.exchange.end) {
+            recording.on_end();
+        }
+    }
+
     // ── The ways to fail ────────────────────────────────────────────────────────────────────────
 
     fn stopped(&self, why: Ended) -> Stopped {
@@ -461,7 +479,8 @@ impl<'a, W: WayOut> Pump<'a, W> {
 
     /// Whether all that was taken of the body is at hand for another attempt.
     fn keeps_body(&self) -> bool {
-        !self.session.retry_buffer_truncated() && self.session.get_retry_buffer().is_some()
+        self.exchange.body.is_some()
+            || (!self.session.retry_buffer_truncated() && self.session.get_retry_buffer().is_some())
     }
 
     fn refused(&self, refusal: Refusal) -> Stopped {
@@ -491,12 +510,7 @@ impl<'a, W: WayOut> Pump<'a, W> {
         if self.answered {
             return self.stopped(Ended::Cut(EndState::Truncated));
         }
-        let refusal = match error.etype() {
-            ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2 => Refusal::UpstreamProtocol,
-            ErrorType::InternalError => Refusal::Internal,
-            _ => Refusal::UpstreamClosed,
-        };
-        let mut stopped = self.stopped(Ended::Unanswered(refusal));
+        let mut stopped = self.stopped(Ended::Unanswered(refusal_of(error)));
         // Pingora decides so for REFUSED_STREAM and for a connection that was going away.
         stopped.unprocessed = matches!(error.retry, RetryType::Decided(true));
         stopped
@@ -522,12 +536,21 @@ impl<'a, W: WayOut> Pump<'a, W> {
     }
 }
 
+/// What an upstream's failure before its answer is for the client.
+pub(super) fn refusal_of(error: &Error) -> Refusal {
+    match error.etype() {
+        ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2 => Refusal::UpstreamProtocol,
+        ErrorType::InternalError => Refusal::Internal,
+        _ => Refusal::UpstreamClosed,
+    }
+}
+
 /// Doing it twice is doing it once (RFC 9110, section 9.2.2).
 pub(super) fn is_idempotent(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE].contains(method)
 }
 
-fn interim(head: &ResponseHeader) -> bool {
+pub(super) fn interim(head: &ResponseHeader) -> bool {
     head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS
 }
 

@@ -7,15 +7,19 @@ pub mod forwarded;
 pub mod request_id;
 pub mod trace_context;
 
+mod body_rules;
 mod cors;
 mod header_edits;
+mod idempotency;
 mod rewrite;
 mod security_headers;
 
 use http::HeaderValue;
 
+pub use body_rules::{BodyRules, SchemaConfig};
 pub use cors::{Cors, CorsConfig, announced_method};
 pub use header_edits::{HeaderEdits, HeaderEditsConfig};
+pub use idempotency::{Begun, Deed, Idempotency, IdempotencyConfig, Kept, Mark};
 pub use rewrite::Rewrite;
 pub use security_headers::Security;
 
@@ -24,6 +28,10 @@ pub use security_headers::Security;
 pub struct Chain {
     /// Which pages of other origins may call.
     pub cors: Option<Cors>,
+    /// What the request's body must be.
+    pub body: BodyRules,
+    /// Deeds that are done once.
+    pub idempotency: Option<Idempotency>,
     /// Path and host of the request.
     pub rewrite: Rewrite,
     /// Header fields of the request.

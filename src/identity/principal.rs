@@ -9,6 +9,8 @@ pub struct Principal {
     pub kind: Kind,
     /// Who it is: the `sub` of a token, the name of a key, of a service or of a certificate.
     pub subject: Arc<str>,
+    /// Who vouches for it: the `iss` of a token; nobody but this gateway's own records for keys.
+    pub issuer: Option<Arc<str>>,
     /// For whom it counts.
     pub tenant: Option<Arc<str>>,
     /// Its roles; what they permit is in the configuration.
@@ -17,6 +19,24 @@ pub struct Principal {
     pub scopes: Vec<Arc<str>>,
     /// Names the credentials themselves: the `jti` of a token, the id of a key.
     pub credential: Option<Arc<str>>,
+    /// Names the sign-in that it comes from: the family of its refresh tokens.
+    pub session: Option<Arc<str>>,
+}
+
+impl Principal {
+    /// Somebody of whom nothing else is known.
+    pub fn new(kind: Kind, subject: impl Into<Arc<str>>) -> Self {
+        Self {
+            kind,
+            subject: subject.into(),
+            issuer: None,
+            tenant: None,
+            roles: Vec::new(),
+            scopes: Vec::new(),
+            credential: None,
+            session: None,
+        }
+    }
 }
 
 /// The kinds of credentials.

@@ -2,9 +2,11 @@
 //! is under way, how it may be refused, and how it can end.
 
 mod end;
+mod recording;
 mod refusal;
 mod request;
 
 pub use end::EndState;
-pub use refusal::{Refusal, Step};
+pub use recording::Recording;
+pub use refusal::{BodyFault, Refusal, Step};
 pub use request::{Exchange, Scheme, Timings, TraceContext};

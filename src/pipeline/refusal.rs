@@ -29,6 +29,26 @@ pub enum Refusal {
         /// The limit in bytes.
         limit: u64,
     },
+    /// The body is not of a media type that the route takes.
+    UnsupportedMediaType {
+        /// Those that it takes.
+        accepted: String,
+    },
+    /// The body is not what the route's schema asks for.
+    BodyInvalid {
+        /// Where and why, at most twenty of them.
+        faults: Vec<BodyFault>,
+    },
+    /// The route asks for an idempotency key, and there is none that can be read.
+    IdempotencyKey(&'static str),
+    /// The first request with this idempotency key is still under way.
+    IdempotencyRunning,
+    /// The idempotency key was used with another request.
+    IdempotencyMismatch,
+    /// The first answer under this idempotency key was not kept, and its deed is not done again.
+    IdempotencyNotKept,
+    /// What gateways share can't be reached, and the request can't do without.
+    StateUnavailable,
     /// The request's target is too long.
     UriTooLong,
     /// The request's header fields are too many or too large.
@@ -53,6 +73,15 @@ pub enum Refusal {
     Internal,
 }
 
+/// What is wrong with a part of a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BodyFault {
+    /// A JSON pointer (RFC 6901) into the body.
+    pub pointer: String,
+    /// The rule of the schema that failed.
+    pub rule: String,
+}
+
 impl Refusal {
     /// One of each, for the documentation and for tests.
     pub fn one_of_each() -> impl Iterator<Item = Self> {
@@ -62,21 +91,28 @@ impl Refusal {
     /// The one behind this one in the list: a new one does not compile until it has its place.
     fn next(&self) -> Option<Self> {
         Some(match self {
-            Self::BadRequest(_) => Self::RouteNotFound,
+            Self::BadRequest(_) => Self::BodyInvalid { faults: Vec::new() },
+            Self::BodyInvalid { .. } => Self::IdempotencyKey("it is missing"),
+            Self::IdempotencyKey(_) => Self::RouteNotFound,
             Self::RouteNotFound => Self::MethodNotAllowed { allow: "GET, HEAD".to_owned() },
             Self::MethodNotAllowed { .. } => Self::MethodNotSupported,
             Self::MethodNotSupported => Self::NotAcceptable,
             Self::NotAcceptable => Self::RequestTimeout,
-            Self::RequestTimeout => Self::BodyTooLarge { limit: 262_144 },
+            Self::RequestTimeout => Self::IdempotencyRunning,
+            Self::IdempotencyRunning => Self::IdempotencyNotKept,
+            Self::IdempotencyNotKept => Self::BodyTooLarge { limit: 262_144 },
             Self::BodyTooLarge { .. } => Self::UriTooLong,
-            Self::UriTooLong => Self::ExpectationFailed,
-            Self::ExpectationFailed => Self::HeadersTooLarge,
+            Self::UriTooLong => Self::UnsupportedMediaType { accepted: "application/json".to_owned() },
+            Self::UnsupportedMediaType { .. } => Self::ExpectationFailed,
+            Self::ExpectationFailed => Self::IdempotencyMismatch,
+            Self::IdempotencyMismatch => Self::HeadersTooLarge,
             Self::HeadersTooLarge => Self::Internal,
             Self::Internal => Self::ConnectFailed,
             Self::ConnectFailed => Self::UpstreamClosed,
             Self::UpstreamClosed => Self::UpstreamProtocol,
             Self::UpstreamProtocol => Self::NoHealthyEndpoint,
-            Self::NoHealthyEndpoint => Self::ConnectTimeout,
+            Self::NoHealthyEndpoint => Self::StateUnavailable,
+            Self::StateUnavailable => Self::ConnectTimeout,
             Self::ConnectTimeout => Self::FirstByteTimeout,
             Self::FirstByteTimeout => Self::ExchangeTimeout,
             Self::ExchangeTimeout => return None,

@@ -4,9 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use crate::base::{RequestId, SpanId, TraceId};
 use crate::identity::Principal;
-use crate::pipeline::{EndState, Refusal};
+use crate::pipeline::{EndState, Recording, Refusal};
 
 /// One request and what became of it. Survives an upgrade and then stands for the connection.
 /// Filters write what they learn into typed fields.
@@ -26,6 +28,10 @@ pub struct Exchange {
     pub started: Instant,
     /// The target as it was received, kept only when the route rewrites it.
     pub target_received: Option<http::Uri>,
+    /// The request's whole body, where a step had to see it before it went anywhere.
+    pub body: Option<Bytes>,
+    /// Takes the answer down, where a step wants to keep it.
+    pub recording: Option<Box<Recording>>,
     /// The name of the upstream or local service that was chosen.
     pub upstream: Option<Arc<str>>,
     /// The endpoint that answered, or was tried last.
@@ -98,6 +104,8 @@ impl Exchange {
             principal: None,
             started: Instant::now(),
             target_received: None,
+            body: None,
+            recording: None,
             upstream: None,
             endpoint: None,
             attempts: 0,

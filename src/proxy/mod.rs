@@ -5,6 +5,7 @@
 
 mod access_log;
 mod client_ip;
+mod once;
 mod reply;
 mod strict;
 mod way;
@@ -26,12 +27,14 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::base::{Deadline, RequestId};
 use crate::config::Configuration;
-use crate::exchange::{Ended, WayOut, Worker, exchange};
+use crate::exchange::{Called, Ended, WayOut, Worker, exchange, respond, unless_left};
+use crate::filters::Deed;
 use crate::listener::{Connection, Refuse};
 use crate::pipeline::{EndState, Exchange, Refusal, Scheme};
-use crate::proxy::way::{Admitted, Arrival, Routeless, way_in};
+use crate::proxy::way::{Admitted, Arrival, Routeless, Stopped, way_in};
 
 pub use crate::proxy::reply::{ErrorCode, error_codes};
+use crate::state::State;
 use crate::telemetry::{IN_FLIGHT, refused};
 
 /// How long a request's body is read and dropped after a refusal, so that the client reads the answer
@@ -41,10 +44,17 @@ const DRAIN_BODY: Duration = Duration::from_secs(1);
 /// How long a client may take to read the refusal of a request that no route took.
 const TAKE_REFUSAL: Duration = Duration::from_secs(10);
 
+/// What all workers share.
+pub struct Shared {
+    /// Short-lived values: claims, kept answers, counters.
+    pub state: State,
+}
+
 /// The gateway as Pingora sees it; one on each worker thread.
 pub struct Proxy {
     configuration: Arc<Configuration>,
-    worker: Worker,
+    shared: Arc<Shared>,
+    worker: Arc<Worker>,
 }
 
 /// What is known about a request from its head to the line in the log.
@@ -98,18 +108,18 @@ impl Drop for Request {
 
 impl Proxy {
     /// To be made on the thread that uses it.
-    pub fn new(configuration: Arc<Configuration>, worker: Worker) -> Self {
-        Self { configuration, worker }
+    pub fn new(configuration: Arc<Configuration>, shared: Arc<Shared>, worker: Worker) -> Self {
+        Self { configuration, shared, worker: Arc::new(worker) }
     }
 
     /// Answers a request; an error means that the connection or stream has to be cut.
     async fn serve(&self, session: &mut ServerSession, request: &mut Request, peer_trusted: bool) -> Result<()> {
         let exchange_state = request.exchange.as_mut().expect("it was made just now");
-        match way_in(self.configuration.serving(), exchange_state, session, peer_trusted) {
+        let serving = self.configuration.serving();
+        match way_in(serving, &self.shared, exchange_state, session, peer_trusted).await {
             Ok(Arrival::Admitted(admitted)) => {
                 let admitted = request.admitted.insert(admitted);
-                let alive = &admitted.serving.alive[admitted.route];
-                let destination = alive.destination.as_ref().expect("what has none is answered at once");
+                let destination = admitted.destination();
                 let policy = &admitted.serving.snapshot.routes[admitted.route].policy;
                 let ended = exchange(&self.worker, session, exchange_state, destination, policy, &*admitted).await;
                 match ended {
@@ -117,12 +127,12 @@ impl Proxy {
                         exchange_state.end.get_or_insert(EndState::Done);
                         Ok(())
                     }
-                    Err(Ended::Unanswered(refusal)) => {
-                        Box::pin(refuse(session, exchange_state, &*admitted, refusal)).await
-                    }
-                    Err(Ended::Cut(end)) => cut(exchange_state, end),
-                    Err(Ended::ClientGone) => cut(exchange_state, EndState::ClientGone),
+                    Err(why) => Box::pin(stopped(session, exchange_state, &*admitted, why)).await,
                 }
+            }
+            Ok(Arrival::Deed(admitted, deed)) => {
+                let admitted = request.admitted.insert(admitted);
+                Box::pin(self.once(session, exchange_state, admitted, deed)).await
             }
             Ok(Arrival::Answered(admitted, mut head, body)) => {
                 admitted.on_response(exchange_state, &mut head);
@@ -131,16 +141,65 @@ impl Proxy {
                 settle_body(session);
                 Box::pin(answer(session, exchange_state, (head, body), patience, EndState::Done)).await
             }
-            Err((Some(admitted), refusal)) => {
-                let refused = Box::pin(refuse(session, exchange_state, &admitted, refusal)).await;
+            Err(Stopped { admitted: Some(admitted), why }) => {
+                let stopped = Box::pin(stopped(session, exchange_state, &admitted, why)).await;
                 request.admitted = Some(admitted);
-                refused
+                stopped
             }
-            Err((None, refusal)) => {
+            Err(Stopped { admitted: None, why }) => {
                 let way = Routeless::new(self.configuration.serving(), session.req_header());
-                Box::pin(refuse(session, exchange_state, &way, refusal)).await
+                Box::pin(stopped(session, exchange_state, &way, why)).await
             }
         }
+    }
+}
+
+impl Proxy {
+    /// Has a deed done, and gives its client the answer.
+    async fn once(
+        &self,
+        session: &mut ServerSession,
+        exchange: &mut Exchange,
+        admitted: &Admitted,
+        deed: Deed,
+    ) -> Result<()> {
+        let destination = admitted.destination();
+        let policy = &admitted.route().policy;
+        exchange.upstream = Some(destination.name());
+        let order = once::Order {
+            worker: self.worker.clone(),
+            destination: destination.clone(),
+            request: session.req_header().clone(),
+            body: exchange.body.clone().unwrap_or_default(),
+            policy: policy.clone(),
+        };
+        let told = once::begin(deed, order);
+        let answer = match unless_left(session, told).await {
+            Ok(Ok(Ok(answer))) => answer,
+            Ok(Ok(Err(refusal))) => return refuse(session, exchange, admitted, refusal).await,
+            Ok(Err(_)) => return refuse(session, exchange, admitted, Refusal::Internal).await,
+            Err(why) => return stopped(session, exchange, admitted, why).await,
+        };
+        if let Some(called) = answer.extensions().get::<Called>() {
+            exchange.endpoint = called.endpoint;
+            exchange.attempts = called.attempts;
+        }
+        match respond(&self.worker, session, exchange, answer, policy, admitted).await {
+            Ok(()) => {
+                exchange.end.get_or_insert(EndState::Done);
+                Ok(())
+            }
+            Err(why) => stopped(session, exchange, admitted, why).await,
+        }
+    }
+}
+
+/// Tells the client why there is no answer, if it can still be told.
+async fn stopped(session: &mut ServerSession, exchange: &mut Exchange, way: &impl WayOut, why: Ended) -> Result<()> {
+    match why {
+        Ended::Unanswered(refusal) => refuse(session, exchange, way, refusal).await,
+        Ended::Cut(end) => cut(exchange, end),
+        Ended::ClientGone => cut(exchange, EndState::ClientGone),
     }
 }
 

@@ -83,6 +83,55 @@ impl Wording {
                     "send less",
                 )
             },
+            Refusal::UnsupportedMediaType { accepted } => Self {
+                details: json!({ "accepted": accepted }),
+                ..say(
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                    "unsupported_media_type",
+                    "bodies of this media type are not taken here",
+                    "send one of the accepted media types, and say so in Content-Type",
+                )
+            },
+            Refusal::BodyInvalid { faults } => Self {
+                details: json!({ "faults": faults.iter()
+                    .map(|it| json!({ "pointer": it.pointer, "rule": it.rule })).collect::<Vec<_>>() }),
+                ..say(
+                    StatusCode::BAD_REQUEST,
+                    "invalid_body",
+                    "the body is not what this path asks for",
+                    "correct the places that the pointers name",
+                )
+            },
+            Refusal::IdempotencyKey(why) => say(
+                StatusCode::BAD_REQUEST,
+                "idempotency_key",
+                &format!("this path needs an idempotency key: {why}"),
+                "send Idempotency-Key with a new UUID for each deed, and the same one when you repeat it",
+            ),
+            Refusal::IdempotencyRunning => say(
+                StatusCode::CONFLICT,
+                "idempotency_running",
+                "the first request with this idempotency key is still under way",
+                LATER,
+            ),
+            Refusal::IdempotencyMismatch => say(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency_mismatch",
+                "this idempotency key belongs to another request",
+                "use a new key for a new deed",
+            ),
+            Refusal::IdempotencyNotKept => say(
+                StatusCode::CONFLICT,
+                "idempotency_not_kept",
+                "this was done already, but its answer was a stream or too large to be kept",
+                "ask for the deed's result in another way; do not repeat it under a new key",
+            ),
+            Refusal::StateUnavailable => say(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "state_unavailable",
+                "what this request depends on can't be looked up at the moment",
+                LATER,
+            ),
             Refusal::UriTooLong => say(
                 StatusCode::URI_TOO_LONG,
                 "uri_too_long",
@@ -187,7 +236,7 @@ pub(super) fn refusal(refusal: &Refusal, request_id: &RequestId) -> (Box<Respons
     {
         let _ = head.insert_header(ALLOW, allow);
     }
-    if wording.status == StatusCode::SERVICE_UNAVAILABLE {
+    if wording.status == StatusCode::SERVICE_UNAVAILABLE || matches!(refusal, Refusal::IdempotencyRunning) {
         let _ = head.insert_header(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     (head, Bytes::from(body))

@@ -3,7 +3,6 @@
 //! The order is the same for every route, and `moongate explain` prints it. Each step says why it
 //! stands where it stands.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,20 +14,34 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::date::get_cached_date;
 
 use crate::config::{Action, Respond, Route, Serving};
-use crate::exchange;
-use crate::filters::{self, Security};
+use crate::exchange::{self, Destination, Ended};
+use crate::filters::{self, Begun, Deed, Idempotency, Kept, Security};
 use crate::listener::Connection;
-use crate::pipeline::{Exchange, Refusal, Step};
-use crate::proxy::reply;
+use crate::pipeline::{Exchange, Refusal};
 use crate::proxy::strict;
+use crate::proxy::{Shared, reply};
 use crate::routing::{Outcome, Params, Request, Target};
 
 /// What the way in comes to.
 pub(super) enum Arrival {
     /// The request goes to the destination of this route.
     Admitted(Admitted),
+    /// It goes there, and is a deed that is done once.
+    Deed(Admitted, Deed),
     /// It is answered at once.
     Answered(Admitted, Box<ResponseHeader>, Bytes),
+}
+
+/// The way in ended early: why, and on which route, if it got so far.
+pub(super) struct Stopped {
+    pub(super) admitted: Option<Admitted>,
+    pub(super) why: Ended,
+}
+
+impl From<Refusal> for Stopped {
+    fn from(refusal: Refusal) -> Self {
+        Self { admitted: None, why: Ended::Unanswered(refusal) }
+    }
 }
 
 /// A route's number and what its way out needs of the request.
@@ -43,17 +56,24 @@ impl Admitted {
     pub(super) fn route(&self) -> &Route {
         &self.serving.snapshot.routes[self.route]
     }
+
+    /// Where the route's requests go.
+    pub(super) fn destination(&self) -> &Destination {
+        let destination = self.serving.alive[self.route].destination.as_ref();
+        destination.expect("what has none is answered at once")
+    }
 }
 
 /// From a request's head to the decision what becomes of it.
-pub(super) fn way_in(
+pub(super) async fn way_in(
     serving: Arc<Serving>,
+    shared: &Shared,
     exchange: &mut Exchange,
     session: &mut ServerSession,
     peer_trusted: bool,
-) -> Result<Arrival, (Option<Admitted>, Refusal)> {
+) -> Result<Arrival, Stopped> {
     // Before anything reads a field: what could be read in two ways is not read at all.
-    strict::check(session).map_err(|it| (None, it))?;
+    strict::check(session)?;
     let request = session.req_header_mut();
     forget_spelling(request);
 
@@ -64,31 +84,40 @@ pub(super) fn way_in(
     // Before the match: the bytes that are matched are the bytes that are sent on.
     if request.raw_path() == b"*" {
         if request.method != Method::OPTIONS {
-            return Err((None, Refusal::BadRequest("the target * is for OPTIONS alone")));
+            return Err(Refusal::BadRequest("the target * is for OPTIONS alone").into());
         }
-        return Err((None, Refusal::RouteNotFound));
+        return Err(Refusal::RouteNotFound.into());
     }
-    normalise(request).map_err(|it| (None, it))?;
+    normalise(request)?;
 
-    let (route, params) = find(&serving, request).map_err(|it| (None, it))?;
+    let (route, params) = find(&serving, request)?;
     let origin = serving.snapshot.routes[route].chain.cors.as_ref().and_then(|_| request.headers.get(ORIGIN).cloned());
     let admitted = Admitted { serving, route, origin };
     // Before everything that asks for credentials: a preflight carries none.
     if let Some(head) = preflight(&admitted, request) {
         return Ok(Arrival::Answered(admitted, head, Bytes::new()));
     }
-    match filter(&admitted, exchange, request, &params) {
-        ControlFlow::Continue(()) => {}
-        ControlFlow::Break(refusal) => return Err((Some(admitted), refusal)),
+    let onward = match filter(&admitted, shared, exchange, session, &params).await {
+        Ok(onward) => onward,
+        Err(why) => return Err(Stopped { admitted: Some(admitted), why }),
+    };
+    match onward {
+        Onward::Free => {}
+        Onward::First(deed) => return Ok(Arrival::Deed(admitted, deed)),
+        Onward::Replay(kept) => {
+            let (head, body) = replayed(kept);
+            return Ok(Arrival::Answered(admitted, head, body));
+        }
     }
     match &admitted.route().action {
         Action::Upstream(_) => Ok(Arrival::Admitted(admitted)),
-        Action::Redirect(redirect) => {
-            let head = redirected(redirect.status, &redirect.to, request, &params);
-            let head =
-                head.ok_or_else(|| (Some(admitted.clone()), Refusal::BadRequest("the target can't be redirected")))?;
-            Ok(Arrival::Answered(admitted, head, Bytes::new()))
-        }
+        Action::Redirect(redirect) => match redirected(redirect.status, &redirect.to, session.req_header(), &params) {
+            Some(head) => Ok(Arrival::Answered(admitted, head, Bytes::new())),
+            None => {
+                let why = Ended::Unanswered(Refusal::BadRequest("the target can't be redirected"));
+                Err(Stopped { admitted: Some(admitted), why })
+            }
+        },
         Action::Respond(respond) => {
             let (head, body) = respond_with(respond);
             Ok(Arrival::Answered(admitted, head, body))
@@ -97,21 +126,56 @@ pub(super) fn way_in(
 }
 
 /// The steps of a route, in their order.
-fn filter(admitted: &Admitted, exchange: &mut Exchange, request: &mut RequestHeader, params: &Params) -> Step {
+async fn filter(
+    admitted: &Admitted,
+    shared: &Shared,
+    exchange: &mut Exchange,
+    session: &mut ServerSession,
+    params: &Params,
+) -> Result<Onward, Ended> {
+    let route = admitted.route();
     // No `..` here: a new filter does not compile until it has been given its place.
-    let filters::Chain { cors: _, rewrite, request_headers, response_headers: _, security: _ } =
-        &admitted.route().chain;
+    let filters::Chain { cors: _, body, idempotency, rewrite, request_headers, response_headers: _, security: _ } =
+        &route.chain;
 
+    // Before the body is read: what can be refused by its head is.
+    if !body.is_empty() {
+        let has_body = !session.is_body_empty();
+        body.on_head(&session.req_header().headers, has_body).map_err(Ended::Unanswered)?;
+    }
+    let deed =
+        |it: &&Idempotency| matches!(route.action, Action::Upstream(_)) && it.concerns(&session.req_header().method);
+    let idempotency = idempotency.as_ref().filter(deed);
+    if body.need_body() || idempotency.is_some() {
+        Box::pin(exchange::hold_body(session, exchange, &route.policy)).await?;
+        body.on_body(exchange.body.as_ref().unwrap_or(&Bytes::new())).map_err(Ended::Unanswered)?;
+    }
+    // After everything that may refuse: a refusal is no deed. Before what changes the request: the id
+    // belongs to what the client asked for.
+    let mark = idempotency.map(|it| it.mark(exchange, session.req_header())).transpose().map_err(Ended::Unanswered)?;
+    let onward = match (idempotency, mark.flatten()) {
+        (Some(idempotency), Some(mark)) => {
+            let begin = idempotency.begin(&shared.state.records, mark);
+            let begun = Box::pin(exchange::unless_left(session, begin)).await?;
+            match begun.map_err(Ended::Unanswered)? {
+                Begun::First(deed) => Onward::First(deed),
+                Begun::Replay(kept) => return Ok(Onward::Replay(kept)),
+            }
+        }
+        _ => Onward::Free,
+    };
+
+    let request = session.req_header_mut();
     // Before the host is rewritten: upstreams are told the one that the client used.
     filters::forwarded::on_request(exchange, request);
     // Only a route for WebSockets upgrades: elsewhere the wish is ignored (RFC 9110, 7.8).
-    if !admitted.route().description.r#match.websocket && request.headers.contains_key(UPGRADE) {
+    if !route.description.r#match.websocket && request.headers.contains_key(UPGRADE) {
         request.remove_header(&UPGRADE);
     }
     if rewrite.changes_path() {
         let path = request.uri.path();
         let Some(target) = rewrite.target(params, path, request.uri.query()) else {
-            return ControlFlow::Break(Refusal::BadRequest("the target can't be rewritten"));
+            return Err(Ended::Unanswered(Refusal::BadRequest("the target can't be rewritten")));
         };
         exchange.target_received = Some(request.uri.clone());
         request.set_uri(target);
@@ -119,7 +183,26 @@ fn filter(admitted: &Admitted, exchange: &mut Exchange, request: &mut RequestHea
     rewrite.on_request(request);
     // Last: the operator's word about a field is the last one.
     request_headers.on_request(request);
-    ControlFlow::Continue(())
+    Ok(onward)
+}
+
+/// How a request that nothing refused goes on.
+enum Onward {
+    /// To its destination.
+    Free,
+    /// To its destination, as the first of its kind.
+    First(Deed),
+    /// Its deed was done: this is the answer.
+    Replay(Kept),
+}
+
+fn replayed(kept: Kept) -> (Box<ResponseHeader>, Bytes) {
+    let mut head = reply::head(kept.status);
+    for (name, value) in &kept.headers {
+        let _ = head.append_header(name, value);
+    }
+    let _ = head.insert_header("idempotency-replayed", HeaderValue::from_static("true"));
+    (head, kept.body)
 }
 
 /// Back from an answer's head to the client, for refusals and errors too.
@@ -167,7 +250,8 @@ pub(super) fn unread(exchange: &Exchange, answer: &mut ResponseHeader) {
 }
 
 fn way_out(chain: &filters::Chain, origin: Option<&HeaderValue>, exchange: &Exchange, answer: &mut ResponseHeader) {
-    let filters::Chain { cors, rewrite: _, request_headers: _, response_headers, security } = chain;
+    let filters::Chain { cors, body: _, idempotency: _, rewrite: _, request_headers: _, response_headers, security } =
+        chain;
 
     if let Some(cors) = cors {
         cors.on_response(origin, answer);

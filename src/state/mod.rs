@@ -1,72 +1,85 @@
-//! Short-lived values that requests, threads and gateways share: claims, records, counters.
+//! Short-lived values that requests, threads and gateways share: claims, records, notices.
 //!
 //! In memory, or in Redis (`state` in gateway.yaml). Every value has an end of life. That the state
 //! can't be reached is a value of its own, which the caller has to decide on.
 
+mod config;
+mod counters;
+mod memory;
+mod metrics;
+mod notices;
+mod records;
+mod redis;
+
 use std::sync::Arc;
-use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
+use tokio::runtime::Handle;
 
-/// The state can't be reached, or gave no answer in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the shared state is not available")]
-pub struct Unavailable;
+use crate::state::memory::Memory;
+use crate::state::redis::{Link, RedisRecords};
 
-/// What came of [`Records::claim`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Claim {
-    /// Nothing was there; the value given is there now.
-    Won,
-    /// This value was there already, and is untouched.
-    Held(Bytes),
-}
-
-/// Short-lived values by key, each operation atomic. Keys are at most 512 bytes and begin with the
-/// room that owns them, as in `idempotency:`.
-#[async_trait]
-pub trait Records: Send + Sync {
-    /// The value, if it is there and its life has not ended.
-    ///
-    /// # Errors
-    /// When the state can't be reached.
-    async fn read(&self, key: &str) -> Result<Option<Bytes>, Unavailable>;
-
-    /// Puts a value there, whatever was there before.
-    ///
-    /// # Errors
-    /// When the state can't be reached.
-    async fn write(&self, key: &str, value: Bytes, life: Duration) -> Result<(), Unavailable>;
-
-    /// Puts a value there if nothing is.
-    ///
-    /// # Errors
-    /// When the state can't be reached.
-    async fn claim(&self, key: &str, value: Bytes, life: Duration) -> Result<Claim, Unavailable>;
-
-    /// Replaces `expected` with `value`; false, and nothing changes, if something else is there.
-    ///
-    /// # Errors
-    /// When the state can't be reached.
-    async fn swap(&self, key: &str, expected: &[u8], value: Bytes, life: Duration) -> Result<bool, Unavailable>;
-
-    /// Removes the value if it is `expected`; false if something else, or nothing, is there.
-    ///
-    /// # Errors
-    /// When the state can't be reached.
-    async fn release(&self, key: &str, expected: &[u8]) -> Result<bool, Unavailable>;
-
-    /// Removes the value.
-    ///
-    /// # Errors
-    /// When the state can't be reached.
-    async fn forget(&self, key: &str) -> Result<(), Unavailable>;
-}
+pub use config::{Backend, MemoryBounds, MemoryConfig, RedisAccess, RedisConfig, StateConfig};
+pub use counters::{CounterKey, Counters, Fill, Moment, Quota, Taken};
+pub use notices::{Notice, Notices, Subscription};
+pub use records::{Claim, Records, Unavailable};
+pub use redis::{Given, SharedCells};
 
 /// The state of this gateway; clones share it.
 #[derive(Clone)]
 pub struct State {
     /// Values by key.
     pub records: Arc<dyn Records>,
+    /// Short words to the other parts of this gateway and to the other gateways.
+    pub notices: Notices,
+    /// Counters of rate limits in this process: all of them, or those for when Redis is gone.
+    pub counters: Arc<Counters>,
+    /// Counters of rate limits that gateways share, if they do.
+    pub shared_cells: Option<Arc<SharedCells>>,
+}
+
+impl State {
+    /// Opens what the configuration names. `side` runs what has to go on beside the requests; calls
+    /// may come from any runtime.
+    ///
+    /// A Redis that can't be reached is no error: calls say [`Unavailable`] until it can be. Waits for
+    /// the end of the first attempt, so it must not be called from `side` itself.
+    pub fn open(backend: &Backend, side: &Handle) -> Self {
+        let keys_max = match backend {
+            Backend::Memory(bounds) => bounds.keys_max,
+            Backend::Redis(_) => MemoryBounds::default().keys_max,
+        };
+        let counters = Arc::new(Counters::new(keys_max));
+        side.spawn(counters::sweep_forever(Arc::downgrade(&counters)));
+        match backend {
+            Backend::Memory(bounds) => {
+                let memory = Arc::new(Memory::new(bounds));
+                side.spawn(memory::sweep_forever(Arc::downgrade(&memory)));
+                metrics::UP.set(1);
+                metrics::begin_memory();
+                Self { records: memory, notices: Notices::local(), counters, shared_cells: None }
+            }
+            Backend::Redis(access) => {
+                let notices = Notices::local();
+                let link = Link::open(access, notices.hub(), side);
+                Self {
+                    records: Arc::new(RedisRecords::new(link.clone())),
+                    notices: notices.shared(link.clone()),
+                    counters,
+                    shared_cells: Some(Arc::new(SharedCells::new(link))),
+                }
+            }
+        }
+    }
+
+    /// In memory, with the default bounds, and for programs without a side runtime: what has expired
+    /// goes only when room is needed.
+    pub fn in_memory() -> Self {
+        let bounds = MemoryBounds::default();
+        Self {
+            records: Arc::new(Memory::new(&bounds)),
+            notices: Notices::local(),
+            counters: Arc::new(Counters::new(bounds.keys_max)),
+            shared_cells: None,
+        }
+    }
 }

@@ -27,7 +27,7 @@ use crate::exchange::policy::Policy;
 use crate::exchange::pump::{Ended, Stopped, WayOut, write_http2};
 use crate::pipeline::{EndState, Exchange, Refusal};
 
-pub(super) use request::is_ordinary;
+pub(super) use request::{BODY_MAX, is_ordinary};
 
 use answer::Shape;
 
@@ -152,6 +152,9 @@ impl<W: WayOut> Lean<'_, W> {
         if self.way.closing(self.session) {
             self.session.set_keepalive(None);
         }
+        if let Some(recording) = &mut self.exchange.recording {
+            recording.on_head(&head.answer);
+        }
         self.way.on_response(self.exchange, &mut head.answer);
         deadline.arm_at(total);
         let mut left = head.length;
@@ -163,7 +166,13 @@ impl<W: WayOut> Lean<'_, W> {
             let piece = buffer.split_to(buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
             left -= piece.len() as u64;
             self.exchange.body_received += piece.len() as u64;
+            if let Some(recording) = &mut self.exchange.recording {
+                recording.on_body(&piece);
+            }
             self.write(Part::Body(piece.freeze(), left == 0), &mut deadline).await?;
+        }
+        if let Some(recording) = &mut self.exchange.recording {
+            recording.on_end();
         }
         // Bytes behind the answer's end are nobody's: such a connection is not to be trusted again.
         Ok((head.keep_alive && buffer.is_empty()).then_some(stream))

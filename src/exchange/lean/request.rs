@@ -7,7 +7,7 @@ use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 
 /// The largest body that goes out in one write with its head, in bytes.
-const BODY_MAX: u64 = 16 * 1024;
+pub(in crate::exchange) const BODY_MAX: u64 = 16 * 1024;
 
 /// Whether a request may go the lean way: nothing to negotiate, and a body that is small and of known
 /// length, or none. Decided before anything is written.

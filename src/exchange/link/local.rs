@@ -75,6 +75,30 @@ impl Local {
         }
     }
 
+    /// An answer that is there already.
+    pub(in crate::exchange) fn answered(answer: http::Response<Body>, method: &Method) -> Self {
+        let call: Call = Box::pin(std::future::ready(Ok(answer)));
+        Self { call: Some(call), answers_head: *method == Method::HEAD, ..Self::nothing() }
+    }
+
+    /// In place of a link that is over.
+    pub(in crate::exchange) fn nothing() -> Self {
+        Self {
+            call: None,
+            feed: None,
+            queued: Arc::default(),
+            answer: None,
+            answers_head: false,
+            near: None,
+            waiting: BytesMut::new(),
+            upgraded: false,
+        }
+    }
+
+    pub(in crate::exchange) fn is_nothing(&self) -> bool {
+        self.call.is_none() && self.answer.is_none()
+    }
+
     pub(super) fn waiting(&self) -> usize {
         self.queued.load(Ordering::Relaxed) + self.waiting.len()
     }

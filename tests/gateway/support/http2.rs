@@ -93,6 +93,27 @@ impl H2Client {
         within(&self.runtime, exchange(sender, request, body, trailers))
     }
 
+    /// The same request so many times at once, each on a stream of its own.
+    #[track_caller]
+    pub fn at_once(
+        &self,
+        count: usize,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Vec<Response> {
+        let ask = |_| {
+            let mut request = Request::builder().method(method).uri(format!("{}{path}", self.origin));
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            exchange(self.sender.clone(), request.body(()).unwrap(), Bytes::copy_from_slice(body), None)
+        };
+        let answers = within(&self.runtime, futures_util::future::try_join_all((0..count).map(ask)));
+        answers.unwrap_or_else(|error| panic!("{method} {}{path} {count} times: {error}", self.origin))
+    }
+
     /// For tests that steer a stream by hand, with [`H2Client::run`].
     pub fn sender(&self) -> SendRequest<Bytes> {
         self.sender.clone()

@@ -1,0 +1,250 @@
+//! What a request's body must be: its media type, and its shape by a JSON Schema (S2S-38).
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use jsonschema::Validator;
+use jsonschema::error::ValidationErrorKind;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::base::{At, Findings};
+use crate::pipeline::{BodyFault, Refusal};
+
+/// So many faults of a body are told at once.
+const FAULTS_MAX: usize = 20;
+/// No honest schema is longer.
+const FILE_MAX: u64 = 1024 * 1024;
+
+/// The `schema` section of a route or of a policy.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SchemaConfig {
+    /// A file with the JSON Schema (draft 2020-12 unless it names another) of request bodies. What does
+    /// not fit gets 400 with the places that failed; unless `content_types` says otherwise, bodies must
+    /// be JSON. References must point into the same file.
+    pub request: Option<PathBuf>,
+}
+
+/// Compiled: what bodies must be.
+#[derive(Clone, Debug, Default)]
+pub struct BodyRules {
+    types: Vec<MediaType>,
+    schema: Option<Arc<Schema>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum MediaType {
+    Exact(String),
+    /// `application/*`, kept as `application/`.
+    Family(String),
+    /// `application/*+json`, kept as `+json`.
+    Suffix(String),
+}
+
+struct Schema {
+    file: PathBuf,
+    validator: Validator,
+}
+
+impl fmt::Debug for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Schema({})", self.file.display())
+    }
+}
+
+impl BodyRules {
+    /// Reads the schema's file. Reports every media type that is none, and a schema that can't be used.
+    pub fn compile(
+        types: Option<&Vec<String>>,
+        schema: Option<&SchemaConfig>,
+        (types_at, schema_at): (&At<'_>, &At<'_>),
+        findings: &mut Findings,
+    ) -> Self {
+        let schema = schema.and_then(|it| it.request.as_deref());
+        let at = schema_at.key("request");
+        let schema = schema.and_then(|path| match Schema::read(path) {
+            Ok(schema) => Some(Arc::new(schema)),
+            Err(why) => {
+                findings.error(&at, why).help("name a file that holds a JSON Schema");
+                None
+            }
+        });
+        let json = || vec![MediaType::Exact("application/json".to_owned()), MediaType::Suffix("+json".to_owned())];
+        let types = match types {
+            Some(types) => media_types(types, types_at, findings),
+            None if schema.is_some() => json(),
+            None => Vec::new(),
+        };
+        Self { types, schema }
+    }
+
+    /// Whether the body has to be seen whole.
+    pub fn need_body(&self) -> bool {
+        self.schema.is_some()
+    }
+
+    /// Whether there is anything to check.
+    pub fn is_empty(&self) -> bool {
+        self.types.is_empty() && self.schema.is_none()
+    }
+
+    /// The files that were read.
+    pub fn files(&self) -> Option<&Path> {
+        self.schema.as_ref().map(|it| &*it.file)
+    }
+
+    /// Checks the media type, of requests with a body.
+    ///
+    /// # Errors
+    /// 415 for one that is not taken, or is missing.
+    pub fn on_head(&self, headers: &HeaderMap, has_body: bool) -> Result<(), Refusal> {
+        if self.types.is_empty() || !has_body {
+            return Ok(());
+        }
+        let written = headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok()).unwrap_or_default();
+        let essence = written.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        if headers.get_all(CONTENT_TYPE).iter().count() <= 1 && self.types.iter().any(|it| it.takes(&essence)) {
+            return Ok(());
+        }
+        let accepted: Vec<String> = self.types.iter().map(ToString::to_string).collect();
+        Err(Refusal::UnsupportedMediaType { accepted: accepted.join(", ") })
+    }
+
+    /// Checks the whole body.
+    ///
+    /// # Errors
+    /// 400 with the places that failed; they never quote what was sent.
+    pub fn on_body(&self, body: &Bytes) -> Result<(), Refusal> {
+        let Some(schema) = &self.schema else { return Ok(()) };
+        let value: Value = serde_json::from_slice(body).map_err(|error| {
+            let place = format!("line {}, column {}", error.line(), error.column());
+            let rule = if body.is_empty() { "a body is missing".to_owned() } else { format!("not JSON at {place}") };
+            Refusal::BodyInvalid { faults: vec![BodyFault { pointer: String::new(), rule }] }
+        })?;
+        let faults: Vec<BodyFault> =
+            schema.validator.iter_errors(&value).take(FAULTS_MAX).map(|it| fault(&it)).collect();
+        if faults.is_empty() { Ok(()) } else { Err(Refusal::BodyInvalid { faults }) }
+    }
+}
+
+/// Where it failed and by which rule of the schema; never what was sent.
+fn fault(error: &jsonschema::ValidationError<'_>) -> BodyFault {
+    let mut pointer = error.instance_path().as_str().to_owned();
+    if let ValidationErrorKind::Required { property } = error.kind()
+        && let Some(name) = property.as_str()
+    {
+        pointer.push('/');
+        pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+    }
+    let keyword = error.kind().keyword();
+    let rule = if keyword == "required" { "it is missing".to_owned() } else { error.schema_path().as_str().to_owned() };
+    BodyFault { pointer, rule }
+}
+
+impl Schema {
+    fn read(path: &Path) -> Result<Self, String> {
+        let shown = path.display();
+        let length = std::fs::metadata(path).map_err(|error| format!("{shown} can't be read: {error}"))?.len();
+        if length > FILE_MAX {
+            return Err(format!("{shown} is longer than {FILE_MAX} bytes"));
+        }
+        let text = std::fs::read(path).map_err(|error| format!("{shown} can't be read: {error}"))?;
+        let value: Value = serde_json::from_slice(&text).map_err(|error| format!("{shown} is not JSON: {error}"))?;
+        let validator = jsonschema::validator_for(&value).map_err(|error| format!("{shown} is no schema: {error}"))?;
+        Ok(Self { file: path.to_owned(), validator })
+    }
+}
+
+fn media_types(written: &[String], at: &At<'_>, findings: &mut Findings) -> Vec<MediaType> {
+    let mut types = Vec::new();
+    for (number, text) in written.iter().enumerate() {
+        match MediaType::parse(text) {
+            Some(media_type) => types.push(media_type),
+            None => findings
+                .error(&at.index(number), "not a media type")
+                .help("write it as application/json, image/* or application/*+json, without parameters"),
+        }
+    }
+    types
+}
+
+impl MediaType {
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.to_ascii_lowercase();
+        let (family, kind) = text.split_once('/')?;
+        let token =
+            |it: &str| !it.is_empty() && it.bytes().all(|it| it.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&it));
+        match kind.strip_prefix('*') {
+            _ if !token(family) => None,
+            Some("") => Some(Self::Family(format!("{family}/"))),
+            Some(suffix) if suffix.starts_with('+') && token(suffix) && family == "application" => {
+                Some(Self::Suffix(suffix.to_owned()))
+            }
+            Some(_) => None,
+            None => token(kind).then_some(Self::Exact(text)),
+        }
+    }
+
+    fn takes(&self, essence: &str) -> bool {
+        match self {
+            Self::Exact(it) => essence == it,
+            Self::Family(it) => essence.starts_with(it),
+            Self::Suffix(it) => essence.starts_with("application/") && essence.ends_with(it),
+        }
+    }
+}
+
+impl fmt::Display for MediaType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(it) => f.write_str(it),
+            Self::Family(it) => write!(f, "{it}*"),
+            Self::Suffix(it) => write!(f, "application/*{it}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn rules(types: &[&str]) -> BodyRules {
+        let types: Vec<String> = types.iter().map(ToString::to_string).collect();
+        let mut findings = Findings::default();
+        let rules = BodyRules::compile(Some(&types), None, (&At::ROOT, &At::ROOT), &mut findings);
+        assert!(findings.is_empty());
+        rules
+    }
+
+    #[test]
+    fn only_what_is_listed_is_taken() {
+        for (types, sent, taken) in [
+            (&["application/json"][..], "application/json", true),
+            (&["application/json"], "Application/JSON; charset=utf-8", true),
+            (&["application/json"], "application/json-seq", false),
+            (&["application/json"], "", false),
+            (&["image/*"], "image/png", true),
+            (&["image/*"], "images/png", false),
+            (&["application/*+json"], "application/problem+json", true),
+            (&["application/*+json"], "text/problem+json", false),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(sent))]);
+            assert_eq!(rules(types).on_head(&headers, true).is_ok(), taken, "{types:?} {sent}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_media_type_is_found() {
+        let types = ["json", "*/json", "application/*json", "a b/c"].map(str::to_owned).to_vec();
+        let mut findings = Findings::default();
+        BodyRules::compile(Some(&types), None, (&At::ROOT, &At::ROOT), &mut findings);
+        assert_eq!(findings.iter().count(), 4);
+    }
+}

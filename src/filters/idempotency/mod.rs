@@ -1,0 +1,232 @@
+//! A deed is done once, however often it is asked for (CP2-B, S2S-13; the IETF draft
+//! `httpapi-idempotency-key-header`).
+//!
+//! What is kept is found by tenant and id, and nothing else. The first request under an id claims it,
+//! goes on though its client leaves, and leaves its answer for those that come later. A claim lapses
+//! when its gateway does not renew it, so that one that was killed blocks nobody for long. The deed
+//! itself is the proxy room's business (`proxy/once.rs`).
+
+mod deed;
+mod record;
+
+use std::time::Duration;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use http::{HeaderMap, HeaderName, Method};
+use pingora::http::RequestHeader;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::base::{At, ByteSize, Findings, Period};
+use crate::pipeline::{Exchange, Refusal};
+
+pub use deed::{Begun, Deed};
+pub use record::Kept;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const X_IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("x-idempotency-key");
+
+/// The longest id, in bytes.
+const ID_MAX: usize = 255;
+
+/// The `idempotency` section of a route or of a policy. It concerns POST, PUT, PATCH and DELETE.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct IdempotencyConfig {
+    /// How long an answer is kept: within this time the same id gets the same answer. Default 24h.
+    pub ttl: Option<Period>,
+    /// Whether requests without an id are refused. Default: they pass, unprotected.
+    pub required: bool,
+    /// Where the id is, the first place that has one wins: `header` (`Idempotency-Key` or
+    /// `X-Idempotency-Key`), or a field of a JSON body, as `body.assignment_id`. Default `[header]`.
+    pub from: Vec<String>,
+    /// How long a second request waits for the first one's answer before it is told to come again
+    /// (409). Default 10s.
+    pub wait: Option<Period>,
+    /// The largest answer that is kept. A larger one passes, and repetitions get 409. Default 1MiB.
+    pub record: Option<ByteSize>,
+    /// What becomes of event streams. Default `refuse`.
+    pub streams: Streams,
+}
+
+/// What becomes of event streams under an id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Streams {
+    /// A request that asks for one is refused; one that comes unasked passes and is not kept.
+    #[default]
+    Refuse,
+    /// They pass as they come and are kept, up to the size in `record`; a repetition gets all events at once.
+    Record,
+}
+
+/// A compiled `idempotency` section.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Idempotency {
+    ttl: Duration,
+    required: bool,
+    places: Vec<Place>,
+    wait: Duration,
+    record_max: usize,
+    streams: Streams,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Place {
+    Header,
+    Body(String),
+}
+
+/// What names a deed, and what the deed is.
+#[derive(Debug)]
+pub struct Mark {
+    /// Under which it is kept.
+    pub key: String,
+    /// Of the request: the same id with another request is refused.
+    pub fingerprint: [u8; 32],
+}
+
+/// The key of everything that is kept for an id: tenant and id, and nothing else (CP2-B). The length
+/// in front keeps `a:b` + `c` apart from `a` + `b:c`.
+fn http_id(tenant: &str, id: &str) -> String {
+    format!("idempotency:{}:{tenant}:{id}", tenant.len())
+}
+
+impl Idempotency {
+    /// Reports places that are none, and a time or size of zero.
+    pub fn compile(config: &IdempotencyConfig, at: &At<'_>, findings: &mut Findings) -> Self {
+        let from = at.key("from");
+        let mut places = Vec::new();
+        for (number, text) in config.from.iter().enumerate() {
+            match (text.as_str(), text.strip_prefix("body.")) {
+                ("header", _) => places.push(Place::Header),
+                (_, Some(field)) if !field.is_empty() => places.push(Place::Body(field.to_owned())),
+                _ => findings
+                    .error(&from.index(number), "not a place of an idempotency key")
+                    .help("write `header`, or a field of the body such as `body.assignment_id`"),
+            }
+        }
+        if config.from.is_empty() {
+            places.push(Place::Header);
+        }
+        let ttl = config.ttl.map_or(Duration::from_secs(24 * 3600), |it| it.0);
+        if ttl.is_zero() {
+            findings.error(&at.key("ttl"), "a time of zero").help("leave out `idempotency` to keep nothing");
+        }
+        let record = config.record.map_or(1024 * 1024, |it| it.0);
+        Self {
+            ttl,
+            required: config.required,
+            places,
+            wait: config.wait.map_or(Duration::from_secs(10), |it| it.0),
+            record_max: usize::try_from(record).unwrap_or(usize::MAX),
+            streams: config.streams,
+        }
+    }
+
+    /// Whether requests of this method are deeds.
+    pub fn concerns(&self, method: &Method) -> bool {
+        [Method::POST, Method::PUT, Method::PATCH, Method::DELETE].contains(method)
+    }
+
+    /// The largest answer that is kept, in bytes.
+    pub fn record_max(&self) -> usize {
+        self.record_max
+    }
+
+    /// What names the deed; `None` if it has no id and need not have one. The body has to be held.
+    ///
+    /// # Errors
+    /// 400 for an id that is missing or can't be one.
+    pub fn mark(&self, exchange: &Exchange, request: &RequestHeader) -> Result<Option<Mark>, Refusal> {
+        let body = exchange.body.as_deref().unwrap_or_default();
+        let Some((id, from_header)) = self.id(&request.headers, body)? else {
+            return if self.required { Err(Refusal::IdempotencyKey("it is missing")) } else { Ok(None) };
+        };
+        if self.streams == Streams::Refuse && asks_for_stream(&request.headers) {
+            return Err(Refusal::IdempotencyKey("an event stream can't be asked for with one"));
+        }
+        let principal = exchange.principal.as_deref();
+        let tenant = principal.and_then(|it| it.tenant.as_deref()).unwrap_or_default();
+        // Whoever made up an id gets the answer, not another one who hit on the same. The ids of
+        // assignments and the like belong to the tenant.
+        let subject = principal.filter(|_| from_header).map_or("", |it| &it.subject);
+        let target = exchange.target_received.as_ref().unwrap_or(&request.uri);
+        let fingerprint = fingerprint(&[
+            request.method.as_str().as_bytes(),
+            target.path_and_query().map_or("", |it| it.as_str()).as_bytes(),
+            subject.as_bytes(),
+            body,
+        ]);
+        Ok(Some(Mark { key: http_id(tenant, &id), fingerprint }))
+    }
+
+    fn id(&self, headers: &HeaderMap, body: &[u8]) -> Result<Option<(String, bool)>, Refusal> {
+        for place in &self.places {
+            let found = match place {
+                Place::Header => header_id(headers)?.map(|it| (it, true)),
+                Place::Body(field) => body_id(body, field)?.map(|it| (it, false)),
+            };
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Both names mean the same (decision 4); the IETF's draft puts the value in quotes.
+fn header_id(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let values = headers.get_all(IDEMPOTENCY_KEY).iter().chain(headers.get_all(X_IDEMPOTENCY_KEY));
+    let mut found: Option<String> = None;
+    for value in values {
+        let text = value.to_str().map_err(|_| Refusal::IdempotencyKey("it has characters that it must not have"))?;
+        let bare = text.strip_prefix('"').and_then(|it| it.strip_suffix('"')).unwrap_or(text).trim();
+        if found.as_ref().is_some_and(|it| it != bare) {
+            return Err(Refusal::IdempotencyKey("two different ones were sent"));
+        }
+        found = Some(checked(bare)?);
+    }
+    Ok(found)
+}
+
+fn body_id(body: &[u8], field: &str) -> Result<Option<String>, Refusal> {
+    let Ok(Value::Object(mut fields)) = serde_json::from_slice(body) else { return Ok(None) };
+    match fields.remove(field) {
+        Some(Value::String(id)) => checked(&id).map(Some),
+        Some(Value::Number(id)) => checked(&id.to_string()).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn checked(id: &str) -> Result<String, Refusal> {
+    match id {
+        "" => Err(Refusal::IdempotencyKey("it is empty")),
+        _ if id.len() > ID_MAX => Err(Refusal::IdempotencyKey("it is longer than 255 bytes")),
+        _ if id.chars().any(char::is_control) => {
+            Err(Refusal::IdempotencyKey("it has characters that it must not have"))
+        }
+        _ => Ok(id.to_owned()),
+    }
+}
+
+fn asks_for_stream(headers: &HeaderMap) -> bool {
+    let accept = headers.get(http::header::ACCEPT).map(|it| it.as_bytes().trim_ascii()).unwrap_or_default();
+    accept.get(..17).is_some_and(|it| it.eq_ignore_ascii_case(b"text/event-stream"))
+}
+
+/// Each part with its length, so that no two requests have the same parts in other places.
+fn fingerprint(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    let mut print = [0; 32];
+    print.copy_from_slice(context.finish().as_ref());
+    print
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+use super::*;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::identity::{Kind, Principal};
+use crate::pipeline::Scheme;
+
+fn compiled(yaml: &str) -> Idempotency {
+    let mut findings = Findings::default();
+    let compiled = Idempotency::compile(&serde_yaml::from_str(yaml).unwrap(), &At::ROOT, &mut findings);
+    assert!(findings.is_empty());
+    compiled
+}
+
+fn mark(
+    yaml: &str,
+    fields: &[(&'static str, &str)],
+    body: &'static str,
+    principal: Option<(&str, &str)>,
+) -> Result<Option<Mark>, Refusal> {
+    let mut request = RequestHeader::build("POST", b"/orders", None).unwrap();
+    for (name, value) in fields {
+        request.append_header(*name, *value).unwrap();
+    }
+    let mut exchange = Exchange::new(IpAddr::V4(Ipv4Addr::LOCALHOST), Scheme::Http);
+    exchange.body = Some(Bytes::from_static(body.as_bytes()));
+    exchange.principal = principal.map(|(tenant, subject)| {
+        Arc::new(Principal {
+            kind: Kind::User,
+            subject: subject.into(),
+            tenant: Some(tenant.into()),
+            roles: Vec::new(),
+            scopes: Vec::new(),
+            credential: None,
+            issuer: None,
+            session: None,
+        })
+    });
+    compiled(yaml).mark(&exchange, &request)
+}
+
+#[test]
+fn cp2_b_the_key_is_tenant_and_id() {
+    let key = |tenant| mark("{}", &[("idempotency-key", "one")], "", Some((tenant, "ann"))).unwrap().unwrap().key;
+    assert_eq!(key("clinic"), "idempotency:6:clinic:one");
+    assert_ne!(key("clinic"), key("hospital"));
+    assert_ne!(http_id("a:b", "c"), http_id("a", "b:c"));
+}
+
+#[test]
+fn both_headers_mean_the_same_and_quotes_do_not_count() {
+    let key = |fields: &[(&'static str, &str)]| mark("{}", fields, "", None).map(|it| it.map(|it| it.key));
+    let plain = key(&[("idempotency-key", "one")]);
+    assert!(plain.as_ref().is_ok_and(Option::is_some));
+    assert_eq!(plain, key(&[("x-idempotency-key", "one")]));
+    assert_eq!(plain, key(&[("idempotency-key", "\"one\"")]));
+    assert_eq!(plain, key(&[("idempotency-key", "one"), ("x-idempotency-key", "one")]));
+    assert!(key(&[("idempotency-key", "one"), ("x-idempotency-key", "two")]).is_err());
+    assert_eq!(key(&[]), Ok(None));
+}
+
+#[test]
+fn an_id_may_come_from_the_body() {
+    let key = |from: &str, fields: &[(&'static str, &str)], body| {
+        mark(&format!("{{ required: true, from: {from} }}"), fields, body, None).map(|it| it.unwrap().key)
+    };
+    let body = r#"{"assignment_id":"a-1","usage_id":7}"#;
+    assert_eq!(key("[header, body.assignment_id]", &[], body).unwrap(), http_id("", "a-1"));
+    assert_eq!(key("[header, body.assignment_id]", &[("idempotency-key", "h")], body).unwrap(), http_id("", "h"));
+    assert_eq!(key("[body.usage_id]", &[], body).unwrap(), http_id("", "7"));
+    assert!(key("[body.ack_id]", &[], body).is_err());
+    assert!(key("[body.ack_id]", &[], "not json").is_err());
+}
+
+#[test]
+fn another_request_or_another_person_has_another_fingerprint() {
+    let print = |body, subject| {
+        mark("{}", &[("idempotency-key", "one")], body, Some(("clinic", subject))).unwrap().unwrap().fingerprint
+    };
+    assert_eq!(print("a", "ann"), print("a", "ann"));
+    assert_ne!(print("a", "ann"), print("b", "ann"));
+    assert_ne!(print("a", "ann"), print("a", "bob"));
+    let of_tenant = |subject| {
+        let body = r#"{"ack_id":"x"}"#;
+        mark("{ from: [body.ack_id] }", &[], body, Some(("clinic", subject))).unwrap().unwrap().fingerprint
+    };
+    assert_eq!(of_tenant("ann"), of_tenant("bob"));
+}
+
+#[test]
+fn an_id_that_can_be_none_is_refused() {
+    for id in ["", "\"\"", &"x".repeat(256)] {
+        assert!(mark("{}", &[("idempotency-key", id)], "", None).is_err(), "{id}");
+    }
+    let body = "{\"ack_id\":\"a\\u0000b\"}";
+    assert!(mark("{ from: [body.ack_id] }", &[], body, None).is_err());
+    assert!(mark("{}", &[("idempotency-key", "one"), ("accept", "text/event-stream")], "", None).is_err());
+}

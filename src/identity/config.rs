@@ -1,0 +1,256 @@
+//! The `tokens:` section of `gateway.yaml`, written and compiled.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jsonwebtoken::EncodingKey;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::base::{At, Findings, Period, Secret};
+
+use super::keys::{Keys, Signing, published};
+use super::pem;
+
+/// Who our own tokens are from, and the keys that sign and check them.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokensConfig {
+    /// Who our tokens are from (`iss`). Default `moongate`; written here, a token without it is refused.
+    pub issuer: Option<String>,
+    /// Whom our tokens are for (`aud`): a token counts if it is for one of these. Default `[tta]`; written
+    /// here, a token for nobody in particular is refused.
+    pub audience: Option<Vec<String>>,
+    /// The secret of HS256 signatures, at least 32 bytes: `"${PROXY_JWT_SECRET}"`.
+    pub hs256_secret: Option<Secret>,
+    /// The secret that was used before: tokens signed with it count until they end.
+    pub previous_hs256_secret: Option<Secret>,
+    /// File with the private key that signs our tokens, in PEM (PKCS #8): Ed25519 signs EdDSA, P-256 ES256,
+    /// P-384 ES384, RSA RS256. Its public half is published. Without it, the secret signs.
+    pub signing_key: Option<PathBuf>,
+    /// Files with further keys whose signatures count, in PEM, private or public: the one that signed before,
+    /// and the one that is going to. They are published, too.
+    pub verification_keys: Vec<PathBuf>,
+    /// How long access tokens live. Default 5m.
+    pub access_life: Option<Period>,
+    /// How long refresh tokens live; each use gives a new one. Default 30d.
+    pub refresh_life: Option<Period>,
+}
+
+/// A compiled `tokens:` section.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    /// The keys.
+    pub(super) keys: Arc<Keys>,
+    files: Vec<PathBuf>,
+}
+
+/// The shortest secret (RFC 7518, section 3.2).
+const SECRET_MIN: usize = 32;
+
+impl TokensConfig {
+    /// Reads the key files, and reports every fault at its place.
+    pub fn compile(&self, at: &At<'_>, findings: &mut Findings) -> Tokens {
+        for (key, secret) in
+            [("hs256_secret", &self.hs256_secret), ("previous_hs256_secret", &self.previous_hs256_secret)]
+        {
+            check_secret(secret.as_ref(), &at.key(key), findings);
+        }
+        let access_life = life(self.access_life, Duration::from_secs(300), &at.key("access_life"), findings);
+        let refresh_life = life(self.refresh_life, Duration::from_secs(30 * 86_400), &at.key("refresh_life"), findings);
+        let mut public = Vec::new();
+        let signing = self.signing_key.as_deref().and_then(|path| {
+            let key = report(pem::private(path), &at.key("signing_key"), findings)?;
+            public.push(published(key.algorithm, key.jwk.clone()));
+            Some(Signing::new(key))
+        });
+        let list = at.key("verification_keys");
+        for (number, path) in self.verification_keys.iter().enumerate() {
+            let Some((algorithm, jwk)) = report(pem::public(path), &list.index(number), findings) else { continue };
+            let key = published(algorithm, jwk);
+            // The signing key may stand in both places while keys are changed over.
+            if !public.contains(&key) {
+                public.push(key);
+            }
+        }
+        let keys = Keys {
+            issuer: self.issuer(at, findings),
+            audience: self.audience.clone().unwrap_or_else(|| vec!["tta".to_owned()]),
+            access_life,
+            refresh_life,
+            signing,
+            secret: self.hs256_secret.as_ref().map(|it| EncodingKey::from_secret(it.expose().as_bytes())),
+            published: public,
+        };
+        let files = self.signing_key.iter().chain(&self.verification_keys).cloned().collect();
+        Tokens { keys: Arc::new(keys), files }
+    }
+
+    fn issuer(&self, at: &At<'_>, findings: &mut Findings) -> String {
+        if self.issuer.as_ref().is_some_and(String::is_empty) {
+            findings.error(&at.key("issuer"), "an empty name");
+        }
+        self.issuer.clone().unwrap_or_else(|| "moongate".to_owned())
+    }
+}
+
+impl Tokens {
+    /// Every file that was read for it.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Whether there is any key that signs and checks our own tokens.
+    pub fn can_sign(&self) -> bool {
+        self.keys.signing.is_some() || self.keys.secret.is_some()
+    }
+
+    /// The keys, for who signs.
+    pub fn keys(&self) -> &Arc<Keys> {
+        &self.keys
+    }
+}
+
+fn check_secret(secret: Option<&Secret>, at: &At<'_>, findings: &mut Findings) {
+    if secret.is_some_and(|it| it.expose().len() < SECRET_MIN) {
+        findings.error(at, "a secret of less than 32 bytes").help("make one with: openssl rand -hex 32");
+    }
+}
+
+fn life(written: Option<Period>, default: Duration, at: &At<'_>, findings: &mut Findings) -> Duration {
+    let life = written.map_or(default, |it| it.0);
+    if life < Duration::from_secs(1) {
+        findings.error(at, "a token that is over when it is made").help("write at least 1s");
+    }
+    life
+}
+
+fn report<T>(result: Result<T, String>, at: &At<'_>, findings: &mut Findings) -> Option<T> {
+    let help = "make one with: openssl genpkey -algorithm ed25519 -out key.pem";
+    result.map_err(|message| findings.error(at, message).help(help)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_lc_rs::encoding::AsDer;
+    use base64::Engine;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    use jsonwebtoken::{DecodingKey, Validation, decode};
+
+    use crate::identity::Claims;
+
+    fn pem(kind: &str, der: &[u8]) -> String {
+        format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", STANDARD.encode(der))
+    }
+
+    /// A PKCS #8 key of each kind that signs.
+    fn keys() -> Vec<(&'static str, Vec<u8>)> {
+        use aws_lc_rs::rsa::KeySize;
+        use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, RsaKeyPair};
+        let random = aws_lc_rs::rand::SystemRandom::new();
+        let ec = |curve| EcdsaKeyPair::generate_pkcs8(curve, &random).unwrap().as_ref().to_vec();
+        let rsa = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+        vec![
+            ("EdDSA", Ed25519KeyPair::generate_pkcs8(&random).unwrap().as_ref().to_vec()),
+            ("EdDSA", Ed25519KeyPair::generate_pkcs8v1(&random).unwrap().as_ref().to_vec()),
+            ("ES256", ec(&signature::ECDSA_P256_SHA256_FIXED_SIGNING)),
+            ("ES384", ec(&signature::ECDSA_P384_SHA384_FIXED_SIGNING)),
+            ("RS256", AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(&rsa).unwrap().as_ref().to_vec()),
+        ]
+    }
+
+    fn compile(config: &TokensConfig) -> (Tokens, Vec<String>) {
+        let mut findings = Findings::default();
+        let tokens = config.compile(&At::ROOT, &mut findings);
+        (tokens, findings.iter().map(|it| format!("{}: {}", it.path, it.message)).collect())
+    }
+
+    #[test]
+    fn r4_1_every_kind_of_key_signs_tokens_that_its_published_half_verifies() {
+        let folder = tempfile::tempdir().unwrap();
+        for (algorithm, der) in keys() {
+            let path = folder.path().join("key.pem");
+            std::fs::write(&path, pem("PRIVATE KEY", &der)).unwrap();
+            let (tokens, findings) = compile(&TokensConfig { signing_key: Some(path), ..TokensConfig::default() });
+            assert!(findings.is_empty(), "{findings:?}");
+            let claims = tokens.keys().claims("someone");
+            let token = tokens.keys().sign(&claims).unwrap();
+
+            let jwks = tokens.keys().jwks();
+            let jwk = &jwks["keys"][0];
+            assert_eq!((jwk["alg"].as_str(), jwk["use"].as_str()), (Some(algorithm), Some("sig")));
+            assert!(["d", "p", "q", "k"].iter().all(|it| jwk.get(it).is_none()), "a private part in {jwk}");
+            let header: serde_json::Value =
+                serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap()).unwrap();
+            assert_eq!(header["kid"], jwk["kid"]);
+            let key = DecodingKey::from_jwk(&serde_json::from_value(jwk.clone()).unwrap()).unwrap();
+            let mut rules = Validation::new(serde_json::from_value(jwk["alg"].clone()).unwrap());
+            rules.set_audience(&["tta"]);
+            assert_eq!(decode::<Claims>(&token, &key, &rules).unwrap().claims, claims);
+        }
+    }
+
+    #[test]
+    fn r4_1_a_former_key_is_published_beside_the_one_that_signs() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: String| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let keys = keys();
+        let new = write("new.pem", pem("PRIVATE KEY", &keys[1].1));
+        let old = write("old.pem", pem("PRIVATE KEY", &keys[2].1));
+        let config = TokensConfig {
+            signing_key: Some(new.clone()),
+            verification_keys: vec![old, new],
+            ..TokensConfig::default()
+        };
+        let (tokens, findings) = compile(&config);
+        assert!(findings.is_empty(), "{findings:?}");
+        let jwks = tokens.keys().jwks();
+        let algorithms: Vec<_> = jwks["keys"].as_array().unwrap().iter().map(|it| it["alg"].clone()).collect();
+        assert_eq!(algorithms, ["EdDSA", "ES256"]);
+    }
+
+    #[test]
+    fn every_fault_of_the_keys_is_reported_at_its_place_and_quotes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let nonsense = folder.path().join("nonsense.pem");
+        std::fs::write(&nonsense, "hunter2").unwrap();
+        let config: TokensConfig = serde_yaml::from_str(&format!(
+            "{{ issuer: '', hs256_secret: short, signing_key: {0}, verification_keys: [{0}, /nowhere], access_life: 0s }}",
+            nonsense.display()
+        ))
+        .unwrap();
+        let (_, findings) = compile(&config);
+        let paths: Vec<_> = findings.iter().map(|it| it.split(':').next().unwrap()).collect();
+        let expected = [
+            "/hs256_secret",
+            "/access_life",
+            "/signing_key",
+            "/verification_keys/0",
+            "/verification_keys/1",
+            "/issuer",
+        ];
+        assert_eq!(paths, expected, "{findings:?}");
+        assert!(!findings.concat().contains("hunter2"));
+    }
+
+    #[test]
+    fn px_1_a_token_is_signed_with_the_secret_where_there_is_no_key() {
+        let secret = "0123456789abcdef0123456789abcdef";
+        let config = TokensConfig { hs256_secret: serde_yaml::from_str(secret).unwrap(), ..TokensConfig::default() };
+        let (tokens, _) = compile(&config);
+        let claims = tokens.keys().claims("someone");
+        assert_eq!(claims.exp - claims.iat, 300);
+        let token = tokens.keys().sign(&claims).unwrap();
+        let mut rules = Validation::new(jsonwebtoken::Algorithm::HS256);
+        rules.set_audience(&["tta"]);
+        assert!(decode::<Claims>(&token, &DecodingKey::from_secret(secret.as_bytes()), &rules).is_ok());
+        assert_eq!(tokens.keys().jwks()["keys"].as_array().unwrap().len(), 0);
+        assert!(!format!("{tokens:?}").contains(secret));
+    }
+}

@@ -1,0 +1,63 @@
+//! The contract of values by key.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+/// The state can't be reached, gave no answer in time, or is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the shared state is not available")]
+pub struct Unavailable;
+
+/// What came of [`Records::claim`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Nothing was there; the value given is there now.
+    Won,
+    /// This value was there already, and is untouched.
+    Held(Bytes),
+}
+
+/// Short-lived values by key, each operation atomic. Keys are at most 512 bytes and begin with the
+/// room that owns them, as in `idempotency:`. A life is counted in whole milliseconds, at least one.
+///
+/// An operation that came back as [`Unavailable`] may have happened all the same.
+#[async_trait]
+pub trait Records: Send + Sync {
+    /// The value, if it is there and its life has not ended.
+    ///
+    /// # Errors
+    /// When the state can't be reached.
+    async fn read(&self, key: &str) -> Result<Option<Bytes>, Unavailable>;
+
+    /// Puts a value there, whatever was there before.
+    ///
+    /// # Errors
+    /// When the state can't be reached, or has no room.
+    async fn write(&self, key: &str, value: Bytes, life: Duration) -> Result<(), Unavailable>;
+
+    /// Puts a value there if nothing is.
+    ///
+    /// # Errors
+    /// When the state can't be reached, or has no room.
+    async fn claim(&self, key: &str, value: Bytes, life: Duration) -> Result<Claim, Unavailable>;
+
+    /// Replaces `expected` with `value`; false, and nothing changes, if something else is there.
+    ///
+    /// # Errors
+    /// When the state can't be reached, or has no room.
+    async fn swap(&self, key: &str, expected: &[u8], value: Bytes, life: Duration) -> Result<bool, Unavailable>;
+
+    /// Removes the value if it is `expected`; false if something else, or nothing, is there.
+    ///
+    /// # Errors
+    /// When the state can't be reached.
+    async fn release(&self, key: &str, expected: &[u8]) -> Result<bool, Unavailable>;
+
+    /// Removes the value.
+    ///
+    /// # Errors
+    /// When the state can't be reached.
+    async fn forget(&self, key: &str) -> Result<(), Unavailable>;
+}
