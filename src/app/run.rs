@@ -51,6 +51,7 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     let shared = Arc::new(Shared { state: State::open(&compiled.process.state, side.handle()) });
     let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
     let identity = Identity::begin(compiled.process.tokens.clone());
+    identity.start(side.handle());
     let (gateway, routes) = (files.gateway.clone(), files.routes.clone());
     let configuration = Configuration::begin(compiled, gateway, routes, services, fleet, certificates, identity);
     let configuration = Arc::new(configuration);

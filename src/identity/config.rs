@@ -7,11 +7,15 @@ use std::time::Duration;
 use jsonwebtoken::EncodingKey;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::base::{At, Findings, Period, Secret};
 
 use super::keys::{Keys, Signing, published};
+use super::keyset::{ASYMMETRIC, KeySet};
 use super::pem;
+use super::rules::Rules;
+use super::trust::{Trust, TrustConfig};
 
 /// Who our own tokens are from, and the keys that sign and check them.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -36,6 +40,13 @@ pub struct TokensConfig {
     pub access_life: Option<Period>,
     /// How long refresh tokens live; each use gives a new one. Default 30d.
     pub refresh_life: Option<Period>,
+    /// How far the clocks of issuers may differ from ours, at most 60s. Default 30s.
+    pub leeway: Option<Period>,
+    /// How many verified tokens are remembered, so that the next request with one costs no signature. A change
+    /// needs a restart. Default 20000; 0 remembers none.
+    pub remembered: Option<usize>,
+    /// Other issuers whose tokens count.
+    pub trust: Vec<TrustConfig>,
 }
 
 /// A compiled `tokens:` section.
@@ -43,11 +54,23 @@ pub struct TokensConfig {
 pub struct Tokens {
     /// The keys.
     pub(super) keys: Arc<Keys>,
+    /// What counts in our own tokens.
+    pub(super) own_rules: Rules,
+    /// What verifies them.
+    pub(super) own_keys: KeySet,
+    /// Whether a token that does not say who signed it is refused.
+    pub(super) issuer_needed: bool,
+    /// So many verified tokens are remembered.
+    pub(super) remembered: usize,
+    /// Other issuers.
+    pub(super) trust: Vec<Trust>,
     files: Vec<PathBuf>,
 }
 
 /// The shortest secret (RFC 7518, section 3.2).
 const SECRET_MIN: usize = 32;
+/// The most that clocks may differ, in seconds.
+const LEEWAY_MAX: u64 = 60;
 
 impl TokensConfig {
     /// Reads the key files, and reports every fault at its place.
@@ -83,8 +106,64 @@ impl TokensConfig {
             secret: self.hs256_secret.as_ref().map(|it| EncodingKey::from_secret(it.expose().as_bytes())),
             published: public,
         };
-        let files = self.signing_key.iter().chain(&self.verification_keys).cloned().collect();
-        Tokens { keys: Arc::new(keys), files }
+        let own_rules = self.own_rules(&keys, at, findings);
+        let trust = self.trust(&own_rules, at, findings);
+        let files = self.signing_key.iter().chain(&self.verification_keys).cloned();
+        Tokens {
+            own_keys: self.own_keys(&keys.published),
+            own_rules,
+            issuer_needed: self.issuer.is_some(),
+            remembered: self.remembered.unwrap_or(20_000),
+            trust,
+            files: files.chain(self.trust.iter().flat_map(TrustConfig::files)).collect(),
+            keys: Arc::new(keys),
+        }
+    }
+
+    fn own_rules(&self, keys: &Keys, at: &At<'_>, findings: &mut Findings) -> Rules {
+        let leeway = self.leeway.map_or(30, |it| it.0.as_secs());
+        if leeway > LEEWAY_MAX {
+            findings.error(&at.key("leeway"), "more than 60s").help("set the clocks; a token must end when it ends");
+        }
+        Rules {
+            issuer: keys.issuer.as_str().into(),
+            audience: keys.audience.clone(),
+            audience_needed: self.audience.is_some(),
+            leeway,
+            roles_claim: "roles".to_owned(),
+            tenant_claim: "tenant".to_owned(),
+            roles: None,
+            tenant: None,
+            subject_prefix: String::new(),
+            own: true,
+        }
+    }
+
+    fn own_keys(&self, published: &[Value]) -> KeySet {
+        let mut keys = KeySet::of(published, &ASYMMETRIC.map(|(_, algorithm)| algorithm));
+        for secret in self.hs256_secret.iter().chain(&self.previous_hs256_secret) {
+            keys.add_secret(secret.expose().as_bytes());
+        }
+        keys
+    }
+
+    /// An issuer is told by its name in `iss`: two of the same could not be told apart.
+    fn trust(&self, own: &Rules, at: &At<'_>, findings: &mut Findings) -> Vec<Trust> {
+        let list = at.key("trust");
+        let mut compiled: Vec<Trust> = Vec::new();
+        for (number, written) in self.trust.iter().enumerate() {
+            let at = list.index(number);
+            let Some(trust) = written.compile((&own.audience, own.leeway), &at, findings) else { continue };
+            if trust.rules.issuer == own.issuer || compiled.iter().any(|it| it.rules.issuer == trust.rules.issuer) {
+                let finding = findings.error(&at.key("issuer"), format!("two issuers are `{}`", trust.rules.issuer));
+                finding.help("tokens name their issuer: each may be here once, and none may be ourselves");
+            }
+            if compiled.iter().any(|it| it.name == trust.name) {
+                findings.error(&at.key("name"), format!("two issuers are called `{}`", trust.name));
+            }
+            compiled.push(trust);
+        }
+        compiled
     }
 
     fn issuer(&self, at: &At<'_>, findings: &mut Findings) -> String {
@@ -104,6 +183,11 @@ impl Tokens {
     /// Whether there is any key that signs and checks our own tokens.
     pub fn can_sign(&self) -> bool {
         self.keys.signing.is_some() || self.keys.secret.is_some()
+    }
+
+    /// The names of other issuers, for routes that let in the tokens of some of them only.
+    pub fn trusted(&self) -> impl Iterator<Item = &str> {
+        self.trust.iter().map(|it| &*it.name)
     }
 
     /// The keys, for who signs.

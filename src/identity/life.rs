@@ -1,36 +1,344 @@
 //! What is alive of identities: it outlives reloads.
 
+use std::fmt;
 use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 
+use super::cache::{Cache, Found};
+use super::claims::{Claims, seconds};
 use super::config::Tokens;
+use super::flaw::{Denied, Flaw};
 use super::keys::Keys;
+use super::keyset::KeySet;
+use super::metrics::{KNOWN, UNJUDGED, VERIFIED, flawed};
+use super::principal::Principal;
+use super::remote::Remote;
+use super::revocations::{Effect, Facts, Revocation, Revocations};
+use super::rules::Rules;
+use super::token::{TOKEN_MAX, Token};
+use super::trust::Source;
 
-/// What the gateway knows about who is who: keys and what was learnt with them. One for the process.
-#[derive(Debug)]
+/// What the gateway knows about who is who: keys, verified tokens, revocations. One for the process.
 pub struct Identity {
-    tokens: ArcSwap<Tokens>,
+    known: ArcSwap<Known>,
+    verified: Cache<Verified>,
+    revocations: Revocations,
+    /// Goes up with every change of keys: what was verified under others is verified again.
+    keys_epoch: Arc<AtomicU64>,
+    /// Where keys are fetched.
+    runtime: OnceLock<Handle>,
+    /// Held while a reload is applied: two at once would both start what only one may.
+    keeping: Mutex<Vec<(Arc<Remote>, AbortHandle)>>,
+}
+
+/// The issuers, with their keys.
+struct Known {
+    tokens: Arc<Tokens>,
+    issuers: Vec<Issuer>,
+}
+
+/// One whose tokens count. The first one is this gateway itself.
+struct Issuer {
+    voucher: Voucher,
+    rules: Rules,
+    keys: IssuerKeys,
+}
+
+enum IssuerKeys {
+    Known(KeySet),
+    Fetched(Arc<Remote>),
+}
+
+/// Who signed a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Voucher {
+    /// This gateway.
+    Own,
+    /// The issuer of this name in `tokens.trust`.
+    Trusted(Arc<str>),
+}
+
+/// A token that counts.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// Its bearer.
+    pub principal: Arc<Principal>,
+    /// Who signed it.
+    pub voucher: Voucher,
+    /// When it was signed, in seconds since 1970; 0 if it does not say so.
+    pub issued: u64,
+    /// When it ends, the leeway included, in seconds since 1970.
+    pub ends: u64,
+}
+
+/// What comes of a look at a token.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It counts.
+    Valid(Arc<Verified>),
+    /// It does not.
+    Invalid(Flaw),
+    /// Its issuer's keys, or the one that it names, are not here; they may be had with
+    /// [`Identity::judge_patiently`].
+    KeysWanted,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").finish_non_exhaustive()
+    }
 }
 
 impl Identity {
-    /// Begins with what was compiled.
+    /// Begins with what was compiled. Keys are fetched once it is started.
     pub fn begin(tokens: Tokens) -> Arc<Self> {
-        Arc::new(Self { tokens: ArcSwap::from_pointee(tokens) })
+        let known = ArcSwap::from_pointee(Known { issuers: Vec::new(), tokens: Arc::new(tokens.clone()) });
+        let identity = Self {
+            known,
+            verified: Cache::new(tokens.remembered),
+            revocations: Revocations::default(),
+            keys_epoch: Arc::new(AtomicU64::new(1)),
+            runtime: OnceLock::new(),
+            keeping: Mutex::new(Vec::new()),
+        };
+        identity.reload(tokens);
+        Arc::new(identity)
     }
 
-    /// Lets what was compiled anew count from now on.
+    /// Fetches keys on a runtime that requests do not depend on, from now on.
+    pub fn start(&self, runtime: &Handle) {
+        if self.runtime.set(runtime.clone()).is_ok() {
+            self.reload((*self.tokens()).clone());
+        }
+    }
+
+    /// Lets what was compiled anew count from now on. Fetched keys whose source did not change stay.
     pub fn reload(&self, tokens: Tokens) {
-        self.tokens.store(Arc::new(tokens));
+        let mut keeping = self.keeping.lock();
+        let own = Issuer {
+            voucher: Voucher::Own,
+            rules: tokens.own_rules.clone(),
+            keys: IssuerKeys::Known(tokens.own_keys.clone()),
+        };
+        let mut issuers = vec![own];
+        let mut kept = Vec::new();
+        for trust in &tokens.trust {
+            let keys = match &trust.source {
+                Source::Known(keys) => IssuerKeys::Known(keys.clone()),
+                Source::Fetched(fetch) => {
+                    let known = keeping.iter().find(|(it, _)| it.settings() == fetch);
+                    let known = known.map(|(it, task)| (it.clone(), task.clone()));
+                    let Some((remote, task)) = known.or_else(|| self.keep(Remote::new(fetch.clone()))) else {
+                        continue;
+                    };
+                    kept.push((remote.clone(), task));
+                    IssuerKeys::Fetched(remote)
+                }
+            };
+            issuers.push(Issuer { voucher: Voucher::Trusted(trust.name.clone()), rules: trust.rules.clone(), keys });
+        }
+        for (remote, task) in keeping.iter() {
+            if !kept.iter().any(|(it, _)| Arc::ptr_eq(it, remote)) {
+                task.abort();
+            }
+        }
+        *keeping = kept;
+        self.known.store(Arc::new(Known { tokens: Arc::new(tokens), issuers }));
+        // After the store: whoever sees the new number sees the new keys.
+        self.keys_epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// `None` before the start: nothing is fetched then.
+    fn keep(&self, remote: Remote) -> Option<(Arc<Remote>, AbortHandle)> {
+        let remote = Arc::new(remote);
+        let task = self.runtime.get()?.spawn(remote.clone().keep(self.keys_epoch.clone()));
+        Some((remote, task.abort_handle()))
     }
 
     /// What is configured now.
     pub fn tokens(&self) -> Arc<Tokens> {
-        self.tokens.load_full()
+        self.known.load().tokens.clone()
     }
 
     /// The keys that sign and count now.
     pub fn keys(&self) -> Arc<Keys> {
-        self.tokens.load().keys().clone()
+        self.known.load().tokens.keys().clone()
+    }
+
+    /// The claims of a new access token, as [`Keys::claims`]; a subject whose tokens were taken back in this very
+    /// second gets one of the next.
+    pub fn claims(&self, subject: &str) -> Claims {
+        let mut claims = self.keys().claims(subject);
+        let life = claims.exp - claims.iat;
+        claims.iat = self.revocations.earliest(subject, claims.iat);
+        claims.exp = claims.iat + life;
+        claims
+    }
+
+    /// Takes something back, from the next request on.
+    pub fn revoke(&self, revocation: Revocation) {
+        self.revocations.add(revocation, seconds(SystemTime::now()));
+    }
+
+    /// Whether a token counts, as far as it can be told without waiting.
+    pub fn judge(&self, token: &[u8]) -> Verdict {
+        let verdict = self.look(token);
+        match &verdict {
+            Verdict::Invalid(flaw) => flawed(*flaw),
+            Verdict::Valid(_) | Verdict::KeysWanted => {}
+        }
+        verdict
+    }
+
+    /// As [`Identity::judge`], but waits a little for keys that have to be fetched.
+    ///
+    /// # Errors
+    /// When it does not count, or its issuer's keys can't be had.
+    pub async fn judge_patiently(&self, token: &[u8]) -> Result<Arc<Verified>, Denied> {
+        let first = self.look(token);
+        let Verdict::KeysWanted = first else { return settle(first) };
+        if let Some(remote) = self.remote_of(token) {
+            remote.refreshed().await;
+        }
+        match self.look(token) {
+            // The keys are there, but not the one it names.
+            Verdict::KeysWanted if self.remote_of(token).is_some_and(|it| it.with_keys(|_| ()).is_some()) => {
+                settle(Verdict::Invalid(Flaw::Key))
+            }
+            verdict => settle(verdict),
+        }
+    }
+
+    fn look(&self, token: &[u8]) -> Verdict {
+        if token.len() > TOKEN_MAX {
+            return Verdict::Invalid(Flaw::TooLong);
+        }
+        let now = seconds(SystemTime::now());
+        // Before the keys and revocations themselves: what changes meanwhile is seen the next time.
+        let epochs = (self.keys_epoch.load(Ordering::Acquire), self.revocations.epoch());
+        let print = self.verified.print(token);
+        let verified = match self.verified.find(print, now, epochs) {
+            Found::Sound(verified) => {
+                KNOWN.inc();
+                return Verdict::Valid(verified);
+            }
+            Found::Recheck(verified) => verified,
+            Found::Nothing => match self.verify(token, now) {
+                Verdict::Valid(verified) => verified,
+                other => return other,
+            },
+        };
+        match self.after_revocations(verified) {
+            Ok(verified) => {
+                self.verified.put(print, verified.clone(), verified.ends, now, epochs);
+                Verdict::Valid(verified)
+            }
+            Err(flaw) => {
+                self.verified.forget(print);
+                Verdict::Invalid(flaw)
+            }
+        }
+    }
+
+    /// Issuer, key, signature, claims, in this order: nothing but the issuer is read of what is not signed.
+    fn verify(&self, token: &[u8], now: u64) -> Verdict {
+        let known = self.known.load();
+        let token = match Token::parse(token) {
+            Ok(token) => token,
+            Err(flaw) => return Verdict::Invalid(flaw),
+        };
+        let issuer = match known.issuer(&token) {
+            Ok(issuer) => issuer,
+            Err(flaw) => return Verdict::Invalid(flaw),
+        };
+        let signed = match &issuer.keys {
+            IssuerKeys::Known(keys) => keys.check(&token),
+            IssuerKeys::Fetched(remote) => match remote.with_keys(|keys| keys.check(&token)) {
+                None | Some(Err(Flaw::Key)) => return Verdict::KeysWanted,
+                Some(signed) => signed,
+            },
+        };
+        match signed.and_then(|()| issuer.rules.check(&token.claims, now)) {
+            Ok(accepted) => {
+                VERIFIED.inc();
+                Verdict::Valid(Arc::new(Verified {
+                    principal: Arc::new(accepted.principal),
+                    voucher: issuer.voucher.clone(),
+                    issued: accepted.issued,
+                    ends: accepted.ends,
+                }))
+            }
+            Err(flaw) => Verdict::Invalid(flaw),
+        }
+    }
+
+    fn remote_of(&self, token: &[u8]) -> Option<Arc<Remote>> {
+        let known = self.known.load();
+        match &known.issuer(&Token::parse(token).ok()?).ok()?.keys {
+            IssuerKeys::Fetched(remote) => Some(remote.clone()),
+            IssuerKeys::Known(_) => None,
+        }
+    }
+
+    fn after_revocations(&self, verified: Arc<Verified>) -> Result<Arc<Verified>, Flaw> {
+        if verified.voucher != Voucher::Own {
+            return Ok(verified);
+        }
+        let principal = &verified.principal;
+        let facts = Facts {
+            subject: &principal.subject,
+            jti: principal.credential.as_deref(),
+            sid: principal.session.as_deref(),
+            issued: verified.issued,
+        };
+        match self.revocations.effect(facts) {
+            Effect::None => Ok(verified),
+            Effect::Revoked => Err(Flaw::Revoked),
+            Effect::Roles(roles) => {
+                let principal = Arc::new(Principal { roles, ..(**principal).clone() });
+                Ok(Arc::new(Verified { principal, ..(*verified).clone() }))
+            }
+        }
     }
 }
+
+impl Known {
+    fn issuer(&self, token: &Token<'_>) -> Result<&Issuer, Flaw> {
+        let Some(name) = token.issuer()? else {
+            // A secret or key that signs for nobody in particular is ours, unless we say who we are.
+            return self.issuers.first().filter(|_| !self.tokens.issuer_needed).ok_or(Flaw::Issuer);
+        };
+        self.issuers.iter().find(|it| *it.rules.issuer == *name).ok_or(Flaw::Issuer)
+    }
+}
+
+fn settle(verdict: Verdict) -> Result<Arc<Verified>, Denied> {
+    match verdict {
+        Verdict::Valid(verified) => Ok(verified),
+        Verdict::Invalid(flaw) => {
+            flawed(flaw);
+            Err(Denied::Flawed(flaw))
+        }
+        Verdict::KeysWanted => {
+            UNJUDGED.inc();
+            Err(Denied::Unavailable)
+        }
+    }
+}
+
+impl Drop for Identity {
+    fn drop(&mut self) {
+        self.keeping.lock().iter().for_each(|(_, task)| task.abort());
+    }
+}
+
+#[cfg(test)]
+#[path = "life_tests.rs"]
+mod tests;

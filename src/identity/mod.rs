@@ -3,15 +3,28 @@
 //! Knows no HTTP: which header field a credential stands in, and how a refusal looks, is for the
 //! rooms above.
 
+mod cache;
 mod claims;
 mod config;
+mod flaw;
+mod json;
 mod keys;
+mod keyset;
 mod life;
+mod metrics;
 mod pem;
 mod principal;
+mod remote;
+mod revocations;
+mod rules;
+mod token;
+mod trust;
 
 pub use claims::Claims;
 pub use config::{Tokens, TokensConfig};
+pub use flaw::{Denied, Flaw};
 pub use keys::{Keys, SignError};
-pub use life::Identity;
+pub use life::{Identity, Verdict, Verified, Voucher};
 pub use principal::{Kind, Principal};
+pub use revocations::{Revocation, Revocations};
+pub use trust::TrustConfig;

@@ -20,8 +20,8 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-/// No honest file with one key is longer.
-const FILE_MAX: u64 = 64 * 1024;
+/// No honest file with keys is longer, a bundle of all public authorities included.
+const FILE_MAX: u64 = 4 * 1024 * 1024;
 
 /// A private key and what is public about it.
 pub(super) struct PrivateKey {
@@ -130,7 +130,8 @@ fn text(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+/// The bytes of a file, as many as a file with keys may have.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let file = File::open(path).and_then(|file| file.take(FILE_MAX).read_to_end(&mut bytes));
     file.map_err(|error| format!("`{}` can not be read: {error}", path.display()))?;

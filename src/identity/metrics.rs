@@ -1,0 +1,91 @@
+//! The metric families of identities.
+
+use once_cell::sync::Lazy;
+use prometheus::{
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter_vec, register_int_gauge,
+    register_int_gauge_vec,
+};
+
+use super::flaw::Flaw;
+
+const ONCE: &str = "a family is registered once, under a name of its own";
+
+static TOKENS: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Tokens looked at, by what came of it: known (verified before), verified, or the flaw";
+    register_int_counter_vec!("moongate_tokens_total", help, &["result"]).expect(ONCE)
+});
+/// Tokens that had been verified before.
+pub(super) static KNOWN: Lazy<IntCounter> = Lazy::new(|| TOKENS.with_label_values(&["known"]));
+/// Tokens whose signature was checked and is good.
+pub(super) static VERIFIED: Lazy<IntCounter> = Lazy::new(|| TOKENS.with_label_values(&["verified"]));
+/// Tokens that could not be judged.
+pub(super) static UNJUDGED: Lazy<IntCounter> = Lazy::new(|| TOKENS.with_label_values(&["unavailable"]));
+static FLAWED: Lazy<[IntCounter; Flaw::COUNT]> =
+    Lazy::new(|| Flaw::all_words().map(|it| TOKENS.with_label_values(&[it])));
+/// Verified tokens that are remembered.
+pub(super) static REMEMBERED: Lazy<IntGauge> = Lazy::new(|| {
+    register_int_gauge!("moongate_token_cache_entries", "Verified tokens that are remembered").expect(ONCE)
+});
+/// What was taken back before its end.
+pub(super) static REVOCATIONS: Lazy<IntGauge> = Lazy::new(|| {
+    let help = "Tokens, sign-ins and subjects whose tokens were taken back before their end";
+    register_int_gauge!("moongate_revocations", help).expect(ONCE)
+});
+static FETCHES: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Fetches of another issuer's keys, by result: ok or failed";
+    register_int_counter_vec!("moongate_issuer_key_fetches_total", help, &["issuer", "result"]).expect(ONCE)
+});
+static KEYS: Lazy<IntGaugeVec> = Lazy::new(|| {
+    let help = "Keys of another issuer that can be used";
+    register_int_gauge_vec!("moongate_issuer_keys", help, &["issuer"]).expect(ONCE)
+});
+static FETCHED_AT: Lazy<IntGaugeVec> = Lazy::new(|| {
+    let help = "When another issuer's keys were fetched last, in seconds since 1970";
+    register_int_gauge_vec!("moongate_issuer_keys_fetched_timestamp_seconds", help, &["issuer"]).expect(ONCE)
+});
+
+/// Counts a token that does not count.
+pub(super) fn flawed(flaw: Flaw) {
+    FLAWED[flaw as usize].inc();
+}
+
+/// The series of one issuer. They go with it.
+pub(super) struct RemoteMetrics {
+    issuer: String,
+    ok: IntCounter,
+    failed: IntCounter,
+    keys: IntGauge,
+    fetched_at: IntGauge,
+}
+
+impl RemoteMetrics {
+    pub(super) fn of(issuer: &str) -> Self {
+        Self {
+            issuer: issuer.to_owned(),
+            ok: FETCHES.with_label_values(&[issuer, "ok"]),
+            failed: FETCHES.with_label_values(&[issuer, "failed"]),
+            keys: KEYS.with_label_values(&[issuer]),
+            fetched_at: FETCHED_AT.with_label_values(&[issuer]),
+        }
+    }
+
+    pub(super) fn fetched(&self, keys: usize, at: u64) {
+        self.ok.inc();
+        self.keys.set(i64::try_from(keys).unwrap_or(i64::MAX));
+        self.fetched_at.set(i64::try_from(at).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn failed(&self) {
+        self.failed.inc();
+    }
+}
+
+impl Drop for RemoteMetrics {
+    fn drop(&mut self) {
+        for result in ["ok", "failed"] {
+            let _ = FETCHES.remove_label_values(&[&*self.issuer, result]);
+        }
+        let _ = KEYS.remove_label_values(&[&*self.issuer]);
+        let _ = FETCHED_AT.remove_label_values(&[&*self.issuer]);
+    }
+}
