@@ -19,6 +19,8 @@ pub mod exchange;
 
 pub mod pipeline;
 
+pub mod cache;
+
 pub mod routing;
 pub mod upstream;
 
