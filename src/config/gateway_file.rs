@@ -146,10 +146,10 @@ pub struct Process {
     pub threads: usize,
     /// Where short-lived values are kept.
     pub state: Backend,
-    /// Where records that last are kept.
-    pub store: Place,
     /// Our own tokens; a reload may bring others.
     pub tokens: Tokens,
+    /// Where records that last are kept.
+    pub store: Place,
     /// As written, for what needs no compilation and to tell what a reload would change.
     pub written: GatewayFile,
 }
@@ -187,8 +187,8 @@ impl Process {
             trusted_proxies: trusted(&file.trusted_proxies, findings),
             threads: threads(file.threads),
             state: Backend::compile(&file.state, &At::ROOT.key("state"), findings),
-            store: Place::compile(file.store.as_ref(), &At::ROOT.key("store"), findings),
             tokens: file.tokens.compile(&At::ROOT.key("tokens"), findings),
+            store: Place::compile(file.store.as_ref(), &At::ROOT.key("store"), findings),
             written: file.clone(),
         };
         check_admin(&process, findings);
@@ -225,6 +225,7 @@ impl Process {
         differs(old.state == new.state, &At::ROOT.key("state"), "the place of the state");
         differs(old.secrets == new.secrets, &At::ROOT.key("secrets"), "the key to the secrets");
         differs(old.store == new.store, &At::ROOT.key("store"), "the store");
+        differs(old.tokens == new.tokens, &At::ROOT.key("tokens"), "a token secret");
         differs(old.telemetry == new.telemetry, &At::ROOT.key("telemetry"), "the log");
         differs(old.shutdown == new.shutdown, &At::ROOT.key("shutdown"), "the stop's times");
     }
