@@ -11,6 +11,7 @@ use crate::base::{At, Findings, Period};
 use crate::guard::{GuardConfig, GuardRules};
 use crate::identity::{Tokens, TokensConfig};
 use crate::listener::{Listener, ListenerConfig};
+use crate::secrets::SecretsConfig;
 use crate::state::{Backend, StateConfig};
 use crate::store::{Place, StoreConfig};
 use crate::telemetry::LogConfig;
@@ -34,6 +35,9 @@ pub struct GatewayFile {
     pub state: StateConfig,
     /// Where records that last are kept. Default: SQLite in `data/moongate.db`, if something needs it.
     pub store: Option<StoreConfig>,
+    /// Where the key comes from that seals the secrets in the store. Default: the variable `SECRET_KEY`.
+    /// Wherever a secret is written, `secret:NAME` stands for the one that is kept under this name.
+    pub secrets: SecretsConfig,
     /// Our own tokens: who they are from, and the keys that sign and check them.
     pub tokens: TokensConfig,
     /// Logs.
@@ -231,6 +235,7 @@ impl Process {
         differs(old.threads == new.threads, &At::ROOT.key("threads"), "the number of threads");
         differs(old.guard == new.guard, &At::ROOT.key("guard"), "the guard");
         differs(old.state == new.state, &At::ROOT.key("state"), "the place of the state");
+        differs(old.secrets == new.secrets, &At::ROOT.key("secrets"), "the key to the secrets");
         differs(old.store == new.store, &At::ROOT.key("store"), "the store");
         differs(old.tokens == new.tokens, &At::ROOT.key("tokens"), "a token secret");
         differs(old.telemetry == new.telemetry, &At::ROOT.key("telemetry"), "the log");

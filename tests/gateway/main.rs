@@ -11,6 +11,7 @@
 #[path = "../differential/mod.rs"]
 mod differential;
 
+mod accounts;
 mod answers;
 mod bad_input;
 mod body_rules;
