@@ -159,6 +159,7 @@ fn all_limits(admin: &Admin) -> Value {
         "rate_limits": admin.configuration.limits().report(used),
         "connections": { "open": admin.drain.open(), "max": connections_max(admin), "refused": refused },
         "listeners": listeners,
+        "guard": { "addresses": admin.guard.fill().0, "addresses_max": admin.guard.fill().1 },
         "requests": { "in_flight": IN_FLIGHT.get() },
         "request_body_bytes": {
             "default": Policy::BODY_LIMIT,

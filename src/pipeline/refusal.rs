@@ -56,6 +56,11 @@ pub enum Refusal {
         /// Seconds until one would be let through.
         retry_after: u64,
     },
+    /// The address has done too much of something and is blocked for a time.
+    AddressBlocked {
+        /// For so many seconds more.
+        retry_after: u64,
+    },
     /// The request's target is too long.
     UriTooLong,
     /// The request's header fields are too many or too large.
@@ -113,7 +118,8 @@ impl Refusal {
             Self::UnsupportedMediaType { .. } => Self::ExpectationFailed,
             Self::ExpectationFailed => Self::IdempotencyMismatch,
             Self::IdempotencyMismatch => Self::RateLimited { limit: 60, retry_after: 1 },
-            Self::RateLimited { .. } => Self::HeadersTooLarge,
+            Self::RateLimited { .. } => Self::AddressBlocked { retry_after: 60 },
+            Self::AddressBlocked { .. } => Self::HeadersTooLarge,
             Self::HeadersTooLarge => Self::Internal,
             Self::Internal => Self::ConnectFailed,
             Self::ConnectFailed => Self::UpstreamClosed,

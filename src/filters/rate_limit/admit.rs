@@ -259,14 +259,10 @@ mod tests {
 
     fn principal(kind: Kind, tenant: Option<&str>, credential: Option<&str>) -> Principal {
         Principal {
-            kind,
             issuer: Some("iss".into()),
-            session: None,
-            subject: "ada".into(),
             tenant: tenant.map(Into::into),
-            roles: Vec::new(),
-            scopes: Vec::new(),
             credential: credential.map(Into::into),
+            ..Principal::new(kind, "ada")
         }
     }
 
