@@ -214,7 +214,7 @@ mod tests {
 
     fn somebody(kind: Kind, subject: &str, tenant: Option<&str>) -> Principal {
         let tenant = tenant.map(Into::into);
-        Principal { kind, subject: subject.into(), tenant, roles: vec![], scopes: vec![], credential: None }
+        Principal { tenant, ..Principal::new(kind, subject) }
     }
 
     #[derive(Clone, Copy, Default)]
