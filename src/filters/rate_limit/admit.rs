@@ -131,7 +131,7 @@ impl LiveLimits {
             return Ok(());
         }
         let now = self.limits.counters.now();
-        let principal = exchange.principal.clone();
+        let principal = exchange.principal.clone().filter(|_| part == Part::Principal);
         let address = Address::of(exchange.client_ip);
         let asking = Asking { address, principal: principal.as_deref(), headers, route: &self.route };
         for number in range.clone() {
