@@ -135,7 +135,7 @@ pub fn schema(file: &str) -> String {
 }
 
 fn snapshot(files: &Files) -> Result<Snapshot, Failure> {
-    let compiled = compile_routes(&files.routes, &Directory::standard());
+    let compiled = compile_routes(&files.routes, &Directory::standard(), None);
     compiled.map(|(_, snapshot)| snapshot).map_err(|it| Failure(it.to_string()))
 }
 

@@ -48,10 +48,11 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     let _store = open_store(&compiled.process, &side)?;
     let fleet = Arc::new(Fleet::new());
     fleet.start(side.handle());
-    let shared = Arc::new(Shared { state: State::open(&compiled.process.state, side.handle()) });
-    let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
     let identity = Identity::begin(compiled.process.tokens.clone());
     identity.start(side.handle());
+    let state = State::open(&compiled.process.state, side.handle());
+    let shared = Arc::new(Shared { state, identity: identity.clone() });
+    let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
     let (gateway, routes) = (files.gateway.clone(), files.routes.clone());
     let configuration = Configuration::begin(compiled, gateway, routes, services, fleet, certificates, identity);
     let configuration = Arc::new(configuration);

@@ -113,7 +113,8 @@ pub fn compile_files(gateway: &Path, routes: &Path, services: &Directory) -> Res
     // Before they are read: a change that falls between is seen as one later.
     let mut prints = prints([gateway, routes]);
     let process = compile_gateway(gateway);
-    let snapshot = compile_routes(routes, services);
+    let issuers = process.as_ref().ok().map(|(_, it)| it.tokens.trusted().map(str::to_owned).collect::<Vec<_>>());
+    let snapshot = compile_routes(routes, services, issuers.as_deref());
     match (process, snapshot) {
         (Ok((_, process)), Ok((hash, snapshot))) => {
             prints.extend(self::prints(named_files(&process, &process.tokens, &snapshot).iter().map(PathBuf::as_path)));
@@ -140,16 +141,21 @@ fn compile_gateway(path: &Path) -> Result<(Document, Process), Faults> {
     Ok((document, process))
 }
 
-/// Reads and compiles `routes.yaml` alone: the hash of its text, and the snapshot.
+/// Reads and compiles `routes.yaml` alone: the hash of its text, and the snapshot. `issuers` are the names in
+/// `tokens.trust`, if they are known.
 ///
 /// # Errors
 /// All its faults.
-pub fn compile_routes(path: &Path, services: &Directory) -> Result<(String, Snapshot), Faults> {
+pub fn compile_routes(
+    path: &Path,
+    services: &Directory,
+    issuers: Option<&[String]>,
+) -> Result<(String, Snapshot), Faults> {
     let mut document = Document::read(path, &environment)?;
     let mut findings = Findings::default();
     let file: Option<RoutesFile> = document.load(&mut findings);
     let Some(file) = file else { return Err(document.place(&findings)) };
-    let snapshot = Snapshot::compile(&file, services, &mut findings);
+    let snapshot = Snapshot::compile(&file, services, issuers, &mut findings);
     sound(&document, &findings)?;
     let mut hasher = DefaultHasher::new();
     serde_json::to_string(&file).unwrap_or_default().hash(&mut hasher);
@@ -334,7 +340,8 @@ impl Configuration {
             self.reload_certificates(&mut findings);
             sound(&document, &findings).map(|()| process.tokens)
         });
-        match (gateway, compile_routes(&self.routes_path, &self.services)) {
+        let issuers = gateway.as_ref().ok().map(|it| it.trusted().map(str::to_owned).collect::<Vec<_>>());
+        match (gateway, compile_routes(&self.routes_path, &self.services, issuers.as_deref())) {
             (Ok(tokens), Ok((hash, snapshot))) => Ok(Read { tokens, hash, snapshot }),
             (gateway, routes) => {
                 let mut faults = gateway.err().unwrap_or_default();

@@ -29,6 +29,7 @@ use crate::base::{Deadline, RequestId};
 use crate::config::Configuration;
 use crate::exchange::{Called, Ended, WayOut, Worker, exchange, respond, unless_left};
 use crate::filters::Deed;
+use crate::identity::Identity;
 use crate::listener::{Connection, Refuse};
 use crate::pipeline::{EndState, Exchange, Refusal, Scheme};
 use crate::proxy::way::{Admitted, Arrival, Routeless, Stopped, way_in};
@@ -48,6 +49,8 @@ const TAKE_REFUSAL: Duration = Duration::from_secs(10);
 pub struct Shared {
     /// Short-lived values: claims, kept answers, counters.
     pub state: State,
+    /// Who is who.
+    pub identity: Arc<Identity>,
 }
 
 /// The gateway as Pingora sees it; one on each worker thread.
