@@ -135,7 +135,7 @@ pub fn schema(file: &str) -> String {
 }
 
 fn snapshot(files: &Files) -> Result<Snapshot, Failure> {
-    let compiled = compile_routes(&files.routes, &Directory::standard(), None);
+    let compiled = compile_routes(&files.routes, &Directory::standard());
     compiled.map(|(_, snapshot)| snapshot).map_err(|it| Failure(it.to_string()))
 }
 
@@ -305,7 +305,7 @@ fn goes_to(action: &Value) -> String {
     format!("answer {}", action["respond"]["status"].as_u64().unwrap_or(200))
 }
 
-fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     let mut out = String::new();
@@ -317,7 +317,7 @@ fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     out
 }
 
-fn pretty(value: &Value) -> String {
+pub(super) fn pretty(value: &Value) -> String {
     let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
     text.push('\n');
     text

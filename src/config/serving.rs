@@ -16,6 +16,7 @@ use crate::config::document::Document;
 use crate::config::faults::Faults;
 use crate::config::gateway_file::{GatewayFile, Process};
 use crate::config::routes_file::RoutesFile;
+use crate::config::secret_values::SecretValues;
 use crate::config::snapshot::{Action, Snapshot};
 use crate::exchange::Destination;
 use crate::identity::{Identity, Tokens};
@@ -112,9 +113,10 @@ fn named_files(process: &Process, tokens: &Tokens, snapshot: &Snapshot) -> Vec<P
 pub fn compile_files(gateway: &Path, routes: &Path, services: &Directory) -> Result<Compiled, Faults> {
     // Before they are read: a change that falls between is seen as one later.
     let mut prints = prints([gateway, routes]);
-    let process = compile_gateway(gateway);
+    let secrets = SecretValues::of(gateway);
+    let process = compile_gateway(gateway, &secrets);
     let issuers = process.as_ref().ok().map(|(_, it)| it.tokens.trusted().map(str::to_owned).collect::<Vec<_>>());
-    let snapshot = compile_routes(routes, services, issuers.as_deref());
+    let snapshot = compile_routes_with(routes, services, Some(&secrets), issuers.as_deref());
     match (process, snapshot) {
         (Ok((_, process)), Ok((hash, snapshot))) => {
             prints.extend(self::prints(named_files(&process, &process.tokens, &snapshot).iter().map(PathBuf::as_path)));
@@ -128,12 +130,13 @@ pub fn compile_files(gateway: &Path, routes: &Path, services: &Directory) -> Res
     }
 }
 
-fn environment(name: &str) -> Option<String> {
+pub(super) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-fn compile_gateway(path: &Path) -> Result<(Document, Process), Faults> {
+fn compile_gateway(path: &Path, secrets: &SecretValues) -> Result<(Document, Process), Faults> {
     let mut document = Document::read(path, &environment)?;
+    document.fill_secrets::<GatewayFile>(secrets);
     let mut findings = Findings::default();
     let file: GatewayFile = document.load(&mut findings).unwrap_or_default();
     let process = Process::compile(&file, &mut findings);
@@ -141,17 +144,26 @@ fn compile_gateway(path: &Path) -> Result<(Document, Process), Faults> {
     Ok((document, process))
 }
 
-/// Reads and compiles `routes.yaml` alone: the hash of its text, and the snapshot. `issuers` are the names in
-/// `tokens.trust`, if they are known.
+/// Reads and compiles `routes.yaml` alone: the hash of its text, and the snapshot. The secrets that it
+/// names are not looked up: it is only looked at.
 ///
 /// # Errors
 /// All its faults.
-pub fn compile_routes(
+pub fn compile_routes(path: &Path, services: &Directory) -> Result<(String, Snapshot), Faults> {
+    compile_routes_with(path, services, None, None)
+}
+
+/// `issuers` are the names in `tokens.trust`, if they are known.
+fn compile_routes_with(
     path: &Path,
     services: &Directory,
+    secrets: Option<&SecretValues>,
     issuers: Option<&[String]>,
 ) -> Result<(String, Snapshot), Faults> {
     let mut document = Document::read(path, &environment)?;
+    if let Some(secrets) = secrets {
+        document.fill_secrets::<RoutesFile>(secrets);
+    }
     let mut findings = Findings::default();
     let file: Option<RoutesFile> = document.load(&mut findings);
     let Some(file) = file else { return Err(document.place(&findings)) };
@@ -334,14 +346,15 @@ impl Configuration {
     }
 
     fn read_again(&self) -> Result<Read, Faults> {
-        let gateway = compile_gateway(&self.gateway_path).and_then(|(document, process)| {
+        let secrets = SecretValues::of(&self.gateway_path);
+        let gateway = compile_gateway(&self.gateway_path, &secrets).and_then(|(document, process)| {
             let mut findings = Findings::default();
             self.process.refuse_changes(&process.written, &mut findings);
             self.reload_certificates(&mut findings);
             sound(&document, &findings).map(|()| process.tokens)
         });
         let issuers = gateway.as_ref().ok().map(|it| it.trusted().map(str::to_owned).collect::<Vec<_>>());
-        match (gateway, compile_routes(&self.routes_path, &self.services, issuers.as_deref())) {
+        match (gateway, compile_routes_with(&self.routes_path, &self.services, Some(&secrets), issuers.as_deref())) {
             (Ok(tokens), Ok((hash, snapshot))) => Ok(Read { tokens, hash, snapshot }),
             (gateway, routes) => {
                 let mut faults = gateway.err().unwrap_or_default();

@@ -28,6 +28,11 @@ pub struct MemoryConfig {
     pub entries_max: u64,
     /// So many bytes of keys and values at most; beyond that, new ones are refused. Default 256MiB.
     pub bytes_max: ByteSize,
+    /// So many counters of rate limits at most, one for each limit and whoever it counts; beyond that,
+    /// those nearest to a whole allowance are forgotten. 30 to 60 bytes each, 420 MB if all of the
+    /// default are in use. Default 14000000.
+    #[schemars(range(min = 1))]
+    pub keys_max: u64,
 }
 
 /// Values in Redis.
@@ -54,7 +59,7 @@ fn prefix() -> String {
 
 impl Default for MemoryConfig {
     fn default() -> Self {
-        Self { entries_max: 1_000_000, bytes_max: ByteSize(256 << 20) }
+        Self { entries_max: 1_000_000, bytes_max: ByteSize(256 << 20), keys_max: 14_000_000 }
     }
 }
 
@@ -72,6 +77,7 @@ pub enum Backend {
 pub struct MemoryBounds {
     pub(super) entries_max: usize,
     pub(super) bytes_max: usize,
+    pub(super) keys_max: usize,
 }
 
 /// How Redis is reached. Its `Debug` does not show the password.
@@ -91,7 +97,11 @@ impl Default for MemoryBounds {
 impl MemoryBounds {
     fn of(config: &MemoryConfig) -> Self {
         let bounded = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-        Self { entries_max: bounded(config.entries_max), bytes_max: bounded(config.bytes_max.0) }
+        Self {
+            entries_max: bounded(config.entries_max),
+            bytes_max: bounded(config.bytes_max.0),
+            keys_max: bounded(config.keys_max.max(1)),
+        }
     }
 }
 

@@ -221,7 +221,7 @@ mod tests {
     const LIFE: Duration = Duration::from_secs(60);
 
     fn memory(entries_max: usize, bytes_max: usize) -> Memory {
-        Memory::new(&MemoryBounds { entries_max, bytes_max })
+        Memory::new(&MemoryBounds { entries_max, bytes_max, keys_max: 1 })
     }
 
     fn held(memory: &Memory) -> (usize, usize) {

@@ -24,6 +24,16 @@ pub(super) static BYTES: Lazy<IntGauge> = Lazy::new(|| {
     register_int_gauge!("moongate_state_bytes", "Bytes of the values in memory and their keys").expect(ONCE)
 });
 
+pub(super) static COUNTERS: Lazy<IntGauge> = Lazy::new(|| {
+    let help = "Counters of rate limits in memory, those included whose time is over";
+    register_int_gauge!("moongate_rate_limit_counters", help).expect(ONCE)
+});
+
+pub(super) static COUNTERS_EVICTED: Lazy<IntCounter> = Lazy::new(|| {
+    let help = "Counters of rate limits that were pushed out by others before their time was over";
+    register_int_counter!("moongate_rate_limit_counters_evicted_total", help).expect(ONCE)
+});
+
 pub(super) static FULL: Lazy<IntCounter> = Lazy::new(|| {
     let help = "Values that were refused because the memory for them was full";
     register_int_counter!("moongate_state_full_total", help).expect(ONCE)
@@ -33,6 +43,13 @@ pub(super) static NOTICES: Lazy<IntCounterVec> = Lazy::new(|| {
     let help = "Notices between gateways, by what became of them: sent, received or missed";
     register_int_counter_vec!("moongate_state_notices_total", help, &["result"]).expect(ONCE)
 });
+
+/// Shows the series of values in memory from the start: a scrape finds zeros, not gaps.
+pub(super) fn begin_memory() {
+    ENTRIES.set(0);
+    BYTES.set(0);
+    FULL.inc_by(0);
+}
 
 /// The counters of failed calls, each resolved once.
 pub(super) struct Failures {

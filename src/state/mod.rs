@@ -4,6 +4,7 @@
 //! can't be reached is a value of its own, which the caller has to decide on.
 
 mod config;
+mod counters;
 mod memory;
 mod metrics;
 mod notices;
@@ -18,8 +19,10 @@ use crate::state::memory::Memory;
 use crate::state::redis::{Link, RedisRecords};
 
 pub use config::{Backend, MemoryBounds, MemoryConfig, RedisAccess, RedisConfig, StateConfig};
+pub use counters::{CounterKey, Counters, Fill, Moment, Quota, Taken};
 pub use notices::{Notice, Notices, Subscription};
 pub use records::{Claim, Records, Unavailable};
+pub use redis::{Given, SharedCells};
 
 /// The state of this gateway; clones share it.
 #[derive(Clone)]
@@ -28,6 +31,10 @@ pub struct State {
     pub records: Arc<dyn Records>,
     /// Short words to the other parts of this gateway and to the other gateways.
     pub notices: Notices,
+    /// Counters of rate limits in this process: all of them, or those for when Redis is gone.
+    pub counters: Arc<Counters>,
+    /// Counters of rate limits that gateways share, if they do.
+    pub shared_cells: Option<Arc<SharedCells>>,
 }
 
 impl State {
@@ -37,17 +44,29 @@ impl State {
     /// A Redis that can't be reached is no error: calls say [`Unavailable`] until it can be. Waits for
     /// the end of the first attempt, so it must not be called from `side` itself.
     pub fn open(backend: &Backend, side: &Handle) -> Self {
+        let keys_max = match backend {
+            Backend::Memory(bounds) => bounds.keys_max,
+            Backend::Redis(_) => MemoryBounds::default().keys_max,
+        };
+        let counters = Arc::new(Counters::new(keys_max));
+        side.spawn(counters::sweep_forever(Arc::downgrade(&counters)));
         match backend {
             Backend::Memory(bounds) => {
                 let memory = Arc::new(Memory::new(bounds));
                 side.spawn(memory::sweep_forever(Arc::downgrade(&memory)));
                 metrics::UP.set(1);
-                Self { records: memory, notices: Notices::local() }
+                metrics::begin_memory();
+                Self { records: memory, notices: Notices::local(), counters, shared_cells: None }
             }
             Backend::Redis(access) => {
                 let notices = Notices::local();
                 let link = Link::open(access, notices.hub(), side);
-                Self { records: Arc::new(RedisRecords::new(link.clone())), notices: notices.shared(link) }
+                Self {
+                    records: Arc::new(RedisRecords::new(link.clone())),
+                    notices: notices.shared(link.clone()),
+                    counters,
+                    shared_cells: Some(Arc::new(SharedCells::new(link))),
+                }
             }
         }
     }
@@ -55,6 +74,12 @@ impl State {
     /// In memory, with the default bounds, and for programs without a side runtime: what has expired
     /// goes only when room is needed.
     pub fn in_memory() -> Self {
-        Self { records: Arc::new(Memory::new(&MemoryBounds::default())), notices: Notices::local() }
+        let bounds = MemoryBounds::default();
+        Self {
+            records: Arc::new(Memory::new(&bounds)),
+            notices: Notices::local(),
+            counters: Arc::new(Counters::new(bounds.keys_max)),
+            shared_cells: None,
+        }
     }
 }

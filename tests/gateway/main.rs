@@ -11,12 +11,14 @@
 #[path = "../differential/mod.rs"]
 mod differential;
 
+mod accounts;
 mod answers;
 mod bad_input;
 mod body_rules;
 mod commands;
 mod exchange;
 mod fuzz;
+mod guard;
 mod http2;
 mod idempotency;
 mod pingora_rules;

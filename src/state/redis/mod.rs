@@ -2,6 +2,7 @@
 //!
 //! `link` keeps the one connection and knows whether Redis is there; here is what is asked of it.
 
+mod cells;
 mod link;
 
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use bytes::Bytes;
 use once_cell::sync::Lazy;
 
 use crate::state::records::{Claim, Records, Unavailable};
+
+pub use cells::{Given, SharedCells};
 
 pub(super) use link::Link;
 
