@@ -30,6 +30,7 @@ use crate::config::Configuration;
 use crate::exchange::{Called, Ended, WayOut, Worker, exchange, respond, unless_left};
 use crate::filters::Deed;
 use crate::guard::{Guard, Offence, Stage};
+use crate::identity::Identity;
 use crate::listener::{Connection, Refuse};
 use crate::pipeline::{EndState, Exchange, Refusal, Scheme};
 use crate::proxy::way::{Admitted, Arrival, Routeless, Stopped, way_in};
@@ -51,6 +52,8 @@ pub struct Shared {
     pub guard: Arc<Guard>,
     /// Short-lived values: claims, kept answers, counters.
     pub state: State,
+    /// Who is who.
+    pub identity: Arc<Identity>,
 }
 
 /// The gateway as Pingora sees it; one on each worker thread.

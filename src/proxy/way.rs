@@ -16,6 +16,7 @@ use pingora::protocols::http::date::get_cached_date;
 use crate::config::{Action, Respond, Route, Serving};
 use crate::exchange::{self, Destination, Ended};
 use crate::filters::{self, Begun, Deed, Idempotency, Kept, Security};
+use crate::identity::ClientCertificate;
 use crate::listener::Connection;
 use crate::pipeline::{Exchange, Refusal};
 use crate::proxy::strict;
@@ -135,8 +136,30 @@ async fn filter(
 ) -> Result<Onward, Ended> {
     let route = admitted.route();
     // No `..` here: a new filter does not compile until it has been given its place.
-    let filters::Chain { cors: _, body, idempotency, rewrite, request_headers, response_headers: _, security: _ } =
-        &route.chain;
+    let filters::Chain {
+        cors,
+        auth,
+        rbac,
+        body,
+        idempotency,
+        rewrite,
+        request_headers,
+        response_headers: _,
+        security: _,
+    } = &route.chain;
+
+    // Always, and before anything could believe them: only the gateway says who is calling.
+    filters::auth::forget_claims(session.req_header_mut());
+    // Before all work that is done for somebody: from here on it is known for whom.
+    if let Some(auth) = auth {
+        let certificate = client_certificate(session);
+        let request = session.req_header_mut();
+        let asked = auth.on_request(&shared.identity, certificate.as_ref(), cors.as_ref(), exchange, request);
+        asked.await.map_err(Ended::Unanswered)?;
+    }
+    if let Some(rbac) = rbac {
+        rbac.on_request(exchange).map_err(Ended::Unanswered)?;
+    }
 
     // Before the body is read: what can be refused by its head is.
     if !body.is_empty() {
@@ -184,6 +207,10 @@ async fn filter(
     // Last: the operator's word about a field is the last one.
     request_headers.on_request(request);
     Ok(onward)
+}
+
+fn client_certificate(session: &ServerSession) -> Option<Arc<ClientCertificate>> {
+    Connection::of(session.digest())?.tls()?.client.clone()
 }
 
 /// How a request that nothing refused goes on.
@@ -250,8 +277,17 @@ pub(super) fn unread(exchange: &Exchange, answer: &mut ResponseHeader) {
 }
 
 fn way_out(chain: &filters::Chain, origin: Option<&HeaderValue>, exchange: &Exchange, answer: &mut ResponseHeader) {
-    let filters::Chain { cors, body: _, idempotency: _, rewrite: _, request_headers: _, response_headers, security } =
-        chain;
+    let filters::Chain {
+        cors,
+        auth: _,
+        rbac: _,
+        body: _,
+        idempotency: _,
+        rewrite: _,
+        request_headers: _,
+        response_headers,
+        security,
+    } = chain;
 
     if let Some(cors) = cors {
         cors.on_response(origin, answer);
