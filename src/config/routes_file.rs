@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::ByteSize;
 use crate::exchange::TimeoutsConfig;
 use crate::filters::auth::AuthConfig;
-use crate::filters::{CorsConfig, HeaderEditsConfig, IdempotencyConfig, SchemaConfig, Security};
+use crate::filters::{CorsConfig, HeaderEditsConfig, IdempotencyConfig, RateLimitConfig, SchemaConfig, Security};
 use crate::identity::RolesConfig;
 use crate::routing::MatchConfig;
 use crate::upstream::UpstreamConfig;
@@ -54,6 +54,10 @@ pub struct PolicyConfig {
     pub cors: Option<CorsConfig>,
     /// Who may call. Without it, everybody.
     pub auth: Option<AuthConfig>,
+    /// How many requests may come. The lists of `defaults`, of policies and of the route all apply, but
+    /// where a list speaks of a `per`, earlier lists have no say about it. A limit counts over all
+    /// routes that take it from the same place.
+    pub rate_limits: Vec<RateLimitConfig>,
     /// Media types of request bodies, such as `application/json`, `image/*` or `application/*+json`;
     /// others get 415. Default: any, and JSON where there is a `schema`.
     pub content_types: Option<Vec<String>>,
@@ -115,6 +119,9 @@ pub struct RouteConfig {
     /// Who may call. Takes the place of what its policies and `defaults` say, as a whole.
     #[serde(default)]
     pub auth: Option<AuthConfig>,
+    /// How many requests may come, beside the limits of `defaults` and of policies for another `per`.
+    #[serde(default)]
+    pub rate_limits: Vec<RateLimitConfig>,
     /// Media types of request bodies; others get 415.
     #[serde(default)]
     pub content_types: Option<Vec<String>>,

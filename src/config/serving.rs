@@ -19,6 +19,7 @@ use crate::config::routes_file::RoutesFile;
 use crate::config::secret_values::SecretValues;
 use crate::config::snapshot::{Action, Snapshot};
 use crate::exchange::Destination;
+use crate::filters::rate_limit::{Limits, LiveLimits};
 use crate::identity::{Identity, Tokens};
 use crate::listener::Certificates;
 use crate::services::Directory;
@@ -51,6 +52,20 @@ pub struct Alive {
     pub destination: Option<Destination>,
     /// Its series.
     pub metrics: Arc<RouteMetrics>,
+    /// Its rate limits.
+    pub limits: LiveLimits,
+}
+
+/// What lives on when a snapshot is replaced.
+pub struct Living {
+    /// All upstreams.
+    pub fleet: Arc<Fleet>,
+    /// All rate limits.
+    pub limits: Arc<Limits>,
+    /// Those of the TLS listeners.
+    pub certificates: Vec<Arc<Certificates>>,
+    /// Who is who.
+    pub identity: Arc<Identity>,
 }
 
 /// What a reload did.
@@ -181,11 +196,9 @@ fn sound(document: &Document, findings: &Findings) -> Result<(), Faults> {
 /// The cell that holds the configuration that serves.
 pub struct Configuration {
     serving: ArcSwap<Serving>,
-    fleet: Arc<Fleet>,
+    living: Living,
     services: Directory,
     process: Process,
-    certificates: Vec<Arc<Certificates>>,
-    identity: Arc<Identity>,
     gateway_path: PathBuf,
     routes_path: PathBuf,
     /// What their files held when they were loaded: an unchanged one keeps its tickets, and clients
@@ -204,22 +217,18 @@ impl Configuration {
         gateway_path: PathBuf,
         routes_path: PathBuf,
         services: Directory,
-        fleet: Arc<Fleet>,
-        certificates: Vec<Arc<Certificates>>,
-        identity: Arc<Identity>,
+        living: Living,
     ) -> Self {
         let Compiled { process, snapshot, hash, prints } = compiled;
         let mut certificates_seen = prints.clone();
         certificates_seen.retain(|path, _| process.certificate_files().contains(path));
-        let serving = enliven(snapshot, &fleet, &services, 1, hash);
+        let serving = enliven(snapshot, &living, &services, 1, hash);
         last_reload_succeeded();
         Self {
             serving: ArcSwap::from_pointee(serving),
-            fleet,
+            living,
             services,
             process,
-            certificates,
-            identity,
             gateway_path,
             routes_path,
             certificates_seen: Mutex::new(certificates_seen),
@@ -241,12 +250,17 @@ impl Configuration {
 
     /// Who is who.
     pub fn identity(&self) -> &Arc<Identity> {
-        &self.identity
+        &self.living.identity
     }
 
     /// All upstreams that live.
     pub fn fleet(&self) -> &Fleet {
-        &self.fleet
+        &self.living.fleet
+    }
+
+    /// All rate limits that live.
+    pub fn limits(&self) -> &Limits {
+        &self.living.limits
     }
 
     /// Why the last reload was refused, if it was, and when.
@@ -262,7 +276,7 @@ impl Configuration {
     /// Every file whose content decides what serves: these two, and those that they name.
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.gateway_path.clone(), self.routes_path.clone()];
-        files.extend(named_files(&self.process, &self.identity.tokens(), &self.serving().snapshot));
+        files.extend(named_files(&self.process, &self.living.identity.tokens(), &self.serving().snapshot));
         files.sort();
         files.dedup();
         files
@@ -316,10 +330,10 @@ impl Configuration {
         match read {
             Ok(Read { tokens, hash, snapshot }) => {
                 // Before the routes that may rely on them.
-                self.identity.reload(tokens);
+                self.living.identity.reload(tokens);
                 let old = self.serving();
                 let changes = changes(&old.snapshot, &snapshot, old.generation + 1);
-                let serving = enliven(snapshot, &self.fleet, &self.services, changes.generation, hash);
+                let serving = enliven(snapshot, &self.living, &self.services, changes.generation, hash);
                 self.serving.store(Arc::new(serving));
                 *self.last_error.lock() = None;
                 last_reload_succeeded();
@@ -375,7 +389,7 @@ impl Configuration {
             return;
         }
         let mut sound = true;
-        for certificates in &self.certificates {
+        for certificates in &self.living.certificates {
             if let Err(error) = certificates.reload() {
                 sound = false;
                 findings.error(&At::ROOT.key("listeners"), error.to_string()).help("the old certificates stay in use");
@@ -388,8 +402,8 @@ impl Configuration {
 }
 
 /// Joins a snapshot with what is alive under its names.
-fn enliven(snapshot: Snapshot, fleet: &Fleet, services: &Directory, generation: u64, hash: String) -> Serving {
-    let lives = fleet.apply(&snapshot.upstreams);
+fn enliven(snapshot: Snapshot, living: &Living, services: &Directory, generation: u64, hash: String) -> Serving {
+    let lives = living.fleet.apply(&snapshot.upstreams);
     let destination = |number: usize| match &snapshot.upstreams[number].kind {
         UpstreamKind::Local(service) => {
             let service = services.find(service).expect("the compilation looked it up");
@@ -397,12 +411,17 @@ fn enliven(snapshot: Snapshot, fleet: &Fleet, services: &Directory, generation: 
         }
         UpstreamKind::Remote => Destination::Upstream(lives[number].clone()),
     };
-    let alive = snapshot.routes.iter().map(|route| Alive {
-        destination: match route.action {
-            Action::Upstream(number) => Some(destination(number)),
+    let alive = snapshot.routes.iter().map(|route| {
+        let upstream = match route.action {
+            Action::Upstream(number) => Some(number),
             Action::Redirect(_) | Action::Respond(_) => None,
-        },
-        metrics: RouteMetrics::of(&route.name),
+        };
+        let limits = route.chain.rate_limits.as_ref();
+        Alive {
+            destination: upstream.map(destination),
+            metrics: RouteMetrics::of(&route.name),
+            limits: living.limits.enliven(&route.name, limits, upstream.map(|it| &lives[it])),
+        }
     });
     GENERATIONS_ALIVE.inc();
     Serving { alive: alive.collect(), generation, hash, loaded_at: Timestamp::now(), snapshot }

@@ -11,9 +11,10 @@ use crate::base::{At, ByteSize, Findings, Period};
 use crate::config::routes_file::{HeadersConfig, PolicyConfig, RedirectConfig, RespondConfig, RouteConfig, RoutesFile};
 use crate::exchange::{Policy, TimeoutsConfig};
 use crate::filters::auth::{Auth, AuthConfig};
+use crate::filters::rate_limit::Written;
 use crate::filters::{
-    BodyRules, Chain, Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Idempotency, IdempotencyConfig, Rbac, Rewrite,
-    SchemaConfig, Security,
+    BodyRules, Chain, Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Idempotency, IdempotencyConfig,
+    RateLimitConfig, RateLimits, Rbac, Rewrite, SchemaConfig, Security,
 };
 use crate::identity::Roles;
 use crate::routing::{MatchConfig, Table, Template};
@@ -156,6 +157,7 @@ fn built_in_routes() -> Vec<RouteConfig> {
         headers: HeadersConfig::default(),
         cors: None,
         auth: None,
+        rate_limits: Vec::new(),
         content_types: None,
         schema: None,
         idempotency: None,
@@ -249,6 +251,7 @@ struct Layer<'a> {
     headers: &'a HeadersConfig,
     cors: Option<&'a CorsConfig>,
     auth: Option<&'a AuthConfig>,
+    rate_limits: &'a [RateLimitConfig],
     content_types: Option<&'a Vec<String>>,
     schema: Option<&'a SchemaConfig>,
     idempotency: Option<&'a IdempotencyConfig>,
@@ -302,10 +305,19 @@ impl Compiler<'_> {
                 findings,
             ),
             request_headers: HeaderEdits::compile(&rewrite.headers, &rewrite_at.key("headers"), findings),
+            rate_limits: self.rate_limits(number, written, layers),
             body: body_rules(layers),
             idempotency: idempotency(layers).map(|it| Idempotency::compile(it, &At::ROOT, &mut Findings::default())),
             ..way_out(layers)
         }
+    }
+
+    fn rate_limits(&self, number: usize, written: &RouteConfig, layers: &[Layer<'_>]) -> Option<RateLimits> {
+        // What every gateway has by itself is asked by those who watch over it.
+        if number >= self.file.routes.len() {
+            return None;
+        }
+        RateLimits::join(&limit_lists(written, layers))
     }
 
     fn action(&self, number: usize, written: &RouteConfig, at: &At<'_>, findings: &mut Findings) -> Action {
@@ -353,6 +365,7 @@ impl<'a> Layer<'a> {
             headers: &policy.headers,
             cors: policy.cors.as_ref(),
             auth: policy.auth.as_ref(),
+            rate_limits: &policy.rate_limits,
             content_types: policy.content_types.as_ref(),
             schema: policy.schema.as_ref(),
             idempotency: policy.idempotency.as_ref(),
@@ -367,6 +380,7 @@ impl<'a> Layer<'a> {
             headers: &route.headers,
             cors: route.cors.as_ref(),
             auth: route.auth.as_ref(),
+            rate_limits: &route.rate_limits,
             content_types: route.content_types.as_ref(),
             schema: route.schema.as_ref(),
             idempotency: route.idempotency.as_ref(),
@@ -383,6 +397,7 @@ impl<'a> Layer<'a> {
             Auth::compile(auth, known.issuers, &at, findings);
             Rbac::compile(auth, known.roles, &at, findings);
         }
+        RateLimits::check(self.rate_limits, &self.at.key("rate_limits"), findings);
         let places = (&self.at.key("content_types"), &self.at.key("schema"));
         BodyRules::compile(self.content_types, self.schema, places, findings);
         if let Some(idempotency) = self.idempotency {
@@ -446,6 +461,20 @@ fn idempotency<'a>(layers: &[Layer<'a>]) -> Option<&'a IdempotencyConfig> {
     layers.iter().rev().find_map(|it| it.idempotency)
 }
 
+/// The lists of limits, and where each counts: that is where it is written.
+fn limit_lists<'a>(written: &RouteConfig, layers: &[Layer<'a>]) -> Vec<Written<'a>> {
+    let list = |(number, layer): (usize, &Layer<'a>)| Written {
+        scope: match number {
+            0 => "defaults".to_owned(),
+            // A policy that is not there is reported elsewhere, and nothing serves then.
+            _ if number + 1 < layers.len() => format!("policy/{}", written.r#use.get(number - 1).map_or("", |it| it)),
+            _ => format!("route/{}", written.name),
+        },
+        limits: layer.rate_limits,
+    };
+    layers.iter().enumerate().map(list).collect()
+}
+
 fn policy(layers: &[Layer<'_>]) -> Policy {
     let places: Vec<At<'_>> = layers.iter().map(|it| it.at).collect();
     let timeouts: Vec<(&TimeoutsConfig, At<'_>)> =
@@ -494,6 +523,13 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], policy: &Policy) -> Des
     }
     if let Some(auth) = auth(layers) {
         steps.push(StepDescription { step: "auth", settings: json(auth) });
+    }
+    let limits: Vec<Value> = limit_lists(written, layers)
+        .iter()
+        .flat_map(|list| list.limits.iter().map(|it| serde_json::json!({ "scope": list.scope, "limit": it })))
+        .collect();
+    if !limits.is_empty() {
+        steps.push(StepDescription { step: "rate_limits", settings: Value::Array(limits) });
     }
     let types = layers.iter().rev().find_map(|it| it.content_types);
     let schema = layers.iter().rev().find_map(|it| it.schema);

@@ -13,6 +13,7 @@ mod cors;
 mod header_edits;
 mod idempotency;
 mod rbac;
+pub mod rate_limit;
 mod rewrite;
 mod security_headers;
 
@@ -23,6 +24,7 @@ pub use cors::{Cors, CorsConfig, announced_method};
 pub use header_edits::{HeaderEdits, HeaderEditsConfig};
 pub use idempotency::{Begun, Deed, Idempotency, IdempotencyConfig, Kept, Mark};
 pub use rbac::Rbac;
+pub use rate_limit::{RateLimitConfig, RateLimits};
 pub use rewrite::Rewrite;
 pub use security_headers::Security;
 
@@ -35,6 +37,8 @@ pub struct Chain {
     pub auth: Option<auth::Auth>,
     /// What callers need to be permitted.
     pub rbac: Option<Rbac>,
+    /// How many requests may come.
+    pub rate_limits: Option<RateLimits>,
     /// What the request's body must be.
     pub body: BodyRules,
     /// Deeds that are done once.

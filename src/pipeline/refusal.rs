@@ -62,6 +62,13 @@ pub enum Refusal {
     IdempotencyNotKept,
     /// What gateways share can't be reached, and the request can't do without.
     StateUnavailable,
+    /// A rate limit refuses it.
+    RateLimited {
+        /// Requests that the limit lets through in its time.
+        limit: u64,
+        /// Seconds until one would be let through.
+        retry_after: u64,
+    },
     /// The address has done too much of something and is blocked for a time.
     AddressBlocked {
         /// For so many seconds more.
@@ -146,7 +153,8 @@ impl Refusal {
             Self::UriTooLong => Self::UnsupportedMediaType { accepted: "application/json".to_owned() },
             Self::UnsupportedMediaType { .. } => Self::ExpectationFailed,
             Self::ExpectationFailed => Self::IdempotencyMismatch,
-            Self::IdempotencyMismatch => Self::AddressBlocked { retry_after: 60 },
+            Self::IdempotencyMismatch => Self::RateLimited { limit: 60, retry_after: 1 },
+            Self::RateLimited { .. } => Self::AddressBlocked { retry_after: 60 },
             Self::AddressBlocked { .. } => Self::HeadersTooLarge,
             Self::HeadersTooLarge => Self::Internal,
             Self::Internal => Self::ConnectFailed,

@@ -15,6 +15,7 @@ use pingora::protocols::http::date::get_cached_date;
 
 use crate::config::{Action, Respond, Route, Serving};
 use crate::exchange::{self, Destination, Ended};
+use crate::filters::rate_limit::Part;
 use crate::filters::{self, Begun, Deed, Idempotency, Kept, Security};
 use crate::identity::ClientCertificate;
 use crate::listener::Connection;
@@ -138,6 +139,7 @@ async fn filter(
     // No `..` here: a new filter does not compile until it has been given its place.
     let filters::Chain {
         cors,
+        rate_limits,
         auth,
         rbac,
         body,
@@ -150,6 +152,12 @@ async fn filter(
 
     // Always, and before anything could believe them: only the gateway says who is calling.
     filters::auth::forget_claims(session.req_header_mut());
+    let limits = rate_limits.as_ref().map(|it| (it, &admitted.serving.alive[admitted.route].limits));
+    // Before credentials are looked at: guessing them counts, too.
+    if let Some((limits, live)) = limits {
+        let headers = &session.req_header().headers;
+        live.on_request(limits, Part::Arrival, exchange, headers).await.map_err(Ended::Unanswered)?;
+    }
     // Before all work that is done for somebody: from here on it is known for whom.
     if let Some(auth) = auth {
         let certificate = client_certificate(session);
@@ -160,7 +168,11 @@ async fn filter(
     if let Some(rbac) = rbac {
         rbac.on_request(exchange).map_err(Ended::Unanswered)?;
     }
-
+    // Now that it is known who is asking. A repetition of a deed counts, too.
+    if let Some((limits, live)) = limits {
+        let headers = &session.req_header().headers;
+        live.on_request(limits, Part::Principal, exchange, headers).await.map_err(Ended::Unanswered)?;
+    }
     // Before the body is read: what can be refused by its head is.
     if !body.is_empty() {
         let has_body = !session.is_body_empty();
@@ -281,6 +293,7 @@ fn way_out(chain: &filters::Chain, origin: Option<&HeaderValue>, exchange: &Exch
         cors,
         auth: _,
         rbac: _,
+        rate_limits,
         body: _,
         idempotency: _,
         rewrite: _,
@@ -293,6 +306,9 @@ fn way_out(chain: &filters::Chain, origin: Option<&HeaderValue>, exchange: &Exch
         cors.on_response(origin, answer);
     }
     security.on_response(exchange, answer);
+    if rate_limits.is_some() {
+        filters::rate_limit::on_response(exchange, answer);
+    }
     response_headers.on_response(answer);
     common(exchange, answer);
 }

@@ -21,6 +21,8 @@ mod fuzz;
 mod guard;
 mod http2;
 mod idempotency;
+mod limits;
+mod limits_shared;
 mod pingora_rules;
 mod reload;
 mod routes;
