@@ -19,12 +19,15 @@ pub mod exchange;
 
 pub mod pipeline;
 
+pub mod cache;
+
 pub mod routing;
 pub mod upstream;
 
 pub mod identity;
 pub mod secrets;
 
+pub mod guard;
 pub mod state;
 pub mod store;
 

@@ -4,6 +4,7 @@
 //! Away from loopback every call but the probes' needs a token.
 
 mod auth;
+mod blocks;
 mod pages;
 
 use std::net::SocketAddr;
@@ -13,18 +14,18 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use tokio::net::TcpListener;
 
 use crate::config::Configuration;
+use crate::guard::Guard;
 use crate::listener::Drain;
-
-use auth::Guard;
 
 /// What the pages show.
 pub struct Admin {
     pub(super) configuration: Arc<Configuration>,
     pub(super) drain: Drain,
+    pub(super) guard: Arc<Guard>,
     pub(super) began: Instant,
     /// Milliseconds from the process' start until it served; 0 until then.
     started_after: AtomicU64,
@@ -32,8 +33,8 @@ pub struct Admin {
 
 impl Admin {
     /// Shows this configuration.
-    pub fn new(configuration: Arc<Configuration>, drain: Drain) -> Arc<Self> {
-        Arc::new(Self { configuration, drain, began: Instant::now(), started_after: AtomicU64::new(0) })
+    pub fn new(configuration: Arc<Configuration>, drain: Drain, guard: Arc<Guard>) -> Arc<Self> {
+        Arc::new(Self { configuration, drain, guard, began: Instant::now(), started_after: AtomicU64::new(0) })
     }
 
     /// All listeners serve: the startup probe says so from now on.
@@ -59,7 +60,7 @@ pub async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) -> std::i
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     let secret = admin.configuration.process().written.tokens.hs256_secret.clone();
-    let guard = Guard::new(address, secret);
+    let guard = auth::Guard::new(address, secret);
     let probes = Router::new()
         .route("/api/v1/health/live", get(pages::live))
         .route("/api/v1/health/ready", get(pages::ready))
@@ -72,6 +73,8 @@ pub async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) -> std::i
         .route("/admin/upstreams", get(pages::upstreams))
         .route("/admin/limits", get(pages::limits))
         .route("/admin/requests", get(pages::requests))
+        .route("/admin/blocks", get(blocks::list))
+        .route("/admin/blocks/{address}", put(blocks::add).delete(blocks::lift))
         .layer(from_fn_with_state(Arc::new(guard), auth::check));
     let app = probes.merge(pages).fallback(pages::unknown).with_state(admin);
     axum::serve(listener, app).await

@@ -157,6 +157,7 @@ fn all_limits(admin: &Admin) -> Value {
     json!({
         "connections": { "open": admin.drain.open(), "max": connections_max(admin), "refused": refused },
         "listeners": listeners,
+        "guard": { "addresses": admin.guard.fill().0, "addresses_max": admin.guard.fill().1 },
         "requests": { "in_flight": IN_FLIGHT.get() },
         "request_body_bytes": {
             "default": Policy::BODY_LIMIT,

@@ -17,6 +17,7 @@ use crate::app::signals::{Signals, Wish};
 use crate::app::{Failure, Files};
 use crate::config::{Configuration, Process, Watcher, compile_files};
 use crate::exchange::Worker;
+use crate::guard::Guard;
 use crate::identity::Identity;
 use crate::listener::{self, Certificates, Drain, Socket};
 use crate::proxy::{Proxy, Shared, Unread};
@@ -48,7 +49,10 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     let _store = open_store(&compiled.process, &side)?;
     let fleet = Arc::new(Fleet::new());
     fleet.start(side.handle());
-    let shared = Arc::new(Shared { state: State::open(&compiled.process.state, side.handle()) });
+    let guard = compiled.process.guard.clone().allowing(compiled.process.trusted_proxies.networks());
+    let guard = Guard::begin(&guard, side.handle());
+    sockets.iter().for_each(|it| it.guarded_by(guard.clone()));
+    let shared = Arc::new(Shared { guard: guard.clone(), state: State::open(&compiled.process.state, side.handle()) });
     let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
     let identity = Identity::begin(compiled.process.tokens.clone());
     identity.start(side.handle());
@@ -56,7 +60,7 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     let configuration = Configuration::begin(compiled, gateway, routes, services, fleet, certificates, identity);
     let configuration = Arc::new(configuration);
     let drain = Drain::new();
-    let admin = Admin::new(configuration.clone(), drain.clone());
+    let admin = Admin::new(configuration.clone(), drain.clone(), guard);
     let (ending, ended) = watch::channel(false);
 
     // Before anybody is told that we serve: from then on a signal may come.
@@ -162,7 +166,7 @@ fn work(
             let proxy = Proxy::new(configuration.clone(), shared.clone(), Worker::new(ended.clone()));
             let mut app = http_proxy(&conf, proxy);
             app.server_options = Some(options(&configuration, &socket));
-            let served = listener::serve(socket, Arc::new(app), Arc::new(Unread), drain.clone());
+            let served = listener::serve(socket, Arc::new(app), Arc::new(Unread(shared.guard.clone())), drain.clone());
             accepting.push(tokio::spawn(served));
         }
         serving.fetch_add(1, Ordering::Release);

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{At, Findings, Period};
+use crate::guard::{GuardConfig, GuardRules};
 use crate::identity::{Tokens, TokensConfig};
 use crate::listener::{Listener, ListenerConfig};
 use crate::secrets::SecretsConfig;
@@ -28,6 +29,8 @@ pub struct GatewayFile {
     pub trusted_proxies: Vec<String>,
     /// Worker threads: `auto` for one a core, or a number.
     pub threads: Threads,
+    /// Blocks addresses that flood. Without it nobody is watched; operators can block all the same.
+    pub guard: GuardConfig,
     /// Where short-lived values are kept, such as the counters of rate limits.
     pub state: StateConfig,
     /// Where records that last are kept. Default: SQLite in `data/moongate.db`, if something needs it.
@@ -144,6 +147,8 @@ pub struct Process {
     pub trusted_proxies: TrustedProxies,
     /// Worker threads.
     pub threads: usize,
+    /// What is watched for floods.
+    pub guard: GuardRules,
     /// Where short-lived values are kept.
     pub state: Backend,
     /// Our own tokens; a reload may bring others.
@@ -162,6 +167,11 @@ impl TrustedProxies {
     /// Whether this address is one of theirs.
     pub fn hold(&self, address: IpAddr) -> bool {
         self.0.iter().any(|it| it.contains(&address))
+    }
+
+    /// The networks.
+    pub fn networks(&self) -> &[IpNet] {
+        &self.0
     }
 }
 
@@ -186,6 +196,7 @@ impl Process {
             admin: admin(file, &listeners.key("admin"), findings),
             trusted_proxies: trusted(&file.trusted_proxies, findings),
             threads: threads(file.threads),
+            guard: GuardRules::compile(&file.guard, &At::ROOT.key("guard"), findings),
             state: Backend::compile(&file.state, &At::ROOT.key("state"), findings),
             tokens: file.tokens.compile(&At::ROOT.key("tokens"), findings),
             store: Place::compile(file.store.as_ref(), &At::ROOT.key("store"), findings),
@@ -222,6 +233,7 @@ impl Process {
         differs(old.listeners.admin == new.listeners.admin, &admin.key("address"), "the admin listener's address");
         differs(old.trusted_proxies == new.trusted_proxies, &At::ROOT.key("trusted_proxies"), "trusted proxies");
         differs(old.threads == new.threads, &At::ROOT.key("threads"), "the number of threads");
+        differs(old.guard == new.guard, &At::ROOT.key("guard"), "the guard");
         differs(old.state == new.state, &At::ROOT.key("state"), "the place of the state");
         differs(old.secrets == new.secrets, &At::ROOT.key("secrets"), "the key to the secrets");
         differs(old.store == new.store, &At::ROOT.key("store"), "the store");

@@ -49,6 +49,11 @@ pub enum Refusal {
     IdempotencyNotKept,
     /// What gateways share can't be reached, and the request can't do without.
     StateUnavailable,
+    /// The address has done too much of something and is blocked for a time.
+    AddressBlocked {
+        /// For so many seconds more.
+        retry_after: u64,
+    },
     /// The request's target is too long.
     UriTooLong,
     /// The request's header fields are too many or too large.
@@ -105,7 +110,8 @@ impl Refusal {
             Self::UriTooLong => Self::UnsupportedMediaType { accepted: "application/json".to_owned() },
             Self::UnsupportedMediaType { .. } => Self::ExpectationFailed,
             Self::ExpectationFailed => Self::IdempotencyMismatch,
-            Self::IdempotencyMismatch => Self::HeadersTooLarge,
+            Self::IdempotencyMismatch => Self::AddressBlocked { retry_after: 60 },
+            Self::AddressBlocked { .. } => Self::HeadersTooLarge,
             Self::HeadersTooLarge => Self::Internal,
             Self::Internal => Self::ConnectFailed,
             Self::ConnectFailed => Self::UpstreamClosed,

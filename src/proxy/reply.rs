@@ -132,6 +132,15 @@ impl Wording {
                 "what this request depends on can't be looked up at the moment",
                 LATER,
             ),
+            Refusal::AddressBlocked { retry_after } => Self {
+                details: json!({ "retry_after": retry_after }),
+                ..say(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "address_blocked",
+                    "too much came from this address; it is blocked for a time",
+                    "wait, and then send less; whoever has to send so much is put on the operator's list",
+                )
+            },
             Refusal::UriTooLong => say(
                 StatusCode::URI_TOO_LONG,
                 "uri_too_long",
@@ -235,6 +244,9 @@ pub(super) fn refusal(refusal: &Refusal, request_id: &RequestId) -> (Box<Respons
         && let Ok(allow) = HeaderValue::from_str(allow)
     {
         let _ = head.insert_header(ALLOW, allow);
+    }
+    if let Refusal::AddressBlocked { retry_after } = refusal {
+        let _ = head.insert_header(RETRY_AFTER, HeaderValue::from(*retry_after));
     }
     if wording.status == StatusCode::SERVICE_UNAVAILABLE || matches!(refusal, Refusal::IdempotencyRunning) {
         let _ = head.insert_header(RETRY_AFTER, HeaderValue::from_static("1"));

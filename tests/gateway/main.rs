@@ -18,6 +18,7 @@ mod body_rules;
 mod commands;
 mod exchange;
 mod fuzz;
+mod guard;
 mod http2;
 mod idempotency;
 mod pingora_rules;

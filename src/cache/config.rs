@@ -1,0 +1,261 @@
+//! The `cache` section of a route as an operator writes it, and compiled.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use http::header::{AUTHORIZATION, COOKIE, HOST, HeaderName};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::base::{At, ByteSize, Findings, Period};
+use crate::cache::tag::Tag;
+
+/// Which answers of a route are kept and given again. Without this section, none are.
+///
+/// What an answer says about itself counts (RFC 9111): `no-store`, `private`, `no-cache`,
+/// `must-revalidate`, `Vary`, `s-maxage`, `CDN-Cache-Control`. Nothing is ever guessed from
+/// `Last-Modified`: what says nothing is kept only if `ttl` is set.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CacheConfig {
+    /// How long a good answer is fresh, whatever lifetime it gives itself. Without it, its own.
+    pub ttl: Option<Period>,
+    /// Whose answers are the same. Without it, answers to requests with credentials are kept only if they
+    /// say themselves that they are for everybody (RFC 9111, section 3.5).
+    pub per: Option<Per>,
+    /// Request header fields that part answers, beside those in the answer's `Vary`. With `authorization`
+    /// here, every credential has answers of its own.
+    pub vary: Vec<String>,
+    /// What the answers depend on, with captures of the path: `player:{path.rest}`. A purge by tag, or a
+    /// change through a route with the same tag, forgets them.
+    pub tags: Vec<String>,
+    /// `[body]`: requests with the same body have the same answer, also for POST. JSON is compared by
+    /// what it means, not by its blanks and the order of its keys.
+    pub key: Vec<KeyPart>,
+    /// The methods whose answers are kept. Default GET (and HEAD, from what GET has kept); POST with
+    /// `key: [body]`.
+    pub methods: Vec<String>,
+    /// How long a stale answer may be given while a new one is fetched, if the answer says nothing else.
+    pub stale_while_revalidate: Option<Period>,
+    /// How long a stale answer may be given when the upstream fails, if the answer says nothing else.
+    pub stale_if_error: Option<Period>,
+    /// The largest answer that is kept. Default: `cache.max_object` in gateway.yaml.
+    pub max_object: Option<ByteSize>,
+    /// How long a request waits for another one that fetches the same answer, before it goes on its
+    /// own. Default 5s.
+    pub collapse: Option<Period>,
+    /// What becomes of answers with `Set-Cookie`. Default `refuse`.
+    pub set_cookie: SetCookie,
+}
+
+/// Whose answers are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Per {
+    /// Everybody's, whatever credentials they show: the operator's word.
+    Public,
+    /// Those of one user, key or service. Answers that are `private` are kept, too.
+    User,
+    /// Those of one tenant.
+    Tenant,
+}
+
+/// What else makes requests the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyPart {
+    /// The request's body.
+    Body,
+}
+
+/// What becomes of answers with `Set-Cookie`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SetCookie {
+    /// They are not kept.
+    #[default]
+    Refuse,
+    /// They are kept without it; the client that asked first gets it.
+    Strip,
+}
+
+/// A compiled `cache` section.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rules {
+    pub(super) route: Arc<str>,
+    pub(super) ttl: Option<Duration>,
+    pub(super) per: Option<Per>,
+    pub(super) vary: Vec<HeaderName>,
+    pub(super) tags: Vec<Tag>,
+    pub(super) by_body: bool,
+    pub(super) methods: Vec<Method>,
+    pub(super) stale_while_revalidate: Option<Duration>,
+    pub(super) stale_if_error: Option<Duration>,
+    pub(super) max_object: Option<usize>,
+    pub(super) collapse: Duration,
+    pub(super) set_cookie: SetCookie,
+}
+
+/// Fields that say who is asking. What gets an answer by one of them is that one's own, until the answer
+/// says otherwise.
+pub(super) const CREDENTIALS: [HeaderName; 7] = [
+    AUTHORIZATION,
+    COOKIE,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-auth-token"),
+    HeaderName::from_static("x-access-token"),
+    HeaderName::from_static("x-session-token"),
+];
+
+impl Rules {
+    /// Reports every fault; `captures` are those of the route's path.
+    pub fn compile(
+        route: &str,
+        config: &CacheConfig,
+        captures: &[String],
+        at: &At<'_>,
+        findings: &mut Findings,
+    ) -> Self {
+        let by_body = config.key.contains(&KeyPart::Body);
+        let list = at.key("tags");
+        let tags = config.tags.iter().enumerate();
+        let tags = tags.filter_map(|(number, it)| Tag::compile(it, captures, &list.index(number), findings)).collect();
+        if config.max_object.is_some_and(|it| it.0 == 0) {
+            findings.error(&at.key("max_object"), "nothing is that small").help("leave the `cache` section out");
+        }
+        if by_body && config.ttl.is_none() {
+            let finding = findings.error(&at.key("key"), "answers by body need a `ttl`");
+            finding.help("say how long the same input has the same answer, such as ttl: 5m");
+        }
+        Self {
+            route: route.into(),
+            ttl: config.ttl.map(|it| it.0),
+            per: config.per,
+            vary: vary(&config.vary, &at.key("vary"), findings),
+            tags,
+            by_body,
+            methods: methods(config, by_body, &at.key("methods"), findings),
+            stale_while_revalidate: config.stale_while_revalidate.map(|it| it.0),
+            stale_if_error: config.stale_if_error.map(|it| it.0),
+            max_object: config.max_object.map(|it| usize::try_from(it.0).unwrap_or(usize::MAX)),
+            collapse: config.collapse.map_or(Duration::from_secs(5), |it| it.0),
+            set_cookie: config.set_cookie,
+        }
+    }
+
+    /// Whether the request's body has to be there, whole, before the cache can be asked.
+    pub const fn needs_body(&self) -> bool {
+        self.by_body
+    }
+
+    /// Whether credentials in fields are a part of the key.
+    pub(super) fn parts_by(&self, field: &HeaderName) -> bool {
+        self.vary.contains(field)
+    }
+
+    /// Whether some credential parts answers.
+    pub(super) fn parts_by_credentials(&self) -> bool {
+        self.vary.iter().any(|it| CREDENTIALS.contains(it))
+    }
+}
+
+fn vary(written: &[String], at: &At<'_>, findings: &mut Findings) -> Vec<HeaderName> {
+    let mut fields = Vec::new();
+    for (number, text) in written.iter().enumerate() {
+        match HeaderName::from_bytes(text.as_bytes()) {
+            Ok(HOST) => findings.error(&at.index(number), "the host always parts answers").help("remove it"),
+            Ok(field) => {
+                if !fields.contains(&field) {
+                    fields.push(field);
+                }
+                continue;
+            }
+            Err(_) => findings.error(&at.index(number), "not a header's name").help("write it as accept-language"),
+        };
+    }
+    fields.sort_by(|left, right| left.as_str().cmp(right.as_str()));
+    fields
+}
+
+fn methods(config: &CacheConfig, by_body: bool, at: &At<'_>, findings: &mut Findings) -> Vec<Method> {
+    if config.methods.is_empty() {
+        return if by_body { vec![Method::POST] } else { vec![Method::GET, Method::HEAD] };
+    }
+    let mut methods = Vec::new();
+    for (number, text) in config.methods.iter().enumerate() {
+        match text.as_str() {
+            "GET" => methods.push(Method::GET),
+            "HEAD" => methods.push(Method::HEAD),
+            "POST" if by_body => methods.push(Method::POST),
+            "POST" => findings.error(&at.index(number), "answers to POST depend on the body").help("add key: [body]"),
+            _ => findings.error(&at.index(number), "not a method whose answers can be kept").help("GET, HEAD or POST"),
+        }
+    }
+    methods
+}
+
+/// The `cache` section of gateway.yaml: the room that kept answers have.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct MemoryConfig {
+    /// What all kept answers together may take. Default 256MiB.
+    pub memory: ByteSize,
+    /// The largest answer that is kept. Default 1MiB.
+    pub max_object: ByteSize,
+    /// Whether answers are kept in the shared state, too, so that a restarted gateway is warm and
+    /// gateways have each other's. Default true; it matters with `state: { redis: … }` alone.
+    pub shared: bool,
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self { memory: ByteSize(256 << 20), max_object: ByteSize(1 << 20), shared: true }
+    }
+}
+
+/// Compiled: the room that kept answers have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    pub(super) memory: u64,
+    pub(super) max_object: usize,
+    pub(super) shared: bool,
+}
+
+impl MemoryConfig {
+    /// Reports every fault.
+    pub fn compile(&self, at: &At<'_>, findings: &mut Findings) -> Room {
+        if self.memory.0 < 64 << 10 {
+            findings.error(&at.key("memory"), "too little to keep anything").help("at least 64KiB");
+        }
+        if self.max_object.0 > self.memory.0 / 4 {
+            let finding = findings.error(&at.key("max_object"), "more than a quarter of `memory`");
+            finding.help("one answer must not push out all others");
+        }
+        let max_object = usize::try_from(self.max_object.0).unwrap_or(usize::MAX);
+        Room { memory: self.memory.0, max_object, shared: self.shared }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn faults(yaml: &str) -> Vec<String> {
+        let config = serde_yaml::from_str(yaml).unwrap();
+        let mut findings = Findings::default();
+        Rules::compile("a", &config, &["rest".to_owned()], &At::ROOT, &mut findings);
+        findings.iter().map(|it| it.path.clone()).collect()
+    }
+
+    #[test]
+    fn every_fault_is_reported_where_it_stands() {
+        assert_eq!(faults("{ ttl: 30s, vary: [authorization], tags: ['player:{path.rest}'] }"), [""; 0]);
+        assert_eq!(faults("{ ttl: 5m, key: [body] }"), [""; 0]);
+        assert_eq!(faults("{ key: [body] }"), ["/key"]);
+        assert_eq!(faults("{ ttl: 10ms, max_object: 0, vary: [host, 'a b'] }"), ["/max_object", "/vary/0", "/vary/1"]);
+        assert_eq!(faults("{ methods: [POST, PUT], tags: ['{path.gone}'] }"), ["/tags/0", "/methods/0", "/methods/1"]);
+    }
+}

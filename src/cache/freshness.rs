@@ -1,0 +1,273 @@
+//! Which answers may be kept, how long they are fresh, and what may be done with stale ones (RFC 9111,
+//! sections 3 and 4.2; RFC 5861).
+//!
+//! Plain functions over heads and times. Written here rather than taken from `http-cache-semantics`: that
+//! crate parses a kept answer's fields anew for each request, knows neither `stale-*` on answers nor targeted
+//! fields, and reads dates in one of HTTP's three formats. Its verdicts are compared with these in the tests.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::header::{
+    AGE, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, EXPIRES, HeaderName, LAST_MODIFIED, SET_COOKIE,
+    VARY,
+};
+use http::{HeaderMap, StatusCode};
+
+use crate::cache::config::{Per, Rules, SetCookie};
+use crate::cache::directives::{AnswerDirectives, RequestDirectives, seconds};
+
+/// So many fields can part an answer's variants; more are a mistake.
+const VARY_MAX: usize = 16;
+
+/// Why an answer is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unfit {
+    /// Its status is not one whose answers can be kept.
+    Status,
+    /// `no-store`, by the answer.
+    NoStore,
+    /// `private`, and the route does not part answers by user.
+    Private,
+    /// The request showed credentials, and nothing says that the answer is for others, too.
+    Credentials,
+    /// `Vary: *`, or too many fields.
+    Vary,
+    /// `Set-Cookie`.
+    SetCookie,
+    /// A part, a stream: not a whole answer.
+    NotWhole,
+    /// It would never be of use: nothing says how long it is fresh, and nothing proves it unchanged.
+    NoLifetime,
+}
+
+/// How long a kept answer may be used, and how. Times are since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Terms {
+    /// When it came to be: `now - born` is its age.
+    pub(super) born: Duration,
+    /// How old it is when it is stale.
+    pub(super) lifetime: Duration,
+    /// How long after that it may be given while a new one is fetched.
+    pub(super) while_revalidate: Duration,
+    /// How long after that it may be given when the upstream fails.
+    pub(super) if_error: Duration,
+    /// Each use has to be asked for (`no-cache`).
+    pub(super) always_ask: bool,
+    /// It must not be given stale, whatever the client takes (`must-revalidate` and its like).
+    pub(super) never_stale: bool,
+    /// It may be given to requests with credentials, whoever they are of.
+    pub(super) for_everybody: bool,
+}
+
+/// What a request is to the answers of its route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// It shows credentials that are no part of its key.
+    pub(super) credentials: bool,
+}
+
+/// What may be done with a kept answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// It can be given as it is.
+    Fresh,
+    /// It can be given, while a new one is fetched.
+    WhileRevalidate,
+    /// The upstream has to be asked first; if that fails, `true` says that it can be given even so.
+    Ask(bool),
+}
+
+impl Terms {
+    /// The terms on which an answer may be kept.
+    ///
+    /// # Errors
+    /// Says why it may not.
+    pub(super) fn of(
+        rules: &Rules,
+        standing: Standing,
+        status: StatusCode,
+        headers: &HeaderMap,
+        now: SystemTime,
+    ) -> Result<Self, Unfit> {
+        let directives = AnswerDirectives::of(headers);
+        check(rules, standing, status, headers, &directives)?;
+        let good = is_good(status);
+        let own = own_lifetime(&directives, headers, now);
+        let lifetime = rules.ttl.filter(|_| good).or(own);
+        let overridden = rules.ttl.is_some() && good;
+        let asked_always = directives.no_cache;
+        let validators = headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED);
+        let Some(lifetime) = lifetime.or((asked_always && validators).then_some(Duration::ZERO)) else {
+            return Err(Unfit::NoLifetime);
+        };
+        let strict = directives.must_revalidate || directives.proxy_revalidate || asked_always;
+        // `s-maxage` forbids stale answers too (section 5.2.2.10), unless the same answer allows them.
+        let shared_limit = directives.s_maxage.is_some() && !overridden;
+        let stale = |said: Option<Duration>, by_route: Option<Duration>| {
+            let by_route = by_route.filter(|_| !shared_limit);
+            if strict { Duration::ZERO } else { said.or(by_route).unwrap_or_default() }
+        };
+        let terms = Self {
+            born: since_1970(now).saturating_sub(age(headers, now)),
+            lifetime,
+            while_revalidate: stale(directives.stale_while_revalidate, rules.stale_while_revalidate),
+            if_error: stale(directives.stale_if_error, rules.stale_if_error),
+            always_ask: asked_always,
+            never_stale: strict || shared_limit,
+            for_everybody: for_everybody(rules, &directives),
+        };
+        let useless = (lifetime.is_zero() || asked_always)
+            && !validators
+            && terms.while_revalidate.is_zero()
+            && terms.if_error.is_zero();
+        if useless { Err(Unfit::NoLifetime) } else { Ok(terms) }
+    }
+
+    /// Since it left its origin, as far as anybody can tell (RFC 9111, section 4.2.3).
+    pub(super) fn age(&self, now: SystemTime) -> Duration {
+        since_1970(now).saturating_sub(self.born)
+    }
+
+    /// In whole seconds, negative when it is stale.
+    pub(super) fn seconds_left(&self, now: SystemTime) -> i64 {
+        let seconds = |it: Duration| i64::try_from(it.as_secs()).unwrap_or(i64::MAX);
+        seconds(self.lifetime).saturating_sub(seconds(self.age(now)))
+    }
+
+    /// How long it can be of any use from now on, with at least `grace` for a validation.
+    pub(super) fn life(&self, now: SystemTime, grace: Duration) -> Duration {
+        let stale = self.while_revalidate.max(self.if_error).max(grace);
+        self.lifetime.saturating_add(stale).saturating_sub(self.age(now))
+    }
+
+    /// What may be done with it for a client with these wishes.
+    pub(super) fn verdict(&self, wishes: &RequestDirectives, now: SystemTime) -> Use {
+        let age = self.age(now);
+        let behind = age.saturating_sub(self.lifetime);
+        let fresh = age < self.lifetime;
+        let on_error = behind < self.if_error;
+        let too_old = wishes.max_age.is_some_and(|it| age > it)
+            || wishes.min_fresh.is_some_and(|it| fresh && self.lifetime - age < it);
+        if self.always_ask || wishes.no_cache || too_old {
+            return Use::Ask(on_error);
+        }
+        if fresh {
+            return Use::Fresh;
+        }
+        if behind < self.while_revalidate {
+            return Use::WhileRevalidate;
+        }
+        // The client takes stale ones, as far as the answer allows it.
+        if !self.never_stale && wishes.max_stale.is_some_and(|it| behind <= it) {
+            return Use::Fresh;
+        }
+        Use::Ask(on_error)
+    }
+}
+
+/// RFC 9111, section 3, and what a shared cache must leave alone.
+fn check(
+    rules: &Rules,
+    standing: Standing,
+    status: StatusCode,
+    headers: &HeaderMap,
+    directives: &AnswerDirectives,
+) -> Result<(), Unfit> {
+    let stream = headers.get(CONTENT_TYPE).is_some_and(|it| it.as_bytes().starts_with(b"text/event-stream"));
+    if status == StatusCode::PARTIAL_CONTENT || stream || headers.contains_key(CONTENT_RANGE) {
+        return Err(Unfit::NotWhole);
+    }
+    if !is_good(status) && !is_understood(status) {
+        return Err(Unfit::Status);
+    }
+    if directives.no_store {
+        return Err(Unfit::NoStore);
+    }
+    if directives.private && rules.per != Some(Per::User) {
+        return Err(Unfit::Private);
+    }
+    if standing.credentials && !for_everybody(rules, directives) {
+        return Err(Unfit::Credentials);
+    }
+    if headers.contains_key(SET_COOKIE) && rules.set_cookie == SetCookie::Refuse {
+        return Err(Unfit::SetCookie);
+    }
+    vary(headers).map(|_| ())
+}
+
+/// What lets a shared cache give others the answer to a request with credentials (RFC 9111, section 3.5).
+/// `must-revalidate` would, too, but frameworks put it on answers that are anything but everybody's.
+fn for_everybody(rules: &Rules, directives: &AnswerDirectives) -> bool {
+    rules.per == Some(Per::Public) || directives.public || directives.s_maxage.is_some()
+}
+
+/// A route's `ttl` is meant for these; an error is kept only if the answer itself says so.
+fn is_good(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308)
+}
+
+/// Final statuses that this cache knows the meaning of (RFC 9111, section 3).
+fn is_understood(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 302 | 303 | 307 | 404 | 405 | 410 | 414 | 451 | 501)
+}
+
+fn own_lifetime(directives: &AnswerDirectives, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    if let Some(explicit) = directives.s_maxage.or(directives.max_age) {
+        return Some(explicit);
+    }
+    if directives.targeted {
+        return None;
+    }
+    // Several, or what is no date (as in `Expires: 0`), means: stale already (section 5.3).
+    let mut lines = headers.get_all(EXPIRES).iter();
+    let line = lines.next()?;
+    if lines.next().is_some() {
+        return Some(Duration::ZERO);
+    }
+    let Some(expires) = date(line) else { return Some(Duration::ZERO) };
+    let date = headers.get(DATE).and_then(date).unwrap_or(now);
+    Some(expires.duration_since(date).unwrap_or_default())
+}
+
+/// How old an answer is when it arrives (RFC 9111, section 4.2.3).
+fn age(headers: &HeaderMap, now: SystemTime) -> Duration {
+    let told = headers.get(AGE).and_then(|it| it.to_str().ok());
+    let told = told.map_or(Duration::ZERO, |it| seconds(it.split(',').next().unwrap_or_default().trim()));
+    let date = headers.get(DATE).and_then(date);
+    let apparent = date.and_then(|it| now.duration_since(it).ok()).unwrap_or_default();
+    // Dates have whole seconds: less than one is no age.
+    told.max(Duration::from_secs(apparent.as_secs().saturating_sub(1)))
+}
+
+/// The fields that part an answer's variants, in alphabetical order. What is packed parts by
+/// `Accept-Encoding`, also when its origin forgot to say so.
+pub(super) fn vary(headers: &HeaderMap) -> Result<Vec<HeaderName>, Unfit> {
+    let mut fields: Vec<HeaderName> = Vec::new();
+    for line in headers.get_all(VARY) {
+        let text = line.to_str().map_err(|_| Unfit::Vary)?;
+        for name in text.split(',').map(str::trim).filter(|it| !it.is_empty()) {
+            // `*` is no name.
+            fields.push(HeaderName::from_bytes(name.as_bytes()).ok().filter(|_| name != "*").ok_or(Unfit::Vary)?);
+        }
+    }
+    if headers.get(CONTENT_ENCODING).is_some_and(|it| it != "identity") {
+        fields.push(http::header::ACCEPT_ENCODING);
+    }
+    fields.sort_by(|left, right| left.as_str().cmp(right.as_str()));
+    fields.dedup();
+    if fields.len() > VARY_MAX { Err(Unfit::Vary) } else { Ok(fields) }
+}
+
+/// A date in any of HTTP's formats (RFC 9110, section 5.6.7).
+pub(super) fn date(value: &http::HeaderValue) -> Option<SystemTime> {
+    httpdate::parse_http_date(value.to_str().ok()?).ok()
+}
+
+/// What lies between 1970 and now; a clock before that counts as 1970.
+pub(super) fn since_1970(now: SystemTime) -> Duration {
+    now.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[path = "freshness_tests.rs"]
+mod tests;

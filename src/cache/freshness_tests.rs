@@ -1,0 +1,205 @@
+use super::*;
+use crate::base::{At, Findings};
+use crate::cache::config::CacheConfig;
+use http::HeaderValue;
+use http_cache_semantics::{CacheOptions, CachePolicy};
+use proptest::prelude::*;
+
+const DATE_NOW: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+
+fn now() -> SystemTime {
+    httpdate::parse_http_date(DATE_NOW).unwrap()
+}
+
+fn later(secs: u64) -> SystemTime {
+    now() + Duration::from_secs(secs)
+}
+
+fn rules(yaml: &str) -> Rules {
+    let config: CacheConfig = serde_yaml::from_str(yaml).unwrap();
+    Rules::compile("a", &config, &[], &At::ROOT, &mut Findings::default())
+}
+
+fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines {
+        headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+    }
+    headers
+}
+
+fn terms(yaml: &str, status: u16, lines: &[(&str, &str)]) -> Result<Terms, Unfit> {
+    let status = StatusCode::from_u16(status).unwrap();
+    Terms::of(&rules(yaml), Standing::default(), status, &headers(lines), now())
+}
+
+#[track_caller]
+fn lifetime(yaml: &str, status: u16, lines: &[(&str, &str)], expected: Result<u64, Unfit>) {
+    let found = terms(yaml, status, lines).map(|it| it.lifetime.as_secs());
+    assert_eq!(found, expected, "{yaml} {status} {lines:?}");
+}
+
+fn cc(value: &str) -> [(&str, &str); 1] {
+    [("cache-control", value)]
+}
+
+#[test]
+fn rfc_9111_lifetimes_come_from_the_first_that_says_one() {
+    lifetime("{}", 200, &cc("max-age=60"), Ok(60));
+    lifetime("{}", 200, &cc("max-age=60, s-maxage=5"), Ok(5));
+    let expires = [("date", DATE_NOW), ("expires", "Sun, 06 Nov 1994 08:50:37 GMT")];
+    lifetime("{}", 200, &expires, Ok(60));
+    lifetime("{}", 200, &[expires[0], expires[1], ("cache-control", "max-age=3")], Ok(3));
+    lifetime("{}", 200, &[("expires", "0"), ("etag", "\"a\"")], Ok(0));
+    lifetime("{}", 200, &[("expires", "Sunday, 06-Nov-94 08:49:47 GMT")], Ok(10));
+    lifetime("{}", 200, &[("last-modified", "Sat, 05 Nov 1994 08:49:37 GMT")], Err(Unfit::NoLifetime));
+    lifetime("{}", 200, &[], Err(Unfit::NoLifetime));
+    lifetime("{}", 404, &cc("max-age=9"), Ok(9));
+    lifetime("{}", 500, &cc("max-age=9"), Err(Unfit::Status));
+    lifetime("{}", 206, &cc("max-age=9"), Err(Unfit::NotWhole));
+}
+
+#[test]
+fn a_routes_ttl_wins_but_not_over_what_forbids_keeping() {
+    lifetime("{ ttl: 30s }", 200, &[], Ok(30));
+    lifetime("{ ttl: 30s }", 200, &cc("max-age=5"), Ok(30));
+    lifetime("{ ttl: 30s }", 404, &[], Err(Unfit::NoLifetime));
+    lifetime("{ ttl: 30s }", 404, &cc("max-age=5"), Ok(5));
+    lifetime("{ ttl: 30s }", 200, &cc("no-store"), Err(Unfit::NoStore));
+    lifetime("{ ttl: 30s }", 200, &cc("private"), Err(Unfit::Private));
+    lifetime("{ ttl: 30s, per: user }", 200, &cc("private"), Ok(30));
+    lifetime("{ ttl: 30s, per: public }", 200, &cc("private"), Err(Unfit::Private));
+    lifetime("{ ttl: 30s }", 200, &[("content-type", "text/event-stream")], Err(Unfit::NotWhole));
+}
+
+#[test]
+fn rfc_9213_the_targeted_field_replaces_the_others() {
+    let both = |targeted| [("cache-control", "no-store"), ("cdn-cache-control", targeted), ("expires", DATE_NOW)];
+    lifetime("{}", 200, &both("max-age=60"), Ok(60));
+    lifetime("{}", 200, &both("must-revalidate"), Err(Unfit::NoLifetime));
+    lifetime("{}", 200, &both("max-age=60,"), Err(Unfit::NoStore));
+}
+
+#[test]
+fn r9_2_set_cookie_is_never_shared() {
+    let cookie = [("cache-control", "max-age=60"), ("set-cookie", "id=1")];
+    lifetime("{}", 200, &cookie, Err(Unfit::SetCookie));
+    lifetime("{ per: public, ttl: 1m }", 200, &cookie, Err(Unfit::SetCookie));
+    lifetime("{ set_cookie: strip }", 200, &cookie, Ok(60));
+}
+
+#[test]
+fn rfc_9111_answers_to_credentials_are_shared_only_if_they_say_so() {
+    let with = |yaml: &str, value: &str| {
+        let standing = Standing { credentials: true };
+        Terms::of(&rules(yaml), standing, StatusCode::OK, &headers(&cc(value)), now()).map(|it| it.for_everybody)
+    };
+    assert_eq!(with("{}", "max-age=60"), Err(Unfit::Credentials));
+    assert_eq!(with("{ ttl: 1m }", "max-age=60"), Err(Unfit::Credentials));
+    assert_eq!(with("{}", "max-age=60, must-revalidate"), Err(Unfit::Credentials));
+    assert_eq!(with("{}", "max-age=60, public"), Ok(true));
+    assert_eq!(with("{}", "s-maxage=60"), Ok(true));
+    assert_eq!(with("{ per: public }", "max-age=60"), Ok(true));
+    assert!(!terms("{}", 200, &cc("max-age=60")).unwrap().for_everybody);
+}
+
+#[test]
+fn rfc_9111_vary_names_the_variants() {
+    let fields = |lines: &[(&str, &str)]| {
+        let names = vary(&headers(lines));
+        names.map(|it| it.iter().map(|it| it.as_str().to_owned()).collect::<Vec<_>>().join(" "))
+    };
+    assert_eq!(fields(&[("vary", "B, a"), ("vary", "A")]), Ok("a b".to_owned()));
+    assert_eq!(fields(&[("vary", "a, *")]), Err(Unfit::Vary));
+    assert_eq!(fields(&[("vary", "a b")]), Err(Unfit::Vary));
+    assert_eq!(fields(&[("content-encoding", "gzip")]), Ok("accept-encoding".to_owned()));
+}
+
+#[test]
+fn rfc_9111_age_counts_what_was_spent_on_the_way() {
+    let terms = terms("{}", 200, &[("cache-control", "max-age=60"), ("age", "50"), ("date", DATE_NOW)]).unwrap();
+    assert_eq!((terms.age(now()).as_secs(), terms.age(later(5)).as_secs()), (50, 55));
+    assert_eq!(terms.seconds_left(later(5)), 5);
+    let old = Terms::of(
+        &rules("{}"),
+        Standing::default(),
+        StatusCode::OK,
+        &headers(&[("cache-control", "max-age=60"), ("date", DATE_NOW)]),
+        later(40),
+    );
+    assert!(old.unwrap().age(later(40)).as_secs() >= 39);
+}
+
+#[test]
+fn rfc_5861_stale_answers_are_given_as_long_as_they_allow() {
+    let swr = terms("{}", 200, &cc("max-age=10, stale-while-revalidate=5, stale-if-error=20")).unwrap();
+    let none = RequestDirectives::default();
+    assert_eq!(swr.verdict(&none, later(9)), Use::Fresh);
+    assert_eq!(swr.verdict(&none, later(10)), Use::WhileRevalidate);
+    assert_eq!(swr.verdict(&none, later(15)), Use::Ask(true));
+    assert_eq!(swr.verdict(&none, later(30)), Use::Ask(false));
+    let strict = terms("{ stale_if_error: 1h }", 200, &cc("max-age=10, must-revalidate, stale-if-error=99")).unwrap();
+    assert_eq!(strict.verdict(&none, later(11)), Use::Ask(false));
+    let shared = terms("{ stale_if_error: 1h }", 200, &cc("s-maxage=10")).unwrap();
+    assert_eq!(shared.verdict(&none, later(11)), Use::Ask(false));
+    let route = terms("{ stale_if_error: 1h }", 200, &cc("max-age=10")).unwrap();
+    assert_eq!(route.verdict(&none, later(11)), Use::Ask(true));
+    let asks = terms("{ ttl: 1m }", 200, &[("cache-control", "no-cache"), ("etag", "\"a\"")]).unwrap();
+    assert_eq!(asks.verdict(&none, now()), Use::Ask(false));
+}
+
+#[test]
+fn rfc_9111_clients_may_be_choosy() {
+    let terms = terms("{}", 200, &[("cache-control", "max-age=10"), ("etag", "\"a\"")]).unwrap();
+    let wish = |text: &str| RequestDirectives::of(&headers(&cc(text)));
+    assert_eq!(terms.verdict(&wish("no-cache"), now()), Use::Ask(false));
+    assert_eq!(terms.verdict(&wish("max-age=3"), later(4)), Use::Ask(false));
+    assert_eq!(terms.verdict(&wish("max-age=5"), later(4)), Use::Fresh);
+    assert_eq!(terms.verdict(&wish("min-fresh=7"), later(4)), Use::Ask(false));
+    assert_eq!(terms.verdict(&wish("max-stale=7"), later(14)), Use::Fresh);
+    assert_eq!(terms.verdict(&wish("max-stale=3"), later(14)), Use::Ask(false));
+}
+
+proptest! {
+    /// A second opinion. It differs where we are careful on purpose: those cases are left out.
+    #[test]
+    fn rfc_9111_another_cache_would_decide_the_same(
+        directives in proptest::collection::vec(
+            prop_oneof![
+                Just("no-store".to_owned()), Just("private".to_owned()), Just("public".to_owned()),
+                (0_u32..50).prop_map(|it| format!("max-age={it}")), (0_u32..50).prop_map(|it| format!("s-maxage={it}")),
+            ],
+            0..4,
+        ),
+        expires in proptest::option::of(0_u64..50),
+        authorized in any::<bool>(),
+        age in 0_u64..60,
+    ) {
+        let mut kinds: Vec<&str> = directives.iter().map(|it| it.split('=').next().unwrap()).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        prop_assume!(kinds.len() == directives.len());
+        let value = directives.join(", ");
+        let mut answer = headers(&[("cache-control", &value), ("date", DATE_NOW), ("etag", "\"a\"")]);
+        if let Some(secs) = expires {
+            answer.insert("expires", HeaderValue::from_str(&httpdate::fmt_http_date(later(secs))).unwrap());
+        }
+        let mut request = http::Request::get("/").body(()).unwrap();
+        if authorized {
+            request.headers_mut().insert("authorization", HeaderValue::from_static("x"));
+        }
+        let mut response = http::Response::new(());
+        *response.headers_mut() = answer.clone();
+        let options = CacheOptions { shared: true, cache_heuristic: 0.0, ..CacheOptions::default() };
+        let theirs = CachePolicy::new_options(&request, &response, now(), options);
+        let ours = Terms::of(&rules("{}"), Standing { credentials: authorized }, StatusCode::OK, &answer, now());
+        // Without any lifetime we keep nothing.
+        let says_nothing = ours == Err(Unfit::NoLifetime);
+        prop_assert!(says_nothing || ours.is_ok() == theirs.is_storable(), "{value} {ours:?}");
+        if let Ok(terms) = ours {
+            let at = later(age);
+            let fresh = terms.verdict(&RequestDirectives::default(), at) == Use::Fresh;
+            prop_assert_eq!(fresh, !theirs.is_stale(at), "{} at {}", value, age);
+        }
+    }
+}

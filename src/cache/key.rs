@@ -1,0 +1,316 @@
+//! What makes two requests the same: target, route, whose they are, and the fields that answers depend on.
+//!
+//! Keys are compared as a whole, not by a hash: no two requests can be taken for one another. Each part
+//! is preceded by its length, so that no part can pretend to be two.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, Method, Uri};
+
+use crate::cache::body;
+use crate::cache::config::{CREDENTIALS, Per, Rules};
+use crate::cache::freshness::Standing;
+use crate::identity::{Kind, Principal};
+
+/// What a client asked for, before its route changed any of it: `api.example.org/players/7?x=1`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    text: Arc<str>,
+    /// Where the path begins.
+    host: usize,
+    https: bool,
+}
+
+/// A request, as far as the cache is concerned. The head is that which the upstream gets.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// What the client asked for.
+    pub target: &'a Target,
+    /// The method.
+    pub method: &'a Method,
+    /// The fields.
+    pub headers: &'a HeaderMap,
+    /// Who is asking.
+    pub principal: Option<&'a Principal>,
+    /// The body, if [`Rules::needs_body`] says that it is needed.
+    pub body: Option<&'a [u8]>,
+}
+
+/// The request has no answer that could be kept: it shows credentials, and they name nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Nobody;
+
+impl Target {
+    /// `host` is that of the request, or none.
+    pub fn new(https: bool, host: &str, uri: &Uri) -> Self {
+        let path = uri.path_and_query().map_or("/", |it| it.as_str());
+        let mut text = String::with_capacity(host.len() + path.len());
+        text.push_str(host);
+        text.make_ascii_lowercase();
+        text.push_str(path);
+        Self { host: host.len(), text: text.into(), https }
+    }
+
+    /// A target that another one names in `Location` or `Content-Location`: only what has the same host is
+    /// invalidated with it (RFC 9111, section 4.4).
+    pub(super) fn beside(&self, reference: &str) -> Option<Self> {
+        let uri: Uri = reference.parse().ok()?;
+        let path = uri.path_and_query()?.as_str();
+        let same = uri.authority().is_none_or(|it| it.as_str().eq_ignore_ascii_case(self.host()));
+        (same && path.starts_with('/')).then(|| Self::new(self.https, self.host(), &uri))
+    }
+
+    pub(super) fn host(&self) -> &str {
+        &self.text[..self.host]
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.text[self.host..]
+    }
+
+    /// Host and path: what a purge by key names.
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    pub(super) fn parts(&self) -> (Arc<str>, usize, bool) {
+        (self.text.clone(), self.host, self.https)
+    }
+
+    pub(super) fn from_parts(text: &str, host: usize, https: bool) -> Option<Self> {
+        text.is_char_boundary(host).then(|| Self { text: text.into(), host, https })
+    }
+}
+
+/// The key of a request, before the answer's own `Vary` is known.
+pub(super) fn primary(rules: &Rules, asked: &Asked<'_>) -> Result<(Vec<u8>, Standing), Nobody> {
+    let mut key = Vec::with_capacity(256);
+    key.push(u8::from(asked.target.https) | u8::from(rules.by_body) << 1);
+    part(&mut key, rules.route.as_bytes());
+    part(&mut key, asked.target.host().as_bytes());
+    part(&mut key, asked.target.path().as_bytes());
+    if rules.by_body {
+        part(&mut key, asked.method.as_str().as_bytes());
+        let media = asked.headers.get(CONTENT_TYPE).map(|it| it.as_bytes());
+        part(&mut key, media.unwrap_or_default());
+        key.extend_from_slice(&body::fingerprint(media, asked.body.unwrap_or_default()));
+    }
+    let standing = scope(rules, asked, &mut key)?;
+    vary(&rules.vary, asked.headers, &mut key);
+    Ok((key, standing))
+}
+
+/// Makes a primary key that of the variant for these fields.
+pub(super) fn variant(key: &mut Vec<u8>, fields: &[HeaderName], headers: &HeaderMap) {
+    key.push(b'v');
+    vary(fields, headers, key);
+}
+
+/// Whose answers these are.
+fn scope(rules: &Rules, asked: &Asked<'_>, key: &mut Vec<u8>) -> Result<Standing, Nobody> {
+    let shown = |field: &HeaderName| asked.headers.contains_key(field);
+    match (rules.per, asked.principal) {
+        (Some(Per::Public), _) => key.push(b'p'),
+        (Some(Per::User), Some(principal)) => {
+            key.push(b'u');
+            identity(principal, key);
+            // What a token is limited to may limit the answer.
+            for word in principal.roles.iter().chain(&principal.scopes) {
+                part(key, word.as_bytes());
+            }
+        }
+        (Some(Per::Tenant), Some(Principal { tenant: Some(tenant), .. })) => {
+            key.push(b't');
+            part(key, tenant.as_bytes());
+        }
+        (Some(Per::Tenant), Some(_)) => return Err(Nobody),
+        (Some(_), None) if CREDENTIALS.iter().any(shown) => return Err(Nobody),
+        (Some(_), None) => key.push(b'a'),
+        (None, principal) => {
+            key.push(b'n');
+            let mine = principal.filter(|_| rules.parts_by_credentials());
+            if let Some(principal) = mine {
+                identity(principal, key);
+            }
+            let open = |field: &HeaderName| shown(field) && !rules.parts_by(field);
+            let credentials = principal.is_some() && mine.is_none() || CREDENTIALS.iter().any(open);
+            return Ok(Standing { credentials });
+        }
+    }
+    Ok(Standing::default())
+}
+
+fn identity(principal: &Principal, key: &mut Vec<u8>) {
+    key.push(match principal.kind {
+        Kind::User => b'u',
+        Kind::ApiKey => b'k',
+        Kind::Service => b's',
+        Kind::Certificate => b'c',
+    });
+    part(key, principal.subject.as_bytes());
+    optional(key, principal.tenant.as_deref().map(str::as_bytes));
+    // Two keys may bear the same name.
+    let credential = principal.credential.as_deref().filter(|_| principal.kind == Kind::ApiKey);
+    optional(key, credential.map(str::as_bytes));
+}
+
+fn vary(fields: &[HeaderName], headers: &HeaderMap, key: &mut Vec<u8>) {
+    for field in fields {
+        part(key, field.as_str().as_bytes());
+        let value = value(field, headers);
+        match value {
+            // What proves who somebody is stays out of keys, which operators may see.
+            Some(value) if CREDENTIALS.contains(field) => optional(key, Some(digest(&SHA256, &value).as_ref())),
+            value => optional(key, value.as_deref()),
+        }
+    }
+}
+
+/// A field's value in one line, without blanks around its members; what is not there is not what is empty.
+fn value(field: &HeaderName, headers: &HeaderMap) -> Option<Vec<u8>> {
+    let mut lines = headers.get_all(field).iter().peekable();
+    lines.peek()?;
+    let mut whole = Vec::new();
+    for line in lines {
+        if CREDENTIALS.contains(field) {
+            part(&mut whole, line.as_bytes()); // every byte counts, and every line
+            continue;
+        }
+        for member in line.as_bytes().split(|it| *it == b',') {
+            whole.extend_from_slice(member.trim_ascii());
+            whole.push(b',');
+        }
+    }
+    if *field == ACCEPT_ENCODING {
+        whole.make_ascii_lowercase();
+        whole.retain(|it| *it != b' ');
+    }
+    Some(whole)
+}
+
+fn part(key: &mut Vec<u8>, bytes: &[u8]) {
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    key.extend_from_slice(&length.to_be_bytes());
+    key.extend_from_slice(bytes);
+}
+
+fn optional(key: &mut Vec<u8>, bytes: Option<&[u8]>) {
+    key.push(u8::from(bytes.is_some()));
+    part(key, bytes.unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{At, Findings};
+    use crate::cache::config::CacheConfig;
+
+    fn rules(yaml: &str) -> Rules {
+        let config: CacheConfig = serde_yaml::from_str(yaml).unwrap();
+        Rules::compile("a", &config, &[], &At::ROOT, &mut Findings::default())
+    }
+
+    fn somebody(kind: Kind, subject: &str, tenant: Option<&str>) -> Principal {
+        let tenant = tenant.map(Into::into);
+        Principal { kind, subject: subject.into(), tenant, roles: vec![], scopes: vec![], credential: None }
+    }
+
+    #[derive(Clone, Copy, Default)]
+    struct Case<'a> {
+        target: &'a str,
+        headers: &'a [(&'a str, &'a str)],
+        principal: Option<&'a Principal>,
+    }
+
+    fn key(rules: &Rules, case: &Case<'_>) -> Result<(Vec<u8>, Standing), Nobody> {
+        let target = Target::new(false, "h", &case.target.parse().unwrap_or_default());
+        let mut headers = HeaderMap::new();
+        for (name, value) in case.headers {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        let asked =
+            Asked { target: &target, method: &Method::GET, headers: &headers, principal: case.principal, body: None };
+        primary(rules, &asked)
+    }
+
+    #[track_caller]
+    fn differ(yaml: &str, left: Case<'_>, right: Case<'_>) {
+        let rules = rules(yaml);
+        let left = key(&rules, &left).expect("a key");
+        if let Ok(right) = key(&rules, &right) {
+            assert!(left.0 != right.0 || right.1.credentials, "{yaml}");
+        }
+    }
+
+    #[test]
+    fn r9_2_answers_never_cross_users() {
+        let anne = somebody(Kind::User, "anne", Some("clinic"));
+        let ben = somebody(Kind::User, "ben", Some("clinic"));
+        let other_anne = somebody(Kind::User, "anne", Some("praxis"));
+        let nobodys_anne = somebody(Kind::User, "anne", None);
+        let key_anne = somebody(Kind::ApiKey, "anne", Some("clinic"));
+        let of = |principal| Case { principal: Some(principal), ..Case::default() };
+        for other in [&ben, &other_anne, &nobodys_anne, &key_anne] {
+            differ("{ per: user }", of(&anne), of(other));
+            differ("{ vary: [authorization] }", of(&anne), of(other));
+        }
+        differ("{ per: user }", of(&anne), Case::default());
+        differ("{ per: tenant }", of(&anne), of(&other_anne));
+        differ("{ per: tenant }", of(&anne), of(&nobodys_anne));
+        let limited = Principal { scopes: vec!["notes.read".into()], ..anne.clone() };
+        differ("{ per: user }", of(&anne), of(&limited));
+    }
+
+    #[test]
+    fn r9_2_credentials_that_name_nobody_share_nothing() {
+        for field in CREDENTIALS {
+            let shown = [(field.as_str(), "secret")];
+            let case = Case { headers: &shown, ..Case::default() };
+            assert!(key(&rules("{ per: user }"), &case).is_err());
+            assert!(key(&rules("{ per: tenant }"), &case).is_err());
+            assert!(key(&rules("{ ttl: 1s }"), &case).unwrap().1.credentials);
+            assert!(!key(&rules("{ per: public }"), &case).unwrap().1.credentials);
+        }
+        // One credential parts answers, another is shown beside it.
+        let both = [("authorization", "x"), ("cookie", "y")];
+        let case = Case { headers: &both, ..Case::default() };
+        assert!(key(&rules("{ vary: [authorization] }"), &case).unwrap().1.credentials);
+        assert!(!key(&rules("{ vary: [authorization, cookie] }"), &case).unwrap().1.credentials);
+    }
+
+    #[test]
+    fn no_part_of_a_key_can_pretend_to_be_another() {
+        let with = |headers| Case { headers, ..Case::default() };
+        let rules = "{ vary: [x-a, x-b] }";
+        differ(rules, with(&[("x-a", "1")]), with(&[("x-b", "1")]));
+        differ(rules, with(&[("x-a", "")]), with(&[]));
+        differ(rules, with(&[("x-a", "1"), ("x-b", "2")]), with(&[("x-a", "12"), ("x-b", "")]));
+        let token = "{ vary: [authorization] }";
+        differ(token, with(&[("authorization", "Bearer a")]), with(&[("authorization", "bearer a")]));
+        differ(token, with(&[("authorization", "a,b")]), with(&[("authorization", "a"), ("authorization", "b")]));
+    }
+
+    #[test]
+    fn blanks_in_lists_part_nothing() {
+        let rules = rules("{ vary: [accept-encoding, accept-language] }");
+        let with = |headers| key(&rules, &Case { headers, ..Case::default() }).unwrap().0;
+        assert_eq!(with(&[("accept-encoding", "gzip, BR")]), with(&[("accept-encoding", "gzip,br")]));
+        assert_eq!(
+            with(&[("accept-language", "de, en")]),
+            with(&[("accept-language", "de"), ("accept-language", "en")])
+        );
+    }
+
+    #[test]
+    fn rfc_9111_only_what_stands_on_the_same_host_is_invalidated_with_it() {
+        let target = Target::new(false, "Example.org", &"/a?b=c".parse().unwrap());
+        assert_eq!(target.as_str(), "example.org/a?b=c");
+        let beside = |reference| target.beside(reference).map(|it| it.as_str().to_owned());
+        assert_eq!(beside("/x"), Some("example.org/x".to_owned()));
+        assert_eq!(beside("http://EXAMPLE.org/x?y"), Some("example.org/x?y".to_owned()));
+        assert_eq!(beside("http://other.org/x"), None);
+        assert_eq!(beside("x"), None);
+    }
+}

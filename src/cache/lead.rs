@@ -1,0 +1,221 @@
+//! A request that fetches an answer which may be kept: from its head to the end of its body.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE as RANGE_FIELD};
+use http::{HeaderMap, Method, StatusCode};
+use pingora::http::{RequestHeader, ResponseHeader};
+
+use crate::cache::config::Rules;
+use crate::cache::directives::AnswerDirectives;
+use crate::cache::flights::{Flight, Landing};
+use crate::cache::freshness::{self, Standing, Terms, Unfit};
+use crate::cache::give::{Given, give};
+use crate::cache::key::{self, Target};
+use crate::cache::object::{Object, Slot};
+use crate::cache::store::{Cache, GRACE, TakenDown, now};
+use crate::cache::told::{Told, Verdict};
+
+/// A request that fetches an answer which may be kept. Dropped, it keeps nothing and lets others go.
+pub struct Lead {
+    pub(super) cache: Arc<Cache>,
+    pub(super) rules: Arc<Rules>,
+    /// Without the fields that answers part by.
+    pub(super) primary: Vec<u8>,
+    /// The key that was looked up.
+    pub(super) key: Vec<u8>,
+    /// The fields by which answers parted when it was looked up.
+    pub(super) vary: Arc<[HeaderName]>,
+    pub(super) method: Method,
+    /// The request's fields, as the upstream gets them.
+    pub(super) headers: HeaderMap,
+    pub(super) target: Target,
+    pub(super) depends: Arc<[u64]>,
+    pub(super) known: u64,
+    pub(super) stamp: Option<u64>,
+    pub(super) standing: Standing,
+    pub(super) flight: Option<Flight>,
+    pub(super) taken_down: Option<TakenDown>,
+    /// What is kept and has to be confirmed, and whether it can be given if the upstream fails.
+    pub(super) stale: Option<(Arc<Object>, bool)>,
+    pub(super) told: Told,
+    /// What the answer's head said.
+    pub(super) terms: Option<(Terms, Box<ResponseHeader>)>,
+}
+
+impl Lead {
+    /// The largest body that is of use, in bytes.
+    pub fn body_max(&self) -> usize {
+        self.cache.object_max(&self.rules)
+    }
+
+    /// What the client is told if it gets the upstream's answer.
+    pub const fn told(&self) -> Told {
+        self.told
+    }
+
+    /// Whether something is kept, or asked for on conditions: then the answer is not simply passed on.
+    pub fn asks(&self) -> bool {
+        self.stale.is_some() || self.headers.contains_key(IF_NONE_MATCH) || self.headers.contains_key(IF_MODIFIED_SINCE)
+    }
+
+    /// Makes the request one for the whole answer, or for word that what is kept still holds
+    /// (RFC 9111, section 4.3.1).
+    pub fn ask_for(&self, request: &mut RequestHeader) {
+        for field in [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_RANGE, RANGE_FIELD] {
+            request.remove_header(&field);
+        }
+        let Some((object, _)) = &self.stale else { return };
+        if let Some(etag) = object.validators().etag {
+            let _ = request.insert_header(IF_NONE_MATCH, etag.clone());
+        }
+        if let Some(modified) = object.head.headers.get(LAST_MODIFIED) {
+            let _ = request.insert_header(IF_MODIFIED_SINCE, modified.clone());
+        }
+    }
+
+    /// The upstream says that what is kept still holds: it is fresh again, and given.
+    pub fn confirmed(mut self, answer: &ResponseHeader) -> Option<Given> {
+        let (stale, _) = self.stale.take()?;
+        // What it says about its storing is what the confirmed answer says.
+        let mut merged = stale.head.headers.clone();
+        for (name, value) in &answer.headers {
+            merged.insert(name.clone(), value.clone());
+        }
+        merged.remove(http::header::AGE);
+        if !answer.headers.contains_key(http::header::DATE) {
+            merged.remove(http::header::DATE);
+        }
+        let terms = Terms::of(&self.rules, self.standing, stale.head.status, &merged, now());
+        self.told.verdict = Verdict::Revalidated;
+        self.told.forwarded_status = Some(304);
+        match terms {
+            Ok(terms) => {
+                let object = Arc::new(stale.confirmed(answer, terms, self.known)?);
+                self.told.stored = self.keep(&object);
+                self.land(if self.told.stored { Landing::Kept } else { Landing::Useless });
+                Some(self.give(&object))
+            }
+            Err(_) => {
+                self.cache.memory.remove(&self.key);
+                self.told.stored = false;
+                Some(self.give(&stale))
+            }
+        }
+    }
+
+    /// The upstream fails: what is kept is given, if it may be (RFC 5861, section 4).
+    pub fn failed(&mut self, status: Option<StatusCode>) -> Option<Given> {
+        let (stale, true) = self.stale.as_ref()? else { return None };
+        if status.is_some_and(|it| ![500, 502, 503, 504].contains(&it.as_u16())) {
+            return None;
+        }
+        let stale = stale.clone();
+        self.told.verdict = Verdict::Stale;
+        self.told.forwarded_status = status.map(|it| it.as_u16());
+        self.told.stored = false;
+        Some(self.give(&stale))
+    }
+
+    /// The head of the upstream's answer, before anything was changed in it. Says whether the body is
+    /// wanted. Whoever waits for an answer that is not kept waits no longer.
+    pub fn on_head(&mut self, answer: &ResponseHeader) -> bool {
+        let length = answer.headers.get(http::header::CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse().ok());
+        let terms = Terms::of(&self.rules, self.standing, answer.status, &answer.headers, now());
+        let terms = terms.and_then(|it| freshness::vary(&answer.headers).map(|_| it));
+        let fits = length.is_none_or(|it: usize| it <= self.body_max()) && self.taken_down.is_some();
+        match terms {
+            Ok(terms) if fits => {
+                self.told.stored = true;
+                self.terms = Some((terms, Box::new(answer.clone())));
+                true
+            }
+            terms => {
+                self.give_up(terms.err(), answer);
+                false
+            }
+        }
+    }
+
+    fn give_up(&mut self, why: Option<Unfit>, answer: &ResponseHeader) {
+        self.told.stored = false;
+        tracing::trace!(event = "cache_unfit", reason = ?why, status = answer.status.as_u16());
+        // An error says nothing about the next answer.
+        if !answer.status.is_server_error() && !self.standing.credentials {
+            self.cache.go_alone(&self.key);
+        }
+        let replaced = answer.status.is_success() || AnswerDirectives::of(&answer.headers).no_store;
+        if self.stale.take().is_some() && replaced {
+            self.cache.memory.remove(&self.key); // it is not what the upstream would say now
+        }
+        self.taken_down = None;
+        self.land(Landing::Useless);
+    }
+
+    /// The body is there, whole. `None` if the answer could not be kept after all.
+    pub fn finish(mut self, body: Bytes) -> Option<Arc<Object>> {
+        let (terms, head) = self.terms.take()?;
+        if body.len() > self.body_max() {
+            return None;
+        }
+        let owner = (self.rules.route.clone(), self.target.clone());
+        let object = Arc::new(Object::new(&head, body, terms, owner, self.depends.clone(), self.known)?);
+        if !self.keep(&object) {
+            return None;
+        }
+        self.cache.go_together(&self.key);
+        self.land(Landing::Kept);
+        Some(object)
+    }
+
+    /// What the client gets of an object.
+    pub fn give(&self, object: &Arc<Object>) -> Given {
+        let now = now();
+        let time = (object.terms.seconds_left(now), object.terms.age(now).as_secs());
+        let told = Told { time: Some(time), public: self.told.public, ..self.told };
+        give(object, &self.method, &self.headers, told)
+    }
+
+    fn land(&mut self, landing: Landing) {
+        if let Some(flight) = self.flight.take() {
+            flight.land(landing);
+        }
+    }
+
+    fn keep(&self, object: &Arc<Object>) -> bool {
+        let Ok(fields) = freshness::vary(&object.head.headers) else { return false };
+        // What once parted answers goes on doing so: one variant that does not say so must not be
+        // everybody's.
+        let known = match self.cache.get(&self.primary) {
+            Some(Slot::Varied(known)) => known,
+            _ => self.vary.clone(),
+        };
+        let mut all: Vec<HeaderName> = fields.into_iter().chain(known.iter().cloned()).collect();
+        all.sort_by(|left, right| left.as_str().cmp(right.as_str()));
+        all.dedup();
+        if all.is_empty() {
+            let kept = self.cache.put(&self.primary, object);
+            if kept {
+                self.write_shared(&self.primary, &Slot::Whole(object.clone()), object);
+            }
+            return kept;
+        }
+        let mut key = self.primary.clone();
+        key::variant(&mut key, &all, &self.headers);
+        let kept = self.cache.put(&key, object);
+        if kept {
+            let spec = Slot::Varied(all.into());
+            self.cache.memory.put(self.primary.as_slice().into(), spec.clone());
+            self.write_shared(&self.primary, &spec, object);
+            self.write_shared(&key, &Slot::Whole(object.clone()), object);
+        }
+        kept
+    }
+
+    fn write_shared(&self, key: &[u8], slot: &Slot, object: &Object) {
+        if let (Some(second), Some(stamp)) = (&self.cache.second, self.stamp) {
+            second.write(key, slot, stamp, object.terms.life(now(), GRACE));
+        }
+    }
+}

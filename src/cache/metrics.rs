@@ -1,0 +1,66 @@
+//! What the cache counts.
+
+use once_cell::sync::Lazy;
+use prometheus::{
+    IntCounter, IntCounterVec, IntGauge, register_int_counter, register_int_counter_vec, register_int_gauge,
+};
+
+const ONCE: &str = "the name is registered once";
+
+pub(super) static METRICS: Lazy<Metrics> = Lazy::new(Metrics::register);
+
+pub(super) struct Metrics {
+    pub(super) hits: IntCounter,
+    pub(super) misses: IntCounter,
+    pub(super) stale: IntCounter,
+    pub(super) revalidated: IntCounter,
+    pub(super) bypassed: IntCounter,
+    pub(super) collapsed: IntCounter,
+    pub(super) stored: IntCounter,
+    pub(super) evicted: IntCounter,
+    pub(super) purged: IntCounter,
+    pub(super) refreshes: IntGauge,
+    pub(super) second_hits: IntCounter,
+    pub(super) second_misses: IntCounter,
+    pub(super) second_failed: IntCounter,
+    pub(super) second_skipped: IntCounter,
+    pub(super) second_written: IntCounter,
+}
+
+impl Metrics {
+    fn register() -> Self {
+        let help = "Requests on routes with a cache, by what the cache could do for them";
+        let requests: IntCounterVec =
+            register_int_counter_vec!("moongate_cache_requests_total", help, &["result"]).expect(ONCE);
+        let help = "Reads and writes of kept answers in the shared state, by result";
+        let second: IntCounterVec =
+            register_int_counter_vec!("moongate_cache_shared_total", help, &["result"]).expect(ONCE);
+        let counter = |name: &str, help: &str| register_int_counter!(name, help).expect(ONCE);
+        Self {
+            hits: requests.with_label_values(&["hit"]),
+            misses: requests.with_label_values(&["miss"]),
+            stale: requests.with_label_values(&["stale"]),
+            revalidated: requests.with_label_values(&["revalidated"]),
+            bypassed: requests.with_label_values(&["bypass"]),
+            collapsed: counter("moongate_cache_collapsed_total", "Requests that waited for another one's answer"),
+            stored: counter("moongate_cache_stored_total", "Answers that were kept"),
+            evicted: counter("moongate_cache_evicted_total", "Kept answers that had to make room"),
+            purged: counter("moongate_cache_purged_total", "Kept answers that were purged"),
+            refreshes: register_int_gauge!(
+                "moongate_cache_refreshes_in_flight",
+                "Answers that are fetched anew while stale ones are given"
+            )
+            .expect(ONCE),
+            second_hits: second.with_label_values(&["hit"]),
+            second_misses: second.with_label_values(&["miss"]),
+            second_failed: second.with_label_values(&["failed"]),
+            second_skipped: second.with_label_values(&["skipped"]),
+            second_written: second.with_label_values(&["written"]),
+        }
+    }
+}
+
+pub(super) static BYTES: Lazy<IntGauge> =
+    Lazy::new(|| register_int_gauge!("moongate_cache_bytes", "What kept answers take in memory").expect(ONCE));
+pub(super) static OBJECTS: Lazy<IntGauge> =
+    Lazy::new(|| register_int_gauge!("moongate_cache_objects", "Kept answers in memory").expect(ONCE));
