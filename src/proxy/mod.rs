@@ -27,7 +27,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::base::{Deadline, RequestId};
 use crate::config::Configuration;
-use crate::exchange::{Called, Ended, WayOut, Worker, exchange, respond, unless_left};
+use crate::exchange::{Called, Caller, Ended, WayOut, Worker, exchange, respond, unless_left};
 use crate::filters::Deed;
 use crate::guard::{Guard, Offence, Stage};
 use crate::identity::Identity;
@@ -190,10 +190,12 @@ impl Proxy {
         let destination = admitted.destination();
         let policy = &admitted.route().policy;
         exchange.upstream = Some(destination.name());
+        let mut request = session.req_header().clone();
+        request.extensions_mut().insert(Caller::of(exchange));
         let order = once::Order {
             worker: self.worker.clone(),
             destination: destination.clone(),
-            request: session.req_header().clone(),
+            request,
             body: exchange.body.clone().unwrap_or_default(),
             policy: policy.clone(),
         };
