@@ -49,7 +49,9 @@ fn walk(criterion: &mut Criterion) {
     criterion.bench_function("limits: the walk of two limits", |bencher| {
         bencher.iter(|| {
             exchange.allowance = None;
-            runtime.block_on(live.on_request(&compiled, Part::Arrival, &mut exchange, &headers)).is_ok()
+            runtime
+                .block_on(live.on_request(&compiled, Part::Arrival, &mut Vec::new(), &mut exchange, &headers))
+                .is_ok()
         });
     });
 }

@@ -53,10 +53,11 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     let guard = compiled.process.guard.clone().allowing(compiled.process.trusted_proxies.networks());
     let guard = Guard::begin(&guard, side.handle());
     sockets.iter().for_each(|it| it.guarded_by(guard.clone()));
-    let shared = Arc::new(Shared { guard: guard.clone(), state: State::open(&compiled.process.state, side.handle()) });
-    let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
     let identity = Identity::begin(compiled.process.tokens.clone());
     identity.start(side.handle());
+    let state = State::open(&compiled.process.state, side.handle());
+    let shared = Arc::new(Shared { guard: guard.clone(), state, identity: identity.clone() });
+    let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
     let (gateway, routes) = (files.gateway.clone(), files.routes.clone());
     let living = Living { fleet, limits: Limits::new(&shared.state), certificates, identity };
     side.spawn(Limits::breathe(Arc::downgrade(&living.limits)));

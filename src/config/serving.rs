@@ -130,7 +130,8 @@ pub fn compile_files(gateway: &Path, routes: &Path, services: &Directory) -> Res
     let mut prints = prints([gateway, routes]);
     let secrets = SecretValues::of(gateway);
     let process = compile_gateway(gateway, &secrets);
-    let snapshot = compile_routes_with(routes, services, Some(&secrets));
+    let issuers = process.as_ref().ok().map(|(_, it)| it.tokens.trusted().map(str::to_owned).collect::<Vec<_>>());
+    let snapshot = compile_routes_with(routes, services, Some(&secrets), issuers.as_deref());
     match (process, snapshot) {
         (Ok((_, process)), Ok((hash, snapshot))) => {
             prints.extend(self::prints(named_files(&process, &process.tokens, &snapshot).iter().map(PathBuf::as_path)));
@@ -164,13 +165,15 @@ fn compile_gateway(path: &Path, secrets: &SecretValues) -> Result<(Document, Pro
 /// # Errors
 /// All its faults.
 pub fn compile_routes(path: &Path, services: &Directory) -> Result<(String, Snapshot), Faults> {
-    compile_routes_with(path, services, None)
+    compile_routes_with(path, services, None, None)
 }
 
+/// `issuers` are the names in `tokens.trust`, if they are known.
 fn compile_routes_with(
     path: &Path,
     services: &Directory,
     secrets: Option<&SecretValues>,
+    issuers: Option<&[String]>,
 ) -> Result<(String, Snapshot), Faults> {
     let mut document = Document::read(path, &environment)?;
     if let Some(secrets) = secrets {
@@ -179,7 +182,7 @@ fn compile_routes_with(
     let mut findings = Findings::default();
     let file: Option<RoutesFile> = document.load(&mut findings);
     let Some(file) = file else { return Err(document.place(&findings)) };
-    let snapshot = Snapshot::compile(&file, services, &mut findings);
+    let snapshot = Snapshot::compile(&file, services, issuers, &mut findings);
     sound(&document, &findings)?;
     let mut hasher = DefaultHasher::new();
     serde_json::to_string(&file).unwrap_or_default().hash(&mut hasher);
@@ -364,7 +367,8 @@ impl Configuration {
             self.reload_certificates(&mut findings);
             sound(&document, &findings).map(|()| process.tokens)
         });
-        match (gateway, compile_routes_with(&self.routes_path, &self.services, Some(&secrets))) {
+        let issuers = gateway.as_ref().ok().map(|it| it.trusted().map(str::to_owned).collect::<Vec<_>>());
+        match (gateway, compile_routes_with(&self.routes_path, &self.services, Some(&secrets), issuers.as_deref())) {
             (Ok(tokens), Ok((hash, snapshot))) => Ok(Read { tokens, hash, snapshot }),
             (gateway, routes) => {
                 let mut faults = gateway.err().unwrap_or_default();

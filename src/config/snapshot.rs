@@ -10,11 +10,13 @@ use serde_json::Value;
 use crate::base::{At, ByteSize, Findings, Period};
 use crate::config::routes_file::{HeadersConfig, PolicyConfig, RedirectConfig, RespondConfig, RouteConfig, RoutesFile};
 use crate::exchange::{Policy, TimeoutsConfig};
+use crate::filters::auth::{Auth, AuthConfig};
 use crate::filters::rate_limit::{self, Written};
 use crate::filters::{
     BodyRules, Chain, Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Idempotency, IdempotencyConfig,
-    RateLimitConfig, RateLimits, Rewrite, SchemaConfig, Security,
+    RateLimitConfig, RateLimits, Rbac, Rewrite, SchemaConfig, Security,
 };
+use crate::identity::Roles;
 use crate::routing::{MatchConfig, Table, Template};
 use crate::services::Directory;
 use crate::upstream::{Upstream, UpstreamKind};
@@ -30,6 +32,8 @@ pub struct Snapshot {
     pub upstreams: Vec<Arc<Upstream>>,
     /// What answers pass that belong to no route.
     pub defaults: Chain,
+    /// What roles permit.
+    pub roles: Arc<Roles>,
 }
 
 /// One route, compiled.
@@ -110,24 +114,31 @@ pub struct StepDescription {
 
 impl Snapshot {
     /// The only way to a snapshot, for start, reload and `check` alike. Reports all faults; what has
-    /// any must not serve.
-    pub fn compile(file: &RoutesFile, services: &Directory, findings: &mut Findings) -> Self {
+    /// any must not serve. `issuers` are the names in `tokens.trust` of `gateway.yaml`, if that is known.
+    pub fn compile(
+        file: &RoutesFile,
+        services: &Directory,
+        issuers: Option<&[String]>,
+        findings: &mut Findings,
+    ) -> Self {
+        let roles = Roles::compile(file.roles.as_ref(), &At::ROOT.key("roles"), findings);
+        let known = Known { roles: &roles, issuers };
         let upstreams = upstreams(file, services, findings);
         let built_in = built_in_routes();
         let written: Vec<&RouteConfig> = file.routes.iter().chain(&built_in).collect();
         let at = At::ROOT.key("routes");
-        check_settings(file, findings);
+        check_settings(file, known, findings);
         unique_names(&written, &at, findings);
         let matches: Vec<(&str, &MatchConfig)> = written.iter().map(|it| (&*it.name, &it.r#match)).collect();
         let table = Table::compile(&matches, &at, findings);
         let mut all = upstreams;
         all.extend(built_in_upstreams());
-        let compiler = Compiler { file, upstreams: &all, table: &table };
+        let compiler = Compiler { file, upstreams: &all, table: &table, known };
         let compile =
             |(number, route): (usize, &&RouteConfig)| compiler.route(number, route, &at.index(number), findings);
         let routes = written.iter().enumerate().map(compile).collect();
         let defaults = Layer::of(&file.defaults, At::ROOT);
-        Self { table, routes, upstreams: all, defaults: way_out(&[defaults]) }
+        Self { table, routes, upstreams: all, defaults: way_out(&[defaults]), roles: Arc::new(roles) }
     }
 }
 
@@ -145,12 +156,16 @@ fn built_in_routes() -> Vec<RouteConfig> {
         body_limit: None,
         headers: HeadersConfig::default(),
         cors: None,
+        auth: None,
         rate_limits: Vec::new(),
         content_types: None,
         schema: None,
         idempotency: None,
     };
-    vec![route(HEALTH, "/api/health"), route(METRICS, "/api/metrics")]
+    // Whoever asks after the gateway's health has no credentials, whatever `defaults` say.
+    let open = AuthConfig { open: true, ..AuthConfig::default() };
+    let health = RouteConfig { auth: Some(open), ..route(HEALTH, "/api/health") };
+    vec![health, route(METRICS, "/api/metrics")]
 }
 
 const HEALTH: &str = "moongate-health";
@@ -202,19 +217,28 @@ fn unique_names(routes: &[&RouteConfig], at: &At<'_>, findings: &mut Findings) {
 }
 
 /// Settings are checked where they stand and once, also those that no route uses.
-fn check_settings(file: &RoutesFile, findings: &mut Findings) {
-    Layer::of(&file.defaults, At::ROOT.key("defaults")).check(findings);
+fn check_settings(file: &RoutesFile, known: Known<'_>, findings: &mut Findings) {
+    Layer::of(&file.defaults, At::ROOT.key("defaults")).check(known, findings);
     let policies = At::ROOT.key("policies");
     for (name, policy) in &file.policies {
-        Layer::of(policy, policies.key(name)).check(findings);
+        Layer::of(policy, policies.key(name)).check(known, findings);
     }
     let routes = At::ROOT.key("routes");
     for (number, route) in file.routes.iter().enumerate() {
-        Layer::of_route(route, routes.index(number)).check(findings);
+        Layer::of_route(route, routes.index(number)).check(known, findings);
     }
 }
 
+/// Names that settings may use and that stand elsewhere.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    roles: &'a Roles,
+    /// In `gateway.yaml`, if that is known.
+    issuers: Option<&'a [String]>,
+}
+
 struct Compiler<'a> {
+    known: Known<'a>,
     file: &'a RoutesFile,
     upstreams: &'a [Arc<Upstream>],
     table: &'a Table,
@@ -226,6 +250,7 @@ struct Layer<'a> {
     body_limit: Option<ByteSize>,
     headers: &'a HeadersConfig,
     cors: Option<&'a CorsConfig>,
+    auth: Option<&'a AuthConfig>,
     rate_limits: &'a [RateLimitConfig],
     content_types: Option<&'a Vec<String>>,
     schema: Option<&'a SchemaConfig>,
@@ -268,7 +293,10 @@ impl Compiler<'_> {
         let rewrite = written.rewrite.clone().unwrap_or_default();
         let rewrite_at = at.key("rewrite");
         let captures = self.table.captures(number);
+        let mut told = Findings::default(); // each was checked where it stands
         Chain {
+            auth: auth(layers).and_then(|it| Auth::compile(it, None, &At::ROOT, &mut told)),
+            rbac: auth(layers).and_then(|it| Rbac::compile(it, self.known.roles, &At::ROOT, &mut told)),
             rewrite: Rewrite::compile(
                 rewrite.path.as_deref(),
                 rewrite.host.as_deref(),
@@ -328,6 +356,7 @@ impl<'a> Layer<'a> {
             body_limit: policy.body_limit,
             headers: &policy.headers,
             cors: policy.cors.as_ref(),
+            auth: policy.auth.as_ref(),
             rate_limits: &policy.rate_limits,
             content_types: policy.content_types.as_ref(),
             schema: policy.schema.as_ref(),
@@ -342,6 +371,7 @@ impl<'a> Layer<'a> {
             body_limit: route.body_limit,
             headers: &route.headers,
             cors: route.cors.as_ref(),
+            auth: route.auth.as_ref(),
             rate_limits: &route.rate_limits,
             content_types: route.content_types.as_ref(),
             schema: route.schema.as_ref(),
@@ -350,9 +380,14 @@ impl<'a> Layer<'a> {
         }
     }
 
-    fn check(&self, findings: &mut Findings) {
+    fn check(&self, known: Known<'_>, findings: &mut Findings) {
         if let Some(cors) = self.cors {
             Cors::compile(cors, &self.at.key("cors"), findings);
+        }
+        if let Some(auth) = self.auth {
+            let at = self.at.key("auth");
+            Auth::compile(auth, known.issuers, &at, findings);
+            Rbac::compile(auth, known.roles, &at, findings);
         }
         RateLimits::check(self.rate_limits, &self.at.key("rate_limits"), findings);
         let places = (&self.at.key("content_types"), &self.at.key("schema"));
@@ -407,6 +442,11 @@ fn body_rules(layers: &[Layer<'_>]) -> BodyRules {
     let types = layers.iter().rev().find_map(|it| it.content_types);
     let schema = layers.iter().rev().find_map(|it| it.schema);
     BodyRules::compile(types, schema, (&At::ROOT, &At::ROOT), &mut Findings::default())
+}
+
+/// The last layer's, as a whole: halves of two could let somebody in whom neither means.
+fn auth<'a>(layers: &[Layer<'a>]) -> Option<&'a AuthConfig> {
+    layers.iter().rev().find_map(|it| it.auth)
 }
 
 fn idempotency<'a>(layers: &[Layer<'a>]) -> Option<&'a IdempotencyConfig> {
@@ -476,6 +516,9 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], policy: &Policy) -> Des
     steps.push(StepDescription { step: "trace_context", settings: Value::Null });
     if let Some(cors) = cors {
         steps.push(StepDescription { step: "cors", settings: json(cors) });
+    }
+    if let Some(auth) = auth(layers) {
+        steps.push(StepDescription { step: "auth", settings: json(auth) });
     }
     let lists = limit_lists(written, layers);
     let limits = rate_limit::applying(&lists).map(|(scope, it)| serde_json::json!({ "scope": scope, "limit": it }));

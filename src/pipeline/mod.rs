@@ -10,5 +10,5 @@ mod request;
 pub use allowance::Allowance;
 pub use end::EndState;
 pub use recording::Recording;
-pub use refusal::{BodyFault, Refusal, Step};
+pub use refusal::{BodyFault, Missing, Refusal, Step};
 pub use request::{Exchange, Scheme, Timings, TraceContext};

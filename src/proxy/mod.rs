@@ -27,9 +27,10 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::base::{Deadline, RequestId};
 use crate::config::Configuration;
-use crate::exchange::{Called, Ended, WayOut, Worker, exchange, respond, unless_left};
+use crate::exchange::{Called, Caller, Ended, WayOut, Worker, exchange, respond, unless_left};
 use crate::filters::Deed;
 use crate::guard::{Guard, Offence, Stage};
+use crate::identity::Identity;
 use crate::listener::{Connection, Refuse};
 use crate::pipeline::{EndState, Exchange, Refusal, Scheme};
 use crate::proxy::way::{Admitted, Arrival, Routeless, Stopped, way_in};
@@ -51,6 +52,8 @@ pub struct Shared {
     pub guard: Arc<Guard>,
     /// Short-lived values: claims, kept answers, counters.
     pub state: State,
+    /// Who is who.
+    pub identity: Arc<Identity>,
 }
 
 /// The gateway as Pingora sees it; one on each worker thread.
@@ -187,10 +190,12 @@ impl Proxy {
         let destination = admitted.destination();
         let policy = &admitted.route().policy;
         exchange.upstream = Some(destination.name());
+        let mut request = session.req_header().clone();
+        request.extensions_mut().insert(Caller::of(exchange));
         let order = once::Order {
             worker: self.worker.clone(),
             destination: destination.clone(),
-            request: session.req_header().clone(),
+            request,
             body: exchange.body.clone().unwrap_or_default(),
             policy: policy.clone(),
         };
