@@ -57,6 +57,26 @@ fn redis_limits_are_exact_across_two_gateways() {
 }
 
 #[test]
+fn what_a_gateway_leased_and_did_not_spend_comes_back() {
+    let redis = Redis::start();
+    let limits = || route("rate_limits: [{ per: ip, requests: 100, every: 1h }]");
+    let (one, two) = (with(&redis, limits()).start(), with(&redis, limits()).start());
+    // Leases of 1, 2, 4, 8 and 12: seven of the last are left.
+    let first = passed(&one, "192.0.2.1", 20);
+    let leased = || one.admin_get("/admin/limits").json()["rate_limits"]["shared"]["leased"].as_u64().unwrap();
+    let left = leased() as usize;
+    assert!(first == 20 && left > 0, "{left} left");
+    // Two spends everything else, and is refused in the end.
+    let rest = passed(&two, "192.0.2.1", 150);
+    assert_eq!(first + left + rest, 100);
+    // However late, they are not lost.
+    let life = Instant::now();
+    eventually("the lease is over", || (life.elapsed() > std::time::Duration::from_millis(250)).then_some(()));
+    assert_eq!(passed(&one, "192.0.2.1", 50), left);
+    assert_eq!(leased(), 0);
+}
+
+#[test]
 fn two_gateways_at_once_never_let_more_through() {
     let redis = Redis::start();
     let limits = || route("rate_limits: [{ per: ip, requests: 400, every: 24h }]");
@@ -208,4 +228,5 @@ fn a_clock_that_was_set_back_blocks_nobody() {
     let keys: Vec<String> = redis.ask(&["KEYS", "moongate:limit:*"]);
     redis.ask::<()>(&["SET", &keys[0], "9999999999999999", "PX", "60000"]);
     eventually("it is let through again", || (passed(&gateway, "192.0.2.1", 1) == 1).then_some(()));
+    assert_eq!(figure(&gateway, "moongate_rate_limit_local_fallback_total").unwrap_or_default(), 0.0);
 }
