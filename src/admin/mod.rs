@@ -16,6 +16,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
+use crate::cache::Cache;
 use crate::config::Configuration;
 use crate::listener::Drain;
 
@@ -25,6 +26,7 @@ use auth::Guard;
 pub struct Admin {
     pub(super) configuration: Arc<Configuration>,
     pub(super) drain: Drain,
+    pub(super) cache: Arc<Cache>,
     pub(super) began: Instant,
     /// Milliseconds from the process' start until it served; 0 until then.
     started_after: AtomicU64,
@@ -32,8 +34,8 @@ pub struct Admin {
 
 impl Admin {
     /// Shows this configuration.
-    pub fn new(configuration: Arc<Configuration>, drain: Drain) -> Arc<Self> {
-        Arc::new(Self { configuration, drain, began: Instant::now(), started_after: AtomicU64::new(0) })
+    pub fn new(configuration: Arc<Configuration>, drain: Drain, cache: Arc<Cache>) -> Arc<Self> {
+        Arc::new(Self { configuration, drain, cache, began: Instant::now(), started_after: AtomicU64::new(0) })
     }
 
     /// All listeners serve: the startup probe says so from now on.
@@ -71,6 +73,7 @@ pub async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) -> std::i
         .route("/admin/routes", get(pages::routes))
         .route("/admin/upstreams", get(pages::upstreams))
         .route("/admin/limits", get(pages::limits))
+        .route("/admin/cache/purge", post(pages::purge))
         .route("/admin/requests", get(pages::requests))
         .layer(from_fn_with_state(Arc::new(guard), auth::check));
     let app = probes.merge(pages).fallback(pages::unknown).with_state(admin);

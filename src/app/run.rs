@@ -15,13 +15,14 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{self, Admin};
 use crate::app::signals::{Signals, Wish};
 use crate::app::{Failure, Files};
+use crate::cache::Cache;
 use crate::config::{Configuration, Process, Watcher, compile_files};
 use crate::exchange::Worker;
 use crate::identity::Identity;
 use crate::listener::{self, Certificates, Drain, Socket};
 use crate::proxy::{Proxy, Shared, Unread};
-use crate::services::Directory;
-use crate::state::State;
+use crate::services::{CacheClear, Directory};
+use crate::state::{Backend, State};
 use crate::store::Store;
 use crate::telemetry;
 use crate::upstream::Fleet;
@@ -36,7 +37,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub fn run(files: &Files) -> Result<(), Failure> {
     // The provider of cryptography is chosen before anything could ask for one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let services = Directory::standard();
+    let mut services = Directory::standard();
     let compiled = compile_files(&files.gateway, &files.routes, &services).map_err(|it| Failure(it.to_string()))?;
 
     // Sockets before threads: what can't be bound ends the process before it serves anybody.
@@ -48,7 +49,11 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     let _store = open_store(&compiled.process, &side)?;
     let fleet = Arc::new(Fleet::new());
     fleet.start(side.handle());
-    let shared = Arc::new(Shared { state: State::open(&compiled.process.state, side.handle()) });
+    let state = State::open(&compiled.process.state, side.handle());
+    let cache = Cache::new(compiled.process.cache, &state, matches!(compiled.process.state, Backend::Redis(_)));
+    side.spawn(cache.clone().listen());
+    services.add("cache_clear", Arc::new(CacheClear::new(cache.clone())));
+    let shared = Arc::new(Shared { state, cache: cache.clone() });
     let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
     let identity = Identity::begin(compiled.process.tokens.clone());
     identity.start(side.handle());
@@ -56,7 +61,7 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     let configuration = Configuration::begin(compiled, gateway, routes, services, fleet, certificates, identity);
     let configuration = Arc::new(configuration);
     let drain = Drain::new();
-    let admin = Admin::new(configuration.clone(), drain.clone());
+    let admin = Admin::new(configuration.clone(), drain.clone(), cache);
     let (ending, ended) = watch::channel(false);
 
     // Before anybody is told that we serve: from then on a signal may come.

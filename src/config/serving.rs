@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::base::{At, Findings};
 use crate::config::document::Document;
 use crate::config::faults::Faults;
-use crate::config::gateway_file::{GatewayFile, Process};
+use crate::config::gateway_file::{GatewayFile, Mode, Process};
 use crate::config::routes_file::RoutesFile;
 use crate::config::snapshot::{Action, Snapshot};
 use crate::exchange::Destination;
@@ -113,7 +113,8 @@ pub fn compile_files(gateway: &Path, routes: &Path, services: &Directory) -> Res
     // Before they are read: a change that falls between is seen as one later.
     let mut prints = prints([gateway, routes]);
     let process = compile_gateway(gateway);
-    let snapshot = compile_routes(routes, services);
+    let mode = process.as_ref().map_or_else(|_| Mode::of_environment(), |it| it.1.mode);
+    let snapshot = compile_routes(routes, services, mode);
     match (process, snapshot) {
         (Ok((_, process)), Ok((hash, snapshot))) => {
             prints.extend(self::prints(named_files(&process, &process.tokens, &snapshot).iter().map(PathBuf::as_path)));
@@ -144,12 +145,12 @@ fn compile_gateway(path: &Path) -> Result<(Document, Process), Faults> {
 ///
 /// # Errors
 /// All its faults.
-pub fn compile_routes(path: &Path, services: &Directory) -> Result<(String, Snapshot), Faults> {
+pub fn compile_routes(path: &Path, services: &Directory, mode: Mode) -> Result<(String, Snapshot), Faults> {
     let mut document = Document::read(path, &environment)?;
     let mut findings = Findings::default();
     let file: Option<RoutesFile> = document.load(&mut findings);
     let Some(file) = file else { return Err(document.place(&findings)) };
-    let snapshot = Snapshot::compile(&file, services, &mut findings);
+    let snapshot = Snapshot::compile(&file, services, mode, &mut findings);
     sound(&document, &findings)?;
     let mut hasher = DefaultHasher::new();
     serde_json::to_string(&file).unwrap_or_default().hash(&mut hasher);
@@ -334,7 +335,7 @@ impl Configuration {
             self.reload_certificates(&mut findings);
             sound(&document, &findings).map(|()| process.tokens)
         });
-        match (gateway, compile_routes(&self.routes_path, &self.services)) {
+        match (gateway, compile_routes(&self.routes_path, &self.services, self.process.mode)) {
             (Ok(tokens), Ok((hash, snapshot))) => Ok(Read { tokens, hash, snapshot }),
             (gateway, routes) => {
                 let mut faults = gateway.err().unwrap_or_default();

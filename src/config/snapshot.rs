@@ -8,6 +8,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::base::{At, ByteSize, Findings, Period};
+use crate::cache::{CacheConfig, Rules};
+use crate::config::gateway_file::Mode;
 use crate::config::routes_file::{HeadersConfig, PolicyConfig, RedirectConfig, RespondConfig, RouteConfig, RoutesFile};
 use crate::exchange::{Policy, TimeoutsConfig};
 use crate::filters::{
@@ -110,9 +112,9 @@ pub struct StepDescription {
 impl Snapshot {
     /// The only way to a snapshot, for start, reload and `check` alike. Reports all faults; what has
     /// any must not serve.
-    pub fn compile(file: &RoutesFile, services: &Directory, findings: &mut Findings) -> Self {
+    pub fn compile(file: &RoutesFile, services: &Directory, mode: Mode, findings: &mut Findings) -> Self {
         let upstreams = upstreams(file, services, findings);
-        let built_in = built_in_routes();
+        let built_in = built_in_routes(mode);
         let written: Vec<&RouteConfig> = file.routes.iter().chain(&built_in).collect();
         let at = At::ROOT.key("routes");
         check_settings(file, findings);
@@ -120,7 +122,7 @@ impl Snapshot {
         let matches: Vec<(&str, &MatchConfig)> = written.iter().map(|it| (&*it.name, &it.r#match)).collect();
         let table = Table::compile(&matches, &at, findings);
         let mut all = upstreams;
-        all.extend(built_in_upstreams());
+        all.extend(built_in_upstreams(mode));
         let compiler = Compiler { file, upstreams: &all, table: &table };
         let compile =
             |(number, route): (usize, &&RouteConfig)| compiler.route(number, route, &at.index(number), findings);
@@ -130,11 +132,12 @@ impl Snapshot {
     }
 }
 
-/// `GET /api/health` and `GET /api/metrics`, which every gateway answers on its public listeners.
-fn built_in_routes() -> Vec<RouteConfig> {
-    let route = |name: &str, path: &str| RouteConfig {
+/// `GET /api/health` and `GET /api/metrics`, which every gateway answers on its public listeners; and while
+/// developing, `POST /api/cache/clear` (S2S-15).
+fn built_in_routes(mode: Mode) -> Vec<RouteConfig> {
+    let route = |name: &str, method: &str, path: &str| RouteConfig {
         name: name.to_owned(),
-        r#match: MatchConfig { path: path.to_owned(), methods: vec!["GET".to_owned()], ..MatchConfig::default() },
+        r#match: MatchConfig { path: path.to_owned(), methods: vec![method.to_owned()], ..MatchConfig::default() },
         r#use: Vec::new(),
         upstream: Some(name.to_owned()),
         redirect: None,
@@ -147,19 +150,30 @@ fn built_in_routes() -> Vec<RouteConfig> {
         content_types: None,
         schema: None,
         idempotency: None,
+        cache: None,
     };
-    vec![route(HEALTH, "/api/health"), route(METRICS, "/api/metrics")]
+    let mut routes = vec![route(HEALTH, "GET", "/api/health"), route(METRICS, "GET", "/api/metrics")];
+    if mode == Mode::Dev {
+        routes.push(route(CACHE_CLEAR, "POST", "/api/cache/clear"));
+    }
+    routes
 }
 
 const HEALTH: &str = "moongate-health";
 const METRICS: &str = "moongate-metrics";
+const CACHE_CLEAR: &str = "moongate-cache-clear";
 
-fn built_in_upstreams() -> [Arc<Upstream>; 2] {
-    [(HEALTH, "health"), (METRICS, "metrics")].map(|(name, service)| {
+fn built_in_upstreams(mode: Mode) -> Vec<Arc<Upstream>> {
+    let mut services = vec![(HEALTH, "health"), (METRICS, "metrics")];
+    if mode == Mode::Dev {
+        services.push((CACHE_CLEAR, "cache_clear"));
+    }
+    let upstreams = services.into_iter().map(|(name, service)| {
         let config = crate::upstream::UpstreamConfig { local: Some(service.to_owned()), ..Default::default() };
         let upstream = Upstream::compile(name, &config, &At::ROOT, &mut Findings::default());
         Arc::new(upstream.expect("a local upstream has nothing that could be wrong"))
-    })
+    });
+    upstreams.collect()
 }
 
 fn upstreams(file: &RoutesFile, services: &Directory, findings: &mut Findings) -> Vec<Arc<Upstream>> {
@@ -227,6 +241,7 @@ struct Layer<'a> {
     content_types: Option<&'a Vec<String>>,
     schema: Option<&'a SchemaConfig>,
     idempotency: Option<&'a IdempotencyConfig>,
+    cache: Option<&'a CacheConfig>,
     at: At<'a>,
 }
 
@@ -276,6 +291,11 @@ impl Compiler<'_> {
             request_headers: HeaderEdits::compile(&rewrite.headers, &rewrite_at.key("headers"), findings),
             body: body_rules(layers),
             idempotency: idempotency(layers).map(|it| Idempotency::compile(it, &At::ROOT, &mut Findings::default())),
+            cache: cache(layers).map(|(config, at)| {
+                Rules::check_tags(&config.tags, captures, &at.key("tags"), findings);
+                let rules = Rules::compile(&written.name, config, captures, &At::ROOT, &mut Findings::default());
+                Arc::new(rules)
+            }),
             ..way_out(layers)
         }
     }
@@ -327,6 +347,7 @@ impl<'a> Layer<'a> {
             content_types: policy.content_types.as_ref(),
             schema: policy.schema.as_ref(),
             idempotency: policy.idempotency.as_ref(),
+            cache: policy.cache.as_ref(),
             at,
         }
     }
@@ -340,6 +361,7 @@ impl<'a> Layer<'a> {
             content_types: route.content_types.as_ref(),
             schema: route.schema.as_ref(),
             idempotency: route.idempotency.as_ref(),
+            cache: route.cache.as_ref(),
             at,
         }
     }
@@ -352,6 +374,11 @@ impl<'a> Layer<'a> {
         BodyRules::compile(self.content_types, self.schema, places, findings);
         if let Some(idempotency) = self.idempotency {
             Idempotency::compile(idempotency, &self.at.key("idempotency"), findings);
+        }
+        if let Some(cache) = self.cache {
+            // What tags name is known only where a path is: with each route.
+            let config = CacheConfig { tags: Vec::new(), ..cache.clone() };
+            Rules::compile("", &config, &[], &self.at.key("cache"), findings);
         }
         let HeadersConfig { set, add, remove, .. } = self.headers.clone();
         HeaderEdits::compile(&HeaderEditsConfig { set, add, remove }, &self.at.key("headers"), findings);
@@ -404,6 +431,10 @@ fn body_rules(layers: &[Layer<'_>]) -> BodyRules {
 
 fn idempotency<'a>(layers: &[Layer<'a>]) -> Option<&'a IdempotencyConfig> {
     layers.iter().rev().find_map(|it| it.idempotency)
+}
+
+fn cache<'l, 'a>(layers: &'l [Layer<'a>]) -> Option<(&'a CacheConfig, At<'l>)> {
+    layers.iter().rev().find_map(|it| Some((it.cache?, it.at.key("cache"))))
 }
 
 fn policy(layers: &[Layer<'_>]) -> Policy {
@@ -464,6 +495,9 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], policy: &Policy) -> Des
     steps.push(StepDescription { step: "forwarded", settings: Value::Null });
     if let Some(rewrite) = &written.rewrite {
         steps.push(StepDescription { step: "rewrite", settings: json(rewrite) });
+    }
+    if let Some((cache, _)) = cache(layers) {
+        steps.push(StepDescription { step: "cache", settings: json(cache) });
     }
     steps.push(StepDescription { step: "security_headers", settings: json(&security(layers)) });
     if edits != HeaderEditsConfig::default() {

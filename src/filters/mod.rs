@@ -14,7 +14,11 @@ mod idempotency;
 mod rewrite;
 mod security_headers;
 
+use std::sync::Arc;
+
 use http::HeaderValue;
+
+use crate::cache::Rules;
 
 pub use body_rules::{BodyRules, SchemaConfig};
 pub use cors::{Cors, CorsConfig, announced_method};
@@ -32,6 +36,8 @@ pub struct Chain {
     pub body: BodyRules,
     /// Deeds that are done once.
     pub idempotency: Option<Idempotency>,
+    /// Which answers are kept and given again.
+    pub cache: Option<Arc<Rules>>,
     /// Path and host of the request.
     pub rewrite: Rewrite,
     /// Header fields of the request.

@@ -49,6 +49,8 @@ pub enum Refusal {
     IdempotencyNotKept,
     /// What gateways share can't be reached, and the request can't do without.
     StateUnavailable,
+    /// The client takes nothing but a kept answer (`only-if-cached`), and none is kept.
+    NotCached,
     /// The request's target is too long.
     UriTooLong,
     /// The request's header fields are too many or too large.
@@ -115,7 +117,8 @@ impl Refusal {
             Self::StateUnavailable => Self::ConnectTimeout,
             Self::ConnectTimeout => Self::FirstByteTimeout,
             Self::FirstByteTimeout => Self::ExchangeTimeout,
-            Self::ExchangeTimeout => return None,
+            Self::ExchangeTimeout => Self::NotCached,
+            Self::NotCached => return None,
         })
     }
 }

@@ -132,6 +132,12 @@ impl Wording {
                 "what this request depends on can't be looked up at the moment",
                 LATER,
             ),
+            Refusal::NotCached => say(
+                StatusCode::GATEWAY_TIMEOUT,
+                "not_cached",
+                "only a kept answer was asked for, and none is kept",
+                "ask without Cache-Control: only-if-cached",
+            ),
             Refusal::UriTooLong => say(
                 StatusCode::URI_TOO_LONG,
                 "uri_too_long",

@@ -1,5 +1,6 @@
 //! Services that live inside the process and are addressed from `routes.yaml` like any upstream.
 
+mod cache_clear;
 mod status;
 
 use std::collections::BTreeMap;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 
 use crate::exchange::LocalService;
 
+pub use cache_clear::CacheClear;
 pub use status::{HealthStatus, MetricsStatus};
 
 /// The local services by name: what `local:` in an upstream may say.
@@ -16,11 +18,12 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// The services that every gateway has: `health` and `metrics`.
+    /// The services that every gateway has: `health`, `metrics` and, with nothing to clear yet, `cache_clear`.
     pub fn standard() -> Self {
         let mut directory = Self::default();
         directory.add("health", Arc::new(HealthStatus));
         directory.add("metrics", Arc::new(MetricsStatus));
+        directory.add("cache_clear", Arc::new(CacheClear::default()));
         directory
     }
 

@@ -14,6 +14,8 @@ mod differential;
 mod answers;
 mod bad_input;
 mod body_rules;
+mod cache;
+mod cache_shared;
 mod commands;
 mod exchange;
 mod fuzz;
