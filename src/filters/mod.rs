@@ -12,19 +12,23 @@ mod body_rules;
 mod cors;
 mod header_edits;
 mod idempotency;
-mod rbac;
 pub mod rate_limit;
+mod rbac;
 mod rewrite;
 mod security_headers;
 
+use std::sync::Arc;
+
 use http::HeaderValue;
+
+use crate::cache::Rules;
 
 pub use body_rules::{BodyRules, SchemaConfig};
 pub use cors::{Cors, CorsConfig, announced_method};
 pub use header_edits::{HeaderEdits, HeaderEditsConfig};
 pub use idempotency::{Begun, Deed, Idempotency, IdempotencyConfig, Kept, Mark};
-pub use rbac::Rbac;
 pub use rate_limit::{RateLimitConfig, RateLimits};
+pub use rbac::Rbac;
 pub use rewrite::Rewrite;
 pub use security_headers::Security;
 
@@ -43,6 +47,8 @@ pub struct Chain {
     pub body: BodyRules,
     /// Deeds that are done once.
     pub idempotency: Option<Idempotency>,
+    /// Which answers are kept and given again.
+    pub cache: Option<Arc<Rules>>,
     /// Path and host of the request.
     pub rewrite: Rewrite,
     /// Header fields of the request.

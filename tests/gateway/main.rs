@@ -15,6 +15,8 @@ mod accounts;
 mod answers;
 mod bad_input;
 mod body_rules;
+mod cache;
+mod cache_shared;
 mod commands;
 mod exchange;
 mod fuzz;
