@@ -1,6 +1,7 @@
 //! Services that live inside the process and are addressed from `routes.yaml` like any upstream.
 
 mod cache_clear;
+mod static_files;
 mod status;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use crate::exchange::LocalService;
 
 pub use cache_clear::CacheClear;
+pub use static_files::StaticFiles;
 pub use status::{HealthStatus, MetricsStatus};
 
 /// The local services by name: what `local:` in an upstream may say.
