@@ -27,6 +27,7 @@ pub mod upstream;
 pub mod identity;
 pub mod secrets;
 
+pub mod guard;
 pub mod state;
 pub mod store;
 

@@ -2,12 +2,14 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use moongate::app::{self, Failure, Files, Format};
+use moongate::app::{self, Algorithm, ApiKeyWish, Failure, Files, Format, NewUserWish};
+use moongate::base::Period;
 use moongate::demo::{self, DemoOptions};
+use moongate::store::UserChange;
 
 // Requests allocate many small things of one size: mimalloc takes a tenth off their cost.
 #[global_allocator]
@@ -58,6 +60,27 @@ enum Command {
         #[arg(long, default_value = "human")]
         format: FormatArg,
     },
+    /// Who may sign in.
+    Users {
+        #[command(subcommand)]
+        command: UsersCommand,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Keys that sign tokens, and API keys of services.
+    Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Values that the configuration names and nobody sees.
+    Secrets {
+        #[command(subcommand)]
+        command: SecretsCommand,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
     /// Print the JSON Schema of a configuration file.
     Schema { file: SchemaArg },
     /// A small back end to try the gateway with.
@@ -77,6 +100,115 @@ struct FileArgs {
     /// routes.yaml
     #[arg(long, env = "MOONGATE_ROUTES", default_value = "routes.yaml")]
     routes: PathBuf,
+}
+
+#[derive(Args)]
+struct ConfigArg {
+    /// gateway.yaml
+    #[arg(long, env = "MOONGATE_CONFIG", default_value = "conf/gateway.yaml", global = true)]
+    config: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum UsersCommand {
+    /// Add one; the password is asked for, or read from standard input.
+    Add {
+        name: String,
+        /// A role; may be given more than once.
+        #[arg(long = "role")]
+        roles: Vec<String>,
+        #[arg(long)]
+        tenant: Option<String>,
+        /// Make a password and show it once.
+        #[arg(long)]
+        generate: bool,
+    },
+    /// Show them all.
+    List {
+        #[arg(long, default_value = "human")]
+        format: FormatArg,
+    },
+    /// Sign one out for good.
+    Disable { name: String },
+    /// Let one sign in again.
+    Enable { name: String },
+    /// Give one other roles, in the place of all that they had.
+    Roles {
+        name: String,
+        /// A role; may be given more than once. None: the user keeps none.
+        #[arg(long = "role")]
+        roles: Vec<String>,
+    },
+    /// Give one another password, asked for or read from standard input.
+    Password {
+        name: String,
+        /// Make a password and show it once.
+        #[arg(long)]
+        generate: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum KeysCommand {
+    /// Make a key that signs tokens, and tell its name.
+    New {
+        #[arg(long)]
+        algorithm: AlgorithmArg,
+        /// The file, which must not be there yet.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Make an API key and show it once.
+    Api {
+        name: String,
+        /// A role; may be given more than once.
+        #[arg(long = "role")]
+        roles: Vec<String>,
+        /// What the key is limited to; may be given more than once.
+        #[arg(long = "scope")]
+        scopes: Vec<String>,
+        #[arg(long)]
+        tenant: Option<String>,
+        /// How long it lives, as in 90d or 12h, or never.
+        #[arg(long, default_value = "90d")]
+        expires: String,
+    },
+    /// Show the API keys.
+    List {
+        #[arg(long, default_value = "human")]
+        format: FormatArg,
+    },
+    /// Revoke an API key.
+    Revoke { id: String },
+}
+
+#[derive(Subcommand)]
+enum SecretsCommand {
+    /// Keep a value, asked for or read from standard input.
+    Put { name: String },
+    /// Show names and times.
+    List {
+        #[arg(long, default_value = "human")]
+        format: FormatArg,
+    },
+    /// Forget a value.
+    Remove { name: String },
+    /// Seal all values anew: from OLD_SECRET_KEY, or a file, to the key that is configured.
+    Rotate {
+        /// The file with the old key.
+        #[arg(long)]
+        old_key_file: Option<PathBuf>,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum AlgorithmArg {
+    #[value(name = "EdDSA")]
+    EdDsa,
+    #[value(name = "ES256")]
+    Es256,
+    #[value(name = "RS256")]
+    Rs256,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -120,6 +252,9 @@ fn main() -> ExitCode {
         Command::Explain { method, url, header, files, format } => {
             app::explain(&files.into(), &method, &url, &header, format.into()).and_then(show)
         }
+        Command::Users { command, config } => users(command, &config.config).and_then(show),
+        Command::Keys { command, config } => keys(command, &config.config).and_then(show),
+        Command::Secrets { command, config } => secrets(command, &config.config).and_then(show),
         Command::Schema { file } => show(app::schema(match file {
             SchemaArg::Config => "config",
             SchemaArg::Routes => "routes",
@@ -132,6 +267,55 @@ fn main() -> ExitCode {
             eprintln!("{failure}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn users(command: UsersCommand, config: &Path) -> Result<String, Failure> {
+    let change = |name: &str, change| app::change_user(config, name, change);
+    match command {
+        UsersCommand::Add { name, roles, tenant, generate } => {
+            app::add_user(config, NewUserWish { name, roles, tenant, generate })
+        }
+        UsersCommand::List { format } => app::list_users(config, format.into()),
+        UsersCommand::Disable { name } => change(&name, UserChange { active: Some(false), ..UserChange::default() }),
+        UsersCommand::Enable { name } => change(&name, UserChange { active: Some(true), ..UserChange::default() }),
+        UsersCommand::Roles { name, roles } => {
+            change(&name, UserChange { roles: Some(roles), ..UserChange::default() })
+        }
+        UsersCommand::Password { name, generate } => app::set_password(config, &name, generate),
+    }
+}
+
+fn keys(command: KeysCommand, config: &Path) -> Result<String, Failure> {
+    match command {
+        KeysCommand::New { algorithm, out } => app::new_key(
+            match algorithm {
+                AlgorithmArg::EdDsa => Algorithm::EdDsa,
+                AlgorithmArg::Es256 => Algorithm::Es256,
+                AlgorithmArg::Rs256 => Algorithm::Rs256,
+            },
+            &out,
+        ),
+        KeysCommand::Api { name, roles, scopes, tenant, expires } => {
+            let life = match &*expires {
+                "never" => None,
+                text => {
+                    Some(text.parse::<Period>().map_err(|it| Failure(format!("--expires {text}: {it}, or never")))?.0)
+                }
+            };
+            app::add_api_key(config, ApiKeyWish { name, roles, scopes, tenant, life })
+        }
+        KeysCommand::List { format } => app::api_keys(config, format.into()),
+        KeysCommand::Revoke { id } => app::revoke_api_key(config, &id),
+    }
+}
+
+fn secrets(command: SecretsCommand, config: &Path) -> Result<String, Failure> {
+    match command {
+        SecretsCommand::Put { name } => app::put_secret(config, &name),
+        SecretsCommand::List { format } => app::list_secrets(config, format.into()),
+        SecretsCommand::Remove { name } => app::remove_secret(config, &name),
+        SecretsCommand::Rotate { old_key_file } => app::rotate_secrets(config, old_key_file.as_deref()),
     }
 }
 

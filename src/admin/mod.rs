@@ -4,6 +4,7 @@
 //! Away from loopback every call but the probes' needs a token.
 
 mod auth;
+mod blocks;
 mod pages;
 
 use std::net::SocketAddr;
@@ -13,19 +14,19 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use tokio::net::TcpListener;
 
 use crate::cache::Cache;
 use crate::config::Configuration;
+use crate::guard::Guard;
 use crate::listener::Drain;
-
-use auth::Guard;
 
 /// What the pages show.
 pub struct Admin {
     pub(super) configuration: Arc<Configuration>,
     pub(super) drain: Drain,
+    pub(super) guard: Arc<Guard>,
     pub(super) cache: Arc<Cache>,
     pub(super) began: Instant,
     /// Milliseconds from the process' start until it served; 0 until then.
@@ -34,8 +35,9 @@ pub struct Admin {
 
 impl Admin {
     /// Shows this configuration.
-    pub fn new(configuration: Arc<Configuration>, drain: Drain, cache: Arc<Cache>) -> Arc<Self> {
-        Arc::new(Self { configuration, drain, cache, began: Instant::now(), started_after: AtomicU64::new(0) })
+    pub fn new(configuration: Arc<Configuration>, drain: Drain, guard: Arc<Guard>, cache: Arc<Cache>) -> Arc<Self> {
+        let (began, started_after) = (Instant::now(), AtomicU64::new(0));
+        Arc::new(Self { configuration, drain, guard, cache, began, started_after })
     }
 
     /// All listeners serve: the startup probe says so from now on.
@@ -61,7 +63,7 @@ pub async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) -> std::i
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     let secret = admin.configuration.process().written.tokens.hs256_secret.clone();
-    let guard = Guard::new(address, secret);
+    let guard = auth::Guard::new(address, secret);
     let probes = Router::new()
         .route("/api/v1/health/live", get(pages::live))
         .route("/api/v1/health/ready", get(pages::ready))
@@ -75,6 +77,8 @@ pub async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) -> std::i
         .route("/admin/limits", get(pages::limits))
         .route("/admin/cache/purge", post(pages::purge))
         .route("/admin/requests", get(pages::requests))
+        .route("/admin/blocks", get(blocks::list))
+        .route("/admin/blocks/{address}", put(blocks::add).delete(blocks::lift))
         .layer(from_fn_with_state(Arc::new(guard), auth::check));
     let app = probes.merge(pages).fallback(pages::unknown).with_state(admin);
     axum::serve(listener, app).await

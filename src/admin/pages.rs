@@ -156,9 +156,12 @@ fn all_limits(admin: &Admin) -> Value {
     let dropped: f64 = figures("moongate_log_lines_dropped_total").iter().map(|it| it.1).sum();
     let (routes, routes_max) = route_series();
     let bodies = serving.snapshot.routes.iter().map(|it| it.policy.body_limit);
+    let used = serving.snapshot.routes.iter().filter_map(|it| it.chain.rate_limits.as_ref());
     json!({
+        "rate_limits": admin.configuration.limits().report(used),
         "connections": { "open": admin.drain.open(), "max": connections_max(admin), "refused": refused },
         "listeners": listeners,
+        "guard": { "addresses": admin.guard.fill().0, "addresses_max": admin.guard.fill().1 },
         "requests": { "in_flight": IN_FLIGHT.get() },
         "request_body_bytes": {
             "default": Policy::BODY_LIMIT,

@@ -309,7 +309,7 @@ fn goes_to(action: &Value) -> String {
     format!("answer {}", action["respond"]["status"].as_u64().unwrap_or(200))
 }
 
-fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     let mut out = String::new();
@@ -321,7 +321,7 @@ fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     out
 }
 
-fn pretty(value: &Value) -> String {
+pub(super) fn pretty(value: &Value) -> String {
     let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
     text.push('\n');
     text

@@ -1,11 +1,18 @@
 //! Assembly: read the files, bind, bring everything to life, stop. And the commands that only look.
 
+mod ask;
 mod inspect;
+mod keys;
 mod run;
+mod secrets;
 mod signals;
+mod users;
 
 pub use inspect::{Checked, check, explain, routes, schema};
+pub use keys::{Algorithm, ApiKeyWish, add_api_key, api_keys, new_key, revoke_api_key};
 pub use run::run;
+pub use secrets::{list_secrets, put_secret, remove_secret, rotate_secrets};
+pub use users::{NewUserWish, add_user, change_user, list_users, set_password};
 
 use std::path::PathBuf;
 

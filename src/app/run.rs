@@ -16,8 +16,10 @@ use crate::admin::{self, Admin};
 use crate::app::signals::{Signals, Wish};
 use crate::app::{Failure, Files};
 use crate::cache::Cache;
-use crate::config::{Configuration, Process, Watcher, compile_files};
+use crate::config::{Configuration, Living, Process, Watcher, compile_files};
 use crate::exchange::Worker;
+use crate::filters::rate_limit::Limits;
+use crate::guard::Guard;
 use crate::identity::Identity;
 use crate::listener::{self, Certificates, Drain, Socket};
 use crate::proxy::{Proxy, Shared, Unread};
@@ -49,19 +51,25 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     let _store = open_store(&compiled.process, &side)?;
     let fleet = Arc::new(Fleet::new());
     fleet.start(side.handle());
+    let guard = compiled.process.guard.clone().allowing(compiled.process.trusted_proxies.networks());
+    let guard = Guard::begin(&guard, side.handle());
+    sockets.iter().for_each(|it| it.guarded_by(guard.clone()));
     let state = State::open(&compiled.process.state, side.handle());
     let cache = Cache::new(compiled.process.cache, &state, matches!(compiled.process.state, Backend::Redis(_)));
     side.spawn(cache.clone().listen());
     services.add("cache_clear", Arc::new(CacheClear::new(cache.clone())));
-    let shared = Arc::new(Shared { state, cache: cache.clone() });
-    let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
     let identity = Identity::begin(compiled.process.tokens.clone());
     identity.start(side.handle());
+    let shared = Shared { guard: guard.clone(), state, identity: identity.clone(), cache: cache.clone() };
+    let shared = Arc::new(shared);
+    let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
     let (gateway, routes) = (files.gateway.clone(), files.routes.clone());
-    let configuration = Configuration::begin(compiled, gateway, routes, services, fleet, certificates, identity);
+    let living = Living { fleet, limits: Limits::new(&shared.state), certificates, identity };
+    side.spawn(Limits::breathe(Arc::downgrade(&living.limits)));
+    let configuration = Configuration::begin(compiled, gateway, routes, services, living);
     let configuration = Arc::new(configuration);
     let drain = Drain::new();
-    let admin = Admin::new(configuration.clone(), drain.clone(), cache);
+    let admin = Admin::new(configuration.clone(), drain.clone(), guard, cache);
     let (ending, ended) = watch::channel(false);
 
     // Before anybody is told that we serve: from then on a signal may come.
@@ -167,7 +175,7 @@ fn work(
             let proxy = Proxy::new(configuration.clone(), shared.clone(), Worker::new(ended.clone()));
             let mut app = http_proxy(&conf, proxy);
             app.server_options = Some(options(&configuration, &socket));
-            let served = listener::serve(socket, Arc::new(app), Arc::new(Unread), drain.clone());
+            let served = listener::serve(socket, Arc::new(app), Arc::new(Unread(shared.guard.clone())), drain.clone());
             accepting.push(tokio::spawn(served));
         }
         serving.fetch_add(1, Ordering::Release);

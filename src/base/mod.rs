@@ -5,11 +5,13 @@
 mod deadline;
 mod findings;
 mod ids;
+mod network;
 mod secret;
 mod units;
 
 pub use deadline::{Deadline, coarse_now};
 pub use findings::{At, Finding, Findings, Part, nearest};
 pub use ids::{RequestId, SpanId, TraceId};
+pub use network::network_of;
 pub use secret::Secret;
 pub use units::{ByteSize, Percent, Period};

@@ -18,6 +18,7 @@ pub use super::environment::Environment;
 use super::environment::{fill, plain_value};
 use super::faults::{Fault, Faults};
 use super::marks::{self, Child, Content, Marked, Note, Span};
+use super::secret_values::{Places, SecretValues};
 use super::structure::{self, Loaded};
 
 /// The largest file that is read, in bytes.
@@ -42,15 +43,16 @@ pub struct Document {
     /// Faults of the text itself, which do not keep it from being loaded.
     notes: Vec<Note>,
     secrets: Vec<Secret>,
-    /// Values with a variable that could not be filled in: nothing more is to be said of them.
+    /// Values with a variable or secret that could not be filled in: nothing more is to be said of them.
     unfilled: HashSet<String>,
     loaded: Loaded,
 }
 
-/// A value that the environment brought in.
+/// A value that the environment or the store brought in.
 struct Secret {
     path: String,
-    name: String,
+    /// What is shown in its place.
+    shown: String,
     value: String,
 }
 
@@ -119,6 +121,54 @@ impl Document {
         Ok(())
     }
 
+    /// Fills in the secrets of which a value says no more than the name. One that can't be had is told
+    /// by [`load`](Self::load), with its place.
+    pub(super) fn fill_secrets<T: schemars::JsonSchema>(&mut self, values: &SecretValues) {
+        if !self.text.contains("secret:") && !self.secrets.iter().any(|it| it.value.contains("secret:")) {
+            return;
+        }
+        let mut value = std::mem::take(&mut self.value);
+        let places = Places::of::<T>();
+        self.fill_secret(&mut value, &mut String::new(), &places, values);
+        self.value = value;
+    }
+
+    fn fill_secret(&mut self, value: &mut Value, path: &mut String, places: &Places, values: &SecretValues) {
+        let length = path.len();
+        match value {
+            Value::String(text) => {
+                let Some(name) = places.secret_named(path, text) else { return };
+                match values.value(path, name) {
+                    Ok(found) => {
+                        self.secrets.push(Secret { path: path.clone(), shown: text.clone(), value: found.clone() });
+                        *text = found;
+                    }
+                    Err((message, help)) => {
+                        let span = self.root.nearest(path).0.span;
+                        self.unfilled.insert(path.clone());
+                        self.notes.push(Note { path: path.clone(), span, message, help });
+                    }
+                }
+            }
+            Value::Sequence(list) => {
+                for (index, element) in list.iter_mut().enumerate() {
+                    path.push_str(&format!("/{index}"));
+                    self.fill_secret(element, path, places, values);
+                    path.truncate(length);
+                }
+            }
+            Value::Mapping(map) => {
+                for (key, value) in map.iter_mut() {
+                    let Some(key) = key.as_str() else { continue };
+                    path.push_str(&format!("/{}", marks::escape(key)));
+                    self.fill_secret(value, path, places, values);
+                    path.truncate(length);
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Checks the structure against `T`, reports everything that is wrong with it, and makes as
     /// much of a `T` as is usable: what is at fault is left out, so that the caller's own checks
     /// can report the rest in the same run. `None` if nothing usable is left.
@@ -156,6 +206,9 @@ impl Document {
             Some(path) => path.to_owned(),
             None => self.loaded.as_written(&finding.path)?,
         };
+        if self.unfilled.contains(&path) {
+            return None; // that nothing could be filled in is told already
+        }
         let (child, found) = self.root.nearest(&path);
         let span = match (&child.key, finding.part) {
             (Some((_, span)), Part::Key) => *span,
@@ -215,11 +268,11 @@ impl Document {
     fn without_secrets(&self, path: &str, message: &str) -> String {
         let mut message = message.to_owned();
         for secret in &self.secrets {
-            let shown = format!("${{{}}}", secret.name);
+            let shown = &secret.shown;
             let quoted = format!("`{}`", secret.value);
             message = message.replace(&quoted, &format!("`{shown}`"));
             if secret.value.len() >= SECRET_MIN {
-                message = message.replace(&secret.value, &shown);
+                message = message.replace(&secret.value, shown);
             }
             let about = path.strip_prefix(&secret.path);
             if about.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
@@ -325,7 +378,8 @@ impl Filler<'_> {
             return Err(Note { path: self.path.clone(), span, message, help: None });
         }
         for (name, value) in filled.used {
-            self.document.secrets.push(Secret { path: self.path.clone(), name, value });
+            let shown = format!("${{{name}}}");
+            self.document.secrets.push(Secret { path: self.path.clone(), shown, value });
         }
         let plain = place.is_some_and(|it| matches!(it.node.content, Content::Scalar { plain: true, .. }));
         Ok(Some(if plain { plain_value(&filled.text) } else { Value::String(filled.text) }))

@@ -121,6 +121,12 @@ impl Faults {
         Self::new(vec![fault.saying(&format!("cannot be read: {error}"), None)])
     }
 
+    /// Those of some sections, named as JSON pointers, and those of the file as a whole.
+    pub(super) fn within(mut self, sections: &[&str]) -> Self {
+        self.list.retain(|it| it.path.is_empty() || sections.iter().any(|section| it.path.starts_with(section)));
+        Self { list: self.list, more: 0 }
+    }
+
     /// Adds the faults of another file.
     pub fn extend(&mut self, other: Self) {
         let room = KEPT_MAX.saturating_sub(self.list.len());

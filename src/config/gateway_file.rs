@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{At, Findings, Period};
 use crate::cache::{CacheRoomConfig, Room};
+use crate::guard::{GuardConfig, GuardRules};
 use crate::identity::{Tokens, TokensConfig};
 use crate::listener::{Listener, ListenerConfig};
+use crate::secrets::SecretsConfig;
 use crate::state::{Backend, StateConfig};
 use crate::store::{Place, StoreConfig};
 use crate::telemetry::LogConfig;
@@ -28,10 +30,15 @@ pub struct GatewayFile {
     pub trusted_proxies: Vec<String>,
     /// Worker threads: `auto` for one a core, or a number.
     pub threads: Threads,
+    /// Blocks addresses that flood. Without it nobody is watched; operators can block all the same.
+    pub guard: GuardConfig,
     /// Where short-lived values are kept, such as the counters of rate limits.
     pub state: StateConfig,
     /// Where records that last are kept. Default: SQLite in `data/moongate.db`, if something needs it.
     pub store: Option<StoreConfig>,
+    /// Where the key comes from that seals the secrets in the store. Default: the variable `SECRET_KEY`.
+    /// Wherever a secret is written, `secret:NAME` stands for the one that is kept under this name.
+    pub secrets: SecretsConfig,
     /// Our own tokens: who they are from, and the keys that sign and check them.
     pub tokens: TokensConfig,
     /// The room that kept answers have.
@@ -164,6 +171,8 @@ pub struct Process {
     pub trusted_proxies: TrustedProxies,
     /// Worker threads.
     pub threads: usize,
+    /// What is watched for floods.
+    pub guard: GuardRules,
     /// Where short-lived values are kept.
     pub state: Backend,
     /// The room that kept answers have.
@@ -186,6 +195,11 @@ impl TrustedProxies {
     /// Whether this address is one of theirs.
     pub fn hold(&self, address: IpAddr) -> bool {
         self.0.iter().any(|it| it.contains(&address))
+    }
+
+    /// The networks.
+    pub fn networks(&self) -> &[IpNet] {
+        &self.0
     }
 }
 
@@ -210,6 +224,7 @@ impl Process {
             admin: admin(file, &listeners.key("admin"), findings),
             trusted_proxies: trusted(&file.trusted_proxies, findings),
             threads: threads(file.threads),
+            guard: GuardRules::compile(&file.guard, &At::ROOT.key("guard"), findings),
             state: Backend::compile(&file.state, &At::ROOT.key("state"), findings),
             cache: file.cache.compile(&At::ROOT.key("cache"), findings),
             mode: file.mode.unwrap_or_else(Mode::of_environment),
@@ -248,9 +263,10 @@ impl Process {
         differs(old.listeners.admin == new.listeners.admin, &admin.key("address"), "the admin listener's address");
         differs(old.trusted_proxies == new.trusted_proxies, &At::ROOT.key("trusted_proxies"), "trusted proxies");
         differs(old.threads == new.threads, &At::ROOT.key("threads"), "the number of threads");
+        differs(old.guard == new.guard, &At::ROOT.key("guard"), "the guard");
         differs(old.state == new.state, &At::ROOT.key("state"), "the place of the state");
+        differs(old.secrets == new.secrets, &At::ROOT.key("secrets"), "the key to the secrets");
         differs(old.store == new.store, &At::ROOT.key("store"), "the store");
-        differs(old.tokens == new.tokens, &At::ROOT.key("tokens"), "a token secret");
         differs(old.cache == new.cache, &At::ROOT.key("cache"), "the cache's room");
         differs(old.mode == new.mode, &At::ROOT.key("mode"), "the mode");
         differs(old.telemetry == new.telemetry, &At::ROOT.key("telemetry"), "the log");

@@ -12,10 +12,13 @@ use crate::cache::{CacheConfig, Rules};
 use crate::config::gateway_file::Mode;
 use crate::config::routes_file::{HeadersConfig, PolicyConfig, RedirectConfig, RespondConfig, RouteConfig, RoutesFile};
 use crate::exchange::{Policy, TimeoutsConfig};
+use crate::filters::auth::{Auth, AuthConfig};
+use crate::filters::rate_limit::Written;
 use crate::filters::{
-    BodyRules, Chain, Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Idempotency, IdempotencyConfig, Rewrite,
-    SchemaConfig, Security,
+    BodyRules, Chain, Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Idempotency, IdempotencyConfig,
+    RateLimitConfig, RateLimits, Rbac, Rewrite, SchemaConfig, Security,
 };
+use crate::identity::Roles;
 use crate::routing::{MatchConfig, Table, Template};
 use crate::services::Directory;
 use crate::upstream::{Upstream, UpstreamKind};
@@ -31,6 +34,8 @@ pub struct Snapshot {
     pub upstreams: Vec<Arc<Upstream>>,
     /// What answers pass that belong to no route.
     pub defaults: Chain,
+    /// What roles permit.
+    pub roles: Arc<Roles>,
 }
 
 /// One route, compiled.
@@ -111,24 +116,32 @@ pub struct StepDescription {
 
 impl Snapshot {
     /// The only way to a snapshot, for start, reload and `check` alike. Reports all faults; what has
-    /// any must not serve.
-    pub fn compile(file: &RoutesFile, services: &Directory, mode: Mode, findings: &mut Findings) -> Self {
+    /// any must not serve. `issuers` are the names in `tokens.trust` of `gateway.yaml`, if that is known.
+    pub fn compile(
+        file: &RoutesFile,
+        services: &Directory,
+        mode: Mode,
+        issuers: Option<&[String]>,
+        findings: &mut Findings,
+    ) -> Self {
+        let roles = Roles::compile(file.roles.as_ref(), &At::ROOT.key("roles"), findings);
+        let known = Known { roles: &roles, issuers };
         let upstreams = upstreams(file, services, findings);
         let built_in = built_in_routes(mode);
         let written: Vec<&RouteConfig> = file.routes.iter().chain(&built_in).collect();
         let at = At::ROOT.key("routes");
-        check_settings(file, findings);
+        check_settings(file, known, findings);
         unique_names(&written, &at, findings);
         let matches: Vec<(&str, &MatchConfig)> = written.iter().map(|it| (&*it.name, &it.r#match)).collect();
         let table = Table::compile(&matches, &at, findings);
         let mut all = upstreams;
         all.extend(built_in_upstreams(mode));
-        let compiler = Compiler { file, upstreams: &all, table: &table };
+        let compiler = Compiler { file, upstreams: &all, table: &table, known };
         let compile =
             |(number, route): (usize, &&RouteConfig)| compiler.route(number, route, &at.index(number), findings);
         let routes = written.iter().enumerate().map(compile).collect();
         let defaults = Layer::of(&file.defaults, At::ROOT);
-        Self { table, routes, upstreams: all, defaults: way_out(&[defaults]) }
+        Self { table, routes, upstreams: all, defaults: way_out(&[defaults]), roles: Arc::new(roles) }
     }
 }
 
@@ -147,12 +160,17 @@ fn built_in_routes(mode: Mode) -> Vec<RouteConfig> {
         body_limit: None,
         headers: HeadersConfig::default(),
         cors: None,
+        auth: None,
+        rate_limits: Vec::new(),
         content_types: None,
         schema: None,
         idempotency: None,
         cache: None,
     };
-    let mut routes = vec![route(HEALTH, "GET", "/api/health"), route(METRICS, "GET", "/api/metrics")];
+    // Whoever asks after the gateway's health has no credentials, whatever `defaults` say.
+    let open = AuthConfig { open: true, ..AuthConfig::default() };
+    let health = RouteConfig { auth: Some(open), ..route(HEALTH, "GET", "/api/health") };
+    let mut routes = vec![health, route(METRICS, "GET", "/api/metrics")];
     if mode == Mode::Dev {
         routes.push(route(CACHE_CLEAR, "POST", "/api/cache/clear"));
     }
@@ -214,19 +232,28 @@ fn unique_names(routes: &[&RouteConfig], at: &At<'_>, findings: &mut Findings) {
 }
 
 /// Settings are checked where they stand and once, also those that no route uses.
-fn check_settings(file: &RoutesFile, findings: &mut Findings) {
-    Layer::of(&file.defaults, At::ROOT.key("defaults")).check(findings);
+fn check_settings(file: &RoutesFile, known: Known<'_>, findings: &mut Findings) {
+    Layer::of(&file.defaults, At::ROOT.key("defaults")).check(known, findings);
     let policies = At::ROOT.key("policies");
     for (name, policy) in &file.policies {
-        Layer::of(policy, policies.key(name)).check(findings);
+        Layer::of(policy, policies.key(name)).check(known, findings);
     }
     let routes = At::ROOT.key("routes");
     for (number, route) in file.routes.iter().enumerate() {
-        Layer::of_route(route, routes.index(number)).check(findings);
+        Layer::of_route(route, routes.index(number)).check(known, findings);
     }
 }
 
+/// Names that settings may use and that stand elsewhere.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    roles: &'a Roles,
+    /// In `gateway.yaml`, if that is known.
+    issuers: Option<&'a [String]>,
+}
+
 struct Compiler<'a> {
+    known: Known<'a>,
     file: &'a RoutesFile,
     upstreams: &'a [Arc<Upstream>],
     table: &'a Table,
@@ -238,6 +265,8 @@ struct Layer<'a> {
     body_limit: Option<ByteSize>,
     headers: &'a HeadersConfig,
     cors: Option<&'a CorsConfig>,
+    auth: Option<&'a AuthConfig>,
+    rate_limits: &'a [RateLimitConfig],
     content_types: Option<&'a Vec<String>>,
     schema: Option<&'a SchemaConfig>,
     idempotency: Option<&'a IdempotencyConfig>,
@@ -280,7 +309,10 @@ impl Compiler<'_> {
         let rewrite = written.rewrite.clone().unwrap_or_default();
         let rewrite_at = at.key("rewrite");
         let captures = self.table.captures(number);
+        let mut told = Findings::default(); // each was checked where it stands
         Chain {
+            auth: auth(layers).and_then(|it| Auth::compile(it, None, &At::ROOT, &mut told)),
+            rbac: auth(layers).and_then(|it| Rbac::compile(it, self.known.roles, &At::ROOT, &mut told)),
             rewrite: Rewrite::compile(
                 rewrite.path.as_deref(),
                 rewrite.host.as_deref(),
@@ -289,6 +321,7 @@ impl Compiler<'_> {
                 findings,
             ),
             request_headers: HeaderEdits::compile(&rewrite.headers, &rewrite_at.key("headers"), findings),
+            rate_limits: self.rate_limits(number, written, layers),
             body: body_rules(layers),
             idempotency: idempotency(layers).map(|it| Idempotency::compile(it, &At::ROOT, &mut Findings::default())),
             cache: cache(layers).map(|(config, at)| {
@@ -298,6 +331,14 @@ impl Compiler<'_> {
             }),
             ..way_out(layers)
         }
+    }
+
+    fn rate_limits(&self, number: usize, written: &RouteConfig, layers: &[Layer<'_>]) -> Option<RateLimits> {
+        // What every gateway has by itself is asked by those who watch over it.
+        if number >= self.file.routes.len() {
+            return None;
+        }
+        RateLimits::join(&limit_lists(written, layers))
     }
 
     fn action(&self, number: usize, written: &RouteConfig, at: &At<'_>, findings: &mut Findings) -> Action {
@@ -344,6 +385,8 @@ impl<'a> Layer<'a> {
             body_limit: policy.body_limit,
             headers: &policy.headers,
             cors: policy.cors.as_ref(),
+            auth: policy.auth.as_ref(),
+            rate_limits: &policy.rate_limits,
             content_types: policy.content_types.as_ref(),
             schema: policy.schema.as_ref(),
             idempotency: policy.idempotency.as_ref(),
@@ -358,6 +401,8 @@ impl<'a> Layer<'a> {
             body_limit: route.body_limit,
             headers: &route.headers,
             cors: route.cors.as_ref(),
+            auth: route.auth.as_ref(),
+            rate_limits: &route.rate_limits,
             content_types: route.content_types.as_ref(),
             schema: route.schema.as_ref(),
             idempotency: route.idempotency.as_ref(),
@@ -366,10 +411,16 @@ impl<'a> Layer<'a> {
         }
     }
 
-    fn check(&self, findings: &mut Findings) {
+    fn check(&self, known: Known<'_>, findings: &mut Findings) {
         if let Some(cors) = self.cors {
             Cors::compile(cors, &self.at.key("cors"), findings);
         }
+        if let Some(auth) = self.auth {
+            let at = self.at.key("auth");
+            Auth::compile(auth, known.issuers, &at, findings);
+            Rbac::compile(auth, known.roles, &at, findings);
+        }
+        RateLimits::check(self.rate_limits, &self.at.key("rate_limits"), findings);
         let places = (&self.at.key("content_types"), &self.at.key("schema"));
         BodyRules::compile(self.content_types, self.schema, places, findings);
         if let Some(idempotency) = self.idempotency {
@@ -429,8 +480,27 @@ fn body_rules(layers: &[Layer<'_>]) -> BodyRules {
     BodyRules::compile(types, schema, (&At::ROOT, &At::ROOT), &mut Findings::default())
 }
 
+/// The last layer's, as a whole: halves of two could let somebody in whom neither means.
+fn auth<'a>(layers: &[Layer<'a>]) -> Option<&'a AuthConfig> {
+    layers.iter().rev().find_map(|it| it.auth)
+}
+
 fn idempotency<'a>(layers: &[Layer<'a>]) -> Option<&'a IdempotencyConfig> {
     layers.iter().rev().find_map(|it| it.idempotency)
+}
+
+/// The lists of limits, and where each counts: that is where it is written.
+fn limit_lists<'a>(written: &RouteConfig, layers: &[Layer<'a>]) -> Vec<Written<'a>> {
+    let list = |(number, layer): (usize, &Layer<'a>)| Written {
+        scope: match number {
+            0 => "defaults".to_owned(),
+            // A policy that is not there is reported elsewhere, and nothing serves then.
+            _ if number + 1 < layers.len() => format!("policy/{}", written.r#use.get(number - 1).map_or("", |it| it)),
+            _ => format!("route/{}", written.name),
+        },
+        limits: layer.rate_limits,
+    };
+    layers.iter().enumerate().map(list).collect()
 }
 
 fn cache<'l, 'a>(layers: &'l [Layer<'a>]) -> Option<(&'a CacheConfig, At<'l>)> {
@@ -482,6 +552,16 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], policy: &Policy) -> Des
     steps.push(StepDescription { step: "trace_context", settings: Value::Null });
     if let Some(cors) = cors {
         steps.push(StepDescription { step: "cors", settings: json(cors) });
+    }
+    if let Some(auth) = auth(layers) {
+        steps.push(StepDescription { step: "auth", settings: json(auth) });
+    }
+    let limits: Vec<Value> = limit_lists(written, layers)
+        .iter()
+        .flat_map(|list| list.limits.iter().map(|it| serde_json::json!({ "scope": list.scope, "limit": it })))
+        .collect();
+    if !limits.is_empty() {
+        steps.push(StepDescription { step: "rate_limits", settings: Value::Array(limits) });
     }
     let types = layers.iter().rev().find_map(|it| it.content_types);
     let schema = layers.iter().rev().find_map(|it| it.schema);

@@ -552,6 +552,17 @@ fn variants<'s>(root: &'s Value, schema: &'s Value, depth: usize, all: &mut Vec<
 
 /// Whether the operator chose the last name of a path, as in `/upstreams/players`.
 fn named_by_operator(root: &Value, path: &str) -> bool {
+    walk(root, path).1
+}
+
+/// The schemas that a value at this path may have to fit, references followed.
+pub(super) fn schemas_at<'s>(root: &'s Value, path: &str) -> Vec<&'s Value> {
+    let mut expanded = Vec::new();
+    walk(root, path).0.into_iter().for_each(|it| variants(root, it, 0, &mut expanded));
+    expanded
+}
+
+fn walk<'s>(root: &'s Value, path: &str) -> (Vec<&'s Value>, bool) {
     let mut schemas = vec![root];
     let mut named = false;
     for (_, token) in tokens(path) {
@@ -572,7 +583,7 @@ fn named_by_operator(root: &Value, path: &str) -> bool {
             }
         };
     }
-    named
+    (schemas, named)
 }
 
 fn keys(properties: Option<&Value>) -> Vec<&str> {

@@ -36,6 +36,9 @@ pub struct TokensConfig {
     /// Files with further keys whose signatures count, in PEM, private or public: the one that signed before,
     /// and the one that is going to. They are published, too.
     pub verification_keys: Vec<PathBuf>,
+    /// The secret that signs what upstreams are told of callers (`X-Moongate-Identity`), at least 32 bytes, for
+    /// upstreams that can't check the signing key's signature. Not one that signs tokens.
+    pub identity_secret: Option<Secret>,
     /// How long access tokens live. Default 5m.
     pub access_life: Option<Period>,
     /// How long refresh tokens live; each use gives a new one. Default 30d.
@@ -45,6 +48,9 @@ pub struct TokensConfig {
     /// How many verified tokens are remembered, so that the next request with one costs no signature. A change
     /// needs a restart. Default 20000; 0 remembers none.
     pub remembered: Option<usize>,
+    /// How long API keys and accounts are remembered after they were looked up in the store: so late may a change
+    /// count that nobody told the gateway of. Default 30s.
+    pub records_life: Option<Period>,
     /// Other issuers whose tokens count.
     pub trust: Vec<TrustConfig>,
 }
@@ -62,6 +68,8 @@ pub struct Tokens {
     pub(super) issuer_needed: bool,
     /// So many verified tokens are remembered.
     pub(super) remembered: usize,
+    /// How long records are remembered.
+    pub(super) records_life: Duration,
     /// Other issuers.
     pub(super) trust: Vec<Trust>,
     files: Vec<PathBuf>,
@@ -75,10 +83,17 @@ const LEEWAY_MAX: u64 = 60;
 impl TokensConfig {
     /// Reads the key files, and reports every fault at its place.
     pub fn compile(&self, at: &At<'_>, findings: &mut Findings) -> Tokens {
-        for (key, secret) in
-            [("hs256_secret", &self.hs256_secret), ("previous_hs256_secret", &self.previous_hs256_secret)]
-        {
+        let secrets = [
+            ("hs256_secret", &self.hs256_secret),
+            ("previous_hs256_secret", &self.previous_hs256_secret),
+            ("identity_secret", &self.identity_secret),
+        ];
+        for (key, secret) in secrets {
             check_secret(secret.as_ref(), &at.key(key), findings);
+        }
+        if self.identity_secret.is_some() && self.identity_secret == self.hs256_secret {
+            let finding = findings.error(&at.key("identity_secret"), "the secret that signs tokens");
+            finding.help("upstreams that have it could make tokens: use another one");
         }
         let access_life = life(self.access_life, Duration::from_secs(300), &at.key("access_life"), findings);
         let refresh_life = life(self.refresh_life, Duration::from_secs(30 * 86_400), &at.key("refresh_life"), findings);
@@ -103,7 +118,8 @@ impl TokensConfig {
             access_life,
             refresh_life,
             signing,
-            secret: self.hs256_secret.as_ref().map(|it| EncodingKey::from_secret(it.expose().as_bytes())),
+            secret: self.hs256_secret.as_ref().map(encoding),
+            badge_secret: self.identity_secret.as_ref().map(encoding),
             published: public,
         };
         let own_rules = self.own_rules(&keys, at, findings);
@@ -114,6 +130,7 @@ impl TokensConfig {
             own_rules,
             issuer_needed: self.issuer.is_some(),
             remembered: self.remembered.unwrap_or(20_000),
+            records_life: self.records_life.map_or(Duration::from_secs(30), |it| it.0),
             trust,
             files: files.chain(self.trust.iter().flat_map(TrustConfig::files)).collect(),
             keys: Arc::new(keys),
@@ -194,6 +211,10 @@ impl Tokens {
     pub fn keys(&self) -> &Arc<Keys> {
         &self.keys
     }
+}
+
+fn encoding(secret: &Secret) -> EncodingKey {
+    EncodingKey::from_secret(secret.expose().as_bytes())
 }
 
 fn check_secret(secret: Option<&Secret>, at: &At<'_>, findings: &mut Findings) {

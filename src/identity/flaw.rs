@@ -1,6 +1,6 @@
 //! Why a credential does not count: a closed list, for the client's error, the log and the metrics.
 
-/// Why a token does not count.
+/// Why a credential does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flaw {
     /// It is longer than a token may be.
@@ -43,10 +43,16 @@ pub enum Flaw {
     Untrusted,
     /// It is not a service's, and only those count here.
     NotAService,
+    /// The API key is not known, was revoked, or has ended.
+    ApiKey,
+    /// The client certificate has ended, or names nobody that counts here.
+    Certificate,
+    /// There is no account, or none that is active.
+    Account,
 }
 
 /// In the order of their declaration.
-const WORDS: [(&str, &str); 20] = [
+const WORDS: [(&str, &str); 23] = [
     ("too_long", "the token is too long"),
     ("not_three_parts", "the token is not three parts with dots between"),
     ("not_canonical", "a part of the token is not canonical base64url"),
@@ -67,6 +73,9 @@ const WORDS: [(&str, &str); 20] = [
     ("revoked", "the token has been revoked"),
     ("untrusted", "the token's issuer does not count here"),
     ("not_a_service", "the token is not a service's"),
+    ("api_key", "the API key is not known or does not count any more"),
+    ("certificate", "the client certificate does not count here"),
+    ("account", "the account is not there or not active"),
 ];
 
 impl Flaw {
@@ -104,7 +113,7 @@ mod tests {
 
     #[test]
     fn every_flaw_has_its_own_words() {
-        assert_eq!(Flaw::NotAService as usize + 1, Flaw::COUNT);
+        assert_eq!(Flaw::Account as usize + 1, Flaw::COUNT);
         assert_eq!((Flaw::Endless.as_str(), Flaw::Audience.as_str()), ("endless", "audience"));
         assert!(WORDS.iter().all(|(_, reason)| !reason.contains(['"', '\\'])));
     }

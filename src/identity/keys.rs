@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
+use super::badge::{self, Said};
 use super::claims::{Claims, seconds};
 use super::pem::PrivateKey;
 
@@ -31,6 +32,8 @@ pub struct Keys {
     pub(super) refresh_life: Duration,
     pub(super) signing: Option<Signing>,
     pub(super) secret: Option<EncodingKey>,
+    /// What signs the statements that upstreams get, if not the signing key.
+    pub(super) badge_secret: Option<EncodingKey>,
     /// Public halves, the signing key's first.
     pub(super) published: Vec<Value>,
 }
@@ -107,6 +110,20 @@ impl Keys {
     pub fn sign_hs256(&self, claims: &Claims) -> Result<String, SignError> {
         let secret = self.secret.as_ref().ok_or(SignError::NoKey)?;
         Ok(jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, secret)?)
+    }
+
+    /// Signs what upstreams are told of a principal; `None` if there is no key for that. The secret of tokens is
+    /// none: upstreams would need it, and could then make tokens.
+    pub(super) fn sign_badge(&self, said: &Said<'_>) -> Option<String> {
+        let mut header = Header::new(Algorithm::HS256);
+        header.typ = Some(badge::TYPE.to_owned());
+        if let Some(secret) = &self.badge_secret {
+            return jsonwebtoken::encode(&header, said, secret).ok();
+        }
+        let Signing { kid, algorithm, encoding } = self.signing.as_ref()?;
+        header.alg = *algorithm;
+        header.kid = Some(kid.clone());
+        jsonwebtoken::encode(&header, said, encoding).ok()
     }
 
     /// The public halves of all keys whose signatures count, as a JWK set (RFC 7517, section 5): what

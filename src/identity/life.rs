@@ -7,17 +7,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
+use super::accounts::{Account, Accounts, Answer, Lookups, Unavailable};
+use super::api_key::{ApiKey, Holder};
+use super::badge::Said;
 use super::cache::{Cache, Found};
 use super::claims::{Claims, seconds};
 use super::config::Tokens;
 use super::flaw::{Denied, Flaw};
 use super::keys::Keys;
 use super::keyset::KeySet;
-use super::metrics::{KNOWN, UNJUDGED, VERIFIED, flawed};
+use super::metrics::{API_KEYS, KNOWN, UNJUDGED, VERIFIED, flawed};
 use super::principal::Principal;
 use super::remote::Remote;
 use super::revocations::{Effect, Facts, Revocation, Revocations};
@@ -30,6 +34,9 @@ pub struct Identity {
     known: ArcSwap<Known>,
     verified: Cache<Verified>,
     revocations: Revocations,
+    accounts: OnceLock<Arc<dyn Accounts>>,
+    api_keys: Lookups<Holder>,
+    people: Lookups<Account>,
     /// Goes up with every change of keys: what was verified under others is verified again.
     keys_epoch: Arc<AtomicU64>,
     /// Where keys are fetched.
@@ -104,6 +111,9 @@ impl Identity {
             known,
             verified: Cache::new(tokens.remembered),
             revocations: Revocations::default(),
+            accounts: OnceLock::new(),
+            api_keys: Lookups::new(),
+            people: Lookups::new(),
             keys_epoch: Arc::new(AtomicU64::new(1)),
             runtime: OnceLock::new(),
             keeping: Mutex::new(Vec::new()),
@@ -182,9 +192,68 @@ impl Identity {
         claims
     }
 
+    /// Asks these for API keys and accounts from now on; until then, and without any, nobody gets in with one.
+    pub fn use_accounts(&self, accounts: Arc<dyn Accounts>) {
+        let _ = self.accounts.set(accounts); // once, at the start
+    }
+
     /// Takes something back, from the next request on.
     pub fn revoke(&self, revocation: Revocation) {
+        match &revocation {
+            Revocation::ApiKey { id } => return self.api_keys.forget(id),
+            Revocation::Subject { subject, .. } | Revocation::Roles { subject, .. } => self.people.forget(subject),
+            Revocation::Token { .. } | Revocation::Session { .. } => {}
+        }
         self.revocations.add(revocation, seconds(SystemTime::now()));
+    }
+
+    /// Whose an API key is, if its record is remembered; `None` if it has to be looked up.
+    pub fn judge_api_key(&self, key: &[u8]) -> Option<Result<Arc<Principal>, Denied>> {
+        let Some(key) = ApiKey::parse(key) else { return Some(Err(Denied::Flawed(Flaw::ApiKey))) };
+        let answer = self.api_keys.known(key.id)?;
+        API_KEYS.known.inc();
+        Some(opened(key, answer))
+    }
+
+    /// Whose an API key is.
+    ///
+    /// # Errors
+    /// When it does not count, or can't be looked up.
+    pub async fn look_up_api_key(&self, key: &[u8]) -> Result<Arc<Principal>, Denied> {
+        let key = ApiKey::parse(key).ok_or(Denied::Flawed(Flaw::ApiKey))?;
+        let accounts = self.accounts.get().ok_or(Denied::Unavailable)?;
+        let ask = async { Ok(accounts.api_key(key.id).await?.map(|it| Holder::new(key.id, it))) };
+        let answer = self.api_keys.find(key.id, self.tokens().records_life, ask).await;
+        API_KEYS.looked_up.inc();
+        opened(key, answer)
+    }
+
+    /// A principal with the roles that its account has now, if that is remembered; `None` if it has to be looked up.
+    pub fn with_account(&self, principal: &Arc<Principal>) -> Option<Result<Arc<Principal>, Denied>> {
+        let answer = self.people.known(&principal.subject)?;
+        Some(now_has(principal, answer))
+    }
+
+    /// A principal with the roles that its account has now.
+    ///
+    /// # Errors
+    /// When there is none that is active, or it can't be looked up.
+    pub async fn look_up_account(&self, principal: &Arc<Principal>) -> Result<Arc<Principal>, Denied> {
+        let accounts = self.accounts.get().ok_or(Denied::Unavailable)?;
+        let ask = accounts.account(&principal.subject);
+        let answer = self.people.find(&principal.subject, self.tokens().records_life, ask).await;
+        now_has(principal, answer)
+    }
+
+    /// What upstreams get as a proof of who is calling; `None` if there is no key to sign it with.
+    pub fn badge(&self, principal: &Principal) -> Option<Bytes> {
+        let now = seconds(SystemTime::now());
+        let epoch = self.keys_epoch.load(Ordering::Acquire);
+        let make = || {
+            let keys = self.keys();
+            keys.sign_badge(&Said::of(principal, keys.issuer(), now))
+        };
+        principal.badge.get(now, epoch, make)
     }
 
     /// Whether a token counts, as far as it can be told without waiting.
@@ -316,6 +385,34 @@ impl Known {
             return self.issuers.first().filter(|_| !self.tokens.issuer_needed).ok_or(Flaw::Issuer);
         };
         self.issuers.iter().find(|it| *it.rules.issuer == *name).ok_or(Flaw::Issuer)
+    }
+}
+
+fn opened(key: ApiKey<'_>, answer: Answer<Holder>) -> Result<Arc<Principal>, Denied> {
+    let opened = match answer {
+        Ok(Some(holder)) => key.opens(&holder, seconds(SystemTime::now())).map_err(Denied::Flawed),
+        Ok(None) => Err(Denied::Flawed(Flaw::ApiKey)),
+        Err(Unavailable) => Err(Denied::Unavailable),
+    };
+    match opened {
+        Ok(_) => API_KEYS.opened.inc(),
+        Err(Denied::Flawed(_)) => API_KEYS.refused.inc(),
+        Err(Denied::Unavailable) => API_KEYS.unavailable.inc(),
+    }
+    opened
+}
+
+fn now_has(principal: &Arc<Principal>, answer: Answer<Account>) -> Result<Arc<Principal>, Denied> {
+    match answer {
+        Ok(Some(account)) if account.active => {
+            if account.roles == principal.roles && account.tenant == principal.tenant {
+                return Ok(principal.clone());
+            }
+            let (roles, tenant) = (account.roles.clone(), account.tenant.clone());
+            Ok(Arc::new(Principal { roles, tenant, ..(**principal).clone() }))
+        }
+        Ok(_) => Err(Denied::Flawed(Flaw::Account)),
+        Err(Unavailable) => Err(Denied::Unavailable),
     }
 }
 

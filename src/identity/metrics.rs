@@ -44,6 +44,29 @@ static FETCHED_AT: Lazy<IntGaugeVec> = Lazy::new(|| {
     register_int_gauge_vec!("moongate_issuer_keys_fetched_timestamp_seconds", help, &["issuer"]).expect(ONCE)
 });
 
+/// API keys: how their records were found, and what came of them.
+pub(super) struct ApiKeys {
+    pub(super) known: IntCounter,
+    pub(super) looked_up: IntCounter,
+    pub(super) opened: IntCounter,
+    pub(super) refused: IntCounter,
+    pub(super) unavailable: IntCounter,
+}
+
+pub(super) static API_KEYS: Lazy<ApiKeys> = Lazy::new(|| {
+    let help = "Looks for the record of an API key, by where it was: known (remembered) or looked_up";
+    let looks = register_int_counter_vec!("moongate_api_key_looks_total", help, &["from"]).expect(ONCE);
+    let help = "API keys, by what came of them: good, refused or unavailable";
+    let outcomes = register_int_counter_vec!("moongate_api_keys_total", help, &["result"]).expect(ONCE);
+    ApiKeys {
+        known: looks.with_label_values(&["known"]),
+        looked_up: looks.with_label_values(&["looked_up"]),
+        opened: outcomes.with_label_values(&["good"]),
+        refused: outcomes.with_label_values(&["refused"]),
+        unavailable: outcomes.with_label_values(&["unavailable"]),
+    }
+});
+
 /// Counts a token that does not count.
 pub(super) fn flawed(flaw: Flaw) {
     FLAWED[flaw as usize].inc();

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::badge::Badge;
+
 /// Who a request acts for, as its credentials prove.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
@@ -15,12 +17,14 @@ pub struct Principal {
     pub tenant: Option<Arc<str>>,
     /// Its roles; what they permit is in the configuration.
     pub roles: Vec<Arc<str>>,
-    /// What its credentials are limited to; none: not limited.
+    /// What its credentials are for, beside its roles: the words of `scope`.
     pub scopes: Vec<Arc<str>>,
     /// Names the credentials themselves: the `jti` of a token, the id of a key.
     pub credential: Option<Arc<str>>,
     /// Names the sign-in that it comes from: the family of its refresh tokens.
     pub session: Option<Arc<str>>,
+    /// What upstreams are shown of it, once it was made.
+    pub badge: Badge,
 }
 
 impl Principal {
@@ -35,6 +39,7 @@ impl Principal {
             scopes: Vec::new(),
             credential: None,
             session: None,
+            badge: Badge::default(),
         }
     }
 }
@@ -50,4 +55,16 @@ pub enum Kind {
     Service,
     /// A client certificate.
     Certificate,
+}
+
+impl Kind {
+    /// The word that upstreams are told.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "jwt",
+            Self::ApiKey => "api_key",
+            Self::Service => "service_token",
+            Self::Certificate => "mtls",
+        }
+    }
 }

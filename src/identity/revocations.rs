@@ -55,6 +55,11 @@ pub enum Revocation {
         /// When the last of them ends.
         until: u64,
     },
+    /// An API key: its record is looked up anew.
+    ApiKey {
+        /// Its id.
+        id: String,
+    },
 }
 
 /// What revocations do to a token.
@@ -153,6 +158,7 @@ impl Inner {
 
     fn add(&mut self, revocation: Revocation) {
         match revocation {
+            Revocation::ApiKey { .. } => {} // what its record says counts
             Revocation::Token { jti, until } => drop(self.tokens.insert(jti, until)),
             Revocation::Session { sid, until } => {
                 let known = self.sessions.entry(sid).or_default();

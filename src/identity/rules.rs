@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::badge::Badge;
 use super::flaw::Flaw;
 use super::principal::{Kind, Principal};
 
@@ -102,6 +103,7 @@ impl Rules {
             scopes,
             credential: name(claims, "jti")?.map(Arc::from),
             session: name(claims, "sid")?.map(Arc::from),
+            badge: Badge::default(),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Who is let in at all: caps on connections, decided on the address alone, before any parsing.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use pingora_limits::inflight::{Guard, Inflight};
 use pingora_limits::rate::Rate;
 
 use super::config::Limits;
+use crate::base::network_of;
 
 /// Why a connection was not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +71,7 @@ impl Admission {
     }
 
     pub(super) fn admit(&self, peer: IpAddr) -> Result<Place, Full> {
-        let caller = caller(peer);
+        let caller = network_of(peer);
         if let Some(limit) = self.limits.rate_per_address
             && self.rate.observe(&caller, 1) > limit as isize
         {
@@ -93,18 +94,6 @@ impl Admission {
         let last = self.logged.load(Ordering::Relaxed);
         (last == 0 || now >= last + 1000)
             && self.logged.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    }
-}
-
-/// What counts as one caller: an IPv4 address, or an IPv6 network of the size that one customer
-/// gets (a /64), within which addresses are free for the taking.
-fn caller(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        v4 => v4,
     }
 }
 

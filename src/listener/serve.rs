@@ -18,9 +18,12 @@ use pingora::protocols::tls::TlsStream;
 use pingora::protocols::{ALPN, GetSocketDigest, SocketDigest, Ssl, Stream};
 use pingora::server::ShutdownWatch;
 use prometheus::IntGauge;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
+
+use crate::identity::ClientCertificate;
 
 use super::admission::{Full, Place};
 use super::certificates::Certificates;
@@ -29,6 +32,7 @@ use super::connection::{Connection, Refuse, TlsFacts};
 use super::downstream::Downstream;
 use super::drain::{Drain, DrainPhase, OpenConnection};
 use super::socket::{Shared, Socket};
+use crate::guard::{Offence, Stage};
 
 /// How long to leave the kernel alone when it has no file descriptor or memory for us.
 const BREATHER: Duration = Duration::from_millis(100);
@@ -86,7 +90,15 @@ impl<A: ServerApp + Send + Sync + 'static> Door<A> {
 
     /// Lets a connection in, or closes it at once: an answer would cost more than it is worth.
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
-        let Shared { listener, admission, metrics, .. } = &*self.shared;
+        let Shared { listener, admission, metrics, guard, .. } = &*self.shared;
+        if let Some(guard) = guard.get() {
+            if guard.blocked(peer.ip()).is_some() {
+                // A reset, so that nothing of it is left in the kernel either.
+                let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+                return guard.turned_away(Stage::Connection);
+            }
+            guard.note(peer.ip(), Offence::Connections);
+        }
         let place = match admission.admit(peer.ip()) {
             Ok(place) => place,
             Err(full) => {
@@ -224,7 +236,7 @@ fn facts(stream: &TlsStream<L4Stream>) -> TlsFacts {
         version: session.version(),
         cipher: session.current_cipher_name(),
         alpn,
-        client_certificate: session.peer_certificate_der().map(<[u8]>::to_vec),
+        client: session.peer_certificate_der().and_then(ClientCertificate::parse).map(Arc::new),
     }
 }
 

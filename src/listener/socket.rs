@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
@@ -12,6 +12,7 @@ use super::admission::Admission;
 use super::certificates::{Certificates, TlsError};
 use super::config::Listener;
 use super::metrics::Metrics;
+use crate::guard::Guard;
 
 /// Connections that the kernel completes and keeps for us until we accept them.
 const BACKLOG: i32 = 4096;
@@ -57,6 +58,7 @@ pub(super) struct Shared {
     pub(super) listener: Listener,
     pub(super) certificates: Option<Arc<Certificates>>,
     pub(super) admission: Admission,
+    pub(super) guard: OnceLock<Arc<Guard>>,
     pub(super) metrics: Metrics,
 }
 
@@ -89,6 +91,11 @@ impl Socket {
         self.shared.certificates.as_ref()
     }
 
+    /// From now on blocked addresses are turned away. Sockets are bound before there is a guard.
+    pub fn guarded_by(&self, guard: Arc<Guard>) {
+        let _ = self.shared.guard.set(guard);
+    }
+
     /// Another handle to the same socket, with the same caps, for another worker.
     pub fn try_clone(&self) -> io::Result<Self> {
         let inner = self.inner.try_clone()?;
@@ -115,6 +122,7 @@ fn bind_one(listener: &Listener) -> Result<Socket, BindError> {
         listener: listener.clone(),
         certificates: certificates.map(Arc::new),
         admission: Admission::new(listener.limits),
+        guard: OnceLock::new(),
         metrics: Metrics::of(name),
     };
     Ok(Socket { inner, shared: Arc::new(shared), address: bound })

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::base::{RequestId, SpanId, TraceId};
 use crate::cache::Visit;
 use crate::identity::Principal;
-use crate::pipeline::{EndState, Recording, Refusal};
+use crate::pipeline::{Allowance, EndState, Recording, Refusal};
 
 /// One request and what became of it. Survives an upgrade and then stands for the connection.
 /// Filters write what they learn into typed fields.
@@ -25,6 +25,8 @@ pub struct Exchange {
     pub scheme: Scheme,
     /// Who the request acts for; `None` until credentials have proved it.
     pub principal: Option<Arc<Principal>>,
+    /// What is left of the tightest rate limit that counted it.
+    pub allowance: Option<Allowance>,
     /// When the request's head was complete.
     pub started: Instant,
     /// The target as it was received, kept only when the route rewrites it.
@@ -105,6 +107,7 @@ impl Exchange {
             client_ip,
             scheme,
             principal: None,
+            allowance: None,
             started: Instant::now(),
             target_received: None,
             body: None,

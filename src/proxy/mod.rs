@@ -29,8 +29,10 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use crate::base::{Deadline, RequestId};
 use crate::cache::Cache;
 use crate::config::Configuration;
-use crate::exchange::{Called, Ended, WayOut, Worker, exchange, respond, unless_left};
+use crate::exchange::{Called, Caller, Ended, WayOut, Worker, exchange, respond, unless_left};
 use crate::filters::Deed;
+use crate::guard::{Guard, Offence, Stage};
+use crate::identity::Identity;
 use crate::listener::{Connection, Refuse};
 use crate::pipeline::{EndState, Exchange, Refusal, Scheme};
 use crate::proxy::way::{Admitted, Arrival, Routeless, Stopped, way_in};
@@ -48,8 +50,12 @@ const TAKE_REFUSAL: Duration = Duration::from_secs(10);
 
 /// What all workers share.
 pub struct Shared {
+    /// Who is watched for floods, and who is blocked.
+    pub guard: Arc<Guard>,
     /// Short-lived values: claims, kept answers, counters.
     pub state: State,
+    /// Who is who.
+    pub identity: Arc<Identity>,
     /// Kept answers.
     pub cache: Arc<Cache>,
 }
@@ -168,6 +174,24 @@ impl Proxy {
 }
 
 impl Proxy {
+    /// Of somebody who is blocked nothing more is read.
+    async fn turn_away(&self, session: &mut ServerSession, exchange: &mut Exchange, left: Duration) -> Result<()> {
+        self.shared.guard.turned_away(Stage::Request);
+        session.set_keepalive(None);
+        let retry_after = left.as_secs().max(1);
+        let way = Routeless::new(self.configuration.serving(), session.req_header());
+        refuse(session, exchange, &way, Refusal::AddressBlocked { retry_after }).await
+    }
+
+    /// What a request came to may be an offence.
+    fn watch(&self, exchange: &Exchange, status: u16, end: EndState) {
+        if end == EndState::ClientTimeout {
+            self.shared.guard.note(exchange.client_ip, Offence::Slow);
+        } else if (400..500).contains(&status) {
+            self.shared.guard.note(exchange.client_ip, Offence::Errors);
+        }
+    }
+
     /// Has a deed done, and gives its client the answer.
     async fn once(
         &self,
@@ -179,10 +203,12 @@ impl Proxy {
         let destination = admitted.destination();
         let policy = &admitted.route().policy;
         exchange.upstream = Some(destination.name());
+        let mut request = session.req_header().clone();
+        request.extensions_mut().insert(Caller::of(exchange));
         let order = once::Order {
             worker: self.worker.clone(),
             destination: destination.clone(),
-            request: session.req_header().clone(),
+            request,
             body: exchange.body.clone().unwrap_or_default(),
             policy: policy.clone(),
         };
@@ -257,6 +283,7 @@ fn ends_connection(refusal: &Refusal) -> bool {
             | Refusal::UriTooLong
             | Refusal::HeadersTooLarge
             | Refusal::RequestTimeout
+            | Refusal::AddressBlocked { .. }
     )
 }
 
@@ -324,6 +351,11 @@ impl ProxyHttp for Proxy {
         let client = client_ip::client_ip(peer, &session.req_header().headers, trusted);
         let scheme = if connection.tls().is_some() { Scheme::Https } else { Scheme::Http };
         request.exchange = Some(Exchange::new(client, scheme));
+        if let Some(left) = self.shared.guard.blocked(client) {
+            let exchange = request.exchange.as_mut().expect("it was made just now");
+            return Box::pin(self.turn_away(session, exchange, left)).await.map(|()| true);
+        }
+        self.shared.guard.note(client, Offence::Requests);
         if connection.malformed() {
             let exchange = request.exchange.as_mut().expect("it was made just now");
             let why = "the request line is not method, target and version, each once";
@@ -354,6 +386,7 @@ impl ProxyHttp for Proxy {
         let end = exchange.end.unwrap_or(EndState::ClientGone);
         let status = session.response_written().map_or(0, |it| it.status.as_u16());
         let error = exchange.refusal.as_ref().map(|it| reply::Wording::of(it).code);
+        self.watch(exchange, status, end);
         let duration = exchange.started.elapsed();
         let (received, sent) = (session.body_bytes_read() as u64, session.body_bytes_sent() as u64);
         end.count();
@@ -400,7 +433,7 @@ static UNROUTED: once_cell::sync::Lazy<Arc<crate::telemetry::RouteMetrics>> =
     once_cell::sync::Lazy::new(|| crate::telemetry::RouteMetrics::of("none"));
 
 /// Answers what never became a request, in the same shape and with the same fields as every refusal.
-pub struct Unread;
+pub struct Unread(pub Arc<Guard>);
 
 impl Refuse for Unread {
     fn refuse(&self, status: u16, connection: &Connection) -> Vec<u8> {
@@ -417,7 +450,9 @@ impl Refuse for Unread {
         let _ = fields.insert_header(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
         Security(&exchange).add_to(&mut fields);
         let answer = reply::raw(&refusal, &request_id, &fields);
-        let end = if refusal == Refusal::RequestTimeout { EndState::ClientTimeout } else { EndState::Refused };
+        let slow = refusal == Refusal::RequestTimeout;
+        let end = if slow { EndState::ClientTimeout } else { EndState::Refused };
+        self.0.note(connection.peer().ip(), if slow { Offence::Slow } else { Offence::Errors });
         let (duration, sent) = (exchange.started.elapsed(), answer.len() as u64);
         end.count();
         refused(wording.code);

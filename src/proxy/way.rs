@@ -16,7 +16,9 @@ use pingora::protocols::http::date::get_cached_date;
 use crate::cache::{self, Asked, Given, Visit, Visited};
 use crate::config::{Action, Respond, Route, Serving};
 use crate::exchange::{self, Destination, Ended};
+use crate::filters::rate_limit::Part;
 use crate::filters::{self, Begun, Deed, Idempotency, Kept, Security};
+use crate::identity::ClientCertificate;
 use crate::listener::Connection;
 use crate::pipeline::{Exchange, Refusal, Scheme};
 use crate::proxy::strict;
@@ -152,7 +154,10 @@ async fn filter(
     let route = admitted.route();
     // No `..` here: a new filter does not compile until it has been given its place.
     let filters::Chain {
-        cors: _,
+        cors,
+        rate_limits,
+        auth,
+        rbac,
         body,
         idempotency,
         cache,
@@ -162,6 +167,29 @@ async fn filter(
         security: _,
     } = &route.chain;
 
+    // Always, and before anything could believe them: only the gateway says who is calling.
+    filters::auth::forget_claims(session.req_header_mut());
+    let limits = rate_limits.as_ref().map(|it| (it, &admitted.serving.alive[admitted.route].limits));
+    // Before credentials are looked at: guessing them counts, too.
+    if let Some((limits, live)) = limits {
+        let headers = &session.req_header().headers;
+        live.on_request(limits, Part::Arrival, exchange, headers).await.map_err(Ended::Unanswered)?;
+    }
+    // Before all work that is done for somebody: from here on it is known for whom.
+    if let Some(auth) = auth {
+        let certificate = client_certificate(session);
+        let request = session.req_header_mut();
+        let asked = auth.on_request(&shared.identity, certificate.as_ref(), cors.as_ref(), exchange, request);
+        asked.await.map_err(Ended::Unanswered)?;
+    }
+    if let Some(rbac) = rbac {
+        rbac.on_request(exchange).map_err(Ended::Unanswered)?;
+    }
+    // Now that it is known who is asking. A repetition of a deed counts, too.
+    if let Some((limits, live)) = limits {
+        let headers = &session.req_header().headers;
+        live.on_request(limits, Part::Principal, exchange, headers).await.map_err(Ended::Unanswered)?;
+    }
     // Before the body is read: what can be refused by its head is.
     if !body.is_empty() {
         let has_body = !session.is_body_empty();
@@ -209,6 +237,10 @@ async fn filter(
     // Last: the operator's word about a field is the last one.
     request_headers.on_request(request);
     Ok(onward)
+}
+
+fn client_certificate(session: &ServerSession) -> Option<Arc<ClientCertificate>> {
+    Connection::of(session.digest())?.tls()?.client.clone()
 }
 
 /// What a request is about, for the cache: the target as the client named it, and the tags that its route gives it.
@@ -343,6 +375,9 @@ pub(super) fn unread(exchange: &Exchange, answer: &mut ResponseHeader) {
 fn way_out(chain: &filters::Chain, origin: Option<&HeaderValue>, exchange: &mut Exchange, answer: &mut ResponseHeader) {
     let filters::Chain {
         cors,
+        auth: _,
+        rbac: _,
+        rate_limits,
         body: _,
         idempotency: _,
         cache: _,
@@ -362,6 +397,9 @@ fn way_out(chain: &filters::Chain, origin: Option<&HeaderValue>, exchange: &mut 
         cors.on_response(origin, answer);
     }
     security.on_response(exchange, answer);
+    if rate_limits.is_some() {
+        filters::rate_limit::on_response(exchange, answer);
+    }
     response_headers.on_response(answer);
     common(exchange, answer);
 }

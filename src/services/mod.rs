@@ -1,5 +1,7 @@
 //! Services that live inside the process and are addressed from `routes.yaml` like any upstream.
 
+pub mod auth;
+
 mod cache_clear;
 mod static_files;
 mod status;

@@ -27,6 +27,13 @@ impl Timestamp {
         Self(text)
     }
 
+    /// A moment so many seconds after the beginning of 1970.
+    pub fn of_seconds(seconds: u64) -> Self {
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        text[..19].copy_from_slice(&calendar_of(seconds));
+        Self(text)
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("digits and dashes are UTF-8")

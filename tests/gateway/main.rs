@@ -11,6 +11,7 @@
 #[path = "../differential/mod.rs"]
 mod differential;
 
+mod accounts;
 mod answers;
 mod bad_input;
 mod body_rules;
@@ -19,8 +20,11 @@ mod cache_shared;
 mod commands;
 mod exchange;
 mod fuzz;
+mod guard;
 mod http2;
 mod idempotency;
+mod limits;
+mod limits_shared;
 mod pingora_rules;
 mod reload;
 mod routes;

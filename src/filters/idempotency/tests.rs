@@ -27,16 +27,7 @@ fn mark(
     let mut exchange = Exchange::new(IpAddr::V4(Ipv4Addr::LOCALHOST), Scheme::Http);
     exchange.body = Some(Bytes::from_static(body.as_bytes()));
     exchange.principal = principal.map(|(tenant, subject)| {
-        Arc::new(Principal {
-            kind: Kind::User,
-            subject: subject.into(),
-            tenant: Some(tenant.into()),
-            roles: Vec::new(),
-            scopes: Vec::new(),
-            credential: None,
-            issuer: None,
-            session: None,
-        })
+        Arc::new(Principal { tenant: Some(tenant.into()), ..Principal::new(Kind::User, subject) })
     });
     compiled(yaml).mark(&exchange, &request)
 }

@@ -1,0 +1,101 @@
+//! What upstreams get as a proof that the gateway knows who is calling: a short-lived token about the
+//! principal. Made once for a while and not for each request.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::principal::Principal;
+
+/// How long a badge counts, in seconds; it is sent for the first half of that.
+const LIFE: u64 = 60;
+
+/// The type that upstreams find in its header; nobody takes it for an access token.
+pub(super) const TYPE: &str = "moongate-identity+jwt";
+
+/// Whom it is for.
+const AUDIENCE: &str = "upstreams";
+
+/// Keeps the badge of a principal. Whether one was made says nothing about the principal.
+#[derive(Default)]
+pub struct Badge(ArcSwapOption<Made>);
+
+struct Made {
+    text: Bytes,
+    ends: u64,
+    /// Under which keys it was signed.
+    epoch: u64,
+}
+
+/// What a badge says.
+#[derive(Serialize)]
+pub(super) struct Said<'a> {
+    iss: &'a str,
+    aud: &'static str,
+    sub: &'a str,
+    /// Who vouches for the subject.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idp: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<&'a str>,
+    roles: Vec<&'a str>,
+    scope: String,
+    amr: [&'static str; 1],
+    iat: u64,
+    exp: u64,
+}
+
+impl<'a> Said<'a> {
+    pub(super) fn of(principal: &'a Principal, issuer: &'a str, now: u64) -> Self {
+        let words = |list: &'a [Arc<str>]| list.iter().map(|it| &**it).collect::<Vec<_>>();
+        Self {
+            iss: issuer,
+            aud: AUDIENCE,
+            sub: &principal.subject,
+            idp: principal.issuer.as_deref(),
+            tenant: principal.tenant.as_deref(),
+            roles: words(&principal.roles),
+            scope: words(&principal.scopes).join(" "),
+            amr: [principal.kind.as_str()],
+            iat: now,
+            exp: now + LIFE,
+        }
+    }
+}
+
+impl Badge {
+    /// The badge that is there, or one that is made now; `None` if none can be made.
+    pub(super) fn get(&self, now: u64, epoch: u64, make: impl FnOnce() -> Option<String>) -> Option<Bytes> {
+        let fresh = |it: &Arc<Made>| it.epoch == epoch && now + LIFE / 2 <= it.ends;
+        if let Some(made) = self.0.load().as_ref().filter(|it| fresh(it)) {
+            return Some(made.text.clone());
+        }
+        let text = Bytes::from(make()?);
+        self.0.store(Some(Arc::new(Made { text: text.clone(), ends: now + LIFE, epoch })));
+        Some(text)
+    }
+}
+
+/// A copy of a principal may be changed: it makes its own.
+impl Clone for Badge {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for Badge {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Badge {}
+
+impl fmt::Debug for Badge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Badge")
+    }
+}

@@ -1,0 +1,200 @@
+//! What roles permit: the `roles:` section of `routes.yaml`, compiled. Callable without HTTP. A role that is not
+//! there permits nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::base::{At, Findings, nearest};
+
+use super::principal::Principal;
+
+/// The `roles:` section: what each role permits. `notes.*` permits all that begins with `notes.`, `*` everything.
+pub type RolesConfig = BTreeMap<String, Vec<String>>;
+
+/// What roles permit, until `roles:` says something else (decision 6, US-009).
+const DEFAULTS: [(&str, &[&str]); 6] = [
+    ("admin", &["*"]),
+    ("clinician", &["notes.*", "players.read", "safety.*"]),
+    ("operator", &["metrics.read", "plugins.*", "registry.*", "sessions.*"]),
+    ("player", &["chat.*", "play.*"]),
+    ("service", &["events.*", "usage.write"]),
+    ("user", &["chat.*"]),
+];
+
+/// What roles permit, compiled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Roles {
+    grants: BTreeMap<Arc<str>, Vec<Grant>>,
+    /// Whether the operator wrote them: then a role that is not there is a mistake.
+    written: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Grant {
+    All,
+    /// With the dot at its end.
+    Below(String),
+    One(String),
+}
+
+impl Grant {
+    fn parse(text: &str) -> Option<Self> {
+        let plain = |it: &str| {
+            let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+            !it.is_empty() && it.bytes().all(fits)
+        };
+        match text.strip_suffix('*') {
+            Some("") => Some(Self::All),
+            Some(start) if start.ends_with('.') && plain(start) => Some(Self::Below(start.to_owned())),
+            Some(_) => None,
+            None => plain(text).then(|| Self::One(text.to_owned())),
+        }
+    }
+
+    fn covers(&self, permission: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Below(start) => permission.len() > start.len() && permission.starts_with(start),
+            Self::One(one) => one == permission,
+        }
+    }
+}
+
+impl Default for Roles {
+    fn default() -> Self {
+        let grants = |list: &[&str]| list.iter().filter_map(|it| Grant::parse(it)).collect();
+        let grants = DEFAULTS.iter().map(|(role, list)| ((*role).into(), grants(list))).collect();
+        Self { grants, written: false }
+    }
+}
+
+impl Roles {
+    /// Reports what is not a permission. What is written takes the defaults' place as a whole.
+    pub fn compile(config: Option<&RolesConfig>, at: &At<'_>, findings: &mut Findings) -> Self {
+        let Some(config) = config else { return Self::default() };
+        let mut grants = BTreeMap::new();
+        for (role, list) in config {
+            let at = at.key(role);
+            if role.is_empty() || role.bytes().any(|it| !it.is_ascii_graphic() || b",\"\\".contains(&it)) {
+                findings.error_at_key(&at, "not a name for a role").help("letters, digits and signs, without commas");
+            }
+            let mut granted = Vec::new();
+            for (number, text) in list.iter().enumerate() {
+                match Grant::parse(text) {
+                    Some(grant) => granted.push(grant),
+                    None => {
+                        let finding = findings.error(&at.index(number), format!("`{text}` is not a permission"));
+                        finding.help("write it as notes.read, notes.* or *");
+                    }
+                }
+            }
+            grants.insert(role.as_str().into(), granted);
+        }
+        Self { grants, written: true }
+    }
+
+    /// Whether a principal's roles permit something.
+    pub fn permit(&self, principal: &Principal, permission: &str) -> bool {
+        principal.roles.iter().any(|it| self.grants(it, permission))
+    }
+
+    /// The roles that permit something: those that say so themselves first, then those that permit everything.
+    pub fn permitting(&self, permission: &str) -> Vec<Arc<str>> {
+        let all = |role: &&Arc<str>| self.grants[*role].contains(&Grant::All);
+        let permitting = self.grants.keys().filter(|it| self.grants(it, permission));
+        let (all, named): (Vec<_>, Vec<_>) = permitting.partition(all);
+        named.into_iter().chain(all).cloned().collect()
+    }
+
+    fn grants(&self, role: &str, permission: &str) -> bool {
+        self.grants.get(role).is_some_and(|it| it.iter().any(|it| it.covers(permission)))
+    }
+
+    /// Reports a role that nobody can have.
+    pub fn check_role(&self, role: &str, at: &At<'_>, findings: &mut Findings) {
+        if self.written && !self.grants.contains_key(role) {
+            let finding = findings.error(at, format!("no role `{role}`"));
+            finding.suggest(role, self.grants.keys().map(|it| &**it));
+        }
+    }
+
+    /// Reports a permission that no role grants. A role with `*` grants whatever there is, so what it alone
+    /// grants is a mistake only if it looks like one.
+    pub fn check_permission(&self, permission: &str, at: &At<'_>, findings: &mut Findings) {
+        let ones = self.grants.values().flatten();
+        let ones: Vec<&str> =
+            ones.filter_map(|it| if let Grant::One(one) = it { Some(&**one) } else { None }).collect();
+        let named = self.grants.values().flatten().filter(|it| **it != Grant::All).any(|it| it.covers(permission));
+        let granted = !self.permitting(permission).is_empty();
+        if named || granted && nearest(permission, ones.iter().copied()).is_none() {
+            return;
+        }
+        let finding = findings.error(at, format!("no role permits `{permission}`"));
+        if nearest(permission, ones.iter().copied()).is_some() {
+            finding.suggest(permission, ones);
+        } else {
+            finding.help("give it to a role in `roles`");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Kind;
+
+    fn roles(yaml: &str) -> Roles {
+        let mut findings = Findings::default();
+        let roles = Roles::compile(Some(&serde_yaml::from_str(yaml).unwrap()), &At::ROOT, &mut findings);
+        assert!(findings.is_empty(), "{findings:?}");
+        roles
+    }
+
+    #[test]
+    fn us_009_a_role_permits_what_it_says_and_an_unknown_one_nothing() {
+        let roles = roles("{ admin: ['*'], clinician: ['notes.*', players.read], nobody: [] }");
+        let permits = |role: &str, permission: &str| {
+            let principal = Principal { roles: vec![role.into()], ..Principal::new(Kind::User, "ada") };
+            roles.permit(&principal, permission)
+        };
+        assert!(permits("admin", "anything"));
+        assert!(permits("clinician", "notes.read") && permits("clinician", "notes.a.b"));
+        assert!(permits("clinician", "players.read"));
+        for permission in ["notes", "notes.", "notesx.read", "players.write", "players.read.all"] {
+            assert!(!permits("clinician", permission), "{permission}");
+        }
+        for role in ["nobody", "unknown", "Admin", "admin ", ""] {
+            assert!(!permits(role, "notes.read"), "{role}");
+        }
+        assert_eq!(roles.permitting("notes.read"), ["clinician".into(), Arc::<str>::from("admin")]);
+    }
+
+    #[track_caller]
+    fn check(yaml: &str, permission: &str, help: Option<&str>) {
+        let mut findings = Findings::default();
+        roles(yaml).check_permission(permission, &At::ROOT, &mut findings);
+        assert_eq!(findings.iter().next().and_then(|it| it.help.as_deref()), help, "{permission}");
+    }
+
+    #[test]
+    fn a_permission_that_nobody_has_is_reported() {
+        let some = "{ a: [notes.read, 'play.*'] }";
+        check(some, "notes.read", None);
+        check(some, "play.x", None);
+        check(some, "notes.raed", Some("did you mean `notes.read`?"));
+        check(some, "users.manage", Some("give it to a role in `roles`"));
+        let all = "{ a: [notes.read], admin: ['*'] }";
+        check(all, "users.manage", None);
+        check(all, "notes.raed", Some("did you mean `notes.read`?"));
+    }
+
+    #[test]
+    fn what_is_no_permission_and_no_role_is_reported() {
+        let mut findings = Findings::default();
+        let config = serde_yaml::from_str("{ 'a,b': ['no*', 'a b', '', '.*', 'ok.*'], c: [] }").unwrap();
+        let roles = Roles::compile(Some(&config), &At::ROOT, &mut findings);
+        roles.check_role("d", &At::ROOT.key("x"), &mut findings);
+        let paths: Vec<_> = findings.iter().map(|it| it.path.as_str()).collect();
+        assert_eq!(paths, ["/a,b", "/a,b/0", "/a,b/1", "/a,b/2", "/x"], "{findings:#?}");
+    }
+}
