@@ -32,6 +32,7 @@ mod seen;
 mod slow_clients;
 mod start;
 mod state;
+mod statics;
 mod stop;
 mod store;
 mod streams;
