@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
@@ -12,8 +13,10 @@ use serde_json::{Value, json};
 
 use crate::admin::Admin;
 use crate::base::RequestId;
+use crate::cache::Purge;
 use crate::exchange::{Policy, Worker};
 use crate::listener::DrainPhase;
+use crate::state::Backend;
 use crate::telemetry::{IN_FLIGHT, exposition, figures, route_series, summary};
 
 type Page = State<Arc<Admin>>;
@@ -159,6 +162,7 @@ fn all_limits(admin: &Admin) -> Value {
         "rate_limits": admin.configuration.limits().report(used),
         "connections": { "open": admin.drain.open(), "max": connections_max(admin), "refused": refused },
         "listeners": listeners,
+        "state": state(admin),
         "guard": { "addresses": admin.guard.fill().0, "addresses_max": admin.guard.fill().1 },
         "requests": { "in_flight": IN_FLIGHT.get() },
         "request_body_bytes": {
@@ -170,10 +174,53 @@ fn all_limits(admin: &Admin) -> Value {
             "threads": process.threads,
             "idle_max_per_thread": Worker::IDLE_CONNECTIONS,
         },
+        "cache": admin.cache.fill(),
         "log": { "lines_dropped": dropped as u64 },
         "metrics": { "routes": routes, "routes_max": routes_max },
         "shutdown": process.written.shutdown,
     })
+}
+
+/// Forgets kept answers (R9.4): `{"tag": "player:7"}`, `{"route": "players"}`, `{"key": "/players/7"}`,
+/// `{"prefix": "/players/"}` or `{"all": true}`. 200 with how many this gateway had.
+pub(super) async fn purge(State(admin): Page, body: Bytes) -> Response {
+    let Some(what) = purge_of(&body) else {
+        let action = "send one of {\"all\": true}, {\"route\": …}, {\"tag\": …}, {\"key\": …}, {\"prefix\": …}";
+        return error(StatusCode::BAD_REQUEST, "bad_request", "the body does not say what to forget", action)
+            .into_response();
+    };
+    let purged = admin.cache.purge(what.clone()).await;
+    tracing::info!(
+        event = "cache_purged", what = ?what, count = purged.count, everywhere = purged.everywhere
+    );
+    Json(json!({ "purged": purged.count, "everywhere": purged.everywhere })).into_response()
+}
+
+fn purge_of(body: &[u8]) -> Option<Purge> {
+    match serde_json::from_slice(body).ok()? {
+        Value::Object(fields) if fields.len() == 1 && fields.get("all") == Some(&Value::Bool(true)) => Some(Purge::All),
+        written => serde_json::from_value(written).ok().filter(|it| *it != Purge::All),
+    }
+}
+
+/// Where short-lived values are kept, and how full that is.
+fn state(admin: &Admin) -> Value {
+    let sum = |family: &str| figures(family).iter().map(|it| it.1).sum::<f64>() as u64;
+    match &admin.configuration.process().state {
+        Backend::Memory(bounds) => json!({
+            "backend": "memory",
+            "entries": sum("moongate_state_entries"),
+            "entries_max": bounds.entries_max(),
+            "bytes": sum("moongate_state_bytes"),
+            "bytes_max": bounds.bytes_max(),
+            "refused": sum("moongate_state_full_total"),
+        }),
+        Backend::Redis(_) => json!({
+            "backend": "redis",
+            "up": sum("moongate_state_up") == 1,
+            "failures": sum("moongate_state_failures_total"),
+        }),
+    }
 }
 
 /// Totals, streams, errors by code, percentiles; and how many requests are under way.

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{self, Admin};
 use crate::app::signals::{Signals, Wish};
 use crate::app::{Failure, Files};
+use crate::cache::Cache;
 use crate::config::{Configuration, Living, Process, Watcher, compile_files};
 use crate::exchange::Worker;
 use crate::filters::rate_limit::Limits;
@@ -22,8 +23,8 @@ use crate::guard::Guard;
 use crate::identity::Identity;
 use crate::listener::{self, Certificates, Drain, Socket};
 use crate::proxy::{Proxy, Shared, Unread};
-use crate::services::Directory;
-use crate::state::State;
+use crate::services::{CacheClear, Directory};
+use crate::state::{Backend, Notices, State};
 use crate::store::Store;
 use crate::telemetry;
 use crate::upstream::Fleet;
@@ -38,7 +39,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub fn run(files: &Files) -> Result<(), Failure> {
     // The provider of cryptography is chosen before anything could ask for one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let services = Directory::standard();
+    let mut services = Directory::standard();
     let compiled = compile_files(&files.gateway, &files.routes, &services).map_err(|it| Failure(it.to_string()))?;
 
     // Sockets before threads: what can't be bound ends the process before it serves anybody.
@@ -47,16 +48,21 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     telemetry::start(&compiled.process.written.telemetry.log);
 
     let side = side_runtime()?;
-    let _store = open_store(&compiled.process, &side)?;
+    let store = open_store(&compiled.process, &side)?;
     let fleet = Arc::new(Fleet::new());
     fleet.start(side.handle());
     let guard = compiled.process.guard.clone().allowing(compiled.process.trusted_proxies.networks());
     let guard = Guard::begin(&guard, side.handle());
     sockets.iter().for_each(|it| it.guarded_by(guard.clone()));
+    let state = State::open(&compiled.process.state, side.handle());
+    let cache = Cache::new(compiled.process.cache, &state, matches!(compiled.process.state, Backend::Redis(_)));
+    side.spawn(cache.clone().listen());
+    services.add("cache_clear", Arc::new(CacheClear::new(cache.clone())));
     let identity = Identity::begin(compiled.process.tokens.clone());
     identity.start(side.handle());
-    let state = State::open(&compiled.process.state, side.handle());
-    let shared = Arc::new(Shared { guard: guard.clone(), state, identity: identity.clone() });
+    identify(&identity, &compiled.process, store, state.notices.clone(), &side)?;
+    let shared = Shared { guard: guard.clone(), state, identity: identity.clone(), cache: cache.clone() };
+    let shared = Arc::new(shared);
     let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
     let (gateway, routes) = (files.gateway.clone(), files.routes.clone());
     let living = Living { fleet, limits: Limits::new(&shared.state), certificates, identity };
@@ -64,7 +70,7 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     let configuration = Configuration::begin(compiled, gateway, routes, services, living);
     let configuration = Arc::new(configuration);
     let drain = Drain::new();
-    let admin = Admin::new(configuration.clone(), drain.clone(), guard);
+    let admin = Admin::new(configuration.clone(), drain.clone(), guard, cache);
     let (ending, ended) = watch::channel(false);
 
     // Before anybody is told that we serve: from then on a signal may come.
@@ -95,6 +101,24 @@ fn open_store(process: &Process, side: &Runtime) -> Result<Store, Failure> {
         side.block_on(store.open()).map_err(|error| Failure(format!("{error}; see `store` in gateway.yaml")))?;
     }
     Ok(store)
+}
+
+/// Lets identities be looked up, and learns what was taken back before anybody is let in with it.
+fn identify(
+    identity: &Arc<Identity>,
+    process: &Process,
+    store: Store,
+    notices: Notices,
+    side: &Runtime,
+) -> Result<(), Failure> {
+    identity.use_accounts(Arc::new(store.clone()));
+    let store = process.written.store.is_some().then_some(store);
+    if let Some(store) = &store {
+        let learnt = side.block_on(identity.learn(store, 0));
+        learnt.map_err(|error| Failure(format!("revocations can't be read: {error}; see `store` in gateway.yaml")))?;
+    }
+    side.spawn(identity.clone().follow(store, notices));
+    Ok(())
 }
 
 fn bind_admin(address: std::net::SocketAddr) -> Result<TcpListener, Failure> {

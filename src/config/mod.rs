@@ -20,7 +20,7 @@ mod tests;
 
 pub use document::{Document, Environment};
 pub use faults::{Fault, Faults};
-pub use gateway_file::{GatewayFile, Process, ShutdownConfig, TrustedProxies};
+pub use gateway_file::{GatewayFile, Mode, Process, ShutdownConfig, TrustedProxies};
 pub use routes_file::RoutesFile;
 pub use secret_values::Keeping;
 pub use serving::{Alive, Changes, Compiled, Configuration, Living, Serving, compile_files, compile_routes};

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::base::ByteSize;
+use crate::cache::CacheConfig;
 use crate::exchange::TimeoutsConfig;
 use crate::filters::auth::AuthConfig;
 use crate::filters::{CorsConfig, HeaderEditsConfig, IdempotencyConfig, RateLimitConfig, SchemaConfig, Security};
@@ -65,6 +66,8 @@ pub struct PolicyConfig {
     pub schema: Option<SchemaConfig>,
     /// Deeds that are done once, however often they are asked for.
     pub idempotency: Option<IdempotencyConfig>,
+    /// Which answers are kept and given again. Without it, none.
+    pub cache: Option<CacheConfig>,
 }
 
 /// Header fields of answers.
@@ -131,6 +134,9 @@ pub struct RouteConfig {
     /// Deeds that are done once, however often they are asked for.
     #[serde(default)]
     pub idempotency: Option<IdempotencyConfig>,
+    /// Which answers are kept and given again. Without it, none.
+    #[serde(default)]
+    pub cache: Option<CacheConfig>,
 }
 
 /// Sends the client elsewhere.

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::base::{At, Findings};
 use crate::config::document::Document;
 use crate::config::faults::Faults;
-use crate::config::gateway_file::{GatewayFile, Process};
+use crate::config::gateway_file::{GatewayFile, Mode, Process};
 use crate::config::routes_file::RoutesFile;
 use crate::config::secret_values::SecretValues;
 use crate::config::snapshot::{Action, Snapshot};
@@ -22,7 +22,7 @@ use crate::exchange::Destination;
 use crate::filters::rate_limit::{Limits, LiveLimits};
 use crate::identity::{Identity, Tokens};
 use crate::listener::Certificates;
-use crate::services::Directory;
+use crate::services::{Directory, StaticFiles};
 use crate::telemetry::{GENERATIONS_ALIVE, RouteMetrics, Timestamp, last_reload_failed, last_reload_succeeded};
 use crate::upstream::{Fleet, UpstreamKind};
 
@@ -131,7 +131,9 @@ pub fn compile_files(gateway: &Path, routes: &Path, services: &Directory) -> Res
     let secrets = SecretValues::of(gateway);
     let process = compile_gateway(gateway, &secrets);
     let issuers = process.as_ref().ok().map(|(_, it)| it.tokens.trusted().map(str::to_owned).collect::<Vec<_>>());
-    let snapshot = compile_routes_with(routes, services, Some(&secrets), issuers.as_deref());
+    let mode = process.as_ref().map_or_else(|_| Mode::of_environment(), |it| it.1.mode);
+    let surroundings = Surroundings { services, mode, secrets: Some(&secrets), issuers: issuers.as_deref() };
+    let snapshot = compile_routes_in(routes, surroundings);
     match (process, snapshot) {
         (Ok((_, process)), Ok((hash, snapshot))) => {
             prints.extend(self::prints(named_files(&process, &process.tokens, &snapshot).iter().map(PathBuf::as_path)));
@@ -164,17 +166,22 @@ fn compile_gateway(path: &Path, secrets: &SecretValues) -> Result<(Document, Pro
 ///
 /// # Errors
 /// All its faults.
-pub fn compile_routes(path: &Path, services: &Directory) -> Result<(String, Snapshot), Faults> {
-    compile_routes_with(path, services, None, None)
+pub fn compile_routes(path: &Path, services: &Directory, mode: Mode) -> Result<(String, Snapshot), Faults> {
+    compile_routes_in(path, Surroundings { services, mode, secrets: None, issuers: None })
 }
 
-/// `issuers` are the names in `tokens.trust`, if they are known.
-fn compile_routes_with(
-    path: &Path,
-    services: &Directory,
-    secrets: Option<&SecretValues>,
-    issuers: Option<&[String]>,
-) -> Result<(String, Snapshot), Faults> {
+/// What `routes.yaml` may refer to.
+#[derive(Clone, Copy)]
+struct Surroundings<'a> {
+    services: &'a Directory,
+    mode: Mode,
+    secrets: Option<&'a SecretValues>,
+    /// The names in `tokens.trust`, if they are known.
+    issuers: Option<&'a [String]>,
+}
+
+fn compile_routes_in(path: &Path, surroundings: Surroundings<'_>) -> Result<(String, Snapshot), Faults> {
+    let Surroundings { services, mode, secrets, issuers } = surroundings;
     let mut document = Document::read(path, &environment)?;
     if let Some(secrets) = secrets {
         document.fill_secrets::<RoutesFile>(secrets);
@@ -182,7 +189,7 @@ fn compile_routes_with(
     let mut findings = Findings::default();
     let file: Option<RoutesFile> = document.load(&mut findings);
     let Some(file) = file else { return Err(document.place(&findings)) };
-    let snapshot = Snapshot::compile(&file, services, issuers, &mut findings);
+    let snapshot = Snapshot::compile(&file, services, mode, issuers, &mut findings);
     sound(&document, &findings)?;
     let mut hasher = DefaultHasher::new();
     serde_json::to_string(&file).unwrap_or_default().hash(&mut hasher);
@@ -368,7 +375,9 @@ impl Configuration {
             sound(&document, &findings).map(|()| process.tokens)
         });
         let issuers = gateway.as_ref().ok().map(|it| it.trusted().map(str::to_owned).collect::<Vec<_>>());
-        match (gateway, compile_routes_with(&self.routes_path, &self.services, Some(&secrets), issuers.as_deref())) {
+        let (services, mode) = (&self.services, self.process.mode);
+        let surroundings = Surroundings { services, mode, secrets: Some(&secrets), issuers: issuers.as_deref() };
+        match (gateway, compile_routes_in(&self.routes_path, surroundings)) {
             (Ok(tokens), Ok((hash, snapshot))) => Ok(Read { tokens, hash, snapshot }),
             (gateway, routes) => {
                 let mut faults = gateway.err().unwrap_or_default();
@@ -408,6 +417,10 @@ fn enliven(snapshot: Snapshot, living: &Living, services: &Directory, generation
         UpstreamKind::Local(service) => {
             let service = services.find(service).expect("the compilation looked it up");
             Destination::Local(snapshot.upstreams[number].name.clone(), service.clone())
+        }
+        UpstreamKind::Files(files) => {
+            let service = Arc::new(StaticFiles::new(files.clone()));
+            Destination::Local(snapshot.upstreams[number].name.clone(), service)
         }
         UpstreamKind::Remote => Destination::Upstream(lives[number].clone()),
     };

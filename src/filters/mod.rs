@@ -17,7 +17,11 @@ mod rbac;
 mod rewrite;
 mod security_headers;
 
+use std::sync::Arc;
+
 use http::HeaderValue;
+
+use crate::cache::Rules;
 
 pub use body_rules::{BodyRules, SchemaConfig};
 pub use cors::{Cors, CorsConfig, announced_method};
@@ -43,6 +47,8 @@ pub struct Chain {
     pub body: BodyRules,
     /// Deeds that are done once.
     pub idempotency: Option<Idempotency>,
+    /// Which answers are kept and given again.
+    pub cache: Option<Arc<Rules>>,
     /// Path and host of the request.
     pub rewrite: Rewrite,
     /// Header fields of the request.

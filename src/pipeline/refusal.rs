@@ -74,6 +74,8 @@ pub enum Refusal {
         /// For so many seconds more.
         retry_after: u64,
     },
+    /// The client takes nothing but a kept answer (`only-if-cached`), and none is kept.
+    NotCached,
     /// The request's target is too long.
     UriTooLong,
     /// The request's header fields are too many or too large.
@@ -166,7 +168,8 @@ impl Refusal {
             Self::StateUnavailable => Self::ConnectTimeout,
             Self::ConnectTimeout => Self::FirstByteTimeout,
             Self::FirstByteTimeout => Self::ExchangeTimeout,
-            Self::ExchangeTimeout => return None,
+            Self::ExchangeTimeout => Self::NotCached,
+            Self::NotCached => return None,
         })
     }
 }

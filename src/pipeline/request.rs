@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::base::{RequestId, SpanId, TraceId};
+use crate::cache::Visit;
 use crate::identity::Principal;
 use crate::pipeline::{Allowance, EndState, Recording, Refusal};
 
@@ -34,6 +35,8 @@ pub struct Exchange {
     pub body: Option<Bytes>,
     /// Takes the answer down, where a step wants to keep it.
     pub recording: Option<Box<Recording>>,
+    /// What the cache has to do with it.
+    pub cache: Option<Box<Visit>>,
     /// The name of the upstream or local service that was chosen.
     pub upstream: Option<Arc<str>>,
     /// The endpoint that answered, or was tried last.
@@ -109,6 +112,7 @@ impl Exchange {
             target_received: None,
             body: None,
             recording: None,
+            cache: None,
             upstream: None,
             endpoint: None,
             attempts: 0,

@@ -179,6 +179,12 @@ impl Wording {
                     "wait, and then send less; whoever has to send so much is put on the operator's list",
                 )
             },
+            Refusal::NotCached => say(
+                StatusCode::GATEWAY_TIMEOUT,
+                "not_cached",
+                "only a kept answer was asked for, and none is kept",
+                "ask without Cache-Control: only-if-cached",
+            ),
             Refusal::UriTooLong => say(
                 StatusCode::URI_TOO_LONG,
                 "uri_too_long",

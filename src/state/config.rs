@@ -97,6 +97,16 @@ impl Default for MemoryBounds {
 }
 
 impl MemoryBounds {
+    /// So many values at most.
+    pub fn entries_max(&self) -> usize {
+        self.entries_max
+    }
+
+    /// So many bytes of keys and values at most.
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
     fn of(config: &MemoryConfig) -> Self {
         let bounded = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         Self {
