@@ -237,7 +237,6 @@ impl Process {
         differs(old.state == new.state, &At::ROOT.key("state"), "the place of the state");
         differs(old.secrets == new.secrets, &At::ROOT.key("secrets"), "the key to the secrets");
         differs(old.store == new.store, &At::ROOT.key("store"), "the store");
-        differs(old.tokens == new.tokens, &At::ROOT.key("tokens"), "a token secret");
         differs(old.telemetry == new.telemetry, &At::ROOT.key("telemetry"), "the log");
         differs(old.shutdown == new.shutdown, &At::ROOT.key("shutdown"), "the stop's times");
     }

@@ -13,6 +13,9 @@ mod differential;
 
 mod accounts;
 mod answers;
+mod auth;
+mod auth_issuers;
+mod auth_mtls;
 mod bad_input;
 mod body_rules;
 mod commands;
@@ -22,6 +25,7 @@ mod guard;
 mod http2;
 mod idempotency;
 mod pingora_rules;
+mod rbac;
 mod reload;
 mod routes;
 mod seen;
