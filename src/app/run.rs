@@ -15,14 +15,16 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{self, Admin};
 use crate::app::signals::{Signals, Wish};
 use crate::app::{Failure, Files};
-use crate::config::{Configuration, Process, Watcher, compile_files};
+use crate::cache::Cache;
+use crate::config::{Configuration, Living, Process, Watcher, compile_files};
 use crate::exchange::Worker;
+use crate::filters::rate_limit::Limits;
 use crate::guard::Guard;
 use crate::identity::Identity;
 use crate::listener::{self, Certificates, Drain, Socket};
 use crate::proxy::{Proxy, Shared, Unread};
-use crate::services::Directory;
-use crate::state::{Notices, State};
+use crate::services::{CacheClear, Directory};
+use crate::state::{Backend, Notices, State};
 use crate::store::Store;
 use crate::telemetry;
 use crate::upstream::Fleet;
@@ -37,7 +39,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub fn run(files: &Files) -> Result<(), Failure> {
     // The provider of cryptography is chosen before anything could ask for one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let services = Directory::standard();
+    let mut services = Directory::standard();
     let compiled = compile_files(&files.gateway, &files.routes, &services).map_err(|it| Failure(it.to_string()))?;
 
     // Sockets before threads: what can't be bound ends the process before it serves anybody.
@@ -52,17 +54,23 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     let guard = compiled.process.guard.clone().allowing(compiled.process.trusted_proxies.networks());
     let guard = Guard::begin(&guard, side.handle());
     sockets.iter().for_each(|it| it.guarded_by(guard.clone()));
+    let state = State::open(&compiled.process.state, side.handle());
+    let cache = Cache::new(compiled.process.cache, &state, matches!(compiled.process.state, Backend::Redis(_)));
+    side.spawn(cache.clone().listen());
+    services.add("cache_clear", Arc::new(CacheClear::new(cache.clone())));
     let identity = Identity::begin(compiled.process.tokens.clone());
     identity.start(side.handle());
-    let state = State::open(&compiled.process.state, side.handle());
     identify(&identity, &compiled.process, store, state.notices.clone(), &side)?;
-    let shared = Arc::new(Shared { guard: guard.clone(), state, identity: identity.clone() });
+    let shared = Shared { guard: guard.clone(), state, identity: identity.clone(), cache: cache.clone() };
+    let shared = Arc::new(shared);
     let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
     let (gateway, routes) = (files.gateway.clone(), files.routes.clone());
-    let configuration = Configuration::begin(compiled, gateway, routes, services, fleet, certificates, identity);
+    let living = Living { fleet, limits: Limits::new(&shared.state), certificates, identity };
+    side.spawn(Limits::breathe(Arc::downgrade(&living.limits)));
+    let configuration = Configuration::begin(compiled, gateway, routes, services, living);
     let configuration = Arc::new(configuration);
     let drain = Drain::new();
-    let admin = Admin::new(configuration.clone(), drain.clone(), guard);
+    let admin = Admin::new(configuration.clone(), drain.clone(), guard, cache);
     let (ending, ended) = watch::channel(false);
 
     // Before anybody is told that we serve: from then on a signal may come.

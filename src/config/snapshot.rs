@@ -8,12 +8,15 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::base::{At, ByteSize, Findings, Period};
+use crate::cache::{CacheConfig, Rules};
+use crate::config::gateway_file::Mode;
 use crate::config::routes_file::{HeadersConfig, PolicyConfig, RedirectConfig, RespondConfig, RouteConfig, RoutesFile};
 use crate::exchange::{Policy, TimeoutsConfig};
 use crate::filters::auth::{Auth, AuthConfig};
+use crate::filters::rate_limit::{self, Written};
 use crate::filters::{
-    BodyRules, Chain, Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Idempotency, IdempotencyConfig, Rbac, Rewrite,
-    SchemaConfig, Security,
+    BodyRules, Chain, Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Idempotency, IdempotencyConfig,
+    RateLimitConfig, RateLimits, Rbac, Rewrite, SchemaConfig, Security,
 };
 use crate::identity::Roles;
 use crate::routing::{MatchConfig, Table, Template};
@@ -117,13 +120,14 @@ impl Snapshot {
     pub fn compile(
         file: &RoutesFile,
         services: &Directory,
+        mode: Mode,
         issuers: Option<&[String]>,
         findings: &mut Findings,
     ) -> Self {
         let roles = Roles::compile(file.roles.as_ref(), &At::ROOT.key("roles"), findings);
         let known = Known { roles: &roles, issuers };
         let upstreams = upstreams(file, services, findings);
-        let built_in = built_in_routes();
+        let built_in = built_in_routes(mode);
         let written: Vec<&RouteConfig> = file.routes.iter().chain(&built_in).collect();
         let at = At::ROOT.key("routes");
         check_settings(file, known, findings);
@@ -131,7 +135,7 @@ impl Snapshot {
         let matches: Vec<(&str, &MatchConfig)> = written.iter().map(|it| (&*it.name, &it.r#match)).collect();
         let table = Table::compile(&matches, &at, findings);
         let mut all = upstreams;
-        all.extend(built_in_upstreams());
+        all.extend(built_in_upstreams(mode));
         let compiler = Compiler { file, upstreams: &all, table: &table, known };
         let compile =
             |(number, route): (usize, &&RouteConfig)| compiler.route(number, route, &at.index(number), findings);
@@ -141,11 +145,12 @@ impl Snapshot {
     }
 }
 
-/// `GET /api/health` and `GET /api/metrics`, which every gateway answers on its public listeners.
-fn built_in_routes() -> Vec<RouteConfig> {
-    let route = |name: &str, path: &str| RouteConfig {
+/// `GET /api/health` and `GET /api/metrics`, which every gateway answers on its public listeners; and while
+/// developing, `POST /api/cache/clear` (S2S-15).
+fn built_in_routes(mode: Mode) -> Vec<RouteConfig> {
+    let route = |name: &str, method: &str, path: &str| RouteConfig {
         name: name.to_owned(),
-        r#match: MatchConfig { path: path.to_owned(), methods: vec!["GET".to_owned()], ..MatchConfig::default() },
+        r#match: MatchConfig { path: path.to_owned(), methods: vec![method.to_owned()], ..MatchConfig::default() },
         r#use: Vec::new(),
         upstream: Some(name.to_owned()),
         redirect: None,
@@ -156,25 +161,37 @@ fn built_in_routes() -> Vec<RouteConfig> {
         headers: HeadersConfig::default(),
         cors: None,
         auth: None,
+        rate_limits: Vec::new(),
         content_types: None,
         schema: None,
         idempotency: None,
+        cache: None,
     };
     // Whoever asks after the gateway's health has no credentials, whatever `defaults` say.
     let open = AuthConfig { open: true, ..AuthConfig::default() };
-    let health = RouteConfig { auth: Some(open), ..route(HEALTH, "/api/health") };
-    vec![health, route(METRICS, "/api/metrics")]
+    let health = RouteConfig { auth: Some(open), ..route(HEALTH, "GET", "/api/health") };
+    let mut routes = vec![health, route(METRICS, "GET", "/api/metrics")];
+    if mode == Mode::Dev {
+        routes.push(route(CACHE_CLEAR, "POST", "/api/cache/clear"));
+    }
+    routes
 }
 
 const HEALTH: &str = "moongate-health";
 const METRICS: &str = "moongate-metrics";
+const CACHE_CLEAR: &str = "moongate-cache-clear";
 
-fn built_in_upstreams() -> [Arc<Upstream>; 2] {
-    [(HEALTH, "health"), (METRICS, "metrics")].map(|(name, service)| {
+fn built_in_upstreams(mode: Mode) -> Vec<Arc<Upstream>> {
+    let mut services = vec![(HEALTH, "health"), (METRICS, "metrics")];
+    if mode == Mode::Dev {
+        services.push((CACHE_CLEAR, "cache_clear"));
+    }
+    let upstreams = services.into_iter().map(|(name, service)| {
         let config = crate::upstream::UpstreamConfig { local: Some(service.to_owned()), ..Default::default() };
         let upstream = Upstream::compile(name, &config, &At::ROOT, &mut Findings::default());
         Arc::new(upstream.expect("a local upstream has nothing that could be wrong"))
-    })
+    });
+    upstreams.collect()
 }
 
 fn upstreams(file: &RoutesFile, services: &Directory, findings: &mut Findings) -> Vec<Arc<Upstream>> {
@@ -249,9 +266,11 @@ struct Layer<'a> {
     headers: &'a HeadersConfig,
     cors: Option<&'a CorsConfig>,
     auth: Option<&'a AuthConfig>,
+    rate_limits: &'a [RateLimitConfig],
     content_types: Option<&'a Vec<String>>,
     schema: Option<&'a SchemaConfig>,
     idempotency: Option<&'a IdempotencyConfig>,
+    cache: Option<&'a CacheConfig>,
     at: At<'a>,
 }
 
@@ -302,8 +321,14 @@ impl Compiler<'_> {
                 findings,
             ),
             request_headers: HeaderEdits::compile(&rewrite.headers, &rewrite_at.key("headers"), findings),
+            rate_limits: RateLimits::join(&limit_lists(written, layers)),
             body: body_rules(layers),
             idempotency: idempotency(layers).map(|it| Idempotency::compile(it, &At::ROOT, &mut Findings::default())),
+            cache: cache(layers).map(|(config, at)| {
+                Rules::check_tags(&config.tags, captures, &at.key("tags"), findings);
+                let rules = Rules::compile(&written.name, config, captures, &At::ROOT, &mut Findings::default());
+                Arc::new(rules)
+            }),
             ..way_out(layers)
         }
     }
@@ -353,9 +378,11 @@ impl<'a> Layer<'a> {
             headers: &policy.headers,
             cors: policy.cors.as_ref(),
             auth: policy.auth.as_ref(),
+            rate_limits: &policy.rate_limits,
             content_types: policy.content_types.as_ref(),
             schema: policy.schema.as_ref(),
             idempotency: policy.idempotency.as_ref(),
+            cache: policy.cache.as_ref(),
             at,
         }
     }
@@ -367,9 +394,11 @@ impl<'a> Layer<'a> {
             headers: &route.headers,
             cors: route.cors.as_ref(),
             auth: route.auth.as_ref(),
+            rate_limits: &route.rate_limits,
             content_types: route.content_types.as_ref(),
             schema: route.schema.as_ref(),
             idempotency: route.idempotency.as_ref(),
+            cache: route.cache.as_ref(),
             at,
         }
     }
@@ -383,10 +412,16 @@ impl<'a> Layer<'a> {
             Auth::compile(auth, known.issuers, &at, findings);
             Rbac::compile(auth, known.roles, &at, findings);
         }
+        RateLimits::check(self.rate_limits, &self.at.key("rate_limits"), findings);
         let places = (&self.at.key("content_types"), &self.at.key("schema"));
         BodyRules::compile(self.content_types, self.schema, places, findings);
         if let Some(idempotency) = self.idempotency {
             Idempotency::compile(idempotency, &self.at.key("idempotency"), findings);
+        }
+        if let Some(cache) = self.cache {
+            // What tags name is known only where a path is: with each route.
+            let config = CacheConfig { tags: Vec::new(), ..cache.clone() };
+            Rules::compile("", &config, &[], &self.at.key("cache"), findings);
         }
         let HeadersConfig { set, add, remove, .. } = self.headers.clone();
         HeaderEdits::compile(&HeaderEditsConfig { set, add, remove }, &self.at.key("headers"), findings);
@@ -446,6 +481,28 @@ fn idempotency<'a>(layers: &[Layer<'a>]) -> Option<&'a IdempotencyConfig> {
     layers.iter().rev().find_map(|it| it.idempotency)
 }
 
+/// The lists of limits, and where each counts: that is where it is written.
+fn limit_lists<'a>(written: &RouteConfig, layers: &[Layer<'a>]) -> Vec<Written<'a>> {
+    // What every gateway has by itself is for those who watch over it.
+    if [HEALTH, METRICS].contains(&&*written.name) {
+        return Vec::new();
+    }
+    let list = |(number, layer): (usize, &Layer<'a>)| Written {
+        scope: match number {
+            0 => "defaults".to_owned(),
+            // A policy that is not there is reported elsewhere, and nothing serves then.
+            _ if number + 1 < layers.len() => format!("policy/{}", written.r#use.get(number - 1).map_or("", |it| it)),
+            _ => format!("route/{}", written.name),
+        },
+        limits: layer.rate_limits,
+    };
+    layers.iter().enumerate().map(list).collect()
+}
+
+fn cache<'l, 'a>(layers: &'l [Layer<'a>]) -> Option<(&'a CacheConfig, At<'l>)> {
+    layers.iter().rev().find_map(|it| Some((it.cache?, it.at.key("cache"))))
+}
+
 fn policy(layers: &[Layer<'_>]) -> Policy {
     let places: Vec<At<'_>> = layers.iter().map(|it| it.at).collect();
     let timeouts: Vec<(&TimeoutsConfig, At<'_>)> =
@@ -495,6 +552,12 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], policy: &Policy) -> Des
     if let Some(auth) = auth(layers) {
         steps.push(StepDescription { step: "auth", settings: json(auth) });
     }
+    let lists = limit_lists(written, layers);
+    let limits = rate_limit::applying(&lists).map(|(scope, it)| serde_json::json!({ "scope": scope, "limit": it }));
+    let limits: Vec<Value> = limits.collect();
+    if !limits.is_empty() {
+        steps.push(StepDescription { step: "rate_limits", settings: Value::Array(limits) });
+    }
     let types = layers.iter().rev().find_map(|it| it.content_types);
     let schema = layers.iter().rev().find_map(|it| it.schema);
     if types.is_some() || schema.is_some() {
@@ -507,6 +570,9 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], policy: &Policy) -> Des
     steps.push(StepDescription { step: "forwarded", settings: Value::Null });
     if let Some(rewrite) = &written.rewrite {
         steps.push(StepDescription { step: "rewrite", settings: json(rewrite) });
+    }
+    if let Some((cache, _)) = cache(layers) {
+        steps.push(StepDescription { step: "cache", settings: json(cache) });
     }
     steps.push(StepDescription { step: "security_headers", settings: json(&security(layers)) });
     if edits != HeaderEditsConfig::default() {

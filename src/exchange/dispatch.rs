@@ -22,7 +22,7 @@ use crate::exchange::link::{Http1, Http2, Link, Local};
 use crate::exchange::policy::Policy;
 use crate::exchange::pool;
 use crate::exchange::pump::{Ended, Pump, Stopped, WayOut, is_idempotent};
-use crate::exchange::service::LocalService;
+use crate::exchange::service::{Caller, LocalService};
 use crate::exchange::worker::Worker;
 use crate::pipeline::{Exchange, Refusal};
 use crate::upstream::{Endpoint, Live, Outcome, Picked, Protocol};
@@ -109,7 +109,8 @@ struct Dispatch<'a, W> {
 impl<W: WayOut> Dispatch<'_, W> {
     async fn ask_service(mut self, name: &Arc<str>, service: &dyn LocalService) -> Result<(), Ended> {
         self.exchange.upstream = Some(name.clone());
-        let head = self.outgoing(head::Protocol::Http1);
+        let mut head = self.outgoing(head::Protocol::Http1);
+        head.extensions_mut().insert(Caller::of(self.exchange));
         let mut link = Link::Local(Local::begin(service, &head, self.session.is_upgrade_req()));
         self.pump(&mut link).await.0.map_err(|it| it.why)
     }

@@ -23,5 +23,5 @@ pub use dispatch::{Destination, exchange, respond};
 pub use held::{hold_body, unless_left};
 pub use policy::{Policy, TimeoutsConfig};
 pub use pump::{Ended, WayOut};
-pub use service::{LocalFuture, LocalService, UpgradeSlot};
+pub use service::{Caller, LocalFuture, LocalService, UpgradeSlot};
 pub use worker::Worker;

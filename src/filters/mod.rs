@@ -12,16 +12,22 @@ mod body_rules;
 mod cors;
 mod header_edits;
 mod idempotency;
+pub mod rate_limit;
 mod rbac;
 mod rewrite;
 mod security_headers;
 
+use std::sync::Arc;
+
 use http::HeaderValue;
+
+use crate::cache::Rules;
 
 pub use body_rules::{BodyRules, SchemaConfig};
 pub use cors::{Cors, CorsConfig, announced_method};
 pub use header_edits::{HeaderEdits, HeaderEditsConfig};
 pub use idempotency::{Begun, Deed, Idempotency, IdempotencyConfig, Kept, Mark};
+pub use rate_limit::{RateLimitConfig, RateLimits};
 pub use rbac::Rbac;
 pub use rewrite::Rewrite;
 pub use security_headers::Security;
@@ -35,10 +41,14 @@ pub struct Chain {
     pub auth: Option<auth::Auth>,
     /// What callers need to be permitted.
     pub rbac: Option<Rbac>,
+    /// How many requests may come.
+    pub rate_limits: Option<RateLimits>,
     /// What the request's body must be.
     pub body: BodyRules,
     /// Deeds that are done once.
     pub idempotency: Option<Idempotency>,
+    /// Which answers are kept and given again.
+    pub cache: Option<Arc<Rules>>,
     /// Path and host of the request.
     pub rewrite: Rewrite,
     /// Header fields of the request.

@@ -62,11 +62,20 @@ pub enum Refusal {
     IdempotencyNotKept,
     /// What gateways share can't be reached, and the request can't do without.
     StateUnavailable,
+    /// A rate limit refuses it.
+    RateLimited {
+        /// Requests that the limit lets through in its time.
+        limit: u64,
+        /// Seconds until one would be let through.
+        retry_after: u64,
+    },
     /// The address has done too much of something and is blocked for a time.
     AddressBlocked {
         /// For so many seconds more.
         retry_after: u64,
     },
+    /// The client takes nothing but a kept answer (`only-if-cached`), and none is kept.
+    NotCached,
     /// The request's target is too long.
     UriTooLong,
     /// The request's header fields are too many or too large.
@@ -146,7 +155,8 @@ impl Refusal {
             Self::UriTooLong => Self::UnsupportedMediaType { accepted: "application/json".to_owned() },
             Self::UnsupportedMediaType { .. } => Self::ExpectationFailed,
             Self::ExpectationFailed => Self::IdempotencyMismatch,
-            Self::IdempotencyMismatch => Self::AddressBlocked { retry_after: 60 },
+            Self::IdempotencyMismatch => Self::RateLimited { limit: 60, retry_after: 1 },
+            Self::RateLimited { .. } => Self::AddressBlocked { retry_after: 60 },
             Self::AddressBlocked { .. } => Self::HeadersTooLarge,
             Self::HeadersTooLarge => Self::Internal,
             Self::Internal => Self::ConnectFailed,
@@ -158,7 +168,8 @@ impl Refusal {
             Self::StateUnavailable => Self::ConnectTimeout,
             Self::ConnectTimeout => Self::FirstByteTimeout,
             Self::FirstByteTimeout => Self::ExchangeTimeout,
-            Self::ExchangeTimeout => return None,
+            Self::ExchangeTimeout => Self::NotCached,
+            Self::NotCached => return None,
         })
     }
 }

@@ -161,6 +161,15 @@ impl Wording {
                 "what this request depends on can't be looked up at the moment",
                 LATER,
             ),
+            Refusal::RateLimited { limit, retry_after } => Self {
+                details: json!({ "limit": limit, "retry_after": retry_after }),
+                ..say(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "rate_limited",
+                    "too many requests have come",
+                    "wait as many seconds as Retry-After says",
+                )
+            },
             Refusal::AddressBlocked { retry_after } => Self {
                 details: json!({ "retry_after": retry_after }),
                 ..say(
@@ -170,6 +179,12 @@ impl Wording {
                     "wait, and then send less; whoever has to send so much is put on the operator's list",
                 )
             },
+            Refusal::NotCached => say(
+                StatusCode::GATEWAY_TIMEOUT,
+                "not_cached",
+                "only a kept answer was asked for, and none is kept",
+                "ask without Cache-Control: only-if-cached",
+            ),
             Refusal::UriTooLong => say(
                 StatusCode::URI_TOO_LONG,
                 "uri_too_long",
@@ -277,7 +292,7 @@ pub(super) fn refusal(refusal: &Refusal, request_id: &RequestId) -> (Box<Respons
     if let Some(challenge) = challenge(refusal) {
         let _ = head.insert_header(WWW_AUTHENTICATE, challenge);
     }
-    if let Refusal::AddressBlocked { retry_after } = refusal {
+    if let Refusal::AddressBlocked { retry_after } | Refusal::RateLimited { retry_after, .. } = refusal {
         let _ = head.insert_header(RETRY_AFTER, HeaderValue::from(*retry_after));
     }
     if wording.status == StatusCode::SERVICE_UNAVAILABLE || matches!(refusal, Refusal::IdempotencyRunning) {

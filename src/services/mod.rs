@@ -2,6 +2,8 @@
 
 pub mod auth;
 
+mod cache_clear;
+mod static_files;
 mod status;
 
 use std::collections::BTreeMap;
@@ -9,6 +11,8 @@ use std::sync::Arc;
 
 use crate::exchange::LocalService;
 
+pub use cache_clear::CacheClear;
+pub use static_files::StaticFiles;
 pub use status::{HealthStatus, MetricsStatus};
 
 /// The local services by name: what `local:` in an upstream may say.
@@ -18,11 +22,12 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// The services that every gateway has: `health` and `metrics`.
+    /// The services that every gateway has: `health`, `metrics` and, with nothing to clear yet, `cache_clear`.
     pub fn standard() -> Self {
         let mut directory = Self::default();
         directory.add("health", Arc::new(HealthStatus));
         directory.add("metrics", Arc::new(MetricsStatus));
+        directory.add("cache_clear", Arc::new(CacheClear::default()));
         directory
     }
 

@@ -20,7 +20,7 @@ use pingora::{Error, ErrorType, Result};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use crate::exchange::service::{LocalService, UpgradeSlot};
+use crate::exchange::service::{Caller, LocalService, UpgradeSlot};
 
 /// What an upgraded connection holds in each direction.
 const DUPLEX: usize = 16 * 1024;
@@ -57,6 +57,12 @@ impl Local {
         *request.method_mut() = head.method.clone();
         *request.uri_mut() = head.uri.clone();
         *request.headers_mut() = head.headers.clone();
+        if let Some(caller) = head.extensions.get::<Caller>() {
+            request.extensions_mut().insert(caller.clone());
+            if let Some(principal) = &caller.principal {
+                request.extensions_mut().insert(principal.clone());
+            }
+        }
         let mut near = None;
         if upgrade {
             let (ours, theirs) = tokio::io::duplex(DUPLEX);
