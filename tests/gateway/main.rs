@@ -13,6 +13,9 @@ mod differential;
 
 mod accounts;
 mod answers;
+mod auth;
+mod auth_issuers;
+mod auth_mtls;
 mod bad_input;
 mod body_rules;
 mod cache;
@@ -26,6 +29,7 @@ mod idempotency;
 mod limits;
 mod limits_shared;
 mod pingora_rules;
+mod rbac;
 mod reload;
 mod routes;
 mod seen;
