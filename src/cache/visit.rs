@@ -41,6 +41,8 @@ pub struct Visit {
     pub lead: Option<Box<Lead>>,
     /// The request may change something.
     pub change: Option<Box<Change>>,
+    /// What the client was told, in a word.
+    pub word: Option<&'static str>,
 }
 
 /// A request that may change something.
@@ -62,7 +64,7 @@ impl std::fmt::Debug for Change {
 impl Visit {
     /// Nothing but a word to the client.
     pub const fn told(told: Told) -> Self {
-        Self { told: Some(told), lead: None, change: None }
+        Self { told: Some(told), lead: None, change: None, word: None }
     }
 
     /// The head of the answer, as it came from wherever it came from. Says whether its body is wanted.
@@ -86,6 +88,7 @@ impl Visit {
         }
         if let Some(told) = self.told.take() {
             told.count();
+            self.word = Some(told.word());
             told.on_response(answer);
         }
         wanted
@@ -126,14 +129,23 @@ struct Visitor<'a> {
 }
 
 impl Cache {
-    /// Asks the cache. `tags` are those of [`Rules::tags`]. What is kept in memory is given at once; what is
-    /// not may have to be waited for: another request may be fetching it, or the shared state have it.
+    /// What can be said at once: the request is none for the cache, or memory has its answer. `None` if it has
+    /// to [visit](Cache::visit). `tags` are those of [`Rules::tags`].
+    pub fn look(self: &Arc<Self>, rules: &Arc<Rules>, asked: Asked<'_>, tags: &[u64]) -> Option<Visited> {
+        match enter(rules, asked, tags) {
+            Err(told) => Some(Visited::Pass(told)),
+            Ok(visitor) => self.in_memory(&visitor).ok(),
+        }
+    }
+
+    /// Asks the cache. What is kept in memory is given at once; what is not may have to be waited for:
+    /// another request may be fetching it, or the shared state have it.
     pub async fn visit(self: &Arc<Self>, rules: &Arc<Rules>, asked: Asked<'_>, tags: &[u64]) -> Visited {
         match enter(rules, asked, tags) {
             Err(told) => Visited::Pass(told),
-            Ok(visitor) => match self.look(&visitor) {
+            Ok(visitor) => match self.in_memory(&visitor) {
                 Ok(visited) => visited,
-                Err(found) => Box::pin(self.fetch(visitor, found)).await,
+                Err(found) => self.fetch(visitor, found).await,
             },
         }
     }
@@ -157,7 +169,7 @@ impl Cache {
     }
 
     /// What memory has, if that can be given.
-    fn look(self: &Arc<Self>, visitor: &Visitor<'_>) -> Result<Visited, Found> {
+    fn in_memory(self: &Arc<Self>, visitor: &Visitor<'_>) -> Result<Visited, Found> {
         let mut key = visitor.primary.clone();
         let found = self.find(&mut key, visitor.asked.headers);
         let Some(object) = found.object.as_ref().filter(|it| visitor.may_have(it)) else { return Err(found) };
@@ -214,7 +226,7 @@ impl Cache {
                     Joined::Follow(flight) => {
                         waited = true;
                         visitor.collapsed = follow(flight, visitor.rules.collapse).await == Landing::Kept;
-                        match self.look(&visitor) {
+                        match self.in_memory(&visitor) {
                             Ok(visited) => return visited,
                             Err(again) => found = again,
                         }
@@ -224,7 +236,7 @@ impl Cache {
             };
             // Somebody may have kept it between the look and the flight's begin.
             if flight.is_some() && mine.is_none() {
-                match self.look(&visitor) {
+                match self.in_memory(&visitor) {
                     Ok(visited) => return visited,
                     Err(again) if again.vary != found.vary => {
                         found = again;
@@ -283,7 +295,7 @@ impl Cache {
         if !self.put(&lead.key, &object) {
             return None;
         }
-        let visited = self.look(visitor).ok()?;
+        let visited = self.in_memory(visitor).ok()?;
         if let Some(flight) = lead.flight.take() {
             flight.land(Landing::Kept);
         }
