@@ -170,13 +170,13 @@ impl Cache {
 
     /// What memory has, if that can be given.
     fn in_memory(self: &Arc<Self>, visitor: &Visitor<'_>) -> Result<Visited, Found> {
-        let mut key = visitor.primary.clone();
-        let found = self.find(&mut key, visitor.asked.headers);
+        let (found, variant) = self.find(&visitor.primary, visitor.asked.headers);
         let Some(object) = found.object.as_ref().filter(|it| visitor.may_have(it)) else { return Err(found) };
         let refresh = match object.terms.verdict(&visitor.wishes, now()) {
             Use::Fresh => None,
-            Use::WhileRevalidate => match self.flights.join(&key) {
+            Use::WhileRevalidate => match self.flights.join(variant.as_deref().unwrap_or(&visitor.primary)) {
                 Joined::Lead(flight) => {
+                    let key = variant.unwrap_or_else(|| visitor.primary.clone());
                     let lead = self.lead(visitor, key, found.vary.clone(), Some(flight));
                     Some(Lead { stale: Some((object.clone(), false)), ..lead })
                 }
@@ -189,21 +189,20 @@ impl Cache {
         Ok(Visited::Given(Box::new(given)))
     }
 
-    /// Makes the key that of the variant, if answers part by fields of the request.
-    fn find(&self, key: &mut Vec<u8>, headers: &HeaderMap) -> Found {
-        let none = || Arc::from([]);
-        match self.get(key) {
-            None => Found { object: None, vary: none() },
-            Some(Slot::Whole(object)) => Found { object: Some(object), vary: none() },
-            Some(Slot::Varied(vary)) => {
-                key::variant(key, &vary, headers);
-                let object = match self.get(key) {
-                    Some(Slot::Whole(object)) => Some(object),
-                    _ => None,
-                };
-                Found { object, vary }
-            }
-        }
+    /// What is kept, and the key of the variant if answers part by fields of the request.
+    fn find(&self, primary: &[u8], headers: &HeaderMap) -> (Found, Option<Vec<u8>>) {
+        let vary = match self.get(primary) {
+            None => return (Found { object: None, vary: Arc::default() }, None),
+            Some(Slot::Whole(object)) => return (Found { object: Some(object), vary: Arc::default() }, None),
+            Some(Slot::Varied(vary)) => vary,
+        };
+        let mut key = primary.to_vec();
+        key::variant(&mut key, &vary, headers);
+        let object = match self.get(&key) {
+            Some(Slot::Whole(object)) => Some(object),
+            _ => None,
+        };
+        (Found { object, vary }, Some(key))
     }
 
     /// Memory has nothing that could simply be given.
