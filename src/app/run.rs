@@ -24,7 +24,7 @@ use crate::identity::Identity;
 use crate::listener::{self, Certificates, Drain, Socket};
 use crate::proxy::{Proxy, Shared, Unread};
 use crate::services::{CacheClear, Directory};
-use crate::state::{Backend, State};
+use crate::state::{Backend, Notices, State};
 use crate::store::Store;
 use crate::telemetry;
 use crate::upstream::Fleet;
@@ -48,7 +48,7 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     telemetry::start(&compiled.process.written.telemetry.log);
 
     let side = side_runtime()?;
-    let _store = open_store(&compiled.process, &side)?;
+    let store = open_store(&compiled.process, &side)?;
     let fleet = Arc::new(Fleet::new());
     fleet.start(side.handle());
     let guard = compiled.process.guard.clone().allowing(compiled.process.trusted_proxies.networks());
@@ -60,6 +60,7 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     services.add("cache_clear", Arc::new(CacheClear::new(cache.clone())));
     let identity = Identity::begin(compiled.process.tokens.clone());
     identity.start(side.handle());
+    identify(&identity, &compiled.process, store, state.notices.clone(), &side)?;
     let shared = Shared { guard: guard.clone(), state, identity: identity.clone(), cache: cache.clone() };
     let shared = Arc::new(shared);
     let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
@@ -100,6 +101,24 @@ fn open_store(process: &Process, side: &Runtime) -> Result<Store, Failure> {
         side.block_on(store.open()).map_err(|error| Failure(format!("{error}; see `store` in gateway.yaml")))?;
     }
     Ok(store)
+}
+
+/// Lets identities be looked up, and learns what was taken back before anybody is let in with it.
+fn identify(
+    identity: &Arc<Identity>,
+    process: &Process,
+    store: Store,
+    notices: Notices,
+    side: &Runtime,
+) -> Result<(), Failure> {
+    identity.use_accounts(Arc::new(store.clone()));
+    let store = process.written.store.is_some().then_some(store);
+    if let Some(store) = &store {
+        let learnt = side.block_on(identity.learn(store, 0));
+        learnt.map_err(|error| Failure(format!("revocations can't be read: {error}; see `store` in gateway.yaml")))?;
+    }
+    side.spawn(identity.clone().follow(store, notices));
+    Ok(())
 }
 
 fn bind_admin(address: std::net::SocketAddr) -> Result<TcpListener, Failure> {

@@ -13,7 +13,7 @@ use crate::config::gateway_file::Mode;
 use crate::config::routes_file::{HeadersConfig, PolicyConfig, RedirectConfig, RespondConfig, RouteConfig, RoutesFile};
 use crate::exchange::{Policy, TimeoutsConfig};
 use crate::filters::auth::{Auth, AuthConfig};
-use crate::filters::rate_limit::Written;
+use crate::filters::rate_limit::{self, Written};
 use crate::filters::{
     BodyRules, Chain, Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Idempotency, IdempotencyConfig,
     RateLimitConfig, RateLimits, Rbac, Rewrite, SchemaConfig, Security,
@@ -321,7 +321,7 @@ impl Compiler<'_> {
                 findings,
             ),
             request_headers: HeaderEdits::compile(&rewrite.headers, &rewrite_at.key("headers"), findings),
-            rate_limits: self.rate_limits(number, written, layers),
+            rate_limits: RateLimits::join(&limit_lists(written, layers)),
             body: body_rules(layers),
             idempotency: idempotency(layers).map(|it| Idempotency::compile(it, &At::ROOT, &mut Findings::default())),
             cache: cache(layers).map(|(config, at)| {
@@ -331,14 +331,6 @@ impl Compiler<'_> {
             }),
             ..way_out(layers)
         }
-    }
-
-    fn rate_limits(&self, number: usize, written: &RouteConfig, layers: &[Layer<'_>]) -> Option<RateLimits> {
-        // What every gateway has by itself is asked by those who watch over it.
-        if number >= self.file.routes.len() {
-            return None;
-        }
-        RateLimits::join(&limit_lists(written, layers))
     }
 
     fn action(&self, number: usize, written: &RouteConfig, at: &At<'_>, findings: &mut Findings) -> Action {
@@ -491,6 +483,10 @@ fn idempotency<'a>(layers: &[Layer<'a>]) -> Option<&'a IdempotencyConfig> {
 
 /// The lists of limits, and where each counts: that is where it is written.
 fn limit_lists<'a>(written: &RouteConfig, layers: &[Layer<'a>]) -> Vec<Written<'a>> {
+    // What every gateway has by itself is for those who watch over it.
+    if [HEALTH, METRICS].contains(&&*written.name) {
+        return Vec::new();
+    }
     let list = |(number, layer): (usize, &Layer<'a>)| Written {
         scope: match number {
             0 => "defaults".to_owned(),
@@ -556,10 +552,9 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], policy: &Policy) -> Des
     if let Some(auth) = auth(layers) {
         steps.push(StepDescription { step: "auth", settings: json(auth) });
     }
-    let limits: Vec<Value> = limit_lists(written, layers)
-        .iter()
-        .flat_map(|list| list.limits.iter().map(|it| serde_json::json!({ "scope": list.scope, "limit": it })))
-        .collect();
+    let lists = limit_lists(written, layers);
+    let limits = rate_limit::applying(&lists).map(|(scope, it)| serde_json::json!({ "scope": scope, "limit": it }));
+    let limits: Vec<Value> = limits.collect();
     if !limits.is_empty() {
         steps.push(StepDescription { step: "rate_limits", settings: Value::Array(limits) });
     }

@@ -168,10 +168,11 @@ async fn filter(
     // Always, and before anything could believe them: only the gateway says who is calling.
     filters::auth::forget_claims(session.req_header_mut());
     let limits = rate_limits.as_ref().map(|it| (it, &admitted.serving.alive[admitted.route].limits));
+    let mut counted = Vec::new();
     // Before credentials are looked at: guessing them counts, too.
     if let Some((limits, live)) = limits {
         let headers = &session.req_header().headers;
-        live.on_request(limits, Part::Arrival, exchange, headers).await.map_err(Ended::Unanswered)?;
+        live.on_request(limits, Part::Arrival, &mut counted, exchange, headers).await.map_err(Ended::Unanswered)?;
     }
     // Before all work that is done for somebody: from here on it is known for whom.
     if let Some(auth) = auth {
@@ -186,7 +187,7 @@ async fn filter(
     // Now that it is known who is asking. A repetition of a deed counts, too.
     if let Some((limits, live)) = limits {
         let headers = &session.req_header().headers;
-        live.on_request(limits, Part::Principal, exchange, headers).await.map_err(Ended::Unanswered)?;
+        live.on_request(limits, Part::Principal, &mut counted, exchange, headers).await.map_err(Ended::Unanswered)?;
     }
     // Before the body is read: what can be refused by its head is.
     if !body.is_empty() {

@@ -1,7 +1,10 @@
 //! Rate limits, each gateway for itself: who is counted, what answers say, what a reload keeps, and what
 //! adaptive limits do. Those that gateways share are in `limits_shared`.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::json;
 
 use crate::support::gateway::CONFIG;
 use crate::support::{Demo, Gateway, GatewayBuilder, RawClient, Response, eventually, figure};
@@ -122,6 +125,70 @@ fn decision_3_the_tightest_limit_speaks() {
     assert_eq!(text["rate_limits"]["limits"][0]["refused"], 1);
     assert_eq!(text["rate_limits"]["limits"][1]["refused"], 50);
     assert_eq!(text["rate_limits"]["limits"][1]["keys"], 99, "{text}");
+}
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// The `Authorization` of somebody.
+fn bearer(subject: &str, tenant: &str) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let claims = json!({ "iss": "moongate", "aud": "tta", "sub": subject, "tenant": tenant, "exp": now + 3600 });
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    format!("Bearer {}", encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap())
+}
+
+fn asking_for_tokens(limits: &str) -> Gateway {
+    let config =
+        format!("{CONFIG}trusted_proxies: [\"127.0.0.0/8\"]\ntokens: {{ hs256_secret: \"${{PROXY_JWT_SECRET}}\" }}\n");
+    let routes = route(&format!("auth: {{ jwt: {{}} }}\n    rate_limits: {limits}"));
+    Gateway::with(routes).config(config).env("PROXY_JWT_SECRET", SECRET).start()
+}
+
+fn ask_as(gateway: &Gateway, bearer: &str, ip: &str) -> Response {
+    gateway.request("GET", "/", &[("authorization", bearer), ("x-forwarded-for", ip)], "")
+}
+
+#[test]
+fn r5_1_per_user() {
+    let gateway = asking_for_tokens("[{ per: user, requests: 2, every: 1h }, { per: tenant, requests: 3, every: 1h }]");
+    let (ada, same, bob) = (bearer("ada", "a"), bearer("ada", "b"), bearer("bob", "a"));
+    // Wherever they come from, and with whatever token.
+    assert_eq!(ask_as(&gateway, &ada, "192.0.2.1").status, 200);
+    assert_eq!(ask_as(&gateway, &bearer("ada", "a"), "192.0.2.2").status, 200);
+    assert_eq!(refused(&ask_as(&gateway, &ada, "192.0.2.3")), 1_800);
+    // Somebody else of the same name, and somebody else of the same tenant.
+    assert_eq!(ask_as(&gateway, &same, "192.0.2.1").status, 200);
+    assert_eq!(ask_as(&gateway, &bob, "192.0.2.1").status, 200);
+    let full = ask_as(&gateway, &bob, "192.0.2.1");
+    assert_eq!((refused(&full), told(&full).0), (1_200, 3), "the tenant's is used up");
+    assert_eq!(full.header("ratelimit-policy"), Some("\"user\";q=2;w=3600, \"tenant\";q=3;w=3600"));
+}
+
+#[test]
+fn guessing_credentials_is_counted_and_a_refused_user_costs_the_address_nothing() {
+    let gateway = asking_for_tokens("[{ per: user, requests: 1, every: 1h }, { per: ip, requests: 5, every: 1h }]");
+    let ada = bearer("ada", "a");
+    assert_eq!(ask_as(&gateway, &ada, "192.0.2.1").status, 200);
+    for _ in 0..20 {
+        assert_eq!(ask_as(&gateway, &ada, "192.0.2.1").status, 429);
+    }
+    let guess = || ask_as(&gateway, "Bearer nonsense", "192.0.2.1");
+    let answers: Vec<_> = (0..5).map(|_| guess().status).collect();
+    assert_eq!(answers, [401, 401, 401, 401, 429]);
+    assert_eq!(ask_as(&gateway, &bearer("bob", "a"), "192.0.2.1").status, 429, "not even with the right one");
+}
+
+#[test]
+fn a_field_that_a_later_step_takes_away_is_given_its_count_back() {
+    let limits =
+        "[{ per: { header: authorization }, requests: 3, every: 1h }, { per: tenant, requests: 1, every: 1h }]";
+    let gateway = asking_for_tokens(limits);
+    let (ada, bob) = (bearer("ada", "a"), bearer("bob", "b"));
+    assert_eq!(ask_as(&gateway, &ada, "192.0.2.1").status, 200);
+    for _ in 0..9 {
+        assert_eq!(told(&ask_as(&gateway, &ada, "192.0.2.1")).0, 1, "the tenant's limit refuses, not the field's");
+    }
+    assert_eq!(ask_as(&gateway, &bob, "192.0.2.1").status, 200);
 }
 
 #[test]

@@ -112,7 +112,8 @@ fn one(kind: u8, name: &[u8]) -> Counted<'_> {
 
 impl LiveLimits {
     /// Takes one request from each limit of this part; if one refuses, all get theirs back, those of the
-    /// part before, too. In memory nothing is waited for.
+    /// part before, too. `taken` is what was taken so far: kept by the caller, since between the parts the
+    /// fields of a request may change. In memory nothing is waited for.
     ///
     /// # Errors
     /// When a limit refuses, or can't be asked and the configuration wants a refusal then.
@@ -120,6 +121,7 @@ impl LiveLimits {
         &self,
         limits: &RateLimits,
         part: Part,
+        taken: &mut Vec<CounterKey>,
         exchange: &mut Exchange,
         headers: &HeaderMap,
     ) -> Result<(), Refusal> {
@@ -131,29 +133,34 @@ impl LiveLimits {
             return Ok(());
         }
         let now = self.limits.counters.now();
-        let principal = exchange.principal.clone();
+        let principal = exchange.principal.clone().filter(|_| part == Part::Principal);
         let address = Address::of(exchange.client_ip);
         let asking = Asking { address, principal: principal.as_deref(), headers, route: &self.route };
         for number in range.clone() {
             let limit = &limits.limits[number];
-            let taken = match &self.limits.shared {
-                None => Ok(Some(self.take(number, limit, &asking, now))),
-                Some(shared) => Box::pin(self.take_shared(shared, number, limit, &asking)).await,
+            let key = self.key(number, limit, &asking);
+            let answer = match &self.limits.shared {
+                None => Ok(Some(self.limits.counters.take(key, self.quota(number, limit), 1, now))),
+                Some(shared) => Box::pin(self.take_shared(shared, number, limit, key, &asking)).await,
             };
-            match taken {
-                Ok(Some(taken)) if taken.granted => self.tell(number, limits, &taken, exchange),
+            match answer {
+                Ok(Some(answer)) if answer.granted => self.tell(number, limits, &answer, exchange),
                 Ok(None) => {}
-                Ok(Some(taken)) => {
-                    self.give_back(&limits.limits[..number], &asking);
+                Ok(Some(answer)) => {
+                    self.give_back(limits, taken);
                     let others = number + 1..range.end;
                     let wait = others.map(|it| self.look(it, &limits.limits[it], &asking, now).retry_in);
-                    let wait = wait.fold(taken.retry_in, Duration::max);
-                    return Err(self.refuse(number, limits, &taken, wait, exchange));
+                    let wait = wait.fold(answer.retry_in, Duration::max);
+                    return Err(self.refuse(number, limits, &answer, wait, exchange));
                 }
                 Err(refusal) => {
-                    self.give_back(&limits.limits[..number], &asking);
+                    self.give_back(limits, taken);
                     return Err(refusal);
                 }
+            }
+            // The last one has nobody behind it who could refuse.
+            if number + 1 < limits.limits.len() {
+                taken.push(key);
             }
         }
         Ok(())
@@ -172,11 +179,6 @@ impl LiveLimits {
         limit.quota.slowed(self.thousandths(number))
     }
 
-    fn take(&self, number: usize, limit: &RateLimit, asking: &Asking<'_>, now: Moment) -> Taken {
-        let key = self.key(number, limit, asking);
-        self.limits.counters.take(key, self.quota(number, limit), 1, now)
-    }
-
     fn look(&self, number: usize, limit: &RateLimit, asking: &Asking<'_>, now: Moment) -> Taken {
         let key = self.key(number, limit, asking);
         self.limits.counters.look(key, self.quota(number, limit), 1, now)
@@ -188,18 +190,18 @@ impl LiveLimits {
         shared: &SharedCounts,
         number: usize,
         limit: &RateLimit,
+        key: CounterKey,
         asking: &Asking<'_>,
     ) -> Result<Option<Taken>, Refusal> {
         let name = || {
             let Counted { kind, name } = asking.counted(&limit.subject);
             SharedCells::name(&limit.id, kind, name)
         };
-        let key = self.key(number, limit, asking);
-        let counters = &self.limits.counters;
-        match shared.take(key, self.quota(number, limit), name, counters).await {
+        let (counters, quota) = (&self.limits.counters, self.quota(number, limit));
+        match shared.take(key, quota, name, counters).await {
             Ok(taken) => Ok(Some(taken)),
             Err(_) => match limit.on_state_error {
-                OnStateError::Local => Ok(Some(self.take(number, limit, asking, counters.now()))),
+                OnStateError::Local => Ok(Some(counters.take(key, quota, 1, counters.now()))),
                 OnStateError::Allow => Ok(None),
                 OnStateError::Deny => Err(Refusal::StateUnavailable),
             },
@@ -207,12 +209,11 @@ impl LiveLimits {
     }
 
     /// A request that is refused eats from no other limit.
-    fn give_back(&self, before: &[RateLimit], asking: &Asking<'_>) {
-        for (number, limit) in before.iter().enumerate() {
-            let key = self.key(number, limit, asking);
+    fn give_back(&self, limits: &RateLimits, taken: &mut Vec<CounterKey>) {
+        for (number, key) in taken.drain(..).enumerate() {
             match self.limits.shared.as_ref().filter(|it| !it.counts_locally()) {
                 Some(shared) => shared.give_back(key),
-                None => self.limits.counters.give_back(key, self.quota(number, limit), 1),
+                None => self.limits.counters.give_back(key, self.quota(number, &limits.limits[number]), 1),
             }
         }
     }

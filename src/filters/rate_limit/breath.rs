@@ -180,8 +180,11 @@ impl Drop for Breath {
 /// All that breathe, by limit and upstream.
 #[derive(Default)]
 pub(super) struct Breaths {
-    known: Mutex<HashMap<(Arc<str>, Arc<str>), Weak<Breath>>>,
+    known: Mutex<HashMap<Place, Weak<Breath>>>,
 }
+
+/// Limit and upstream.
+type Place = (Arc<str>, Arc<str>);
 
 impl Breaths {
     /// The one of this limit and upstream, with the share that it had.

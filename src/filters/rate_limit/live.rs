@@ -1,6 +1,6 @@
 //! Limits that live, and what operators see of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
 use once_cell::sync::Lazy;
@@ -30,9 +30,35 @@ static REFUSED: Lazy<IntCounterVec> = Lazy::new(|| {
 pub struct Limits {
     pub(super) counters: Arc<Counters>,
     pub(super) shared: Option<SharedCounts>,
-    /// By scope and name.
-    known: Mutex<HashMap<Arc<str>, Weak<LiveLimit>>>,
+    known: Mutex<Known>,
     breaths: Breaths,
+}
+
+/// The limits that live, by scope and name.
+#[derive(Default)]
+struct Known {
+    limits: HashMap<Arc<str>, Weak<LiveLimit>>,
+    /// Numbers that no limit has.
+    free: Vec<u16>,
+    /// With so many limits, those that are gone are looked for.
+    tidy_at: usize,
+}
+
+impl Known {
+    fn find(&self, id: &str) -> Option<Arc<LiveLimit>> {
+        self.limits.get(id).and_then(Weak::upgrade)
+    }
+
+    /// A number for one more limit.
+    fn number(&mut self) -> u16 {
+        if self.limits.len() >= self.tidy_at {
+            self.limits.retain(|_, it| it.strong_count() > 0);
+            let used: HashSet<u16> = self.limits.values().filter_map(Weak::upgrade).map(|it| it.number).collect();
+            self.free = (0..OWN_MAX).rev().filter(|it| !used.contains(it)).collect();
+            self.tidy_at = (self.limits.len() * 2).max(64);
+        }
+        self.free.pop().unwrap_or(OTHERS)
+    }
 }
 
 /// What is alive of one limit.
@@ -123,16 +149,14 @@ impl Limits {
 
     fn live(&self, id: &Arc<str>) -> Arc<LiveLimit> {
         let mut known = self.known.lock();
-        if let Some(live) = known.get(id).and_then(Weak::upgrade) {
+        if let Some(live) = known.find(id) {
             return live;
         }
-        known.retain(|_, it| it.strong_count() > 0);
-        let used: Vec<u16> = known.values().filter_map(Weak::upgrade).map(|it| it.number).collect();
-        let number = (0..OWN_MAX).find(|it| !used.contains(it)).unwrap_or(OTHERS);
+        let number = known.number();
         let label: Arc<str> = if number == OTHERS { OTHER.into() } else { id.clone() };
         let refused = REFUSED.with_label_values(&[&*label]);
         let live = Arc::new(LiveLimit { label, number, refused });
-        known.insert(id.clone(), Arc::downgrade(&live));
+        known.limits.insert(id.clone(), Arc::downgrade(&live));
         live
     }
 
@@ -167,7 +191,7 @@ impl Limits {
     }
 
     fn report_of(&self, limit: &RateLimit) -> LimitReport {
-        let live = self.known.lock().get(&limit.id).and_then(Weak::upgrade);
+        let live = self.known.lock().find(&limit.id);
         let scope = limit.id.strip_suffix(&*limit.name).map_or("", |it| it.trim_end_matches('/'));
         LimitReport {
             limit: limit.id.to_string(),

@@ -49,7 +49,7 @@ pub struct RateLimitConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// What happens while gateways that share their counts can't reach them. Default `local`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "OnStateError::is_local")]
     pub on_state_error: OnStateError,
     /// Lets fewer requests through while the upstream struggles.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -106,6 +106,12 @@ pub enum OnStateError {
     Deny,
 }
 
+impl OnStateError {
+    fn is_local(&self) -> bool {
+        *self == Self::Local
+    }
+}
+
 /// A list as it stands in one place: where that is for counting, its limits, and where it is written.
 pub struct Written<'a> {
     /// `defaults`, `policy/NAME` or `route/NAME`: limits of different scopes never share a count.
@@ -155,6 +161,14 @@ impl Subject {
 }
 
 impl Per {
+    /// Names of header fields mean the same in any case.
+    fn names_the_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Header(one), Self::Header(other)) => one.header.eq_ignore_ascii_case(&other.header),
+            _ => self == other,
+        }
+    }
+
     fn name(&self) -> String {
         match self {
             Self::Word(PerWord::Ip) => "ip".to_owned(),
@@ -239,29 +253,27 @@ impl RateLimits {
     }
 
     /// Joins the lists of `defaults`, policies and the route, in this order; `None` if nothing is
-    /// limited. All apply, but where a list speaks of a `per`, earlier lists have no say about it. Each list was
-    /// checked where it stands.
+    /// limited. Each list was checked where it stands.
     pub fn join(lists: &[Written<'_>]) -> Option<Self> {
-        let mut limits: Vec<RateLimit> = lists
-            .iter()
-            .enumerate()
-            .flat_map(|(number, list)| {
-                let later = &lists[number + 1..];
-                let replaced = |it: &RateLimitConfig| later.iter().flat_map(|it| it.limits).any(|l| l.per == it.per);
-                let kept = list.limits.iter().filter(move |it| !replaced(it));
-                kept.filter_map(|it| it.compile(&list.scope, &At::ROOT, &mut Findings::default()))
-            })
-            .collect();
+        let compile = |(scope, limit): (&str, &RateLimitConfig)| {
+            limit.compile(scope, &At::ROOT, &mut Findings::default()) // what lifts limits is none
+        };
+        let mut limits: Vec<RateLimit> = applying(lists).filter_map(compile).collect();
         limits.sort_by_key(|it| it.subject.needs_principal());
         let early = limits.iter().take_while(|it| !it.subject.needs_principal()).count();
         let policies = fields::policies(limits.iter().map(|it| (&*it.name, it.requests, it.every)));
         (!limits.is_empty()).then(|| Self { limits: limits.into(), early, policies })
     }
+}
 
-    /// The names of those that count, for people.
-    pub fn ids(&self) -> impl Iterator<Item = &str> {
-        self.limits.iter().map(|it| &*it.id)
-    }
+/// All lists apply, but where one speaks of a `per`, earlier ones have no say about it. Each limit with
+/// its scope.
+pub fn applying<'a>(lists: &'a [Written<'a>]) -> impl Iterator<Item = (&'a str, &'a RateLimitConfig)> {
+    lists.iter().enumerate().flat_map(move |(number, list)| {
+        let later = move || lists[number + 1..].iter().flat_map(|it| it.limits);
+        let kept = list.limits.iter().filter(move |it| !later().any(|later| later.per.names_the_same(&it.per)));
+        kept.map(|it| (list.scope.as_str(), it))
+    })
 }
 
 /// Whether a request asks to be refused, for those who try out what their client does then (S2S-49).
@@ -293,7 +305,8 @@ mod tests {
         let lists: Vec<_> =
             lists.iter().map(|(scope, limits)| Written { scope: (*scope).to_owned(), limits }).collect();
         let joined = RateLimits::join(&lists);
-        assert_eq!(joined.iter().flat_map(RateLimits::ids).collect::<Vec<_>>(), ids);
+        let joined: Vec<_> = joined.iter().flat_map(|it| it.limits.iter()).map(|it| &*it.id).collect();
+        assert_eq!(joined, ids);
     }
 
     #[test]
@@ -318,6 +331,9 @@ mod tests {
         joined(&[("defaults", ip), ("route/r", "[{ per: ip, unlimited: true }]")], &[]);
         joined(&[("defaults", user), ("route/r", ip)], &["route/r/ip", "defaults/user"]);
         joined(&[("defaults", "[]")], &[]);
+        let (upper, lower) =
+            ("[{ per: { header: X-A }, requests: 1, every: 1s }]", "[{ per: { header: x-a }, unlimited: true }]");
+        joined(&[("defaults", upper), ("route/r", lower)], &[]);
         let two = "[{ per: ip, requests: 1, every: 1s }, { per: ip, name: hourly, requests: 9, every: 1h }]";
         joined(&[("defaults", two)], &["defaults/ip", "defaults/hourly"]);
         joined(&[("defaults", two), ("route/r", ip)], &["route/r/ip"]);
