@@ -15,17 +15,18 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{self, Admin};
 use crate::app::signals::{Signals, Wish};
 use crate::app::{Failure, Files};
-use crate::config::{Configuration, Process, Watcher, compile_files};
+use crate::config::{Compiled, Configuration, Watcher, compile_files};
 use crate::exchange::Worker;
 use crate::guard::Guard;
 use crate::identity::Identity;
 use crate::listener::{self, Certificates, Drain, Socket};
 use crate::proxy::{Proxy, Shared, Unread};
 use crate::services::Directory;
+use crate::services::auth::{Auth, AuthParts, Revoking, StoredAccounts};
 use crate::state::State;
 use crate::store::Store;
 use crate::telemetry;
-use crate::upstream::Fleet;
+use crate::upstream::{Fleet, Upstream, UpstreamKind};
 
 /// What streams get of the grace at its end, to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -37,7 +38,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub fn run(files: &Files) -> Result<(), Failure> {
     // The provider of cryptography is chosen before anything could ask for one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let services = Directory::standard();
+    let mut services = Directory::standard();
     let compiled = compile_files(&files.gateway, &files.routes, &services).map_err(|it| Failure(it.to_string()))?;
 
     // Sockets before threads: what can't be bound ends the process before it serves anybody.
@@ -46,7 +47,7 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     telemetry::start(&compiled.process.written.telemetry.log);
 
     let side = side_runtime()?;
-    let _store = open_store(&compiled.process, &side)?;
+    let store = Store::new(compiled.process.store.clone(), side.handle().clone());
     let fleet = Arc::new(Fleet::new());
     fleet.start(side.handle());
     let guard = compiled.process.guard.clone().allowing(compiled.process.trusted_proxies.networks());
@@ -56,6 +57,19 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
     let identity = Identity::begin(compiled.process.tokens.clone());
     identity.start(side.handle());
+    identity.use_accounts(Arc::new(StoredAccounts::new(store.clone())));
+    let auth = Auth::new(AuthParts {
+        rules: compiled.process.auth.clone(),
+        identity: identity.clone(),
+        state: shared.state.clone(),
+        store: store.clone(),
+        runtime: side.handle().clone(),
+    });
+    if needs_store(&compiled) {
+        side.block_on(open(&store, auth.revoking()))?;
+    }
+    side.spawn(auth.revoking().clone().follow());
+    services.add("auth", Arc::new(auth));
     let (gateway, routes) = (files.gateway.clone(), files.routes.clone());
     let configuration = Configuration::begin(compiled, gateway, routes, services, fleet, certificates, identity);
     let configuration = Arc::new(configuration);
@@ -84,13 +98,20 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The store, opened if something needs it: what can't be opened ends the process before it serves.
-fn open_store(process: &Process, side: &Runtime) -> Result<Store, Failure> {
-    let store = Store::new(process.store.clone(), side.handle().clone());
-    if process.written.store.is_some() {
-        side.block_on(store.open()).map_err(|error| Failure(format!("{error}; see `store` in gateway.yaml")))?;
-    }
-    Ok(store)
+/// What needs no store leaves none behind: a gateway that only passes requests on has nothing to keep.
+fn needs_store(compiled: &Compiled) -> bool {
+    let auth = |it: &Upstream| matches!(&it.kind, UpstreamKind::Local(service) if **service == *"auth");
+    compiled.process.written.store.is_some() || compiled.snapshot.upstreams.iter().any(|it| auth(it))
+}
+
+/// Opens the store and learns what was taken back, before anybody is served: what can't be opened ends
+/// the process.
+async fn open(store: &Store, revoking: &Revoking) -> Result<(), Failure> {
+    let opened = async {
+        store.open().await?;
+        revoking.learn_all().await
+    };
+    opened.await.map_err(|error| Failure(format!("{error}; see `store` in gateway.yaml")))
 }
 
 fn bind_admin(address: std::net::SocketAddr) -> Result<TcpListener, Failure> {

@@ -12,6 +12,7 @@ use crate::guard::{GuardConfig, GuardRules};
 use crate::identity::{Tokens, TokensConfig};
 use crate::listener::{Listener, ListenerConfig};
 use crate::secrets::SecretsConfig;
+use crate::services::auth::{AuthConfig, Rules as AuthRules};
 use crate::state::{Backend, StateConfig};
 use crate::store::{Place, StoreConfig};
 use crate::telemetry::LogConfig;
@@ -40,6 +41,8 @@ pub struct GatewayFile {
     pub secrets: SecretsConfig,
     /// Our own tokens: who they are from, and the keys that sign and check them.
     pub tokens: TokensConfig,
+    /// How the local service `auth` lets people in.
+    pub auth: AuthConfig,
     /// Logs.
     pub telemetry: TelemetryConfig,
     /// How the process stops.
@@ -153,6 +156,8 @@ pub struct Process {
     pub state: Backend,
     /// Our own tokens; a reload may bring others.
     pub tokens: Tokens,
+    /// How the local service `auth` lets people in.
+    pub auth: AuthRules,
     /// Where records that last are kept.
     pub store: Place,
     /// As written, for what needs no compilation and to tell what a reload would change.
@@ -199,6 +204,7 @@ impl Process {
             guard: GuardRules::compile(&file.guard, &At::ROOT.key("guard"), findings),
             state: Backend::compile(&file.state, &At::ROOT.key("state"), findings),
             tokens: file.tokens.compile(&At::ROOT.key("tokens"), findings),
+            auth: file.auth.compile(&At::ROOT.key("auth"), findings),
             store: Place::compile(file.store.as_ref(), &At::ROOT.key("store"), findings),
             written: file.clone(),
         };
@@ -235,6 +241,7 @@ impl Process {
         differs(old.threads == new.threads, &At::ROOT.key("threads"), "the number of threads");
         differs(old.guard == new.guard, &At::ROOT.key("guard"), "the guard");
         differs(old.state == new.state, &At::ROOT.key("state"), "the place of the state");
+        differs(old.auth == new.auth, &At::ROOT.key("auth"), "how people are let in");
         differs(old.secrets == new.secrets, &At::ROOT.key("secrets"), "the key to the secrets");
         differs(old.store == new.store, &At::ROOT.key("store"), "the store");
         differs(old.tokens == new.tokens, &At::ROOT.key("tokens"), "a token secret");

@@ -18,11 +18,13 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// The services that every gateway has: `health` and `metrics`.
+    /// The services that every gateway has: `health`, `metrics`, and `auth`, in whose place [`auth::Auth`]
+    /// is put before it is asked for anything.
     pub fn standard() -> Self {
         let mut directory = Self::default();
         directory.add("health", Arc::new(HealthStatus));
         directory.add("metrics", Arc::new(MetricsStatus));
+        directory.add("auth", Arc::new(auth::NotYet));
         directory
     }
 

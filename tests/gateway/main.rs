@@ -33,5 +33,6 @@ mod store;
 mod streams;
 mod support;
 mod tls;
+mod tokens;
 mod tour;
 mod upstreams;
