@@ -47,7 +47,7 @@ def table(scenario: Scenario, runs: dict[str, list[Run]], titles: dict[str, str]
         return f"### {scenario.title}\n\nNothing was measured.\n"
     cpu = {name: median(it.cpu_us for it in its) for name, its in runs.items()}
     anchors = [(f"÷ {titles[it]}", cpu[it]) for it in (scenario.bare, GATEWAY) if it in cpu]
-    if scenario.name == "routes":
+    if scenario.name in ("routes", "cached"):
         anchors = [(f"÷ {titles[it]}", cpu[it]) for it in list(cpu)[:1]]
 
     head = HEAD + [title for title, _ in anchors]

@@ -27,7 +27,16 @@ def token() -> str:
         return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
     header = json.dumps({"alg": "HS256", "typ": "JWT"}, separators=(",", ":")).encode()
-    claims = {"sub": "consumer-1", "iss": "bench", "exp": 4102444800}
+    claims = {
+        "iss": "bench",
+        "aud": "bench",
+        "sub": "consumer-1",
+        "tenant": "lab",
+        "roles": ["player"],
+        "jti": "bench-1",
+        "iat": 1700000000,
+        "exp": 4102444800,
+    }
     signed = f"{part(header)}.{part(json.dumps(claims, separators=(',', ':')).encode())}"
     return f"{signed}.{part(hmac.digest(SECRET.encode(), signed.encode(), hashlib.sha256))}"
 
@@ -73,6 +82,7 @@ SCENARIOS = [
     Scenario("post", "POST of 1 KiB, 130 bytes of answer, 32 connections", POST, quick=True),
     Scenario("close", "A new connection for every request, 32 at a time", get(ITEM.path, Connection="close")),
     Scenario("h2c", "HTTP/2 without TLS, 8 connections of 8 streams", ITEM, 8, streams=8, quick=True),
+    Scenario("cached", "GET of a kept answer, 130 bytes of JSON, 32 connections", ITEM),
     Scenario("routes", "Moongate with 10 and with 10,000 routes, 32 connections", ITEM),
 ]
 
@@ -112,7 +122,7 @@ class Target:
     def takes_part(self, scenario: Scenario) -> bool:
         if self.only:
             return scenario.name in self.only
-        return scenario.name != "routes" and scenario.name not in self.skip
+        return scenario.name not in ("routes", "cached") and scenario.name not in self.skip
 
 
 def write(site: Site, template: str, name: str, more: str = "", **values: str) -> str:
@@ -165,7 +175,7 @@ def bare(**settings: str) -> Callable[[Site], Launch]:
     return launch
 
 
-def moongate(name: str, routes: int = 1) -> Callable[[Site], Launch]:
+def moongate(name: str, routes: int = 1, table: str = "moongate-routes.yaml") -> Callable[[Site], Launch]:
     def launch(site: Site) -> Launch:
         plain, h2c, admin = addresses(3)
         config = write(
@@ -176,8 +186,8 @@ def moongate(name: str, routes: int = 1) -> Callable[[Site], Launch]:
             LISTEN_H2C=h2c,
             LISTEN_ADMIN=admin,
         )
-        table = write(site, "moongate-routes.yaml", f"{name}-routes.yaml", more_routes(routes - 1))
-        argv = [str(site.moongate), "run", "--config", config, "--routes", table]
+        written = write(site, table, f"{name}-routes.yaml", more_routes(routes - 1))
+        argv = [str(site.moongate), "run", "--config", config, "--routes", written]
         return Launch(plain, argv, h2_address=h2c)
 
     return launch
@@ -202,6 +212,19 @@ TARGETS = [
     Target("bare", "bare Pingora", bare()),
     Target("bare-pool", "bare Pingora, pool of 4096", bare(POOL="4096"), only=("many",)),
     Target("moongate", "Moongate", moongate("moongate")),
+    Target(
+        "moongate-api",
+        "Moongate as API gateway",
+        moongate("moongate-api", table="moongate-api-routes.yaml"),
+        checks_token=True,
+    ),
+    Target("moongate-proxied", "Moongate, asking the upstream", moongate("moongate-proxied"), only=("cached",)),
+    Target(
+        "moongate-cached",
+        "Moongate, from its memory",
+        moongate("moongate-cached", table="moongate-cached-routes.yaml"),
+        only=("cached",),
+    ),
     Target("moongate-10", "Moongate, 10 routes", moongate("moongate-10", 10), only=("routes",)),
     Target("moongate-10k", "Moongate, 10,000 routes", moongate("moongate-10k", 10_000), only=("routes",)),
 ]

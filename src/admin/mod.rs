@@ -17,6 +17,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post, put};
 use tokio::net::TcpListener;
 
+use crate::cache::Cache;
 use crate::config::Configuration;
 use crate::guard::Guard;
 use crate::listener::Drain;
@@ -26,6 +27,7 @@ pub struct Admin {
     pub(super) configuration: Arc<Configuration>,
     pub(super) drain: Drain,
     pub(super) guard: Arc<Guard>,
+    pub(super) cache: Arc<Cache>,
     pub(super) began: Instant,
     /// Milliseconds from the process' start until it served; 0 until then.
     started_after: AtomicU64,
@@ -33,8 +35,9 @@ pub struct Admin {
 
 impl Admin {
     /// Shows this configuration.
-    pub fn new(configuration: Arc<Configuration>, drain: Drain, guard: Arc<Guard>) -> Arc<Self> {
-        Arc::new(Self { configuration, drain, guard, began: Instant::now(), started_after: AtomicU64::new(0) })
+    pub fn new(configuration: Arc<Configuration>, drain: Drain, guard: Arc<Guard>, cache: Arc<Cache>) -> Arc<Self> {
+        let (began, started_after) = (Instant::now(), AtomicU64::new(0));
+        Arc::new(Self { configuration, drain, guard, cache, began, started_after })
     }
 
     /// All listeners serve: the startup probe says so from now on.
@@ -72,6 +75,7 @@ pub async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) -> std::i
         .route("/admin/routes", get(pages::routes))
         .route("/admin/upstreams", get(pages::upstreams))
         .route("/admin/limits", get(pages::limits))
+        .route("/admin/cache/purge", post(pages::purge))
         .route("/admin/requests", get(pages::requests))
         .route("/admin/blocks", get(blocks::list))
         .route("/admin/blocks/{address}", put(blocks::add).delete(blocks::lift))

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::admin::Admin;
 use crate::base::RequestId;
+use crate::cache::Purge;
 use crate::exchange::{Policy, Worker};
 use crate::listener::DrainPhase;
 use crate::telemetry::{IN_FLIGHT, exposition, figures, route_series, summary};
@@ -154,7 +156,9 @@ fn all_limits(admin: &Admin) -> Value {
     let dropped: f64 = figures("moongate_log_lines_dropped_total").iter().map(|it| it.1).sum();
     let (routes, routes_max) = route_series();
     let bodies = serving.snapshot.routes.iter().map(|it| it.policy.body_limit);
+    let used = serving.snapshot.routes.iter().filter_map(|it| it.chain.rate_limits.as_ref());
     json!({
+        "rate_limits": admin.configuration.limits().report(used),
         "connections": { "open": admin.drain.open(), "max": connections_max(admin), "refused": refused },
         "listeners": listeners,
         "guard": { "addresses": admin.guard.fill().0, "addresses_max": admin.guard.fill().1 },
@@ -168,10 +172,33 @@ fn all_limits(admin: &Admin) -> Value {
             "threads": process.threads,
             "idle_max_per_thread": Worker::IDLE_CONNECTIONS,
         },
+        "cache": admin.cache.fill(),
         "log": { "lines_dropped": dropped as u64 },
         "metrics": { "routes": routes, "routes_max": routes_max },
         "shutdown": process.written.shutdown,
     })
+}
+
+/// Forgets kept answers (R9.4): `{"tag": "player:7"}`, `{"route": "players"}`, `{"key": "/players/7"}`,
+/// `{"prefix": "/players/"}` or `{"all": true}`. 200 with how many this gateway had.
+pub(super) async fn purge(State(admin): Page, body: Bytes) -> Response {
+    let Some(what) = purge_of(&body) else {
+        let action = "send one of {\"all\": true}, {\"route\": …}, {\"tag\": …}, {\"key\": …}, {\"prefix\": …}";
+        return error(StatusCode::BAD_REQUEST, "bad_request", "the body does not say what to forget", action)
+            .into_response();
+    };
+    let purged = admin.cache.purge(what.clone()).await;
+    tracing::info!(
+        event = "cache_purged", what = ?what, count = purged.count, everywhere = purged.everywhere
+    );
+    Json(json!({ "purged": purged.count, "everywhere": purged.everywhere })).into_response()
+}
+
+fn purge_of(body: &[u8]) -> Option<Purge> {
+    match serde_json::from_slice(body).ok()? {
+        Value::Object(fields) if fields.len() == 1 && fields.get("all") == Some(&Value::Bool(true)) => Some(Purge::All),
+        written => serde_json::from_value(written).ok().filter(|it| *it != Purge::All),
+    }
 }
 
 /// Totals, streams, errors by code, percentiles; and how many requests are under way.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::app::{Failure, Files, Format};
 use crate::config::{
-    Action, Description, GatewayFile, Route, RoutesFile, Snapshot, compile_files, compile_routes, schema_of,
+    Action, Description, GatewayFile, Mode, Route, RoutesFile, Snapshot, compile_files, compile_routes, schema_of,
 };
 use crate::filters::announced_method;
 use crate::routing::{Explanation, MatchConfig, Request, Target, ValueMatch, ValueRule, Verdict};
@@ -135,7 +135,7 @@ pub fn schema(file: &str) -> String {
 }
 
 fn snapshot(files: &Files) -> Result<Snapshot, Failure> {
-    let compiled = compile_routes(&files.routes, &Directory::standard());
+    let compiled = compile_routes(&files.routes, &Directory::standard(), Mode::of_environment());
     compiled.map(|(_, snapshot)| snapshot).map_err(|it| Failure(it.to_string()))
 }
 

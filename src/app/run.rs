@@ -15,15 +15,17 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{self, Admin};
 use crate::app::signals::{Signals, Wish};
 use crate::app::{Failure, Files};
-use crate::config::{Compiled, Configuration, Watcher, compile_files};
+use crate::cache::Cache;
+use crate::config::{Compiled, Configuration, Living, Watcher, compile_files};
 use crate::exchange::Worker;
+use crate::filters::rate_limit::Limits;
 use crate::guard::Guard;
 use crate::identity::Identity;
 use crate::listener::{self, Certificates, Drain, Socket};
 use crate::proxy::{Proxy, Shared, Unread};
-use crate::services::Directory;
-use crate::services::auth::{Auth, AuthParts, Revoking, StoredAccounts};
-use crate::state::State;
+use crate::services::auth::{Auth, AuthParts};
+use crate::services::{CacheClear, Directory};
+use crate::state::{Backend, State};
 use crate::store::Store;
 use crate::telemetry;
 use crate::upstream::{Fleet, Upstream, UpstreamKind};
@@ -53,28 +55,35 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     let guard = compiled.process.guard.clone().allowing(compiled.process.trusted_proxies.networks());
     let guard = Guard::begin(&guard, side.handle());
     sockets.iter().for_each(|it| it.guarded_by(guard.clone()));
-    let shared = Arc::new(Shared { guard: guard.clone(), state: State::open(&compiled.process.state, side.handle()) });
-    let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
+    let state = State::open(&compiled.process.state, side.handle());
+    let cache = Cache::new(compiled.process.cache, &state, matches!(compiled.process.state, Backend::Redis(_)));
+    side.spawn(cache.clone().listen());
+    services.add("cache_clear", Arc::new(CacheClear::new(cache.clone())));
     let identity = Identity::begin(compiled.process.tokens.clone());
     identity.start(side.handle());
-    identity.use_accounts(Arc::new(StoredAccounts::new(store.clone())));
+    if needs_store(&compiled) {
+        side.block_on(open(&store, &identity))?;
+    }
+    identity.use_accounts(Arc::new(store.clone()));
+    side.spawn(identity.clone().follow(store.clone(), state.notices.clone()));
     let auth = Auth::new(AuthParts {
         rules: compiled.process.auth.clone(),
         identity: identity.clone(),
-        state: shared.state.clone(),
-        store: store.clone(),
+        state: state.clone(),
+        store,
         runtime: side.handle().clone(),
     });
-    if needs_store(&compiled) {
-        side.block_on(open(&store, auth.revoking()))?;
-    }
-    side.spawn(auth.revoking().clone().follow());
     services.add("auth", Arc::new(auth));
+    let shared = Shared { guard: guard.clone(), state, identity: identity.clone(), cache: cache.clone() };
+    let shared = Arc::new(shared);
+    let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
     let (gateway, routes) = (files.gateway.clone(), files.routes.clone());
-    let configuration = Configuration::begin(compiled, gateway, routes, services, fleet, certificates, identity);
+    let living = Living { fleet, limits: Limits::new(&shared.state), certificates, identity };
+    side.spawn(Limits::breathe(Arc::downgrade(&living.limits)));
+    let configuration = Configuration::begin(compiled, gateway, routes, services, living);
     let configuration = Arc::new(configuration);
     let drain = Drain::new();
-    let admin = Admin::new(configuration.clone(), drain.clone(), guard);
+    let admin = Admin::new(configuration.clone(), drain.clone(), guard, cache);
     let (ending, ended) = watch::channel(false);
 
     // Before anybody is told that we serve: from then on a signal may come.
@@ -106,10 +115,10 @@ fn needs_store(compiled: &Compiled) -> bool {
 
 /// Opens the store and learns what was taken back, before anybody is served: what can't be opened ends
 /// the process.
-async fn open(store: &Store, revoking: &Revoking) -> Result<(), Failure> {
+async fn open(store: &Store, identity: &Identity) -> Result<(), Failure> {
     let opened = async {
         store.open().await?;
-        revoking.learn_all().await
+        identity.learn(store, 0).await
     };
     opened.await.map_err(|error| Failure(format!("{error}; see `store` in gateway.yaml")))
 }

@@ -119,9 +119,9 @@ impl Rules {
         findings: &mut Findings,
     ) -> Self {
         let by_body = config.key.contains(&KeyPart::Body);
-        let list = at.key("tags");
-        let tags = config.tags.iter().enumerate();
-        let tags = tags.filter_map(|(number, it)| Tag::compile(it, captures, &list.index(number), findings)).collect();
+        Self::check_tags(&config.tags, captures, &at.key("tags"), findings);
+        let tags = config.tags.iter().filter_map(|it| Tag::compile(it, captures, at, &mut Findings::default()));
+        let tags = tags.collect();
         if config.max_object.is_some_and(|it| it.0 == 0) {
             findings.error(&at.key("max_object"), "nothing is that small").help("leave the `cache` section out");
         }
@@ -145,9 +145,16 @@ impl Rules {
         }
     }
 
+    /// Reports every tag that names what the path does not capture.
+    pub fn check_tags(written: &[String], captures: &[String], at: &At<'_>, findings: &mut Findings) {
+        for (number, text) in written.iter().enumerate() {
+            Tag::compile(text, captures, &at.index(number), findings);
+        }
+    }
+
     /// Whether the request's body has to be there, whole, before the cache can be asked.
-    pub const fn needs_body(&self) -> bool {
-        self.by_body
+    pub fn needs_body(&self, method: &Method) -> bool {
+        self.by_body && self.methods.contains(method)
     }
 
     /// Whether credentials in fields are a part of the key.
@@ -199,7 +206,7 @@ fn methods(config: &CacheConfig, by_body: bool, at: &At<'_>, findings: &mut Find
 /// The `cache` section of gateway.yaml: the room that kept answers have.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct MemoryConfig {
+pub struct CacheRoomConfig {
     /// What all kept answers together may take. Default 256MiB.
     pub memory: ByteSize,
     /// The largest answer that is kept. Default 1MiB.
@@ -209,7 +216,7 @@ pub struct MemoryConfig {
     pub shared: bool,
 }
 
-impl Default for MemoryConfig {
+impl Default for CacheRoomConfig {
     fn default() -> Self {
         Self { memory: ByteSize(256 << 20), max_object: ByteSize(1 << 20), shared: true }
     }
@@ -223,7 +230,7 @@ pub struct Room {
     pub(super) shared: bool,
 }
 
-impl MemoryConfig {
+impl CacheRoomConfig {
     /// Reports every fault.
     pub fn compile(&self, at: &At<'_>, findings: &mut Findings) -> Room {
         if self.memory.0 < 64 << 10 {

@@ -116,10 +116,6 @@ fn scope(rules: &Rules, asked: &Asked<'_>, key: &mut Vec<u8>) -> Result<Standing
         (Some(Per::User), Some(principal)) => {
             key.push(b'u');
             identity(principal, key);
-            // What a token is limited to may limit the answer.
-            for word in principal.roles.iter().chain(&principal.scopes) {
-                part(key, word.as_bytes());
-            }
         }
         (Some(Per::Tenant), Some(Principal { tenant: Some(tenant), .. })) => {
             key.push(b't');
@@ -150,7 +146,13 @@ fn identity(principal: &Principal, key: &mut Vec<u8>) {
         Kind::Certificate => b'c',
     });
     part(key, principal.subject.as_bytes());
+    optional(key, principal.issuer.as_deref().map(str::as_bytes));
     optional(key, principal.tenant.as_deref().map(str::as_bytes));
+    // What a token is limited to may limit the answer.
+    for words in [&principal.roles, &principal.scopes] {
+        key.extend_from_slice(&u32::try_from(words.len()).unwrap_or(u32::MAX).to_be_bytes());
+        words.iter().for_each(|it| part(key, it.as_bytes()));
+    }
     // Two keys may bear the same name.
     let credential = principal.credential.as_deref().filter(|_| principal.kind == Kind::ApiKey);
     optional(key, credential.map(str::as_bytes));
@@ -213,8 +215,7 @@ mod tests {
     }
 
     fn somebody(kind: Kind, subject: &str, tenant: Option<&str>) -> Principal {
-        let tenant = tenant.map(Into::into);
-        Principal { kind, subject: subject.into(), tenant, roles: vec![], scopes: vec![], credential: None }
+        Principal { tenant: tenant.map(Into::into), ..Principal::new(kind, subject) }
     }
 
     #[derive(Clone, Copy, Default)]
@@ -252,15 +253,17 @@ mod tests {
         let nobodys_anne = somebody(Kind::User, "anne", None);
         let key_anne = somebody(Kind::ApiKey, "anne", Some("clinic"));
         let of = |principal| Case { principal: Some(principal), ..Case::default() };
-        for other in [&ben, &other_anne, &nobodys_anne, &key_anne] {
+        let foreign_anne = Principal { issuer: Some("https://id.example".into()), ..anne.clone() };
+        let limited_anne = Principal { scopes: vec!["notes.read".into()], ..anne.clone() };
+        let anne_in_role = Principal { roles: vec!["notes.read".into()], ..anne.clone() };
+        for other in [&ben, &other_anne, &nobodys_anne, &key_anne, &foreign_anne, &limited_anne, &anne_in_role] {
             differ("{ per: user }", of(&anne), of(other));
             differ("{ vary: [authorization] }", of(&anne), of(other));
         }
         differ("{ per: user }", of(&anne), Case::default());
         differ("{ per: tenant }", of(&anne), of(&other_anne));
         differ("{ per: tenant }", of(&anne), of(&nobodys_anne));
-        let limited = Principal { scopes: vec!["notes.read".into()], ..anne.clone() };
-        differ("{ per: user }", of(&anne), of(&limited));
+        differ("{ per: user }", of(&limited_anne), of(&anne_in_role));
     }
 
     #[test]

@@ -7,15 +7,36 @@ use http::header::{HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_
 use http::{HeaderMap, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 
+use crate::cache::conditional::{Condition, Validators};
 use crate::cache::config::Rules;
 use crate::cache::directives::AnswerDirectives;
 use crate::cache::flights::{Flight, Landing};
 use crate::cache::freshness::{self, Standing, Terms, Unfit};
 use crate::cache::give::{Given, give};
 use crate::cache::key::{self, Target};
+use crate::cache::metrics::METRICS;
 use crate::cache::object::{Object, Slot};
 use crate::cache::store::{Cache, GRACE, TakenDown, now};
 use crate::cache::told::{Told, Verdict};
+
+/// So many answers are fetched beside the requests at a time.
+const REFRESHES_MAX: i64 = 256;
+
+/// Counts an answer that is fetched beside the requests.
+pub struct Refresh(());
+
+impl Refresh {
+    fn begin() -> Self {
+        METRICS.refreshes.inc();
+        Self(())
+    }
+}
+
+impl Drop for Refresh {
+    fn drop(&mut self) {
+        METRICS.refreshes.dec();
+    }
+}
 
 /// A request that fetches an answer which may be kept. Dropped, it keeps nothing and lets others go.
 pub struct Lead {
@@ -44,10 +65,21 @@ pub struct Lead {
     pub(super) terms: Option<(Terms, Box<ResponseHeader>)>,
 }
 
+impl std::fmt::Debug for Lead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lead").field("target", &self.target).field("told", &self.told).finish_non_exhaustive()
+    }
+}
+
 impl Lead {
     /// The largest body that is of use, in bytes.
     pub fn body_max(&self) -> usize {
         self.cache.object_max(&self.rules)
+    }
+
+    /// The method with which an answer is fetched.
+    pub fn fetches_with(&self) -> Method {
+        if self.method == Method::HEAD { Method::GET } else { self.method.clone() }
     }
 
     /// What the client is told if it gets the upstream's answer.
@@ -58,6 +90,16 @@ impl Lead {
     /// Whether something is kept, or asked for on conditions: then the answer is not simply passed on.
     pub fn asks(&self) -> bool {
         self.stale.is_some() || self.headers.contains_key(IF_NONE_MATCH) || self.headers.contains_key(IF_MODIFIED_SINCE)
+    }
+
+    /// Whether something is kept that may still hold.
+    pub const fn has_kept(&self) -> bool {
+        self.stale.is_some()
+    }
+
+    /// Whether the body is of a length that is known, and not too long.
+    pub fn fits(&self, answer: &ResponseHeader) -> bool {
+        length(answer).is_some_and(|it| it <= self.body_max())
     }
 
     /// Makes the request one for the whole answer, or for word that what is kept still holds
@@ -118,13 +160,20 @@ impl Lead {
         Some(self.give(&stale))
     }
 
+    /// Whether the client has the answer with this head already (its body would only be for the cache).
+    pub fn is_known_to_client(&self, answer: &ResponseHeader) -> bool {
+        let last_modified = answer.headers.get(LAST_MODIFIED).and_then(freshness::date);
+        let validators = Validators { etag: answer.headers.get(http::header::ETAG), last_modified };
+        let fits = [Method::GET, Method::HEAD].contains(&self.method) && answer.status == StatusCode::OK;
+        fits && validators.condition_of_caches(&self.headers) == Condition::NotModified
+    }
+
     /// The head of the upstream's answer, before anything was changed in it. Says whether the body is
     /// wanted. Whoever waits for an answer that is not kept waits no longer.
     pub fn on_head(&mut self, answer: &ResponseHeader) -> bool {
-        let length = answer.headers.get(http::header::CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse().ok());
         let terms = Terms::of(&self.rules, self.standing, answer.status, &answer.headers, now());
         let terms = terms.and_then(|it| freshness::vary(&answer.headers).map(|_| it));
-        let fits = length.is_none_or(|it: usize| it <= self.body_max()) && self.taken_down.is_some();
+        let fits = length(answer).is_none_or(|it| it <= self.body_max()) && self.taken_down.is_some();
         match terms {
             Ok(terms) if fits => {
                 self.told.stored = true;
@@ -153,24 +202,34 @@ impl Lead {
         self.land(Landing::Useless);
     }
 
-    /// The body is there, whole. `None` if the answer could not be kept after all.
-    pub fn finish(mut self, body: Bytes) -> Option<Arc<Object>> {
-        let (terms, head) = self.terms.take()?;
-        if body.len() > self.body_max() {
-            return None;
+    /// Room to fetch beside the requests; `None` if enough others do.
+    pub fn in_background(&self) -> Option<Refresh> {
+        let refresh = Refresh::begin();
+        (METRICS.refreshes.get() <= REFRESHES_MAX).then_some(refresh)
+    }
+
+    /// The body is there, whole: it is kept.
+    pub fn finish(self, body: Bytes) {
+        if body.len() <= self.body_max() {
+            self.finish_and_give(body);
         }
+    }
+
+    /// As [`Lead::finish`], for a client that gets it from the cache.
+    pub fn finish_and_give(mut self, body: Bytes) -> Option<Given> {
+        let (terms, head) = self.terms.take()?;
         let owner = (self.rules.route.clone(), self.target.clone());
         let object = Arc::new(Object::new(&head, body, terms, owner, self.depends.clone(), self.known)?);
-        if !self.keep(&object) {
-            return None;
+        self.told.stored = self.keep(&object);
+        if self.told.stored {
+            self.cache.go_together(&self.key);
         }
-        self.cache.go_together(&self.key);
-        self.land(Landing::Kept);
-        Some(object)
+        self.land(if self.told.stored { Landing::Kept } else { Landing::Useless });
+        Some(self.give(&object))
     }
 
     /// What the client gets of an object.
-    pub fn give(&self, object: &Arc<Object>) -> Given {
+    fn give(&self, object: &Arc<Object>) -> Given {
         let now = now();
         let time = (object.terms.seconds_left(now), object.terms.age(now).as_secs());
         let told = Told { time: Some(time), public: self.told.public, ..self.told };
@@ -218,4 +277,8 @@ impl Lead {
             second.write(key, slot, stamp, object.terms.life(now(), GRACE));
         }
     }
+}
+
+fn length(answer: &ResponseHeader) -> Option<usize> {
+    answer.headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

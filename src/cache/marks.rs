@@ -6,7 +6,7 @@
 //! for before the change and arrives after it.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
@@ -24,6 +24,8 @@ pub(super) struct Marks {
     /// What was asked for before this change must not be kept; what is kept already stays.
     barrier: AtomicU64,
     table: RwLock<Table>,
+    /// Whether anything was ever kept.
+    any: AtomicBool,
     /// Targets that may have been kept: a change of any other is not worth writing down.
     kept: Box<[AtomicU64]>,
 }
@@ -38,7 +40,14 @@ impl Default for Marks {
     fn default() -> Self {
         let kept = (0..FILTER_BITS / 64).map(|_| AtomicU64::new(0)).collect();
         let zero = || AtomicU64::new(0);
-        Self { last: zero(), floor: zero(), barrier: zero(), table: RwLock::default(), kept }
+        Self {
+            last: zero(),
+            floor: zero(),
+            barrier: zero(),
+            table: RwLock::default(),
+            any: AtomicBool::new(false),
+            kept,
+        }
     }
 }
 
@@ -102,8 +111,14 @@ impl Marks {
 
     /// Remembers that this target has been kept.
     pub(super) fn keep(&self, target: u64) {
+        self.any.store(true, Ordering::Relaxed);
         let (word, bit) = place(target);
         self.kept[word].fetch_or(bit, Ordering::Relaxed);
+    }
+
+    /// Whether anything was ever kept.
+    pub(super) fn any_kept(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
     }
 
     /// Whether this target may have been kept; false is certain.

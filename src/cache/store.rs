@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{CONTENT_LOCATION, LOCATION};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 use quick_cache::sync::Cache as Table;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::cache::config::{Room, Rules};
 use crate::cache::flights::Flights;
@@ -18,7 +18,7 @@ use crate::cache::metrics::METRICS;
 use crate::cache::object::{Object, Slot};
 use crate::cache::second::Second;
 use crate::routing::Params;
-use crate::state::Records;
+use crate::state::{Notices, State};
 
 /// How long a key is taken for one whose answers can't be kept, so that nobody waits for the next one.
 const ALONE: Duration = Duration::from_secs(10);
@@ -33,27 +33,14 @@ pub struct Cache {
     pub(super) second: Option<Second>,
     pub(super) flights: Flights,
     pub(super) marks: Marks,
+    pub(super) notices: Notices,
+    /// Tells this gateway's notices from those of others.
+    pub(super) id: u64,
     alone: Table<Box<[u8]>, Instant>,
     object_max: usize,
     /// Answers that are being taken down, and how many may be.
     taken_down: AtomicUsize,
     taken_down_max: usize,
-}
-
-/// What is to be forgotten.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Purge {
-    /// Everything.
-    All,
-    /// All answers of a route.
-    Route(String),
-    /// All answers that depend on this.
-    Tag(String),
-    /// The answers to one target, in all variants: `/players/7?x=1` on every host, or with a host before it.
-    Key(String),
-    /// The answers to all targets that begin so.
-    Prefix(String),
 }
 
 /// How full the cache is, for operators.
@@ -86,12 +73,14 @@ pub struct Fill {
 }
 
 impl Cache {
-    /// An empty cache. `records` is the shared state, if answers are to be kept there, too.
-    pub fn new(room: Room, records: Option<Arc<dyn Records>>) -> Arc<Self> {
+    /// An empty cache. `shared` says that other gateways, and this one after a restart, see the same state.
+    pub fn new(room: Room, state: &State, shared: bool) -> Arc<Self> {
         let taken_down_max = usize::try_from(room.memory / room.max_object.max(1) as u64).unwrap_or(usize::MAX);
         Arc::new(Self {
             memory: Memory::new(room.memory, room.max_object),
-            second: records.filter(|_| room.shared).map(Second::new),
+            second: (shared && room.shared).then(|| Second::new(state.records.clone())),
+            notices: state.notices.clone(),
+            id: fastrand::u64(..),
             flights: Flights::default(),
             marks: Marks::default(),
             alone: Table::new(ALONE_MAX),
@@ -106,50 +95,10 @@ impl Cache {
         rules.max_object.unwrap_or(self.object_max).min(self.object_max)
     }
 
-    /// Forgets, and says how many answers that were in this gateway's memory. Looks at everything: not for
-    /// a worker.
-    pub fn purge(&self, what: &Purge) -> u64 {
-        match (what, &self.named(what)[..]) {
-            (Purge::All, _) => self.marks.all_changed(),
-            (_, []) => self.marks.unnamed_change(),
-            (_, names) => self.marks.changed(names),
-        }
-        let count = self.memory.remove_all(|slot| match slot {
-            Slot::Varied(_) => *what == Purge::All,
-            Slot::Whole(object) => names(what, object),
-        });
-        METRICS.purged.inc_by(count);
-        count
-    }
-
-    /// Voids what the shared state keeps of it; false if that can't be known to be done.
-    pub async fn purge_shared(&self, what: &Purge) -> bool {
-        let Some(second) = &self.second else { return true };
-        match &self.named(what)[..] {
-            // What has no fingerprint is a part of everything.
-            [] => second.void(&[EVERYTHING]).await,
-            names => second.void(names).await,
-        }
-    }
-
-    fn named(&self, what: &Purge) -> Vec<u64> {
-        match what {
-            Purge::Route(name) => vec![of_route(name)],
-            Purge::Tag(tag) => vec![of_tag(tag)],
-            Purge::Key(key) if key.starts_with('/') => vec![fingerprint(&[b"path", key.as_bytes()])],
-            Purge::Key(key) => {
-                key.find('/').map(|at| of_target(&key[..at].to_ascii_lowercase(), &key[at..])).into_iter().collect()
-            }
-            Purge::All | Purge::Prefix(_) => Vec::new(),
-        }
-    }
-
     /// What a request that changes something makes useless, if it went well (RFC 9111, section 4.4): its
-    /// target, what its answer names beside it, and what has its route's tags. For methods that are not safe.
-    /// Give what comes of it to [`Cache::changed`].
-    pub fn changes(
+    /// target, what its answer names beside it, and what has its route's tags.
+    pub(super) fn changes(
         &self,
-        method: &Method,
         target: &Target,
         tags: &[u64],
         on_cached_route: bool,
@@ -157,7 +106,7 @@ impl Cache {
         answer: &HeaderMap,
     ) -> Vec<u64> {
         let failed = !(status.is_success() || status.is_redirection());
-        if method.is_safe() || failed {
+        if failed {
             return Vec::new();
         }
         let beside = [LOCATION, CONTENT_LOCATION].into_iter().filter_map(|field| {
@@ -168,22 +117,6 @@ impl Cache {
         let mut changed: Vec<u64> = targets.filter(|it| on_cached_route || self.marks.was_kept(*it)).collect();
         changed.extend_from_slice(tags);
         changed
-    }
-
-    /// Makes useless whatever depends on one of these.
-    pub fn changed(&self, fingerprints: &[u64]) {
-        if fingerprints.is_empty() {
-            return;
-        }
-        self.marks.changed(fingerprints);
-        if let Some(second) = self.second.clone() {
-            let fingerprints = fingerprints.to_vec();
-            tokio::spawn(async move {
-                if !second.void(&fingerprints).await {
-                    tracing::warn!(event = "cache_void_failed", "the shared state may give an outdated answer");
-                }
-            });
-        }
     }
 
     /// How full it is.
@@ -271,8 +204,8 @@ pub(super) const EVERYTHING: u64 = 0;
 
 /// Fingerprints of what an answer depends on.
 pub(super) fn depends(rules: &Rules, target: &Target, tags: &[u64]) -> Arc<[u64]> {
-    let path = fingerprint(&[b"path", target.path().as_bytes()]);
-    let fixed = [EVERYTHING, of_route(&rules.route), of_target(target.host(), target.path()), path];
+    let (host, path) = (target.host(), target.path());
+    let fixed = [EVERYTHING, of_route(&rules.route), of_target(host, path), of_path(path)];
     fixed.into_iter().chain(tags.iter().copied()).collect()
 }
 
@@ -283,32 +216,20 @@ impl Rules {
     }
 }
 
-fn of_route(name: &str) -> u64 {
+pub(super) fn of_route(name: &str) -> u64 {
     fingerprint(&[b"route", name.as_bytes()])
 }
 
-fn of_tag(tag: &str) -> u64 {
+pub(super) fn of_tag(tag: &str) -> u64 {
     fingerprint(&[b"tag", tag.as_bytes()])
 }
 
-fn of_target(host: &str, path: &str) -> u64 {
+pub(super) fn of_target(host: &str, path: &str) -> u64 {
     fingerprint(&[b"target", host.as_bytes(), path.as_bytes()])
 }
 
-fn names(what: &Purge, object: &Object) -> bool {
-    let (whole, path) = (object.target.as_str(), object.target.path());
-    match what {
-        Purge::All => true,
-        Purge::Route(name) => *object.route == **name,
-        Purge::Tag(tag) => object.depends.contains(&of_tag(tag)),
-        Purge::Key(key) => path == key || whole.eq_ignore_ascii_case(key) && whole.ends_with(path_of(key)),
-        Purge::Prefix(prefix) => path.starts_with(prefix.as_str()) || whole.starts_with(prefix.as_str()),
-    }
-}
-
-/// Hosts mean the same in any case, paths do not.
-fn path_of(key: &str) -> &str {
-    key.find('/').map_or("", |at| &key[at..])
+pub(super) fn of_path(path: &str) -> u64 {
+    fingerprint(&[b"path", path.as_bytes()])
 }
 
 /// The time now, as answers count it.

@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{
     CONTENT_LENGTH, HeaderName, IF_MATCH, IF_UNMODIFIED_SINCE, RANGE as RANGE_FIELD, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, Method};
+use pingora::http::ResponseHeader;
 
 use crate::cache::config::{Per, Rules};
 use crate::cache::directives::RequestDirectives;
 use crate::cache::flights::{Flight, Joined, Landing, follow};
 use crate::cache::freshness::{Standing, Use};
 use crate::cache::give::{Given, give};
-use crate::cache::key::{self, Asked};
+use crate::cache::key::{self, Asked, Target};
 use crate::cache::lead::Lead;
 use crate::cache::object::{Object, Slot};
 use crate::cache::store::{Cache, depends, now};
@@ -28,6 +30,81 @@ pub enum Visited {
     Pass(Told),
     /// The client takes nothing but what is kept, and nothing is.
     NotKept(Told),
+}
+
+/// What the cache has to do with one request, while it is under way.
+#[derive(Debug)]
+pub struct Visit {
+    /// What the client is told; nothing on routes without a cache.
+    pub told: Option<Told>,
+    /// The request fetches what may be kept.
+    pub lead: Option<Box<Lead>>,
+    /// The request may change something.
+    pub change: Option<Box<Change>>,
+}
+
+/// A request that may change something.
+pub struct Change {
+    /// The cache in which that makes answers useless.
+    pub cache: Arc<Cache>,
+    /// What it may change.
+    pub target: Target,
+    /// The fingerprints of its route's tags; `None` if its route has no cache.
+    pub tags: Option<Vec<u64>>,
+}
+
+impl std::fmt::Debug for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Change").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+impl Visit {
+    /// Nothing but a word to the client.
+    pub const fn told(told: Told) -> Self {
+        Self { told: Some(told), lead: None, change: None }
+    }
+
+    /// The head of the answer, as it came from wherever it came from. Says whether its body is wanted.
+    pub fn on_response(&mut self, answer: &mut ResponseHeader) -> bool {
+        let wanted = match &mut self.lead {
+            Some(lead) => {
+                let wanted = lead.on_head(answer);
+                self.told = Some(lead.told());
+                wanted
+            }
+            None => false,
+        };
+        if !wanted {
+            self.lead = None;
+        }
+        if let Some(change) = self.change.take() {
+            let on_cached_route = change.tags.is_some();
+            let tags = change.tags.as_deref().unwrap_or_default();
+            let changes = change.cache.changes(&change.target, tags, on_cached_route, answer.status, &answer.headers);
+            change.cache.changed(changes);
+        }
+        if let Some(told) = self.told.take() {
+            told.count();
+            told.on_response(answer);
+        }
+        wanted
+    }
+
+    /// The upstream gives no answer.
+    pub fn forsake(&mut self) {
+        self.change = None;
+        if let Some(lead) = self.lead.take() {
+            self.told = Some(lead.told());
+        }
+    }
+
+    /// The answer has passed, whole if there is a body.
+    pub fn finish(&mut self, body: Option<Bytes>) {
+        if let (Some(lead), Some(body)) = (self.lead.take(), body) {
+            lead.finish(body);
+        }
+    }
 }
 
 /// What was found under a key.
@@ -52,19 +129,31 @@ impl Cache {
     /// Asks the cache. `tags` are those of [`Rules::tags`]. What is kept in memory is given at once; what is
     /// not may have to be waited for: another request may be fetching it, or the shared state have it.
     pub async fn visit(self: &Arc<Self>, rules: &Arc<Rules>, asked: Asked<'_>, tags: &[u64]) -> Visited {
-        let visited = match enter(rules, asked, tags) {
+        match enter(rules, asked, tags) {
             Err(told) => Visited::Pass(told),
             Ok(visitor) => match self.look(&visitor) {
                 Ok(visited) => visited,
                 Err(found) => Box::pin(self.fetch(visitor, found)).await,
             },
-        };
-        match &visited {
-            Visited::Given(given) => given.told.count(),
-            Visited::Pass(told) | Visited::NotKept(told) => told.count(),
-            Visited::Lead(_) => {} // counted when it is known what came of it
         }
-        visited
+    }
+
+    /// A request that may change what others were given; `None` for one that can't. `tags` are those of
+    /// its route's rules, if it has any.
+    pub fn change(
+        self: &Arc<Self>,
+        method: &Method,
+        rules: Option<&Rules>,
+        about: impl FnOnce() -> (Target, Vec<u64>),
+    ) -> Option<Box<Change>> {
+        let kept = rules.is_some_and(|it| it.methods.contains(method));
+        let matters = rules.is_some() || self.marks.any_kept();
+        if method.is_safe() || kept || !matters {
+            return None;
+        }
+        let (target, tags) = about();
+        let tags = rules.map(|_| tags);
+        Some(Box::new(Change { cache: self.clone(), target, tags }))
     }
 
     /// What memory has, if that can be given.

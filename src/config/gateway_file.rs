@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{At, Findings, Period};
+use crate::cache::{CacheRoomConfig, Room};
 use crate::guard::{GuardConfig, GuardRules};
 use crate::identity::{Tokens, TokensConfig};
 use crate::listener::{Listener, ListenerConfig};
@@ -43,10 +44,33 @@ pub struct GatewayFile {
     pub tokens: TokensConfig,
     /// How the local service `auth` lets people in.
     pub auth: AuthConfig,
+    /// The room that kept answers have.
+    pub cache: CacheRoomConfig,
+    /// `production`, or `dev` for what is of use while developing, and nowhere else:
+    /// `POST /api/cache/clear`. Default: `MOONGATE_MODE` from the environment, or `production`.
+    pub mode: Option<Mode>,
     /// Logs.
     pub telemetry: TelemetryConfig,
     /// How the process stops.
     pub shutdown: ShutdownConfig,
+}
+
+/// What a gateway is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Traffic.
+    #[default]
+    Production,
+    /// Developing.
+    Dev,
+}
+
+impl Mode {
+    /// `MOONGATE_MODE` from the environment; what is no mode is `production`.
+    pub fn of_environment() -> Self {
+        if std::env::var("MOONGATE_MODE").is_ok_and(|it| it == "dev") { Self::Dev } else { Self::Production }
+    }
 }
 
 /// Where clients and operators come in.
@@ -154,6 +178,10 @@ pub struct Process {
     pub guard: GuardRules,
     /// Where short-lived values are kept.
     pub state: Backend,
+    /// The room that kept answers have.
+    pub cache: Room,
+    /// What it is for.
+    pub mode: Mode,
     /// Our own tokens; a reload may bring others.
     pub tokens: Tokens,
     /// How the local service `auth` lets people in.
@@ -203,6 +231,8 @@ impl Process {
             threads: threads(file.threads),
             guard: GuardRules::compile(&file.guard, &At::ROOT.key("guard"), findings),
             state: Backend::compile(&file.state, &At::ROOT.key("state"), findings),
+            cache: file.cache.compile(&At::ROOT.key("cache"), findings),
+            mode: file.mode.unwrap_or_else(Mode::of_environment),
             tokens: file.tokens.compile(&At::ROOT.key("tokens"), findings),
             auth: file.auth.compile(&At::ROOT.key("auth"), findings),
             store: Place::compile(file.store.as_ref(), &At::ROOT.key("store"), findings),
@@ -244,7 +274,8 @@ impl Process {
         differs(old.auth == new.auth, &At::ROOT.key("auth"), "how people are let in");
         differs(old.secrets == new.secrets, &At::ROOT.key("secrets"), "the key to the secrets");
         differs(old.store == new.store, &At::ROOT.key("store"), "the store");
-        differs(old.tokens == new.tokens, &At::ROOT.key("tokens"), "a token secret");
+        differs(old.cache == new.cache, &At::ROOT.key("cache"), "the cache's room");
+        differs(old.mode == new.mode, &At::ROOT.key("mode"), "the mode");
         differs(old.telemetry == new.telemetry, &At::ROOT.key("telemetry"), "the log");
         differs(old.shutdown == new.shutdown, &At::ROOT.key("shutdown"), "the stop's times");
     }

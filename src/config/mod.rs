@@ -20,10 +20,10 @@ mod tests;
 
 pub use document::{Document, Environment};
 pub use faults::{Fault, Faults};
-pub use gateway_file::{GatewayFile, Process, ShutdownConfig, TrustedProxies};
+pub use gateway_file::{GatewayFile, Mode, Process, ShutdownConfig, TrustedProxies};
 pub use routes_file::RoutesFile;
 pub use secret_values::Keeping;
-pub use serving::{Alive, Changes, Compiled, Configuration, Serving, compile_files, compile_routes};
+pub use serving::{Alive, Changes, Compiled, Configuration, Living, Serving, compile_files, compile_routes};
 pub use snapshot::{Action, Description, Redirect, Respond, Route, Snapshot, StepDescription};
 pub use structure::schema_of;
 pub use watch::{WatchError, Watcher};

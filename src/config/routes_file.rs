@@ -6,8 +6,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::base::ByteSize;
+use crate::cache::CacheConfig;
 use crate::exchange::TimeoutsConfig;
-use crate::filters::{CorsConfig, HeaderEditsConfig, IdempotencyConfig, SchemaConfig, Security};
+use crate::filters::auth::AuthConfig;
+use crate::filters::{CorsConfig, HeaderEditsConfig, IdempotencyConfig, RateLimitConfig, SchemaConfig, Security};
+use crate::identity::RolesConfig;
 use crate::routing::MatchConfig;
 use crate::upstream::UpstreamConfig;
 
@@ -19,6 +22,10 @@ pub struct RoutesFile {
     /// The version of this format: 1.
     #[schemars(range(min = 1, max = 1))]
     pub version: u32,
+    /// What each role permits, by the role's name: `notes.read`, `notes.*`, or `*` for everything. Without it,
+    /// roles permit what docs/AUTH.md lists.
+    #[serde(default)]
+    pub roles: Option<RolesConfig>,
     /// What every route starts from.
     #[serde(default)]
     pub defaults: PolicyConfig,
@@ -46,6 +53,12 @@ pub struct PolicyConfig {
     pub headers: HeadersConfig,
     /// Which pages of other origins may call. Without it, none.
     pub cors: Option<CorsConfig>,
+    /// Who may call. Without it, everybody.
+    pub auth: Option<AuthConfig>,
+    /// How many requests may come. The lists of `defaults`, of policies and of the route all apply, but
+    /// where a list speaks of a `per`, earlier lists have no say about it. A limit counts over all
+    /// routes that take it from the same place.
+    pub rate_limits: Vec<RateLimitConfig>,
     /// Media types of request bodies, such as `application/json`, `image/*` or `application/*+json`;
     /// others get 415. Default: any, and JSON where there is a `schema`.
     pub content_types: Option<Vec<String>>,
@@ -53,6 +66,8 @@ pub struct PolicyConfig {
     pub schema: Option<SchemaConfig>,
     /// Deeds that are done once, however often they are asked for.
     pub idempotency: Option<IdempotencyConfig>,
+    /// Which answers are kept and given again. Without it, none.
+    pub cache: Option<CacheConfig>,
 }
 
 /// Header fields of answers.
@@ -104,6 +119,12 @@ pub struct RouteConfig {
     /// Which pages of other origins may call.
     #[serde(default)]
     pub cors: Option<CorsConfig>,
+    /// Who may call. Takes the place of what its policies and `defaults` say, as a whole.
+    #[serde(default)]
+    pub auth: Option<AuthConfig>,
+    /// How many requests may come, beside the limits of `defaults` and of policies for another `per`.
+    #[serde(default)]
+    pub rate_limits: Vec<RateLimitConfig>,
     /// Media types of request bodies; others get 415.
     #[serde(default)]
     pub content_types: Option<Vec<String>>,
@@ -113,6 +134,9 @@ pub struct RouteConfig {
     /// Deeds that are done once, however often they are asked for.
     #[serde(default)]
     pub idempotency: Option<IdempotencyConfig>,
+    /// Which answers are kept and given again. Without it, none.
+    #[serde(default)]
+    pub cache: Option<CacheConfig>,
 }
 
 /// Sends the client elsewhere.

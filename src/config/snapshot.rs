@@ -8,12 +8,17 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::base::{At, ByteSize, Findings, Period};
+use crate::cache::{CacheConfig, Rules};
+use crate::config::gateway_file::Mode;
 use crate::config::routes_file::{HeadersConfig, PolicyConfig, RedirectConfig, RespondConfig, RouteConfig, RoutesFile};
 use crate::exchange::{Policy, TimeoutsConfig};
+use crate::filters::auth::{Auth, AuthConfig};
+use crate::filters::rate_limit::{self, Written};
 use crate::filters::{
-    BodyRules, Chain, Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Idempotency, IdempotencyConfig, Rewrite,
-    SchemaConfig, Security,
+    BodyRules, Chain, Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Idempotency, IdempotencyConfig,
+    RateLimitConfig, RateLimits, Rbac, Rewrite, SchemaConfig, Security,
 };
+use crate::identity::Roles;
 use crate::routing::{MatchConfig, Table, Template};
 use crate::services::Directory;
 use crate::upstream::{Upstream, UpstreamKind};
@@ -29,6 +34,8 @@ pub struct Snapshot {
     pub upstreams: Vec<Arc<Upstream>>,
     /// What answers pass that belong to no route.
     pub defaults: Chain,
+    /// What roles permit.
+    pub roles: Arc<Roles>,
 }
 
 /// One route, compiled.
@@ -109,32 +116,41 @@ pub struct StepDescription {
 
 impl Snapshot {
     /// The only way to a snapshot, for start, reload and `check` alike. Reports all faults; what has
-    /// any must not serve.
-    pub fn compile(file: &RoutesFile, services: &Directory, findings: &mut Findings) -> Self {
+    /// any must not serve. `issuers` are the names in `tokens.trust` of `gateway.yaml`, if that is known.
+    pub fn compile(
+        file: &RoutesFile,
+        services: &Directory,
+        mode: Mode,
+        issuers: Option<&[String]>,
+        findings: &mut Findings,
+    ) -> Self {
+        let roles = Roles::compile(file.roles.as_ref(), &At::ROOT.key("roles"), findings);
+        let known = Known { roles: &roles, issuers };
         let upstreams = upstreams(file, services, findings);
-        let built_in = built_in_routes();
+        let built_in = built_in_routes(mode);
         let written: Vec<&RouteConfig> = file.routes.iter().chain(&built_in).collect();
         let at = At::ROOT.key("routes");
-        check_settings(file, findings);
+        check_settings(file, known, findings);
         unique_names(&written, &at, findings);
         let matches: Vec<(&str, &MatchConfig)> = written.iter().map(|it| (&*it.name, &it.r#match)).collect();
         let table = Table::compile(&matches, &at, findings);
         let mut all = upstreams;
-        all.extend(built_in_upstreams());
-        let compiler = Compiler { file, upstreams: &all, table: &table };
+        all.extend(built_in_upstreams(mode));
+        let compiler = Compiler { file, upstreams: &all, table: &table, known };
         let compile =
             |(number, route): (usize, &&RouteConfig)| compiler.route(number, route, &at.index(number), findings);
         let routes = written.iter().enumerate().map(compile).collect();
         let defaults = Layer::of(&file.defaults, At::ROOT);
-        Self { table, routes, upstreams: all, defaults: way_out(&[defaults]) }
+        Self { table, routes, upstreams: all, defaults: way_out(&[defaults]), roles: Arc::new(roles) }
     }
 }
 
-/// `GET /api/health` and `GET /api/metrics`, which every gateway answers on its public listeners.
-fn built_in_routes() -> Vec<RouteConfig> {
-    let route = |name: &str, path: &str| RouteConfig {
+/// `GET /api/health` and `GET /api/metrics`, which every gateway answers on its public listeners; and while
+/// developing, `POST /api/cache/clear` (S2S-15).
+fn built_in_routes(mode: Mode) -> Vec<RouteConfig> {
+    let route = |name: &str, method: &str, path: &str| RouteConfig {
         name: name.to_owned(),
-        r#match: MatchConfig { path: path.to_owned(), methods: vec!["GET".to_owned()], ..MatchConfig::default() },
+        r#match: MatchConfig { path: path.to_owned(), methods: vec![method.to_owned()], ..MatchConfig::default() },
         r#use: Vec::new(),
         upstream: Some(name.to_owned()),
         redirect: None,
@@ -144,22 +160,38 @@ fn built_in_routes() -> Vec<RouteConfig> {
         body_limit: None,
         headers: HeadersConfig::default(),
         cors: None,
+        auth: None,
+        rate_limits: Vec::new(),
         content_types: None,
         schema: None,
         idempotency: None,
+        cache: None,
     };
-    vec![route(HEALTH, "/api/health"), route(METRICS, "/api/metrics")]
+    // Whoever asks after the gateway's health has no credentials, whatever `defaults` say.
+    let open = AuthConfig { open: true, ..AuthConfig::default() };
+    let health = RouteConfig { auth: Some(open), ..route(HEALTH, "GET", "/api/health") };
+    let mut routes = vec![health, route(METRICS, "GET", "/api/metrics")];
+    if mode == Mode::Dev {
+        routes.push(route(CACHE_CLEAR, "POST", "/api/cache/clear"));
+    }
+    routes
 }
 
 const HEALTH: &str = "moongate-health";
 const METRICS: &str = "moongate-metrics";
+const CACHE_CLEAR: &str = "moongate-cache-clear";
 
-fn built_in_upstreams() -> [Arc<Upstream>; 2] {
-    [(HEALTH, "health"), (METRICS, "metrics")].map(|(name, service)| {
+fn built_in_upstreams(mode: Mode) -> Vec<Arc<Upstream>> {
+    let mut services = vec![(HEALTH, "health"), (METRICS, "metrics")];
+    if mode == Mode::Dev {
+        services.push((CACHE_CLEAR, "cache_clear"));
+    }
+    let upstreams = services.into_iter().map(|(name, service)| {
         let config = crate::upstream::UpstreamConfig { local: Some(service.to_owned()), ..Default::default() };
         let upstream = Upstream::compile(name, &config, &At::ROOT, &mut Findings::default());
         Arc::new(upstream.expect("a local upstream has nothing that could be wrong"))
-    })
+    });
+    upstreams.collect()
 }
 
 fn upstreams(file: &RoutesFile, services: &Directory, findings: &mut Findings) -> Vec<Arc<Upstream>> {
@@ -200,19 +232,28 @@ fn unique_names(routes: &[&RouteConfig], at: &At<'_>, findings: &mut Findings) {
 }
 
 /// Settings are checked where they stand and once, also those that no route uses.
-fn check_settings(file: &RoutesFile, findings: &mut Findings) {
-    Layer::of(&file.defaults, At::ROOT.key("defaults")).check(findings);
+fn check_settings(file: &RoutesFile, known: Known<'_>, findings: &mut Findings) {
+    Layer::of(&file.defaults, At::ROOT.key("defaults")).check(known, findings);
     let policies = At::ROOT.key("policies");
     for (name, policy) in &file.policies {
-        Layer::of(policy, policies.key(name)).check(findings);
+        Layer::of(policy, policies.key(name)).check(known, findings);
     }
     let routes = At::ROOT.key("routes");
     for (number, route) in file.routes.iter().enumerate() {
-        Layer::of_route(route, routes.index(number)).check(findings);
+        Layer::of_route(route, routes.index(number)).check(known, findings);
     }
 }
 
+/// Names that settings may use and that stand elsewhere.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    roles: &'a Roles,
+    /// In `gateway.yaml`, if that is known.
+    issuers: Option<&'a [String]>,
+}
+
 struct Compiler<'a> {
+    known: Known<'a>,
     file: &'a RoutesFile,
     upstreams: &'a [Arc<Upstream>],
     table: &'a Table,
@@ -224,9 +265,12 @@ struct Layer<'a> {
     body_limit: Option<ByteSize>,
     headers: &'a HeadersConfig,
     cors: Option<&'a CorsConfig>,
+    auth: Option<&'a AuthConfig>,
+    rate_limits: &'a [RateLimitConfig],
     content_types: Option<&'a Vec<String>>,
     schema: Option<&'a SchemaConfig>,
     idempotency: Option<&'a IdempotencyConfig>,
+    cache: Option<&'a CacheConfig>,
     at: At<'a>,
 }
 
@@ -265,7 +309,10 @@ impl Compiler<'_> {
         let rewrite = written.rewrite.clone().unwrap_or_default();
         let rewrite_at = at.key("rewrite");
         let captures = self.table.captures(number);
+        let mut told = Findings::default(); // each was checked where it stands
         Chain {
+            auth: auth(layers).and_then(|it| Auth::compile(it, None, &At::ROOT, &mut told)),
+            rbac: auth(layers).and_then(|it| Rbac::compile(it, self.known.roles, &At::ROOT, &mut told)),
             rewrite: Rewrite::compile(
                 rewrite.path.as_deref(),
                 rewrite.host.as_deref(),
@@ -274,8 +321,14 @@ impl Compiler<'_> {
                 findings,
             ),
             request_headers: HeaderEdits::compile(&rewrite.headers, &rewrite_at.key("headers"), findings),
+            rate_limits: RateLimits::join(&limit_lists(written, layers)),
             body: body_rules(layers),
             idempotency: idempotency(layers).map(|it| Idempotency::compile(it, &At::ROOT, &mut Findings::default())),
+            cache: cache(layers).map(|(config, at)| {
+                Rules::check_tags(&config.tags, captures, &at.key("tags"), findings);
+                let rules = Rules::compile(&written.name, config, captures, &At::ROOT, &mut Findings::default());
+                Arc::new(rules)
+            }),
             ..way_out(layers)
         }
     }
@@ -324,9 +377,12 @@ impl<'a> Layer<'a> {
             body_limit: policy.body_limit,
             headers: &policy.headers,
             cors: policy.cors.as_ref(),
+            auth: policy.auth.as_ref(),
+            rate_limits: &policy.rate_limits,
             content_types: policy.content_types.as_ref(),
             schema: policy.schema.as_ref(),
             idempotency: policy.idempotency.as_ref(),
+            cache: policy.cache.as_ref(),
             at,
         }
     }
@@ -337,21 +393,35 @@ impl<'a> Layer<'a> {
             body_limit: route.body_limit,
             headers: &route.headers,
             cors: route.cors.as_ref(),
+            auth: route.auth.as_ref(),
+            rate_limits: &route.rate_limits,
             content_types: route.content_types.as_ref(),
             schema: route.schema.as_ref(),
             idempotency: route.idempotency.as_ref(),
+            cache: route.cache.as_ref(),
             at,
         }
     }
 
-    fn check(&self, findings: &mut Findings) {
+    fn check(&self, known: Known<'_>, findings: &mut Findings) {
         if let Some(cors) = self.cors {
             Cors::compile(cors, &self.at.key("cors"), findings);
         }
+        if let Some(auth) = self.auth {
+            let at = self.at.key("auth");
+            Auth::compile(auth, known.issuers, &at, findings);
+            Rbac::compile(auth, known.roles, &at, findings);
+        }
+        RateLimits::check(self.rate_limits, &self.at.key("rate_limits"), findings);
         let places = (&self.at.key("content_types"), &self.at.key("schema"));
         BodyRules::compile(self.content_types, self.schema, places, findings);
         if let Some(idempotency) = self.idempotency {
             Idempotency::compile(idempotency, &self.at.key("idempotency"), findings);
+        }
+        if let Some(cache) = self.cache {
+            // What tags name is known only where a path is: with each route.
+            let config = CacheConfig { tags: Vec::new(), ..cache.clone() };
+            Rules::compile("", &config, &[], &self.at.key("cache"), findings);
         }
         let HeadersConfig { set, add, remove, .. } = self.headers.clone();
         HeaderEdits::compile(&HeaderEditsConfig { set, add, remove }, &self.at.key("headers"), findings);
@@ -402,8 +472,35 @@ fn body_rules(layers: &[Layer<'_>]) -> BodyRules {
     BodyRules::compile(types, schema, (&At::ROOT, &At::ROOT), &mut Findings::default())
 }
 
+/// The last layer's, as a whole: halves of two could let somebody in whom neither means.
+fn auth<'a>(layers: &[Layer<'a>]) -> Option<&'a AuthConfig> {
+    layers.iter().rev().find_map(|it| it.auth)
+}
+
 fn idempotency<'a>(layers: &[Layer<'a>]) -> Option<&'a IdempotencyConfig> {
     layers.iter().rev().find_map(|it| it.idempotency)
+}
+
+/// The lists of limits, and where each counts: that is where it is written.
+fn limit_lists<'a>(written: &RouteConfig, layers: &[Layer<'a>]) -> Vec<Written<'a>> {
+    // What every gateway has by itself is for those who watch over it.
+    if [HEALTH, METRICS].contains(&&*written.name) {
+        return Vec::new();
+    }
+    let list = |(number, layer): (usize, &Layer<'a>)| Written {
+        scope: match number {
+            0 => "defaults".to_owned(),
+            // A policy that is not there is reported elsewhere, and nothing serves then.
+            _ if number + 1 < layers.len() => format!("policy/{}", written.r#use.get(number - 1).map_or("", |it| it)),
+            _ => format!("route/{}", written.name),
+        },
+        limits: layer.rate_limits,
+    };
+    layers.iter().enumerate().map(list).collect()
+}
+
+fn cache<'l, 'a>(layers: &'l [Layer<'a>]) -> Option<(&'a CacheConfig, At<'l>)> {
+    layers.iter().rev().find_map(|it| Some((it.cache?, it.at.key("cache"))))
 }
 
 fn policy(layers: &[Layer<'_>]) -> Policy {
@@ -452,6 +549,15 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], policy: &Policy) -> Des
     if let Some(cors) = cors {
         steps.push(StepDescription { step: "cors", settings: json(cors) });
     }
+    if let Some(auth) = auth(layers) {
+        steps.push(StepDescription { step: "auth", settings: json(auth) });
+    }
+    let lists = limit_lists(written, layers);
+    let limits = rate_limit::applying(&lists).map(|(scope, it)| serde_json::json!({ "scope": scope, "limit": it }));
+    let limits: Vec<Value> = limits.collect();
+    if !limits.is_empty() {
+        steps.push(StepDescription { step: "rate_limits", settings: Value::Array(limits) });
+    }
     let types = layers.iter().rev().find_map(|it| it.content_types);
     let schema = layers.iter().rev().find_map(|it| it.schema);
     if types.is_some() || schema.is_some() {
@@ -464,6 +570,9 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], policy: &Policy) -> Des
     steps.push(StepDescription { step: "forwarded", settings: Value::Null });
     if let Some(rewrite) = &written.rewrite {
         steps.push(StepDescription { step: "rewrite", settings: json(rewrite) });
+    }
+    if let Some((cache, _)) = cache(layers) {
+        steps.push(StepDescription { step: "cache", settings: json(cache) });
     }
     steps.push(StepDescription { step: "security_headers", settings: json(&security(layers)) });
     if edits != HeaderEditsConfig::default() {

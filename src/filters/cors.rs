@@ -121,7 +121,8 @@ impl Cors {
         let _ = answer.insert_header(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
     }
 
-    fn allows(&self, origin: Option<&HeaderValue>) -> bool {
+    /// Whether pages of this origin may call.
+    pub(super) fn allows(&self, origin: Option<&HeaderValue>) -> bool {
         let origin = origin.and_then(|it| it.to_str().ok());
         origin.is_some_and(|origin| self.any || self.origins.iter().any(|it| it.matches(origin)))
     }

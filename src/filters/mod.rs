@@ -3,6 +3,7 @@
 //! Filters see heads and the [`Exchange`](crate::pipeline::Exchange), never a session. In which order
 //! they run is said in one place, `proxy/way.rs`.
 
+pub mod auth;
 pub mod forwarded;
 pub mod request_id;
 pub mod trace_context;
@@ -11,15 +12,23 @@ mod body_rules;
 mod cors;
 mod header_edits;
 mod idempotency;
+pub mod rate_limit;
+mod rbac;
 mod rewrite;
 mod security_headers;
 
+use std::sync::Arc;
+
 use http::HeaderValue;
+
+use crate::cache::Rules;
 
 pub use body_rules::{BodyRules, SchemaConfig};
 pub use cors::{Cors, CorsConfig, announced_method};
 pub use header_edits::{HeaderEdits, HeaderEditsConfig};
 pub use idempotency::{Begun, Deed, Idempotency, IdempotencyConfig, Kept, Mark};
+pub use rate_limit::{RateLimitConfig, RateLimits};
+pub use rbac::Rbac;
 pub use rewrite::Rewrite;
 pub use security_headers::Security;
 
@@ -28,10 +37,18 @@ pub use security_headers::Security;
 pub struct Chain {
     /// Which pages of other origins may call.
     pub cors: Option<Cors>,
+    /// Who may call.
+    pub auth: Option<auth::Auth>,
+    /// What callers need to be permitted.
+    pub rbac: Option<Rbac>,
+    /// How many requests may come.
+    pub rate_limits: Option<RateLimits>,
     /// What the request's body must be.
     pub body: BodyRules,
     /// Deeds that are done once.
     pub idempotency: Option<Idempotency>,
+    /// Which answers are kept and given again.
+    pub cache: Option<Arc<Rules>>,
     /// Path and host of the request.
     pub rewrite: Rewrite,
     /// Header fields of the request.

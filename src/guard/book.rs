@@ -109,7 +109,7 @@ impl Book {
                 strikes: it.strikes,
             })
             .collect();
-        blocks.sort_by(|a, b| b.left.cmp(&a.left));
+        blocks.sort_by_key(|it| std::cmp::Reverse(it.left));
         blocks
     }
 

@@ -122,9 +122,8 @@ impl Guard {
         if !watch.is_too_much(network) || self.allows(address) {
             return;
         }
-        match self.book.block(network, None, offence.as_str(), true) {
-            Ok(Some(block)) => self.announce(&block),
-            Ok(None) | Err(Full) => {}
+        if let Ok(Some(block)) = self.book.block(network, None, offence.as_str(), true) {
+            self.announce(&block);
         }
     }
 
@@ -142,7 +141,9 @@ impl Guard {
     /// Lifts a block, and forgets what led to it; false if there is none.
     pub fn lift(&self, address: IpAddr) -> bool {
         let network = network_of(address);
-        self.watches.iter().flatten().for_each(|it| drop(it.suspects.lock().remove(&network)));
+        for watch in self.watches.iter().flatten() {
+            watch.suspects.lock().remove(&network);
+        }
         let lifted = self.book.lift(network);
         if lifted {
             tracing::info!(event = "address_unblocked", client = %network, by = "operator", "an address may come again");

@@ -10,6 +10,8 @@ use std::time::Instant;
 
 use pingora::protocols::Digest;
 
+use crate::identity::ClientCertificate;
+
 use super::config::{Alpn, Limits, Listener};
 use super::drain::{Drain, DrainPhase};
 
@@ -30,8 +32,8 @@ pub struct TlsFacts {
     pub cipher: Option<&'static str>,
     /// The protocol, if the client offered any.
     pub alpn: Option<Alpn>,
-    /// The client's own certificate in DER; it was verified.
-    pub client_certificate: Option<Vec<u8>>,
+    /// The client's own certificate; it was verified.
+    pub client: Option<Arc<ClientCertificate>>,
 }
 
 /// Which deadline counts for a connection.

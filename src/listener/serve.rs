@@ -23,6 +23,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use crate::identity::ClientCertificate;
+
 use super::admission::{Full, Place};
 use super::certificates::Certificates;
 use super::config::Alpn;
@@ -234,7 +236,7 @@ fn facts(stream: &TlsStream<L4Stream>) -> TlsFacts {
         version: session.version(),
         cipher: session.current_cipher_name(),
         alpn,
-        client_certificate: session.peer_certificate_der().map(<[u8]>::to_vec),
+        client: session.peer_certificate_der().and_then(ClientCertificate::parse).map(Arc::new),
     }
 }
 

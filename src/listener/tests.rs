@@ -61,7 +61,7 @@ impl ProxyHttp for App {
             connection.listener(),
             tls.server_name.unwrap_or_default(),
             tls.alpn.map(Alpn::as_str).unwrap_or_default(),
-            tls.client_certificate.is_some(),
+            tls.client.is_some(),
             connection.requests(),
         );
         let mut header = ResponseHeader::build(200, Some(2))?;

@@ -1,12 +1,14 @@
 //! The contract between the request's way, its filters and the exchange: what a request is while it
 //! is under way, how it may be refused, and how it can end.
 
+mod allowance;
 mod end;
 mod recording;
 mod refusal;
 mod request;
 
+pub use allowance::Allowance;
 pub use end::EndState;
 pub use recording::Recording;
-pub use refusal::{BodyFault, Refusal, Step};
+pub use refusal::{BodyFault, Missing, Refusal, Step};
 pub use request::{Exchange, Scheme, Timings, TraceContext};

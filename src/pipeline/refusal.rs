@@ -15,6 +15,19 @@ pub enum Refusal {
     MethodNotSupported,
     /// The expectation in `Expect` is not `100-continue`.
     ExpectationFailed,
+    /// The request brings more than one credential, or one in a way that could be read in two.
+    AmbiguousCredentials(&'static str),
+    /// The route asks who is calling, and no credential says so that counts.
+    Unauthorized {
+        /// The value of `WWW-Authenticate`.
+        challenge: String,
+        /// A word and a sentence about the credential that was sent; `None` if none was.
+        why: Option<(&'static str, &'static str)>,
+    },
+    /// Who is calling may not do this.
+    Forbidden(Box<Missing>),
+    /// Who is calling can't be told now: keys or records can't be reached.
+    IdentityUnavailable,
     /// No route takes this host and path.
     RouteNotFound,
     /// A route takes the path, but not with this method.
@@ -49,11 +62,20 @@ pub enum Refusal {
     IdempotencyNotKept,
     /// What gateways share can't be reached, and the request can't do without.
     StateUnavailable,
+    /// A rate limit refuses it.
+    RateLimited {
+        /// Requests that the limit lets through in its time.
+        limit: u64,
+        /// Seconds until one would be let through.
+        retry_after: u64,
+    },
     /// The address has done too much of something and is blocked for a time.
     AddressBlocked {
         /// For so many seconds more.
         retry_after: u64,
     },
+    /// The client takes nothing but a kept answer (`only-if-cached`), and none is kept.
+    NotCached,
     /// The request's target is too long.
     UriTooLong,
     /// The request's header fields are too many or too large.
@@ -78,6 +100,19 @@ pub enum Refusal {
     Internal,
 }
 
+/// What somebody would need who was refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// What is said to people.
+    pub sentence: String,
+    /// One of these roles.
+    pub roles: Vec<String>,
+    /// All of these permissions, which are missing.
+    pub permissions: Vec<String>,
+    /// All of these scopes, which are missing.
+    pub scopes: Vec<String>,
+}
+
 /// What is wrong with a part of a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BodyFault {
@@ -98,7 +133,17 @@ impl Refusal {
         Some(match self {
             Self::BadRequest(_) => Self::BodyInvalid { faults: Vec::new() },
             Self::BodyInvalid { .. } => Self::IdempotencyKey("it is missing"),
-            Self::IdempotencyKey(_) => Self::RouteNotFound,
+            Self::IdempotencyKey(_) => Self::AmbiguousCredentials("there is more than one"),
+            Self::AmbiguousCredentials(_) => Self::Unauthorized {
+                challenge: "Bearer realm=\"moongate\"".to_owned(),
+                why: Some(("expired", "the token has expired")),
+            },
+            Self::Unauthorized { .. } => Self::Forbidden(Box::new(Missing {
+                sentence: "Insufficient permissions. Required role: operator.".to_owned(),
+                roles: vec!["operator".to_owned()],
+                ..Missing::default()
+            })),
+            Self::Forbidden(_) => Self::RouteNotFound,
             Self::RouteNotFound => Self::MethodNotAllowed { allow: "GET, HEAD".to_owned() },
             Self::MethodNotAllowed { .. } => Self::MethodNotSupported,
             Self::MethodNotSupported => Self::NotAcceptable,
@@ -110,18 +155,21 @@ impl Refusal {
             Self::UriTooLong => Self::UnsupportedMediaType { accepted: "application/json".to_owned() },
             Self::UnsupportedMediaType { .. } => Self::ExpectationFailed,
             Self::ExpectationFailed => Self::IdempotencyMismatch,
-            Self::IdempotencyMismatch => Self::AddressBlocked { retry_after: 60 },
+            Self::IdempotencyMismatch => Self::RateLimited { limit: 60, retry_after: 1 },
+            Self::RateLimited { .. } => Self::AddressBlocked { retry_after: 60 },
             Self::AddressBlocked { .. } => Self::HeadersTooLarge,
             Self::HeadersTooLarge => Self::Internal,
             Self::Internal => Self::ConnectFailed,
             Self::ConnectFailed => Self::UpstreamClosed,
             Self::UpstreamClosed => Self::UpstreamProtocol,
             Self::UpstreamProtocol => Self::NoHealthyEndpoint,
-            Self::NoHealthyEndpoint => Self::StateUnavailable,
+            Self::NoHealthyEndpoint => Self::IdentityUnavailable,
+            Self::IdentityUnavailable => Self::StateUnavailable,
             Self::StateUnavailable => Self::ConnectTimeout,
             Self::ConnectTimeout => Self::FirstByteTimeout,
             Self::FirstByteTimeout => Self::ExchangeTimeout,
-            Self::ExchangeTimeout => return None,
+            Self::ExchangeTimeout => Self::NotCached,
+            Self::NotCached => return None,
         })
     }
 }

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::base::{RequestId, SpanId, TraceId};
+use crate::cache::Visit;
 use crate::identity::Principal;
-use crate::pipeline::{EndState, Recording, Refusal};
+use crate::pipeline::{Allowance, EndState, Recording, Refusal};
 
 /// One request and what became of it. Survives an upgrade and then stands for the connection.
 /// Filters write what they learn into typed fields.
@@ -24,6 +25,8 @@ pub struct Exchange {
     pub scheme: Scheme,
     /// Who the request acts for; `None` until credentials have proved it.
     pub principal: Option<Arc<Principal>>,
+    /// What is left of the tightest rate limit that counted it.
+    pub allowance: Option<Allowance>,
     /// When the request's head was complete.
     pub started: Instant,
     /// The target as it was received, kept only when the route rewrites it.
@@ -32,6 +35,8 @@ pub struct Exchange {
     pub body: Option<Bytes>,
     /// Takes the answer down, where a step wants to keep it.
     pub recording: Option<Box<Recording>>,
+    /// What the cache has to do with it.
+    pub cache: Option<Box<Visit>>,
     /// The name of the upstream or local service that was chosen.
     pub upstream: Option<Arc<str>>,
     /// The endpoint that answered, or was tried last.
@@ -102,10 +107,12 @@ impl Exchange {
             client_ip,
             scheme,
             principal: None,
+            allowance: None,
             started: Instant::now(),
             target_received: None,
             body: None,
             recording: None,
+            cache: None,
             upstream: None,
             endpoint: None,
             attempts: 0,

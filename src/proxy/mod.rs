@@ -4,6 +4,7 @@
 //! what could be read in two ways, `access_log` tells of every request.
 
 mod access_log;
+mod cached;
 mod client_ip;
 mod once;
 mod reply;
@@ -26,10 +27,12 @@ use pingora::{Error, ErrorType, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::base::{Deadline, RequestId};
+use crate::cache::Cache;
 use crate::config::Configuration;
 use crate::exchange::{Called, Caller, Ended, WayOut, Worker, exchange, respond, unless_left};
 use crate::filters::Deed;
 use crate::guard::{Guard, Offence, Stage};
+use crate::identity::Identity;
 use crate::listener::{Connection, Refuse};
 use crate::pipeline::{EndState, Exchange, Refusal, Scheme};
 use crate::proxy::way::{Admitted, Arrival, Routeless, Stopped, way_in};
@@ -51,6 +54,10 @@ pub struct Shared {
     pub guard: Arc<Guard>,
     /// Short-lived values: claims, kept answers, counters.
     pub state: State,
+    /// Who is who.
+    pub identity: Arc<Identity>,
+    /// Kept answers.
+    pub cache: Arc<Cache>,
 }
 
 /// The gateway as Pingora sees it; one on each worker thread.
@@ -122,19 +129,28 @@ impl Proxy {
         match way_in(serving, &self.shared, exchange_state, session, peer_trusted).await {
             Ok(Arrival::Admitted(admitted)) => {
                 let admitted = request.admitted.insert(admitted);
+                if exchange_state.cache.is_some() && cached::begin(exchange_state) {
+                    return Box::pin(self.ask(session, exchange_state, admitted)).await;
+                }
                 let destination = admitted.destination();
                 let policy = &admitted.serving.snapshot.routes[admitted.route].policy;
                 let ended = exchange(&self.worker, session, exchange_state, destination, policy, &*admitted).await;
                 match ended {
                     Ok(()) => {
+                        cached::finish(exchange_state);
                         exchange_state.end.get_or_insert(EndState::Done);
                         Ok(())
                     }
                     Err(why) => Box::pin(stopped(session, exchange_state, &*admitted, why)).await,
                 }
             }
+            Ok(Arrival::Kept(admitted, given, deed)) => {
+                let admitted = request.admitted.insert(admitted);
+                self.give(session, exchange_state, admitted, *given, deed).await
+            }
             Ok(Arrival::Deed(admitted, deed)) => {
                 let admitted = request.admitted.insert(admitted);
+                cached::begin(exchange_state);
                 Box::pin(self.once(session, exchange_state, admitted, deed)).await
             }
             Ok(Arrival::Answered(admitted, mut head, body)) => {
@@ -209,6 +225,7 @@ impl Proxy {
         }
         match respond(&self.worker, session, exchange, answer, policy, admitted).await {
             Ok(()) => {
+                cached::finish(exchange);
                 exchange.end.get_or_insert(EndState::Done);
                 Ok(())
             }
@@ -233,6 +250,7 @@ async fn refuse(
     way: &impl WayOut,
     refusal: Refusal,
 ) -> Result<()> {
+    cached::forsake(exchange); // whoever waits for this answer waits in vain
     let (mut head, body) = reply::refusal(&refusal, &exchange.request_id);
     way.on_response(exchange, &mut head);
     if ends_connection(&refusal) {

@@ -2,7 +2,7 @@
 //! `{"error": {code, message, details, request_id, suggested_action}}`), and the way to send one.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 use pingora::Result;
 use pingora::http::ResponseHeader;
@@ -52,6 +52,35 @@ impl Wording {
                 "expectation_failed",
                 "only the expectation 100-continue is known",
                 "leave out Expect",
+            ),
+            Refusal::AmbiguousCredentials(why) => say(
+                StatusCode::BAD_REQUEST,
+                "ambiguous_credentials",
+                &format!("it can't be told who is calling: {why}"),
+                "send one credential, in one place",
+            ),
+            Refusal::Unauthorized { why, .. } => Self {
+                details: json!({ "reason": why.map_or("missing", |(word, _)| word) }),
+                ..say(
+                    StatusCode::UNAUTHORIZED,
+                    "unauthorized",
+                    why.map_or("this path asks who is calling", |(_, sentence)| sentence),
+                    "send a credential that counts here: sign in again, or renew the token",
+                )
+            },
+            Refusal::Forbidden(missing) => Self {
+                details: json!({
+                    "required_roles": missing.roles,
+                    "missing_permissions": missing.permissions,
+                    "missing_scopes": missing.scopes,
+                }),
+                ..say(StatusCode::FORBIDDEN, "forbidden", &missing.sentence, "ask an administrator for what is missing")
+            },
+            Refusal::IdentityUnavailable => say(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "identity_unavailable",
+                "who is calling can't be told at the moment",
+                LATER,
             ),
             Refusal::RouteNotFound => say(
                 StatusCode::NOT_FOUND,
@@ -132,6 +161,15 @@ impl Wording {
                 "what this request depends on can't be looked up at the moment",
                 LATER,
             ),
+            Refusal::RateLimited { limit, retry_after } => Self {
+                details: json!({ "limit": limit, "retry_after": retry_after }),
+                ..say(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "rate_limited",
+                    "too many requests have come",
+                    "wait as many seconds as Retry-After says",
+                )
+            },
             Refusal::AddressBlocked { retry_after } => Self {
                 details: json!({ "retry_after": retry_after }),
                 ..say(
@@ -141,6 +179,12 @@ impl Wording {
                     "wait, and then send less; whoever has to send so much is put on the operator's list",
                 )
             },
+            Refusal::NotCached => say(
+                StatusCode::GATEWAY_TIMEOUT,
+                "not_cached",
+                "only a kept answer was asked for, and none is kept",
+                "ask without Cache-Control: only-if-cached",
+            ),
             Refusal::UriTooLong => say(
                 StatusCode::URI_TOO_LONG,
                 "uri_too_long",
@@ -245,13 +289,34 @@ pub(super) fn refusal(refusal: &Refusal, request_id: &RequestId) -> (Box<Respons
     {
         let _ = head.insert_header(ALLOW, allow);
     }
-    if let Refusal::AddressBlocked { retry_after } = refusal {
+    if let Some(challenge) = challenge(refusal) {
+        let _ = head.insert_header(WWW_AUTHENTICATE, challenge);
+    }
+    if let Refusal::AddressBlocked { retry_after } | Refusal::RateLimited { retry_after, .. } = refusal {
         let _ = head.insert_header(RETRY_AFTER, HeaderValue::from(*retry_after));
     }
     if wording.status == StatusCode::SERVICE_UNAVAILABLE || matches!(refusal, Refusal::IdempotencyRunning) {
         let _ = head.insert_header(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     (head, Bytes::from(body))
+}
+
+/// How to authenticate (RFC 9110, section 11.6.1), and what the credential lacks (RFC 6750, section 3.1).
+fn challenge(refusal: &Refusal) -> Option<HeaderValue> {
+    match refusal {
+        Refusal::Unauthorized { challenge, why: None } => HeaderValue::from_str(challenge).ok(),
+        Refusal::Unauthorized { challenge, why: Some((_, sentence)) } if challenge.starts_with("Bearer") => {
+            let text = format!("{challenge}, error=\"invalid_token\", error_description=\"{sentence}\"");
+            HeaderValue::from_str(&text).ok()
+        }
+        Refusal::Unauthorized { challenge, .. } => HeaderValue::from_str(challenge).ok(),
+        Refusal::Forbidden(missing) if !missing.scopes.is_empty() => {
+            let scopes = missing.scopes.join(" ");
+            let text = format!("Bearer realm=\"moongate\", error=\"insufficient_scope\", scope=\"{scopes}\"");
+            HeaderValue::from_str(&text).ok()
+        }
+        _ => None,
+    }
 }
 
 /// An empty head of this status.

@@ -13,11 +13,14 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::date::get_cached_date;
 
+use crate::cache::{self, Asked, Given, Visit, Visited};
 use crate::config::{Action, Respond, Route, Serving};
 use crate::exchange::{self, Destination, Ended};
+use crate::filters::rate_limit::Part;
 use crate::filters::{self, Begun, Deed, Idempotency, Kept, Security};
+use crate::identity::ClientCertificate;
 use crate::listener::Connection;
-use crate::pipeline::{Exchange, Refusal};
+use crate::pipeline::{Exchange, Refusal, Scheme};
 use crate::proxy::strict;
 use crate::proxy::{Shared, reply};
 use crate::routing::{Outcome, Params, Request, Target};
@@ -28,6 +31,8 @@ pub(super) enum Arrival {
     Admitted(Admitted),
     /// It goes there, and is a deed that is done once.
     Deed(Admitted, Deed),
+    /// Its answer is kept; with the deed that is done by giving it.
+    Kept(Admitted, Box<Given>, Option<Deed>),
     /// It is answered at once.
     Answered(Admitted, Box<ResponseHeader>, Bytes),
 }
@@ -97,17 +102,30 @@ pub(super) async fn way_in(
     if let Some(head) = preflight(&admitted, request) {
         return Ok(Arrival::Answered(admitted, head, Bytes::new()));
     }
+    // Before anything changes the request: answers are kept under what clients ask for.
+    let subject = subject(&admitted, shared, exchange, session.req_header(), &params);
     let onward = match filter(&admitted, shared, exchange, session, &params).await {
         Ok(onward) => onward,
         Err(why) => return Err(Stopped { admitted: Some(admitted), why }),
     };
-    match onward {
-        Onward::Free => {}
-        Onward::First(deed) => return Ok(Arrival::Deed(admitted, deed)),
+    let deed = match onward {
+        Onward::Free => None,
+        Onward::First(deed) => Some(deed),
         Onward::Replay(kept) => {
             let (head, body) = replayed(kept);
             return Ok(Arrival::Answered(admitted, head, body));
         }
+    };
+    // Last: everything that could refuse has had its say, and what upstreams would see is known.
+    if let (Some(subject), Action::Upstream(_)) = (subject, &admitted.route().action) {
+        match visit(&admitted, shared, exchange, session, subject).await {
+            Ok(Some(given)) => return Ok(Arrival::Kept(admitted, given, deed)),
+            Ok(None) => {}
+            Err(why) => return Err(Stopped { admitted: Some(admitted), why }),
+        }
+    }
+    if let Some(deed) = deed {
+        return Ok(Arrival::Deed(admitted, deed));
     }
     match &admitted.route().action {
         Action::Upstream(_) => Ok(Arrival::Admitted(admitted)),
@@ -135,9 +153,44 @@ async fn filter(
 ) -> Result<Onward, Ended> {
     let route = admitted.route();
     // No `..` here: a new filter does not compile until it has been given its place.
-    let filters::Chain { cors: _, body, idempotency, rewrite, request_headers, response_headers: _, security: _ } =
-        &route.chain;
+    let filters::Chain {
+        cors,
+        rate_limits,
+        auth,
+        rbac,
+        body,
+        idempotency,
+        cache,
+        rewrite,
+        request_headers,
+        response_headers: _,
+        security: _,
+    } = &route.chain;
 
+    // Always, and before anything could believe them: only the gateway says who is calling.
+    filters::auth::forget_claims(session.req_header_mut());
+    let limits = rate_limits.as_ref().map(|it| (it, &admitted.serving.alive[admitted.route].limits));
+    let mut counted = Vec::new();
+    // Before credentials are looked at: guessing them counts, too.
+    if let Some((limits, live)) = limits {
+        let headers = &session.req_header().headers;
+        live.on_request(limits, Part::Arrival, &mut counted, exchange, headers).await.map_err(Ended::Unanswered)?;
+    }
+    // Before all work that is done for somebody: from here on it is known for whom.
+    if let Some(auth) = auth {
+        let certificate = client_certificate(session);
+        let request = session.req_header_mut();
+        let asked = auth.on_request(&shared.identity, certificate.as_ref(), cors.as_ref(), exchange, request);
+        asked.await.map_err(Ended::Unanswered)?;
+    }
+    if let Some(rbac) = rbac {
+        rbac.on_request(exchange).map_err(Ended::Unanswered)?;
+    }
+    // Now that it is known who is asking. A repetition of a deed counts, too.
+    if let Some((limits, live)) = limits {
+        let headers = &session.req_header().headers;
+        live.on_request(limits, Part::Principal, &mut counted, exchange, headers).await.map_err(Ended::Unanswered)?;
+    }
     // Before the body is read: what can be refused by its head is.
     if !body.is_empty() {
         let has_body = !session.is_body_empty();
@@ -146,7 +199,8 @@ async fn filter(
     let deed =
         |it: &&Idempotency| matches!(route.action, Action::Upstream(_)) && it.concerns(&session.req_header().method);
     let idempotency = idempotency.as_ref().filter(deed);
-    if body.need_body() || idempotency.is_some() {
+    let cached_by_body = cache.as_ref().is_some_and(|it| it.needs_body(&session.req_header().method));
+    if body.need_body() || idempotency.is_some() || cached_by_body {
         Box::pin(exchange::hold_body(session, exchange, &route.policy)).await?;
         body.on_body(exchange.body.as_ref().unwrap_or(&Bytes::new())).map_err(Ended::Unanswered)?;
     }
@@ -184,6 +238,76 @@ async fn filter(
     // Last: the operator's word about a field is the last one.
     request_headers.on_request(request);
     Ok(onward)
+}
+
+fn client_certificate(session: &ServerSession) -> Option<Arc<ClientCertificate>> {
+    Connection::of(session.digest())?.tls()?.client.clone()
+}
+
+/// What a request is about, for the cache: the target as the client named it, and the tags that its route gives it.
+struct Subject {
+    target: cache::Target,
+    tags: Vec<u64>,
+    change: Option<Box<cache::Change>>,
+}
+
+/// `None` if the cache has nothing to do with the request.
+fn subject(
+    admitted: &Admitted,
+    shared: &Shared,
+    exchange: &Exchange,
+    request: &RequestHeader,
+    params: &Params,
+) -> Option<Subject> {
+    let rules = admitted.route().chain.cache.as_deref();
+    let about = || {
+        let field = request.headers.get(http::header::HOST).and_then(|it| it.to_str().ok());
+        let host = field.or_else(|| request.uri.authority().map(|it| it.as_str())).unwrap_or_default();
+        let target = cache::Target::new(exchange.scheme == Scheme::Https, host, &request.uri);
+        (target, rules.map(|it| it.tags(params, request.uri.path())).unwrap_or_default())
+    };
+    let change = shared.cache.change(&request.method, rules, about);
+    if rules.is_none() && change.is_none() {
+        return None;
+    }
+    let (target, tags) = about();
+    Some(Subject { target, tags, change })
+}
+
+/// Asks the cache; a kept answer ends the way here.
+async fn visit(
+    admitted: &Admitted,
+    shared: &Shared,
+    exchange: &mut Exchange,
+    session: &mut ServerSession,
+    subject: Subject,
+) -> Result<Option<Box<Given>>, Ended> {
+    let Subject { target, tags, change } = subject;
+    let Some(rules) = &admitted.route().chain.cache else {
+        exchange.cache = Some(Box::new(Visit { told: None, lead: None, change }));
+        return Ok(None);
+    };
+    let principal = exchange.principal.clone();
+    let body = exchange.body.clone();
+    let request = session.req_header();
+    let asked = Asked {
+        target: &target,
+        method: &request.method,
+        headers: &request.headers,
+        principal: principal.as_deref(),
+        body: body.as_deref(),
+    };
+    let (told, lead) = match shared.cache.visit(rules, asked, &tags).await {
+        Visited::Given(given) => return Ok(Some(given)),
+        Visited::Pass(told) => (Some(told), None),
+        Visited::Lead(lead) => (None, Some(lead)),
+        Visited::NotKept(told) => {
+            exchange.cache = Some(Box::new(Visit::told(told)));
+            return Err(Ended::Unanswered(Refusal::NotCached));
+        }
+    };
+    exchange.cache = Some(Box::new(Visit { told, lead, change }));
+    Ok(None)
 }
 
 /// How a request that nothing refused goes on.
@@ -249,14 +373,34 @@ pub(super) fn unread(exchange: &Exchange, answer: &mut ResponseHeader) {
     common(exchange, answer);
 }
 
-fn way_out(chain: &filters::Chain, origin: Option<&HeaderValue>, exchange: &Exchange, answer: &mut ResponseHeader) {
-    let filters::Chain { cors, body: _, idempotency: _, rewrite: _, request_headers: _, response_headers, security } =
-        chain;
+fn way_out(chain: &filters::Chain, origin: Option<&HeaderValue>, exchange: &mut Exchange, answer: &mut ResponseHeader) {
+    let filters::Chain {
+        cors,
+        auth: _,
+        rbac: _,
+        rate_limits,
+        body: _,
+        idempotency: _,
+        cache: _,
+        rewrite: _,
+        request_headers: _,
+        response_headers,
+        security,
+    } = chain;
 
+    // Before anything changes the answer: kept is what the upstream said.
+    if let Some(visit) = &mut exchange.cache
+        && !visit.on_response(answer)
+    {
+        exchange.recording = None;
+    }
     if let Some(cors) = cors {
         cors.on_response(origin, answer);
     }
     security.on_response(exchange, answer);
+    if rate_limits.is_some() {
+        filters::rate_limit::on_response(exchange, answer);
+    }
     response_headers.on_response(answer);
     common(exchange, answer);
 }

@@ -2,6 +2,7 @@
 
 pub mod auth;
 
+mod cache_clear;
 mod status;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use crate::exchange::LocalService;
 
+pub use cache_clear::CacheClear;
 pub use status::{HealthStatus, MetricsStatus};
 
 /// The local services by name: what `local:` in an upstream may say.
@@ -18,13 +20,14 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// The services that every gateway has: `health`, `metrics`, and `auth`, in whose place [`auth::Auth`]
-    /// is put before it is asked for anything.
+    /// The services that every gateway has: `health`, `metrics` and, with nothing to clear yet, `cache_clear`;
+    /// and `auth`, in whose place [`auth::Auth`] is put before it is asked for anything.
     pub fn standard() -> Self {
         let mut directory = Self::default();
         directory.add("health", Arc::new(HealthStatus));
         directory.add("metrics", Arc::new(MetricsStatus));
         directory.add("auth", Arc::new(auth::NotYet));
+        directory.add("cache_clear", Arc::new(CacheClear::default()));
         directory
     }
 

@@ -43,7 +43,7 @@ pub struct Quota {
 pub struct Moment(u64);
 
 /// Stands for what is counted: a hash that nobody outside can foresee.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CounterKey([u64; 2]);
 
 /// What a counter said to cells that were asked for.
@@ -85,6 +85,19 @@ struct Entry {
     key: CounterKey,
     /// The theoretical arrival time.
     tat: u64,
+}
+
+impl Moment {
+    /// The time from an earlier moment to this one; none if that one is not earlier.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// So much later.
+    #[must_use]
+    pub fn after(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)))
+    }
 }
 
 impl Quota {

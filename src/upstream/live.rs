@@ -73,6 +73,12 @@ impl Live {
         self.ready.load().len()
     }
 
+    /// Requests that its endpoints were given and that ended, and those of them that failed.
+    pub fn totals(&self) -> (u64, u64) {
+        let totals = self.endpoints.iter().map(|it| (it.state.requests(), it.state.failures()));
+        totals.fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1))
+    }
+
     /// An endpoint for a request that has `tried` those already.
     ///
     /// `None` if no healthy one is left. There is no panic mode: when all endpoints are unhealthy,

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::files::Folder;
 use super::http1::{Response, try_request};
-use super::process::{Line, Process};
+use super::process::{CANARY, Line, Process};
 
 /// Both listeners on loopback, any free port.
 pub const CONFIG: &str = r#"
@@ -157,7 +157,9 @@ impl Gateway {
     /// `GET` on the admin listener.
     #[track_caller]
     pub fn admin_get(&self, path: &str) -> Response {
-        self.or_log(|| try_request(self.admin, "GET", path, &[], b""))
+        let answer = self.or_log(|| try_request(self.admin, "GET", path, &[], b""));
+        assert!(!answer.text().contains(CANARY), "a secret is shown on {path}: {}", answer.text());
+        answer
     }
 
     /// Writes `routes.yaml` in place.

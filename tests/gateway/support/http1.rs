@@ -379,7 +379,8 @@ pub fn try_request(
     client.try_read_response(method)
 }
 
-/// A plain request; `host`, `content-length` and `connection: close` are added unless given.
+/// A plain request; `host`, `content-length` and `connection: close` are added unless given, and
+/// credentials of a kind that no route asks for: they must not be seen where they do not belong.
 pub fn request_bytes(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let given = |name: &str| headers.iter().any(|(it, _)| it.eq_ignore_ascii_case(name));
     let mut text = format!("{method} {path} HTTP/1.1\r\n");
@@ -388,6 +389,9 @@ pub fn request_bytes(address: SocketAddr, method: &str, path: &str, headers: &[(
     }
     for (name, value) in headers {
         text += &format!("{name}: {value}\r\n");
+    }
+    if !given("x-provider-key") {
+        text += &format!("x-provider-key: {}provider-key\r\n", super::process::CANARY);
     }
     if !body.is_empty() && !given("content-length") && !given("transfer-encoding") {
         text += &format!("content-length: {}\r\n", body.len());

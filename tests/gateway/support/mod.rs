@@ -17,7 +17,7 @@ mod tests;
 
 pub use demo::{Demo, DemoProcess};
 pub use files::{Ca, Folder, Leaf};
-pub use gateway::{Gateway, Refused};
+pub use gateway::{Gateway, GatewayBuilder, Refused};
 pub use http1::{RawClient, Response, get, request};
 pub use http2::H2Client;
 pub use postgres::Postgres;

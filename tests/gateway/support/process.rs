@@ -14,6 +14,9 @@ use serde_json::Value;
 
 /// How long anything may take before a test gives up; on a good day nothing takes a second.
 pub const DEADLINE: Duration = Duration::from_secs(20);
+/// Begins every secret that a test makes up. Whatever process of ours writes it, the test fails: so the
+/// whole suite is the test that nothing leaks.
+pub const CANARY: &str = "canary-";
 /// A test that logs more than this loses the oldest lines.
 const LINES_MAX: usize = 100_000;
 
@@ -29,6 +32,8 @@ pub struct Line {
 #[derive(Default)]
 struct Pages {
     lines: VecDeque<Line>,
+    /// The first line with a secret.
+    leak: Option<String>,
     /// How many of standard output and standard error are still open.
     open: usize,
 }
@@ -49,6 +54,9 @@ impl Log {
                 let text = String::from_utf8_lossy(&line).into_owned();
                 let json = if stderr { None } else { serde_json::from_str(&text).ok() };
                 let mut pages = log.pages.lock().unwrap();
+                if text.contains(CANARY) {
+                    pages.leak.get_or_insert_with(|| text.clone());
+                }
                 if pages.lines.len() == LINES_MAX {
                     pages.lines.pop_front();
                 }
@@ -206,6 +214,10 @@ impl Drop for Process {
             if !self.log.open() {
                 let _ = reader.join();
             }
+        }
+        let leak = self.log.pages.lock().unwrap().leak.take();
+        if let (Some(line), false) = (leak, thread::panicking()) {
+            panic!("{}: a secret was written: {line}", self.name);
         }
     }
 }

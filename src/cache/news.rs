@@ -1,0 +1,174 @@
+//! Forgetting: by an operator's word, or because something has changed; here, in the shared state, and on the
+//! other gateways.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::cache::metrics::METRICS;
+use crate::cache::object::{Object, Slot};
+use crate::cache::store::{Cache, EVERYTHING, of_path, of_route, of_tag, of_target};
+use crate::state::{Notice, Subscription};
+
+/// What gateways tell one another about.
+const TOPIC: &str = "cache";
+
+/// What is to be forgotten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purge {
+    /// Everything.
+    All,
+    /// All answers of a route.
+    Route(String),
+    /// All answers that depend on this.
+    Tag(String),
+    /// The answers to one target, in all variants: `/players/7?x=1` on every host, or with a host before it.
+    Key(String),
+    /// The answers to all targets that begin so.
+    Prefix(String),
+}
+
+/// What came of a purge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Purged {
+    /// So many answers were in this gateway's memory.
+    pub count: u64,
+    /// Whether the shared state and the other gateways could be told.
+    pub everywhere: bool,
+}
+
+/// A gateway's word to the others.
+#[derive(Debug, Serialize, Deserialize)]
+struct Word {
+    from: u64,
+    news: News,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum News {
+    Purge(Purge),
+    Changed(Vec<u64>),
+}
+
+impl Cache {
+    /// Forgets, here and everywhere.
+    pub async fn purge(self: &Arc<Self>, what: Purge) -> Purged {
+        // The shared state before the memory: what is forgotten must not come back from there.
+        let names = what.names();
+        let names: &[u64] = if names.is_empty() { &[EVERYTHING] } else { &names };
+        let shared = match &self.second {
+            Some(second) => second.void(names).await,
+            None => true,
+        };
+        let count = self.forget(&what).await;
+        let told = self.tell(News::Purge(what)).await;
+        Purged { count, everywhere: shared && told }
+    }
+
+    /// Makes useless whatever depends on one of these.
+    pub fn changed(self: &Arc<Self>, fingerprints: Vec<u64>) {
+        if fingerprints.is_empty() {
+            return;
+        }
+        self.marks.changed(&fingerprints);
+        let cache = self.clone();
+        tokio::spawn(async move {
+            let shared = match &cache.second {
+                Some(second) => second.void(&fingerprints).await,
+                None => true,
+            };
+            if !(cache.tell(News::Changed(fingerprints)).await && shared) {
+                tracing::warn!(event = "cache_change_untold", "other gateways may give an outdated answer");
+            }
+        });
+    }
+
+    /// Hears what the other gateways forget, until the state is gone.
+    pub async fn listen(self: Arc<Self>) {
+        let mut heard: Subscription = self.notices.subscribe(TOPIC);
+        while let Some(notice) = heard.next().await {
+            let word = match notice {
+                Notice::Said(said) => serde_json::from_slice::<Word>(&said),
+                Notice::Missed => {
+                    // Whatever it was: what is kept may be what others were told to forget.
+                    self.forget(&Purge::All).await;
+                    continue;
+                }
+            };
+            match word {
+                Ok(word) if word.from == self.id => {}
+                Ok(Word { news: News::Purge(what), .. }) => {
+                    self.forget(&what).await;
+                }
+                Ok(Word { news: News::Changed(fingerprints), .. }) => self.marks.changed(&fingerprints),
+                Err(_) => tracing::warn!(event = "cache_notice_unread", "it is not of this version"),
+            }
+        }
+    }
+
+    /// In this gateway's memory, all of which is looked at: not on a worker.
+    async fn forget(self: &Arc<Self>, what: &Purge) -> u64 {
+        match (what, &what.names()[..]) {
+            (Purge::All, _) => self.marks.all_changed(),
+            (_, []) => self.marks.unnamed_change(),
+            (_, names) => self.marks.changed(names),
+        }
+        let (cache, what) = (self.clone(), what.clone());
+        let removing = tokio::task::spawn_blocking(move || {
+            cache.memory.remove_all(|slot| match slot {
+                Slot::Varied(_) => what == Purge::All,
+                Slot::Whole(object) => what.means(object),
+            })
+        });
+        let count = removing.await.unwrap_or_default();
+        METRICS.purged.inc_by(count);
+        count
+    }
+
+    async fn tell(&self, news: News) -> bool {
+        let Ok(word) = serde_json::to_vec(&Word { from: self.id, news }) else { return false };
+        self.notices.publish(TOPIC, Bytes::from(word)).await.is_ok()
+    }
+}
+
+impl Purge {
+    /// The fingerprints of what it means; none if no fingerprint names it.
+    fn names(&self) -> Vec<u64> {
+        match self {
+            Self::Route(name) => vec![of_route(name)],
+            Self::Tag(tag) => vec![of_tag(tag)],
+            Self::Key(key) if key.starts_with('/') => vec![of_path(key)],
+            Self::Key(key) => {
+                let (host, path) = parts(key);
+                vec![of_target(&host.to_ascii_lowercase(), path)]
+            }
+            Self::All | Self::Prefix(_) => Vec::new(),
+        }
+    }
+
+    fn means(&self, object: &Object) -> bool {
+        let (host, path) = (object.target.host(), object.target.path());
+        match self {
+            Self::All => true,
+            Self::Route(name) => *object.route == **name,
+            Self::Tag(tag) => object.depends.contains(&of_tag(tag)),
+            Self::Key(key) => {
+                let (wanted, rest) = parts(key);
+                path == rest && (wanted.is_empty() || host.eq_ignore_ascii_case(wanted))
+            }
+            Self::Prefix(prefix) => {
+                let (wanted, rest) = parts(prefix);
+                path.starts_with(rest) && (wanted.is_empty() || host.eq_ignore_ascii_case(wanted))
+            }
+        }
+    }
+}
+
+/// Host and path; no host means every one.
+fn parts(key: &str) -> (&str, &str) {
+    let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
+    key.split_at(key.find('/').unwrap_or(key.len()))
+}

@@ -1,0 +1,303 @@
+//! Asks who is calling (R4.2, R7.2, PX-2): finds the credential, has it judged, and tells the upstream.
+//!
+//! What a credential proves is the identity room's business; here is where it stands in a request. Whatever goes
+//! wrong on the way denies.
+
+mod config;
+mod credentials;
+mod told;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::Method;
+use http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN, UPGRADE};
+use pingora::http::RequestHeader;
+
+use crate::base::{At, Findings};
+use crate::identity::{
+    CertificateRules, ClientCertificate, Denied, Flaw, Identity, Kind, Principal, Verdict, Verified, Voucher,
+    is_api_key,
+};
+use crate::pipeline::{Exchange, Missing, Refusal};
+
+use super::cors::Cors;
+use credentials::{API_KEY, Place, Places, drop_cookie, drop_parameter};
+
+pub use config::{
+    ApiKeyConfig, AuthConfig, CookieConfig, HeaderWord, JwtConfig, QueryConfig, RolesFrom, ServiceTokenConfig,
+    SourceConfig,
+};
+pub use told::forget_claims;
+
+/// The name of ourselves among issuers.
+const OWN: &str = "own";
+
+/// A compiled `auth` section, as far as it asks who is calling.
+#[derive(Clone, Debug)]
+pub struct Auth {
+    /// Whose tokens count.
+    jwt: Option<Issuers>,
+    service_token: bool,
+    mtls: Option<Arc<CertificateRules>>,
+    places: Places,
+    optional: bool,
+    roles_from_account: bool,
+    forward: bool,
+    challenge: &'static str,
+}
+
+#[derive(Clone, Debug)]
+enum Issuers {
+    All,
+    /// Whether ourselves, and which others.
+    These(bool, Vec<Arc<str>>),
+}
+
+impl Issuers {
+    fn hold(&self, voucher: &Voucher) -> bool {
+        match (self, voucher) {
+            (Self::All, _) => true,
+            (Self::These(own, _), Voucher::Own) => *own,
+            (Self::These(_, others), Voucher::Trusted(name)) => others.contains(name),
+        }
+    }
+}
+
+impl Auth {
+    /// Reports every fault; `None` if everybody may call. `issuers` are the names in `tokens.trust`, if they are
+    /// known.
+    pub fn compile(
+        config: &AuthConfig,
+        issuers: Option<&[String]>,
+        at: &At<'_>,
+        findings: &mut Findings,
+    ) -> Option<Self> {
+        let AuthConfig { open, jwt, api_key, service_token, mtls, optional, from, roles_from, forward, .. } = config;
+        let asks = jwt.is_some() || api_key.is_some() || service_token.is_some() || mtls.is_some();
+        if *open && (asks || *config != (AuthConfig { open: true, ..AuthConfig::default() })) {
+            let finding = findings.error(&at.key("open"), "open, and yet something is asked for");
+            finding.help("`open: true` stands alone");
+        }
+        if *open {
+            return None;
+        }
+        if !asks {
+            let finding = findings.error(at, "no credential is named that counts");
+            finding.help("name at least one of jwt, api_key, service_token and mtls; or write `open: true`");
+        }
+        let needs = !config.roles.is_empty() || !config.permissions.is_empty() || !config.scopes.is_empty();
+        if *optional && needs {
+            let finding = findings.error(&at.key("optional"), "nobody in particular has no role, permission or scope");
+            finding.help("leave out `optional`, or what is asked of the caller");
+        }
+        let mut places = Places::compile(from.as_deref(), &at.key("from"), findings);
+        places.api_key = api_key.is_some();
+        let bearer = jwt.is_some() || api_key.is_some() || service_token.is_some();
+        Some(Self {
+            jwt: jwt.as_ref().map(|it| trusted(it, issuers, &at.key("jwt"), findings)),
+            service_token: service_token.is_some(),
+            mtls: mtls.as_ref().map(|it| Arc::new(CertificateRules::compile(it, &at.key("mtls"), findings))),
+            places,
+            optional: *optional,
+            roles_from_account: *roles_from == Some(RolesFrom::Account),
+            forward: forward.unwrap_or(true),
+            challenge: if bearer { "Bearer realm=\"moongate\"" } else { "Certificate realm=\"moongate\"" },
+        })
+    }
+
+    /// From here on `exchange.principal` is known.
+    ///
+    /// # Errors
+    /// When it is not: nobody passes then.
+    pub async fn on_request(
+        &self,
+        identity: &Identity,
+        certificate: Option<&Arc<ClientCertificate>>,
+        cors: Option<&Cors>,
+        exchange: &mut Exchange,
+        request: &mut RequestHeader,
+    ) -> Result<(), Refusal> {
+        let found = self.places.find(request)?;
+        let place = found.map(|(place, _)| place);
+        if place == Some(Place::Cookie) && !may_use_cookie(request, cors) {
+            return Err(other_origin());
+        }
+        let judged = match found {
+            Some((place, credential)) => self.judge(identity, place, credential).await,
+            None => match self.from_certificate(certificate) {
+                Some(principal) => principal.map_err(Denied::Flawed),
+                None if self.optional => {
+                    self.hide(None, request);
+                    return Ok(());
+                }
+                None => return Err(self.unauthorized(None)),
+            },
+        };
+        let principal = judged.map_err(|denied| match denied {
+            Denied::Flawed(flaw) => self.unauthorized(Some(flaw)),
+            Denied::Unavailable => Refusal::IdentityUnavailable,
+        })?;
+        self.hide(place, request);
+        told::tell(identity, &principal, request);
+        exchange.principal = Some(principal);
+        Ok(())
+    }
+
+    /// Whom the credential proves. What has to be waited for is waited for in a future of its own, so that the
+    /// ordinary request carries nothing of it.
+    async fn judge(&self, identity: &Identity, place: Place, credential: &[u8]) -> Result<Arc<Principal>, Denied> {
+        if self.places.api_key && (place == Place::ApiKey || is_api_key(credential)) {
+            return match identity.judge_api_key(credential) {
+                Some(judged) => judged,
+                None => Box::pin(identity.look_up_api_key(credential)).await,
+            };
+        }
+        let verified = match identity.judge(credential) {
+            Verdict::Valid(verified) => verified,
+            Verdict::Invalid(flaw) => return Err(Denied::Flawed(flaw)),
+            Verdict::KeysWanted => Box::pin(identity.judge_patiently(credential)).await?,
+        };
+        self.counts(&verified).map_err(Denied::Flawed)?;
+        let principal = &verified.principal;
+        if !self.roles_from_account || verified.voucher != Voucher::Own || principal.kind != Kind::User {
+            return Ok(principal.clone());
+        }
+        match identity.with_account(principal) {
+            Some(judged) => judged,
+            None => Box::pin(identity.look_up_account(principal)).await,
+        }
+    }
+
+    /// Whether a good token counts on this route.
+    fn counts(&self, verified: &Verified) -> Result<(), Flaw> {
+        if self.jwt.as_ref().is_some_and(|it| it.hold(&verified.voucher)) {
+            return Ok(());
+        }
+        match verified.principal.kind {
+            Kind::Service if self.service_token => Ok(()),
+            _ if self.jwt.is_none() && self.service_token => Err(Flaw::NotAService),
+            _ => Err(Flaw::Untrusted),
+        }
+    }
+
+    fn from_certificate(&self, certificate: Option<&Arc<ClientCertificate>>) -> Option<Result<Arc<Principal>, Flaw>> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs());
+        Some(certificate?.principal(self.mtls.as_ref()?, now))
+    }
+
+    fn unauthorized(&self, flaw: Option<Flaw>) -> Refusal {
+        let why = flaw.map(|it| (it.as_str(), it.reason()));
+        Refusal::Unauthorized { challenge: self.challenge.to_owned(), why }
+    }
+
+    /// Takes out of the request what the upstream is not to have.
+    fn hide(&self, place: Option<Place>, request: &mut RequestHeader) {
+        if let Some(name) = &self.places.query {
+            drop_parameter(request, name);
+        }
+        if self.forward {
+            return;
+        }
+        match (place, &self.places.cookie) {
+            (Some(Place::Header), _) => drop(request.remove_header(&AUTHORIZATION)),
+            (Some(Place::ApiKey), _) => drop(request.remove_header(&API_KEY)),
+            (Some(Place::Cookie), Some(name)) => drop_cookie(request, name),
+            _ => {}
+        }
+    }
+}
+
+fn trusted(config: &JwtConfig, issuers: Option<&[String]>, at: &At<'_>, findings: &mut Findings) -> Issuers {
+    let Some(names) = &config.trust else { return Issuers::All };
+    let list = at.key("trust");
+    if names.is_empty() {
+        findings.error(&list, "no issuer counts").help("leave it out for all of them");
+    }
+    let others = names.iter().filter(|it| *it != OWN);
+    for (number, name) in names.iter().enumerate().filter(|(_, it)| *it != OWN) {
+        if issuers.is_some_and(|it| !it.contains(name)) {
+            let finding = findings.error(&list.index(number), format!("no issuer `{name}` in tokens.trust"));
+            let known = issuers.iter().flat_map(|it| it.iter()).map(String::as_str);
+            finding.suggest(name, known.chain([OWN]));
+        }
+    }
+    Issuers::These(names.iter().any(|it| it == OWN), others.map(|it| it.as_str().into()).collect())
+}
+
+/// Browsers send cookies along whoever asks them to. Reading is guarded by CORS; for everything else, and for a
+/// WebSocket, which CORS does not guard, the page has to be of this origin or of one that may call.
+fn may_use_cookie(request: &RequestHeader, cors: Option<&Cors>) -> bool {
+    let safe = matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    if safe && !request.headers.contains_key(UPGRADE) && request.method != Method::CONNECT {
+        return true;
+    }
+    let Some(origin) = request.headers.get(ORIGIN) else { return true };
+    same_origin(&request.headers, request) || cors.is_some_and(|it| it.allows(Some(origin)))
+}
+
+fn same_origin(headers: &HeaderMap, request: &RequestHeader) -> bool {
+    let origin = headers.get(ORIGIN).and_then(|it| it.to_str().ok()).and_then(|it| it.split_once("://"));
+    let host = headers.get(HOST).and_then(|it| it.to_str().ok());
+    let host = host.or_else(|| request.uri.authority().map(|it| it.as_str()));
+    matches!((origin, host), (Some((_, origin)), Some(host)) if origin.eq_ignore_ascii_case(host))
+}
+
+fn other_origin() -> Refusal {
+    let sentence = "a page of another origin may not use this cookie".to_owned();
+    Refusal::Forbidden(Box::new(Missing { sentence, ..Missing::default() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(yaml: &str, paths: &[&str]) {
+        let mut findings = Findings::default();
+        let config: AuthConfig = serde_yaml::from_str(yaml).unwrap();
+        let issuers = ["clinic".to_owned()];
+        Auth::compile(&config, Some(&issuers), &At::ROOT, &mut findings);
+        let is: Vec<_> = findings.iter().map(|it| it.path.as_str()).collect();
+        assert_eq!(is, paths, "{yaml}: {findings:#?}");
+    }
+
+    #[test]
+    fn what_can_not_be_meant_is_reported() {
+        check("{ jwt: {} }", &[]);
+        check("{ open: true }", &[]);
+        check("{ jwt: { trust: [own, clinic] }, from: [header, { cookie: session }, { query: token }] }", &[]);
+        check("{}", &[""]);
+        check("{ roles: [admin] }", &[""]);
+        check("{ open: true, jwt: {} }", &["/open"]);
+        check("{ open: true, roles: [admin] }", &["/open"]);
+        check("{ jwt: { trust: [] } }", &["/jwt/trust"]);
+        check("{ jwt: { trust: [clinci] } }", &["/jwt/trust/0"]);
+        check("{ jwt: {}, optional: true, scopes: [bench] }", &["/optional"]);
+        check("{ jwt: {}, from: [header, header, { cookie: 'a b' }] }", &["/from/1", "/from/2/cookie"]);
+        check("{ jwt: {}, from: [] }", &["/from"]);
+        check("{ mtls: { names: ['*'] } }", &["/mtls/names/0"]);
+    }
+
+    #[test]
+    fn a_cookie_is_no_credential_for_pages_of_other_origins() {
+        let check = |method: &str, fields: &[(&'static str, &str)], may: bool| {
+            let mut request = RequestHeader::build(method, b"/", None).unwrap();
+            for (name, value) in fields {
+                request.append_header(*name, *value).unwrap();
+            }
+            let cors: crate::filters::CorsConfig = serde_yaml::from_str("{ origins: ['https://app.tta'] }").unwrap();
+            let cors = Cors::compile(&cors, &At::ROOT, &mut Findings::default());
+            assert_eq!(may_use_cookie(&request, Some(&cors)), may, "{method} {fields:?}");
+        };
+        let evil = ("origin", "https://evil.example");
+        check("GET", &[evil], true);
+        check("POST", &[], true);
+        check("POST", &[evil, ("host", "gateway.tta")], false);
+        check("POST", &[("origin", "null")], false);
+        check("POST", &[("origin", "https://gateway.tta"), ("host", "Gateway.tta")], true);
+        check("POST", &[("origin", "https://app.tta"), ("host", "gateway.tta")], true);
+        check("GET", &[evil, ("upgrade", "websocket")], false);
+        check("GET", &[("upgrade", "websocket")], true);
+    }
+}

@@ -1,0 +1,120 @@
+//! What upstreams are told of who is calling: a fixed list of fields, from the gateway alone (R4.2).
+
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use http::header::{HeaderName, HeaderValue};
+use pingora::http::RequestHeader;
+
+use crate::identity::{Identity, Principal};
+
+const SUBJECT: HeaderName = HeaderName::from_static("x-moongate-subject");
+const TENANT: HeaderName = HeaderName::from_static("x-moongate-tenant");
+const ROLES: HeaderName = HeaderName::from_static("x-moongate-roles");
+const SCOPES: HeaderName = HeaderName::from_static("x-moongate-scopes");
+const METHOD: HeaderName = HeaderName::from_static("x-moongate-auth-method");
+const BADGE: HeaderName = HeaderName::from_static("x-moongate-identity");
+
+/// What the names of these fields begin with.
+const MARK: &[u8] = b"x-moongate-";
+
+/// Takes out what a client says that only the gateway may say, in each spelling that a server could take for it:
+/// CGI and its heirs know no difference between `-` and `_`.
+pub fn forget_claims(request: &mut RequestHeader) {
+    if !request.headers.keys().any(is_ours) {
+        return;
+    }
+    let ours: Vec<HeaderName> = request.headers.keys().filter(|it| is_ours(it)).cloned().collect();
+    for name in ours {
+        request.remove_header(&name);
+    }
+}
+
+fn is_ours(name: &HeaderName) -> bool {
+    let start = name.as_str().as_bytes().get(..MARK.len());
+    let same = |(it, mark): (&u8, &u8)| it == mark || (*it == b'_' && *mark == b'-');
+    start.is_some_and(|it| it.iter().zip(MARK).all(same))
+}
+
+/// Tells the upstream who is calling.
+pub(super) fn tell(identity: &Identity, principal: &Principal, request: &mut RequestHeader) {
+    let mut field = |name: HeaderName, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            let _ = request.insert_header(name, value);
+        }
+    };
+    field(SUBJECT, &escaped(&principal.subject));
+    if let Some(tenant) = &principal.tenant {
+        field(TENANT, &escaped(tenant));
+    }
+    if !principal.roles.is_empty() {
+        field(ROLES, &listed(&principal.roles, ","));
+    }
+    if !principal.scopes.is_empty() {
+        field(SCOPES, &listed(&principal.scopes, " "));
+    }
+    field(METHOD, principal.kind.as_str());
+    if let Some(badge) = identity.badge(principal)
+        && let Ok(badge) = HeaderValue::from_maybe_shared(badge)
+    {
+        let _ = request.insert_header(BADGE, badge);
+    }
+}
+
+fn listed(words: &[Arc<str>], between: &str) -> String {
+    words.iter().map(|it| escaped(it)).collect::<Vec<_>>().join(between)
+}
+
+/// What is not plain is written as in a URI: blanks at an end would be lost, and who reads bytes beyond ASCII in
+/// which way nobody knows.
+fn escaped(text: &str) -> Cow<'_, str> {
+    let plain = |it: u8| it.is_ascii_graphic() && !b"%,".contains(&it);
+    if text.bytes().all(plain) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for byte in text.bytes() {
+        if plain(byte) {
+            escaped.push(char::from(byte));
+        } else {
+            let _ = write!(escaped, "%{byte:02X}");
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_says_of_itself_is_taken_out_in_each_spelling() {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        let names =
+            ["X-Moongate-Subject", "x_moongate_roles", "x-moongate_tenant", "X_Moongate-Identity", "x-moongate-new"];
+        for name in names {
+            request.append_header(name, "admin").unwrap();
+        }
+        for name in ["x-moongat", "x-moongates", "moongate-subject"] {
+            request.append_header(name, "stays").unwrap();
+        }
+        forget_claims(&mut request);
+        assert!(!request.headers.keys().any(is_ours));
+        assert_eq!(request.headers.len(), 3);
+    }
+
+    #[test]
+    fn a_name_is_one_value_whatever_is_in_it() {
+        for (name, told) in [
+            ("ada", "ada"),
+            ("auth0|5f7", "auth0|5f7"),
+            ("ada ", "ada%20"),
+            ("a,b", "a%2Cb"),
+            ("50%", "50%25"),
+            ("Ada Łovelace", "Ada%20%C5%81ovelace"),
+        ] {
+            assert_eq!(escaped(name), told);
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! Who is asking, what the counters say, and what becomes of the request.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::header::HeaderMap;
+
+use super::fields::seconds;
+use super::live::LiveLimits;
+use super::shared::SharedCounts;
+use super::{OnStateError, RateLimit, RateLimits, Subject};
+use crate::identity::{Kind, Principal};
+use crate::pipeline::{Allowance, Exchange, Refusal};
+use crate::state::{CounterKey, Moment, Quota, SharedCells, Taken};
+
+/// Which of a route's limits are to be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Those that need no principal: before credentials are looked at, so that guessing them counts.
+    Arrival,
+    /// Those that count by principal.
+    Principal,
+}
+
+/// A name to count by. Names of different kinds are never the same.
+#[derive(Debug, PartialEq)]
+struct Counted<'r> {
+    kind: u8,
+    name: [&'r [u8]; 3],
+}
+
+/// The part of an address that is counted.
+#[derive(Debug, PartialEq)]
+enum Address {
+    V4([u8; 4]),
+    /// A customer gets 64 bits at least, and could count as so many addresses (RFC 6177).
+    V6Network([u8; 8]),
+}
+
+impl Address {
+    fn of(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => Self::V4(ip.octets()),
+            IpAddr::V6(ip) => {
+                let [a, b, c, d, e, f, g, h, ..] = ip.octets();
+                Self::V6Network([a, b, c, d, e, f, g, h])
+            }
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::V4(bytes) => bytes,
+            Self::V6Network(bytes) => bytes,
+        }
+    }
+}
+
+/// What a name is made of.
+struct Asking<'r> {
+    address: Address,
+    principal: Option<&'r Principal>,
+    headers: &'r HeaderMap,
+    route: &'r str,
+}
+
+impl Asking<'_> {
+    /// Whoever can't be told by what the limit counts is told by something broader, so that leaving a
+    /// token or a field out sets nobody free.
+    fn counted(&self, subject: &Subject) -> Counted<'_> {
+        match subject {
+            Subject::Ip => self.by_ip(),
+            Subject::User => self.by_user(),
+            Subject::Key => match self.principal.filter(|it| it.kind == Kind::ApiKey) {
+                Some(it) => one(3, it.credential.as_ref().unwrap_or(&it.subject).as_bytes()),
+                None => self.by_user(),
+            },
+            Subject::Tenant => match self.principal.and_then(|it| it.tenant.as_deref()) {
+                Some(tenant) => one(4, tenant.as_bytes()),
+                None => self.by_user(),
+            },
+            Subject::Route => one(5, self.route.as_bytes()),
+            Subject::Header(name) => match self.headers.get(name) {
+                Some(value) => one(6, value.as_bytes()),
+                None => self.by_ip(),
+            },
+        }
+    }
+
+    fn by_ip(&self) -> Counted<'_> {
+        one(1, self.address.bytes())
+    }
+
+    fn by_user(&self) -> Counted<'_> {
+        let Some(principal) = self.principal else { return self.by_ip() };
+        let kind = match principal.kind {
+            Kind::User => 10,
+            Kind::ApiKey => 11,
+            Kind::Service => 12,
+            Kind::Certificate => 13,
+        };
+        // Two issuers, or two tenants, may give the same name to two people.
+        let (issuer, tenant) = (principal.issuer.as_deref(), principal.tenant.as_deref());
+        let name = [issuer.unwrap_or_default(), tenant.unwrap_or_default(), &principal.subject].map(str::as_bytes);
+        Counted { kind, name }
+    }
+}
+
+fn one(kind: u8, name: &[u8]) -> Counted<'_> {
+    Counted { kind, name: [name, b"", b""] }
+}
+
+impl LiveLimits {
+    /// Takes one request from each limit of this part; if one refuses, all get theirs back, those of the
+    /// part before, too. `taken` is what was taken so far: kept by the caller, since between the parts the
+    /// fields of a request may change. In memory nothing is waited for.
+    ///
+    /// # Errors
+    /// When a limit refuses, or can't be asked and the configuration wants a refusal then.
+    pub async fn on_request(
+        &self,
+        limits: &RateLimits,
+        part: Part,
+        taken: &mut Vec<CounterKey>,
+        exchange: &mut Exchange,
+        headers: &HeaderMap,
+    ) -> Result<(), Refusal> {
+        let range = match part {
+            Part::Arrival => 0..limits.early,
+            Part::Principal => limits.early..limits.limits.len(),
+        };
+        if range.is_empty() {
+            return Ok(());
+        }
+        let now = self.limits.counters.now();
+        let principal = exchange.principal.clone().filter(|_| part == Part::Principal);
+        let address = Address::of(exchange.client_ip);
+        let asking = Asking { address, principal: principal.as_deref(), headers, route: &self.route };
+        for number in range.clone() {
+            let limit = &limits.limits[number];
+            let key = self.key(number, limit, &asking);
+            let answer = match &self.limits.shared {
+                None => Ok(Some(self.limits.counters.take(key, self.quota(number, limit), 1, now))),
+                Some(shared) => Box::pin(self.take_shared(shared, number, limit, key, &asking)).await,
+            };
+            match answer {
+                Ok(Some(answer)) if answer.granted => self.tell(number, limits, &answer, exchange),
+                Ok(None) => {}
+                Ok(Some(answer)) => {
+                    self.give_back(limits, taken);
+                    let others = number + 1..range.end;
+                    let wait = others.map(|it| self.look(it, &limits.limits[it], &asking, now).retry_in);
+                    let wait = wait.fold(answer.retry_in, Duration::max);
+                    return Err(self.refuse(number, limits, &answer, wait, exchange));
+                }
+                Err(refusal) => {
+                    self.give_back(limits, taken);
+                    return Err(refusal);
+                }
+            }
+            // The last one has nobody behind it who could refuse.
+            if number + 1 < limits.limits.len() {
+                taken.push(key);
+            }
+        }
+        Ok(())
+    }
+
+    fn key(&self, number: usize, limit: &RateLimit, asking: &Asking<'_>) -> CounterKey {
+        let Counted { kind, name } = asking.counted(&limit.subject);
+        self.limits.counters.key(&limit.id, self.each[number].0.number, kind, name)
+    }
+
+    fn thousandths(&self, number: usize) -> u32 {
+        self.each[number].1.as_ref().map_or(1_000, |it| it.thousandths())
+    }
+
+    fn quota(&self, number: usize, limit: &RateLimit) -> Quota {
+        limit.quota.slowed(self.thousandths(number))
+    }
+
+    fn look(&self, number: usize, limit: &RateLimit, asking: &Asking<'_>, now: Moment) -> Taken {
+        let key = self.key(number, limit, asking);
+        self.limits.counters.look(key, self.quota(number, limit), 1, now)
+    }
+
+    /// `None`: it passes, and nobody knows how many did.
+    async fn take_shared(
+        &self,
+        shared: &SharedCounts,
+        number: usize,
+        limit: &RateLimit,
+        key: CounterKey,
+        asking: &Asking<'_>,
+    ) -> Result<Option<Taken>, Refusal> {
+        let name = || {
+            let Counted { kind, name } = asking.counted(&limit.subject);
+            SharedCells::name(&limit.id, kind, name)
+        };
+        let (counters, quota) = (&self.limits.counters, self.quota(number, limit));
+        match shared.take(key, quota, name, counters).await {
+            Ok(taken) => Ok(Some(taken)),
+            Err(_) => match limit.on_state_error {
+                OnStateError::Local => Ok(Some(counters.take(key, quota, 1, counters.now()))),
+                OnStateError::Allow => Ok(None),
+                OnStateError::Deny => Err(Refusal::StateUnavailable),
+            },
+        }
+    }
+
+    /// A request that is refused eats from no other limit.
+    fn give_back(&self, limits: &RateLimits, taken: &mut Vec<CounterKey>) {
+        for (number, key) in taken.drain(..).enumerate() {
+            match self.limits.shared.as_ref().filter(|it| !it.counts_locally()) {
+                Some(shared) => shared.give_back(key),
+                None => self.limits.counters.give_back(key, self.quota(number, &limits.limits[number]), 1),
+            }
+        }
+    }
+
+    /// Of several limits the tightest speaks.
+    fn tell(&self, number: usize, limits: &RateLimits, taken: &Taken, exchange: &mut Exchange) {
+        let reset = seconds(taken.full_in);
+        let tighter = |it: &Allowance| (taken.remaining, u64::MAX - reset) < (it.remaining, u64::MAX - it.reset);
+        if exchange.allowance.as_ref().is_none_or(tighter) {
+            exchange.allowance = Some(self.allowance(number, limits, taken));
+        }
+    }
+
+    fn allowance(&self, number: usize, limits: &RateLimits, taken: &Taken) -> Allowance {
+        let limit = &limits.limits[number];
+        let share = u128::from(limit.requests) * u128::from(self.thousandths(number)) / 1_000;
+        Allowance {
+            name: limit.name.clone(),
+            limit: u64::try_from(share).unwrap_or(u64::MAX).max(1),
+            remaining: taken.remaining,
+            reset: seconds(taken.full_in),
+            policies: limits.policies.clone(),
+        }
+    }
+
+    fn refuse(
+        &self,
+        number: usize,
+        limits: &RateLimits,
+        taken: &Taken,
+        wait: Duration,
+        exchange: &mut Exchange,
+    ) -> Refusal {
+        self.each[number].0.refused.inc();
+        let allowance = exchange.allowance.insert(self.allowance(number, limits, taken));
+        Refusal::RateLimited { limit: allowance.limit, retry_after: seconds(wait).max(1) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn principal(kind: Kind, tenant: Option<&str>, credential: Option<&str>) -> Principal {
+        Principal {
+            issuer: Some("iss".into()),
+            tenant: tenant.map(Into::into),
+            credential: credential.map(Into::into),
+            ..Principal::new(kind, "ada")
+        }
+    }
+
+    #[track_caller]
+    fn check(subject: Subject, principal: Option<&Principal>, field: Option<&'static str>, kind: u8, name: [&str; 3]) {
+        let mut headers = HeaderMap::new();
+        field.map(|it| headers.insert("x-client", HeaderValue::from_static(it)));
+        let address = Address::of("192.0.2.1".parse().unwrap());
+        let asking = Asking { address, principal, headers: &headers, route: "r" };
+        let counted = asking.counted(&subject);
+        assert_eq!(counted, Counted { kind, name: name.map(str::as_bytes) }, "{subject:?}");
+    }
+
+    #[test]
+    fn nobody_escapes_by_leaving_something_out() {
+        let (user, key) = (principal(Kind::User, Some("t"), None), principal(Kind::ApiKey, None, Some("k1")));
+        let header = || Subject::Header("x-client".parse().unwrap());
+        check(Subject::User, Some(&user), None, 10, ["iss", "t", "ada"]);
+        check(Subject::User, Some(&key), None, 11, ["iss", "", "ada"]);
+        check(Subject::Key, Some(&key), None, 3, ["k1", "", ""]);
+        check(Subject::Key, Some(&user), None, 10, ["iss", "t", "ada"]);
+        check(Subject::Tenant, Some(&user), None, 4, ["t", "", ""]);
+        check(Subject::Tenant, Some(&key), None, 11, ["iss", "", "ada"]);
+        check(Subject::Route, None, None, 5, ["r", "", ""]);
+        check(header(), None, Some("c"), 6, ["c", "", ""]);
+        for subject in [Subject::User, Subject::Key, Subject::Tenant, header()] {
+            let address = Address::of("192.0.2.1".parse().unwrap());
+            let asking = Asking { address, principal: None, headers: &HeaderMap::new(), route: "r" };
+            assert_eq!(asking.counted(&subject), one(1, &[192, 0, 2, 1]), "{subject:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_ipv6_counts_with_its_network() {
+        let of = |text: &str| Address::of(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::2"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+    }
+}

@@ -1,0 +1,200 @@
+//! What the cache has to do with a request's way: kept answers are given, what is to be kept is taken down, what
+//! may still hold is asked for.
+
+use std::sync::Arc;
+
+use axum::body::{Body, to_bytes};
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use pingora::Result;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::ServerSession;
+
+use crate::cache::{Given, Lead, Visit};
+use crate::exchange::{Called, Destination, Policy, WayOut, Worker, call, respond, unless_left};
+use crate::filters::{Deed, Kept};
+use crate::pipeline::{EndState, Exchange, Recording, Refusal};
+use crate::proxy::way::Admitted;
+use crate::proxy::{Proxy, answer, refuse, settle_body, stopped};
+
+/// Prepares to take the answer down, if it may be kept. True if the upstream has to be asked in another way
+/// than the client has: for the whole answer, or whether what is kept still holds.
+pub(super) fn begin(exchange: &mut Exchange) -> bool {
+    let Some(lead) = exchange.cache.as_ref().and_then(|it| it.lead.as_ref()) else { return false };
+    exchange.recording = Some(Box::new(Recording::new(lead.body_max())));
+    lead.asks()
+}
+
+/// The answer has passed.
+pub(super) fn finish(exchange: &mut Exchange) {
+    let Some(visit) = &mut exchange.cache else { return };
+    let answer = exchange.recording.take().and_then(|it| it.into_answer());
+    visit.finish(answer.map(|it| it.1));
+}
+
+/// There is no answer to take down.
+pub(super) fn forsake(exchange: &mut Exchange) {
+    if let Some(visit) = &mut exchange.cache {
+        visit.forsake();
+    }
+    exchange.recording = None;
+}
+
+impl Proxy {
+    /// Gives a client what is kept.
+    pub(super) async fn give(
+        &self,
+        session: &mut ServerSession,
+        exchange: &mut Exchange,
+        admitted: &Admitted,
+        given: Given,
+        deed: Option<Deed>,
+    ) -> Result<()> {
+        let Given { mut head, body, told, refresh } = given;
+        if let Some(lead) = refresh {
+            self.refresh(lead, session.req_header(), exchange, admitted);
+        }
+        if let Some(deed) = deed {
+            let mut headers = head.headers.clone();
+            headers.remove(http::header::CONTENT_LENGTH); // it is that of the body
+            deed.keep(&Kept { status: head.status, headers, body: body.clone() }).await;
+        }
+        exchange.cache = Some(Box::new(Visit::told(told)));
+        admitted.on_response(exchange, &mut head);
+        settle_body(session);
+        answer(session, exchange, (head, body), admitted.route().policy.request, EndState::Done).await
+    }
+
+    /// Asks the upstream for a whole answer or for word that what is kept still holds (RFC 9111, section 4.3),
+    /// and gives the client what comes of it.
+    pub(super) async fn ask(
+        &self,
+        session: &mut ServerSession,
+        exchange: &mut Exchange,
+        admitted: &Admitted,
+    ) -> Result<()> {
+        let lead = exchange.cache.as_mut().and_then(|it| it.lead.take());
+        let Some(mut lead) = lead else { return refuse(session, exchange, admitted, Refusal::Internal).await };
+        let destination = admitted.destination();
+        let policy = &admitted.route().policy;
+        exchange.upstream = Some(destination.name());
+        let mut request = session.req_header().clone();
+        lead.ask_for(&mut request);
+        let body = exchange.body.clone().unwrap_or_default();
+        let called = call(&self.worker, destination, &request, body, policy);
+        let upstreams = match unless_left(session, called).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(refusal)) => {
+                return match lead.failed(None) {
+                    Some(given) => self.give(session, exchange, admitted, given, None).await,
+                    None => refuse(session, exchange, admitted, refusal).await,
+                };
+            }
+            Err(why) => return stopped(session, exchange, admitted, why).await,
+        };
+        if let Some(called) = upstreams.extensions().get::<Called>() {
+            exchange.endpoint = called.endpoint;
+            exchange.attempts = called.attempts;
+            exchange.timings.first_byte = Some(called.first_byte);
+        }
+        let Ok(head) = head_of(&upstreams) else { return refuse(session, exchange, admitted, Refusal::Internal).await };
+        if let Some(given) = lead.failed(Some(head.status)) {
+            return self.give(session, exchange, admitted, given, None).await;
+        }
+        if head.status == StatusCode::NOT_MODIFIED && lead.has_kept() {
+            return match lead.confirmed(&head) {
+                Some(given) => self.give(session, exchange, admitted, given, None).await,
+                None => refuse(session, exchange, admitted, Refusal::Internal).await,
+            };
+        }
+        if lead.is_known_to_client(&head) && lead.fits(&head) {
+            return self.only_for_the_cache(session, exchange, admitted, (*lead, head), upstreams).await;
+        }
+        exchange.recording = Some(Box::new(Recording::new(lead.body_max())));
+        exchange.cache = Some(Box::new(Visit { told: None, lead: Some(lead), change: None }));
+        match respond(&self.worker, session, exchange, upstreams, policy, admitted).await {
+            Ok(()) => {
+                finish(exchange);
+                exchange.end.get_or_insert(EndState::Done);
+                Ok(())
+            }
+            Err(why) => stopped(session, exchange, admitted, why).await,
+        }
+    }
+
+    /// The client has the answer already: its body is read for the cache alone.
+    async fn only_for_the_cache(
+        &self,
+        session: &mut ServerSession,
+        exchange: &mut Exchange,
+        admitted: &Admitted,
+        (mut lead, head): (Lead, ResponseHeader),
+        upstreams: Response<Body>,
+    ) -> Result<()> {
+        let body_max = lead.body_max();
+        if !lead.on_head(&head) {
+            let told = lead.told();
+            exchange.cache = Some(Box::new(Visit::told(told)));
+            let policy = &admitted.route().policy;
+            return match respond(&self.worker, session, exchange, upstreams, policy, admitted).await {
+                Ok(()) => {
+                    exchange.end.get_or_insert(EndState::Done);
+                    Ok(())
+                }
+                Err(why) => stopped(session, exchange, admitted, why).await,
+            };
+        }
+        let body = match unless_left(session, to_bytes(upstreams.into_body(), body_max)).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(_)) => return refuse(session, exchange, admitted, Refusal::UpstreamClosed).await,
+            Err(why) => return stopped(session, exchange, admitted, why).await,
+        };
+        match lead.finish_and_give(body) {
+            Some(given) => self.give(session, exchange, admitted, given, None).await,
+            None => refuse(session, exchange, admitted, Refusal::Internal).await,
+        }
+    }
+
+    /// Fetches an answer anew, beside the requests.
+    fn refresh(&self, lead: Lead, request: &RequestHeader, exchange: &Exchange, admitted: &Admitted) {
+        let Some(room) = lead.in_background() else { return };
+        let mut request = request.clone();
+        lead.ask_for(&mut request);
+        request.set_method(lead.fetches_with());
+        let body = exchange.body.clone().unwrap_or_default();
+        let (worker, destination) = (self.worker.clone(), admitted.destination().clone());
+        let policy = admitted.route().policy.clone();
+        tokio::spawn(async move {
+            fetch(lead, worker, destination, request, body, policy).await;
+            drop(room);
+        });
+    }
+}
+
+async fn fetch(
+    mut lead: Lead,
+    worker: Arc<Worker>,
+    destination: Destination,
+    request: RequestHeader,
+    body: Bytes,
+    policy: Policy,
+) {
+    let Ok(answer) = call(&worker, &destination, &request, body, &policy).await else { return };
+    let Ok(head) = head_of(&answer) else { return };
+    if head.status == StatusCode::NOT_MODIFIED {
+        lead.confirmed(&head);
+    } else if !head.status.is_server_error() && lead.on_head(&head) {
+        let body_max = lead.body_max();
+        if let Ok(body) = to_bytes(answer.into_body(), body_max).await {
+            lead.finish(body);
+        }
+    }
+}
+
+fn head_of(answer: &Response<Body>) -> Result<ResponseHeader> {
+    let mut head = ResponseHeader::build_no_case(answer.status(), Some(answer.headers().len()))?;
+    for (name, value) in answer.headers() {
+        head.append_header(name.clone(), value.clone())?;
+    }
+    Ok(head)
+}

@@ -1,0 +1,41 @@
+//! Forgetting all kept answers, for whoever develops against the gateway (S2S-15).
+
+use std::sync::Arc;
+
+use axum::body::Body;
+
+use crate::cache::{Cache, Purge};
+use crate::exchange::{LocalFuture, LocalService};
+
+/// `POST /api/cache/clear`: 204 when everything is forgotten.
+#[derive(Default)]
+pub struct CacheClear {
+    cache: Option<Arc<Cache>>,
+}
+
+impl CacheClear {
+    /// Clears this cache.
+    pub fn new(cache: Arc<Cache>) -> Self {
+        Self { cache: Some(cache) }
+    }
+}
+
+impl LocalService for CacheClear {
+    fn call(&self, _: http::Request<Body>) -> LocalFuture {
+        let cache = self.cache.clone();
+        Box::pin(async move {
+            if let Some(cache) = cache {
+                let purged = cache.purge(Purge::All).await;
+                tracing::info!(
+                    event = "cache_purged",
+                    what = "all",
+                    count = purged.count,
+                    everywhere = purged.everywhere
+                );
+            }
+            let mut answer = http::Response::new(Body::empty());
+            *answer.status_mut() = http::StatusCode::NO_CONTENT;
+            answer
+        })
+    }
+}
