@@ -16,19 +16,20 @@ use crate::admin::{self, Admin};
 use crate::app::signals::{Signals, Wish};
 use crate::app::{Failure, Files};
 use crate::cache::Cache;
-use crate::config::{Compiled, Configuration, Living, Watcher, compile_files};
+use crate::config::{Compiled, Configuration, Living, Snapshot, Watcher, compile_files};
 use crate::exchange::Worker;
+use crate::filters::auth::Auth;
 use crate::filters::rate_limit::Limits;
 use crate::guard::Guard;
 use crate::identity::Identity;
 use crate::listener::{self, Certificates, Drain, Socket};
 use crate::proxy::{Proxy, Shared, Unread};
-use crate::services::auth::{Auth, AuthParts};
+use crate::services::auth::{AuthParts, AuthService};
 use crate::services::{CacheClear, Directory};
 use crate::state::{Backend, State};
 use crate::store::Store;
 use crate::telemetry;
-use crate::upstream::{Fleet, Upstream, UpstreamKind};
+use crate::upstream::{Fleet, UpstreamKind};
 
 /// What streams get of the grace at its end, to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -66,7 +67,7 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     }
     identity.use_accounts(Arc::new(store.clone()));
     side.spawn(identity.clone().follow(store.clone(), state.notices.clone()));
-    let auth = Auth::new(AuthParts {
+    let auth = AuthService::new(AuthParts {
         rules: compiled.process.auth.clone(),
         identity: identity.clone(),
         state: state.clone(),
@@ -109,8 +110,10 @@ pub fn run(files: &Files) -> Result<(), Failure> {
 
 /// What needs no store leaves none behind: a gateway that only passes requests on has nothing to keep.
 fn needs_store(compiled: &Compiled) -> bool {
-    let auth = |it: &Upstream| matches!(&it.kind, UpstreamKind::Local(service) if **service == *"auth");
-    compiled.process.written.store.is_some() || compiled.snapshot.upstreams.iter().any(|it| auth(it))
+    let Snapshot { upstreams, routes, .. } = &compiled.snapshot;
+    compiled.process.written.store.is_some()
+        || upstreams.iter().any(|it| matches!(&it.kind, UpstreamKind::Local(service) if **service == *"auth"))
+        || routes.iter().filter_map(|it| it.chain.auth.as_ref()).any(Auth::needs_store)
 }
 
 /// Opens the store and learns what was taken back, before anybody is served: what can't be opened ends

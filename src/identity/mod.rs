@@ -18,6 +18,7 @@ mod life;
 mod metrics;
 mod pem;
 mod principal;
+mod records;
 mod remote;
 mod revocations;
 mod roles;

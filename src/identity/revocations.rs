@@ -122,6 +122,19 @@ impl Revocations {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Whether it is known already.
+    pub(super) fn holds(&self, revocation: &Revocation) -> bool {
+        let inner = self.inner.read();
+        match revocation {
+            Revocation::Token { jti, .. } => inner.tokens.contains_key(jti),
+            Revocation::Session { sid, until } => inner.sessions.get(sid).is_some_and(|it| it >= until),
+            Revocation::Subject { subject, before, until } => {
+                inner.subjects.get(subject).is_some_and(|it| it.before >= *before && it.until >= *until)
+            }
+            Revocation::Roles { .. } | Revocation::ApiKey { .. } => false,
+        }
+    }
+
     /// Goes up whenever something is taken back.
     pub(super) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)

@@ -21,7 +21,7 @@ pub struct Directory {
 
 impl Directory {
     /// The services that every gateway has: `health`, `metrics` and, with nothing to clear yet, `cache_clear`;
-    /// and `auth`, in whose place [`auth::Auth`] is put before it is asked for anything.
+    /// and `auth`, in whose place [`auth::AuthService`] is put before it is asked for anything.
     pub fn standard() -> Self {
         let mut directory = Self::default();
         directory.add("health", Arc::new(HealthStatus));

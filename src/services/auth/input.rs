@@ -120,7 +120,7 @@ mod tests {
         check("{\"name\":7}", "has to be a text");
         check(&format!("{{\"name\":\"{}\"}}", "x".repeat(5000)), "is too long");
         assert_eq!(input("{\"name\":\"ada\"}").text("name"), Ok("ada"));
-        let rule = (|it: &str| it.len() == 1, "one letter") as (fn(&str) -> bool, &str);
+        let rule: (fn(&str) -> bool, &str) = (|it| it.len() == 1, "one letter");
         let words = |json: &str| input(json).optional_words("w", 2, rule);
         assert_eq!(words("{\"w\":[\"a\",\"b\"]}"), Ok(Some(vec!["a".to_owned(), "b".to_owned()])));
         for wrong in ["{\"w\":\"a\"}", "{\"w\":[1]}", "{\"w\":[\"ab\"]}", "{\"w\":[\"a\",\"b\",\"c\"]}"] {

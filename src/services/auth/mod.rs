@@ -10,8 +10,6 @@ mod input;
 mod oidc;
 mod passwords;
 mod people;
-mod records;
-mod revoking;
 mod session_token;
 mod sign_in;
 mod throttle;
@@ -29,7 +27,7 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use crate::exchange::{Caller, LocalFuture, LocalService};
-use crate::identity::{Denied, Identity, Principal};
+use crate::identity::{Denied, Identity, Principal, Revocation};
 use crate::services::auth::fault::Fault;
 use crate::services::auth::input::bearer;
 use crate::services::auth::oidc::Providers;
@@ -42,8 +40,6 @@ pub use accounts::{
 };
 pub use config::{AuthConfig, OidcConfig, Rules, SessionTokenConfig};
 pub use passwords::{BadPassword, Busy, Passwords};
-pub use records::StoredAccounts;
-pub use revoking::Revoking;
 
 /// What the service works with.
 pub struct AuthParts {
@@ -61,14 +57,13 @@ pub struct AuthParts {
 
 /// The service `auth`; clones share it.
 #[derive(Clone)]
-pub struct Auth(Arc<Inner>);
+pub struct AuthService(Arc<Inner>);
 
 struct Inner {
     rules: Rules,
     identity: Arc<Identity>,
     state: State,
     store: Store,
-    revoking: Revoking,
     passwords: Passwords,
     throttle: Throttle,
     providers: Providers,
@@ -83,12 +78,11 @@ struct Asked {
 
 type Answer = Result<Response<Body>, Fault>;
 
-impl Auth {
+impl AuthService {
     /// The service, with these parts.
     pub fn new(parts: AuthParts) -> Self {
         let AuthParts { rules, identity, state, store, runtime } = parts;
         Self(Arc::new(Inner {
-            revoking: Revoking::new(identity.clone(), state.notices.clone(), store.clone()),
             passwords: Passwords::new(runtime.clone()),
             throttle: Throttle::new(state.counters.clone()),
             providers: Providers::new(&rules, runtime),
@@ -98,14 +92,9 @@ impl Auth {
             store,
         }))
     }
-
-    /// What takes back and learns what others took back.
-    pub fn revoking(&self) -> &Revoking {
-        &self.0.revoking
-    }
 }
 
-impl LocalService for Auth {
+impl LocalService for AuthService {
     fn call(&self, request: http::Request<Body>) -> LocalFuture {
         let inner = self.0.clone();
         Box::pin(async move {
@@ -171,6 +160,11 @@ impl Inner {
             }
             _ => Err(Fault::Unknown("path")),
         }
+    }
+
+    /// Lets what the store has on record as taken back count from now on, here and everywhere.
+    async fn spread(&self, revocation: Revocation) {
+        self.identity.revoke_everywhere(revocation, &self.state.notices).await;
     }
 
     /// Who is calling: the one that the route's filters proved, else the bearer of one of our tokens. A

@@ -85,7 +85,7 @@ impl Inner {
         let user = self.store.change_user(&user.id, change, life).await?.ok_or(Fault::Unknown("user"))?;
         let before = u64::try_from(user.changed).unwrap_or(0);
         let until = before + life.as_secs();
-        self.revoking.spread(Revocation::Subject { subject: user.id.clone(), before, until }).await;
+        self.spread(Revocation::Subject { subject: user.id.clone(), before, until }).await;
         tracing::info!(
             event = "user_changed", actor = %admin.subject, subject = %user.id, roles = ?user.roles, active = user.active
         );

@@ -1,5 +1,6 @@
 //! Sign-in with a password, refresh tokens that rotate, sign-out (R4.3).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -7,7 +8,7 @@ use http::{Response, StatusCode};
 use serde_json::json;
 
 use crate::base::Secret;
-use crate::identity::{Claims, Revocation, SignError};
+use crate::identity::{Claims, Principal, Revocation, SignError};
 use crate::services::auth::accounts::{random_text, sha256};
 use crate::services::auth::fault::Fault;
 use crate::services::auth::input::{Input, bearer};
@@ -77,13 +78,12 @@ impl Inner {
     /// same sign-in, or that of the refresh token in the body, don't count any more.
     pub(super) async fn logout(&self, asked: Asked) -> Answer {
         let Asked { head, body, .. } = asked;
-        let family = if bearer(&head.headers).is_some() {
+        // A filter that proved who is calling may have taken the token out.
+        let known = head.extensions.get::<Arc<Principal>>().is_some();
+        let family = if known || bearer(&head.headers).is_some() {
             let principal = self.principal(&head).await?;
             if let Some(jti) = &principal.credential {
-                let expires = now() + store_seconds(self.revoked_for());
-                let token =
-                    store::Revocation { kind: Revoked::Token, id: jti.to_string(), issued_until: now(), expires };
-                self.revoking.revoke(token).await?;
+                self.revoke_token(jti).await?;
             }
             principal.session.as_deref().map(str::to_owned)
         } else {
@@ -101,9 +101,18 @@ impl Inner {
         Ok(answer)
     }
 
+    /// Here it counts even if it can't be kept.
+    async fn revoke_token(&self, jti: &str) -> Result<(), Fault> {
+        let expires = now() + store_seconds(self.revoked_for());
+        let record = store::Revocation { kind: Revoked::Token, id: jti.to_owned(), issued_until: now(), expires };
+        let kept = self.store.revoke(record).await;
+        self.spread(Revocation::Token { jti: jti.to_owned(), until: u64::try_from(expires).unwrap_or(0) }).await;
+        Ok(kept?)
+    }
+
     async fn spread_end_of(&self, family: String) {
         let until = u64::try_from(now()).unwrap_or(0) + self.revoked_for().as_secs();
-        self.revoking.spread(Revocation::Session { sid: family, until }).await;
+        self.spread(Revocation::Session { sid: family, until }).await;
     }
 
     /// How long what is taken back has to be remembered.

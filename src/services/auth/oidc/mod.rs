@@ -139,7 +139,7 @@ impl Inner {
         if known.version > 1 {
             let before = u64::try_from(known.changed).unwrap_or(0);
             let until = before + life.as_secs();
-            self.revoking.spread(Revocation::Subject { subject: known.id.clone(), before, until }).await;
+            self.spread(Revocation::Subject { subject: known.id.clone(), before, until }).await;
         }
         Ok(known)
     }

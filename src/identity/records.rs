@@ -1,0 +1,122 @@
+//! The store's records as the identity room asks for them, and how news of revocations come in: from the store when
+//! the gateway starts, from notices as soon as anybody takes something back, and from the store again every few
+//! seconds, since notices are not promised and the command line gives none.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::state::{Notice, Notices};
+use crate::store::{self, Revoked, Store, StoreError};
+
+use super::accounts::{Account, Accounts, ApiKeyRecord, Unavailable};
+use super::claims::seconds;
+use super::life::Identity;
+use super::revocations::Revocation;
+
+/// Under which notices of revocations are said.
+const TOPIC: &str = "identity.revocations";
+
+/// How often the store is asked for revocations.
+const PERIOD: Duration = Duration::from_secs(2);
+/// How much further back than the last time: others may have been about to record, by other clocks.
+const OVERLAP: u64 = 30;
+
+#[async_trait]
+impl Accounts for Store {
+    async fn api_key(&self, id: &str) -> Result<Option<ApiKeyRecord>, Unavailable> {
+        let Some(key) = Store::api_key(self, id).await.map_err(unavailable)? else { return Ok(None) };
+        // A hash of another length is none that could be compared: the record is broken, and opens nothing.
+        let hash = key.hash.as_slice().try_into().map_err(|_| Unavailable)?;
+        Ok(Some(ApiKeyRecord {
+            subject: key.name,
+            hash,
+            tenant: key.tenant,
+            roles: key.roles,
+            scopes: key.scopes,
+            expires: key.expires.map(|it| u64::try_from(it).unwrap_or(0)),
+            revoked: key.revoked.is_some(),
+        }))
+    }
+
+    async fn account(&self, subject: &str) -> Result<Option<Account>, Unavailable> {
+        let user = self.user(subject).await.map_err(unavailable)?;
+        Ok(user.map(|it| Account {
+            roles: it.roles.iter().map(|it| Arc::from(it.as_str())).collect(),
+            tenant: it.tenant.as_deref().map(Arc::from),
+            active: it.active,
+        }))
+    }
+}
+
+/// The store has told of it already.
+fn unavailable(_: StoreError) -> Unavailable {
+    Unavailable
+}
+
+impl Identity {
+    /// Takes something back, here at once and at the other gateways as soon as they hear of it. To be recorded in the
+    /// store before, by whoever calls.
+    pub async fn revoke_everywhere(&self, revocation: Revocation, notices: &Notices) {
+        let said = serde_json::to_vec(&revocation).unwrap_or_default();
+        self.revoke(revocation);
+        if notices.publish(TOPIC, Bytes::from(said)).await.is_err() {
+            tracing::warn!(event = "revocation_not_heard", "other gateways hear of a revocation from the store only");
+        }
+    }
+
+    /// Learns what the store says was taken back at this second or later.
+    ///
+    /// # Errors
+    /// When the store can't be reached.
+    pub async fn learn(&self, store: &Store, since: u64) -> Result<(), StoreError> {
+        for revoked in store.revocations(i64::try_from(since).unwrap_or(0)).await? {
+            self.learn_one(revoked);
+        }
+        Ok(())
+    }
+
+    fn learn_one(&self, revoked: store::Revocation) {
+        let store::Revocation { kind, id, issued_until, expires } = revoked;
+        let time = |it: i64| u64::try_from(it).unwrap_or(0);
+        let until = time(expires);
+        self.revoke_if_new(match kind {
+            Revoked::Token => Revocation::Token { jti: id, until },
+            Revoked::Session => Revocation::Session { sid: id, until },
+            Revoked::Subject => Revocation::Subject { subject: id, before: time(issued_until), until },
+            Revoked::ApiKey => Revocation::ApiKey { id },
+        });
+    }
+
+    /// Follows the news until the process ends; for a runtime that requests do not depend on. A store is
+    /// asked once something has opened it.
+    pub async fn follow(self: Arc<Self>, store: Store, notices: Notices) {
+        let mut news = notices.subscribe(TOPIC);
+        let mut tick = interval(PERIOD);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut since = 0_u64; // a store that was opened after the start may have anything to tell
+        loop {
+            let notice = tokio::select! {
+                notice = news.next() => match notice {
+                    Some(notice) => Some(notice),
+                    None => return,
+                },
+                _ = tick.tick() => None,
+            };
+            if let Some(Notice::Said(said)) = &notice {
+                match serde_json::from_slice(said) {
+                    Ok(revocation) => self.revoke_if_new(revocation),
+                    Err(_) => tracing::warn!(event = "revocation_unreadable", "a notice of a revocation is ignored"),
+                }
+                continue;
+            }
+            let now = seconds(SystemTime::now());
+            if store.is_open() && self.learn(&store, since.saturating_sub(OVERLAP)).await.is_ok() {
+                since = now;
+            }
+        }
+    }
+}
