@@ -9,6 +9,7 @@ pub mod http2;
 pub mod postgres;
 pub mod process;
 pub mod redis;
+pub mod tokens;
 pub mod upstream;
 pub mod waiting;
 pub mod websocket;
