@@ -21,8 +21,7 @@ upstreams:
 routes:
 "#;
 
-const GATEWAY_KEYS: [&str; 7] =
-    ["listeners", "trusted_proxies", "threads", "tokens", "telemetry", "shutdown", "cache"];
+const GATEWAY_KEYS: [&str; 7] = ["listeners", "trusted_proxies", "threads", "tokens", "telemetry", "shutdown", "cache"];
 
 pub(crate) struct Block {
     place: String,
