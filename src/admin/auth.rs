@@ -1,4 +1,4 @@
-//! Who may use the admin API. On loopback whoever is on the machine; elsewhere a token's bearer.
+//! Who may use the admin API. On loopback whoever is on the machine; elsewhere the bearer of one of our own tokens.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,61 +8,47 @@ use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
-use serde::Deserialize;
 
 use crate::admin::pages::error;
-use crate::base::Secret;
+use crate::identity::{Flaw, Identity, Verdict, Voucher};
+
+/// The roles that may use it.
+const ROLES: [&str; 2] = ["admin", "operator"];
 
 /// Who passes.
 pub(super) enum Guard {
     /// Everybody: the listener is on loopback.
     Open,
-    /// Bearers of an HS256 token with the role `admin` or `operator`.
-    Token(Box<DecodingKey>),
-    /// Nobody: there is no secret. The configuration's check does not let it come to this.
-    Closed,
-}
-
-#[derive(Deserialize)]
-struct Claims {
-    #[serde(default)]
-    roles: Vec<String>,
+    /// Bearers of our own tokens with one of the roles. What other issuers say of roles is about their own people.
+    Token(Arc<Identity>),
 }
 
 impl Guard {
-    pub(super) fn new(address: SocketAddr, secret: Option<Secret>) -> Self {
-        match secret {
-            _ if address.ip().is_loopback() => Self::Open,
-            Some(secret) => Self::Token(Box::new(DecodingKey::from_secret(secret.expose().as_bytes()))),
-            None => Self::Closed,
-        }
+    pub(super) fn new(address: SocketAddr, identity: Arc<Identity>) -> Self {
+        if address.ip().is_loopback() { Self::Open } else { Self::Token(identity) }
     }
 
     fn admits(&self, request: &Request) -> Result<(), Refused> {
-        let key = match self {
-            Self::Open => return Ok(()),
-            Self::Closed => return Err(Refused::Unknown),
-            Self::Token(key) => key,
-        };
-        let field = request.headers().get(AUTHORIZATION).and_then(|it| it.to_str().ok());
-        let (scheme, token) = field.and_then(|it| it.split_once(' ')).ok_or(Refused::Unknown)?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(Refused::Unknown);
+        let Self::Token(identity) = self else { return Ok(()) };
+        let mut fields = request.headers().get_all(AUTHORIZATION).iter();
+        let (Some(field), None) = (fields.next(), fields.next()) else { return Err(Refused::Unknown(None)) };
+        let (scheme, token) = field.as_bytes().split_at_checked(7).ok_or(Refused::Unknown(None))?;
+        if !scheme.eq_ignore_ascii_case(b"bearer ") {
+            return Err(Refused::Unknown(None));
         }
-        let token = token.trim();
-        let mut rules = Validation::new(Algorithm::HS256);
-        rules.validate_aud = false;
-        rules.validate_nbf = true;
-        rules.set_required_spec_claims(&["exp"]);
-        let claims = decode::<Claims>(token, key, &rules).map_err(|_| Refused::Unknown)?.claims;
-        let trusted = claims.roles.iter().any(|it| it == "admin" || it == "operator");
+        let verified = match identity.judge(token.trim_ascii()) {
+            Verdict::Valid(verified) if verified.voucher == Voucher::Own => verified,
+            Verdict::Invalid(flaw) => return Err(Refused::Unknown(Some(flaw))),
+            Verdict::Valid(_) | Verdict::KeysWanted => return Err(Refused::Unknown(Some(Flaw::Untrusted))),
+        };
+        let trusted = verified.principal.roles.iter().any(|it| ROLES.contains(&&**it));
         if trusted { Ok(()) } else { Err(Refused::Forbidden) }
     }
 }
 
 enum Refused {
-    Unknown,
+    /// Nobody that is known; why, if there was a token.
+    Unknown(Option<Flaw>),
     Forbidden,
 }
 
@@ -70,15 +56,20 @@ enum Refused {
 pub(super) async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     match guard.admits(&request) {
         Ok(()) => next.run(request).await,
-        Err(Refused::Unknown) => {
-            let mut answer = error(
-                StatusCode::UNAUTHORIZED,
-                "unauthorized",
-                "a valid token is needed",
-                "send Authorization: Bearer …",
-            )
-            .into_response();
-            answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"moongate\""));
+        Err(Refused::Unknown(flaw)) => {
+            let message = flaw.map_or("a valid token is needed", Flaw::reason);
+            let advice = "send Authorization: Bearer …";
+            let mut answer = error(StatusCode::UNAUTHORIZED, "unauthorized", message, advice).into_response();
+            let challenge = match flaw {
+                None => "Bearer realm=\"moongate\"".to_owned(),
+                Some(flaw) => {
+                    let reason = flaw.reason();
+                    format!("Bearer realm=\"moongate\", error=\"invalid_token\", error_description=\"{reason}\"")
+                }
+            };
+            if let Ok(challenge) = HeaderValue::from_str(&challenge) {
+                answer.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            }
             answer
         }
         Err(Refused::Forbidden) => {

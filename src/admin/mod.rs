@@ -62,8 +62,7 @@ pub async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) -> std::i
     let address: SocketAddr = listener.local_addr()?;
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
-    let secret = admin.configuration.process().written.tokens.hs256_secret.clone();
-    let guard = auth::Guard::new(address, secret);
+    let guard = auth::Guard::new(address, admin.configuration.identity().clone());
     let probes = Router::new()
         .route("/api/v1/health/live", get(pages::live))
         .route("/api/v1/health/ready", get(pages::ready))

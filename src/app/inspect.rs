@@ -170,6 +170,7 @@ fn split(url: &str, headers: &HeaderMap) -> Result<(Option<String>, String), Fai
 fn endpoints(upstream: &Upstream) -> Value {
     let local = match &upstream.kind {
         UpstreamKind::Local(service) => Some(service.to_string()),
+        UpstreamKind::Files(_) => Some("files".to_owned()),
         UpstreamKind::Remote => None,
     };
     let endpoints: Vec<_> =
@@ -235,6 +236,9 @@ fn destination(out: &mut String, upstream: &Upstream) {
     let _ = match &upstream.kind {
         UpstreamKind::Local(service) => {
             writeln!(out, "\nupstream   {}: the local service `{service}`, in this process", upstream.name)
+        }
+        UpstreamKind::Files(files) => {
+            writeln!(out, "\nupstream   {}: the files below {}", upstream.name, files.root.display())
         }
         UpstreamKind::Remote => {
             let balance = json!(upstream.balance);

@@ -22,7 +22,7 @@ use crate::exchange::Destination;
 use crate::filters::rate_limit::{Limits, LiveLimits};
 use crate::identity::{Identity, Tokens};
 use crate::listener::Certificates;
-use crate::services::Directory;
+use crate::services::{Directory, StaticFiles};
 use crate::telemetry::{GENERATIONS_ALIVE, RouteMetrics, Timestamp, last_reload_failed, last_reload_succeeded};
 use crate::upstream::{Fleet, UpstreamKind};
 
@@ -417,6 +417,10 @@ fn enliven(snapshot: Snapshot, living: &Living, services: &Directory, generation
         UpstreamKind::Local(service) => {
             let service = services.find(service).expect("the compilation looked it up");
             Destination::Local(snapshot.upstreams[number].name.clone(), service.clone())
+        }
+        UpstreamKind::Files(files) => {
+            let service = Arc::new(StaticFiles::new(files.clone()));
+            Destination::Local(snapshot.upstreams[number].name.clone(), service)
         }
         UpstreamKind::Remote => Destination::Upstream(lives[number].clone()),
     };

@@ -118,22 +118,23 @@ impl Roles {
         }
     }
 
-    /// Reports a permission that no role grants. A role with `*` grants whatever there is, so what it alone
-    /// grants is a mistake only if it looks like one.
+    /// Reports a permission that no role grants. A role with `*` grants whatever there is, so what it alone grants
+    /// is a mistake only if it is one slip of the pen away from what another role grants.
     pub fn check_permission(&self, permission: &str, at: &At<'_>, findings: &mut Findings) {
-        let ones = self.grants.values().flatten();
+        let named = self.grants.values().flatten().filter(|it| **it != Grant::All);
+        if named.clone().any(|it| it.covers(permission)) {
+            return;
+        }
         let ones: Vec<&str> =
-            ones.filter_map(|it| if let Grant::One(one) = it { Some(&**one) } else { None }).collect();
-        let named = self.grants.values().flatten().filter(|it| **it != Grant::All).any(|it| it.covers(permission));
-        let granted = !self.permitting(permission).is_empty();
-        if named || granted && nearest(permission, ones.iter().copied()).is_none() {
+            named.filter_map(|it| if let Grant::One(one) = it { Some(&**one) } else { None }).collect();
+        let slip = ones.iter().any(|it| strsim::damerau_levenshtein(it, permission) == 1);
+        if !slip && !self.permitting(permission).is_empty() {
             return;
         }
         let finding = findings.error(at, format!("no role permits `{permission}`"));
-        if nearest(permission, ones.iter().copied()).is_some() {
-            finding.suggest(permission, ones);
-        } else {
-            finding.help("give it to a role in `roles`");
+        match nearest(permission, ones) {
+            Some(near) => finding.help(format!("did you mean `{near}`?")),
+            None => finding.help("give it to a role in `roles`"),
         }
     }
 }
@@ -186,6 +187,7 @@ mod tests {
         let all = "{ a: [notes.read], admin: ['*'] }";
         check(all, "users.manage", None);
         check(all, "notes.raed", Some("did you mean `notes.read`?"));
+        check(all, "votes.rea", None);
     }
 
     #[test]

@@ -10,13 +10,13 @@ use pingora::listeners::tls::Acceptor;
 use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{Error as PemError, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoClientAuth, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 
-use super::config::{CertificateConfig, Tls};
+use super::config::{CertificateConfig, ClientAuth, Tls};
 use super::validity::not_after;
 
 /// How long before its end a certificate is complained about.
@@ -102,24 +102,39 @@ fn acceptor(tls: &Tls) -> Result<Acceptor, TlsError> {
     let entries: Result<Vec<_>, _> = tls.certificates.iter().map(|it| Entry::load(it, &provider)).collect();
     let mut config = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(verifier(tls.client_ca.as_deref(), &provider)?)
+        .with_client_cert_verifier(verifier(tls, &provider)?)
         .with_cert_resolver(Arc::new(ByName { entries: entries? }));
     config.alpn_protocols = tls.alpn.iter().map(|it| it.as_str().into()).collect();
     config.ticketer = ring::Ticketer::new()?;
     Ok(Acceptor::from_server_config(Arc::new(config)))
 }
 
-fn verifier(path: Option<&Path>, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let Some(path) = path else { return Ok(Arc::new(NoClientAuth)) };
-    let unusable = |reason: String| TlsError::Authority { path: path.to_owned(), reason };
+fn verifier(tls: &Tls, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let Some(path) = &tls.client_ca else { return Ok(Arc::new(NoClientAuth)) };
+    let unusable = |reason: String| TlsError::Authority { path: path.clone(), reason };
     let mut roots = RootCertStore::empty();
     for authority in chain(path)? {
         roots.add(authority).map_err(|error| unusable(error.to_string()))?;
     }
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| unusable(error.to_string()))
+    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    if let Some(path) = &tls.client_crl {
+        // Of intermediate authorities nobody publishes lists; the root's word about them is the operator's.
+        builder = builder.with_crls(revoked(path)?).only_check_end_entity_revocation();
+    }
+    if tls.client_auth == ClientAuth::Optional {
+        builder = builder.allow_unauthenticated();
+    }
+    builder.build().map_err(|error| unusable(error.to_string()))
+}
+
+/// The lists of revoked certificates in a file, at least one.
+fn revoked(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let wrong = |error| unreadable(path, "revocation list", error);
+    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_file_iter(path).map_err(wrong)?.collect();
+    match lists {
+        Ok(lists) if lists.is_empty() => Err(wrong(PemError::NoItemsFound)),
+        lists => lists.map_err(wrong),
+    }
 }
 
 /// A certificate and the names it is for; without `hosts`, those that it lists itself.

@@ -43,9 +43,28 @@ pub struct TlsConfig {
     /// whether it needs one is for the route to say.
     #[serde(default)]
     pub client_ca: Option<PathBuf>,
+    /// Whether a client without a certificate is let in (`optional`, the default; routes can ask for one) or not
+    /// (`required`).
+    #[serde(default)]
+    pub client_auth: ClientAuth,
+    /// Lists in PEM of client certificates that were revoked, one from each authority in `client_ca`: a certificate
+    /// whose authority has no list here is refused. Read anew like the certificates; connections that are open stay.
+    #[serde(default)]
+    pub client_crl: Option<PathBuf>,
     /// Protocols offered, preferred first.
     #[serde(default = "Alpn::all")]
     pub alpn: Vec<Alpn>,
+}
+
+/// Whether clients need a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuth {
+    /// They may have one.
+    #[default]
+    Optional,
+    /// They need one.
+    Required,
 }
 
 /// A certificate beside the first one.
@@ -143,6 +162,10 @@ pub struct Tls {
     pub certificates: Vec<CertificateConfig>,
     /// Authorities for client certificates.
     pub client_ca: Option<PathBuf>,
+    /// Whether clients need one.
+    pub client_auth: ClientAuth,
+    /// Which of them were revoked.
+    pub client_crl: Option<PathBuf>,
     /// Protocols offered, preferred first.
     pub alpn: Vec<Alpn>,
 }
@@ -151,7 +174,7 @@ impl Tls {
     /// Every file that it reads.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
         let pairs = self.certificates.iter().flat_map(|it| [it.cert.clone(), it.key.clone()]);
-        pairs.chain(self.client_ca.clone())
+        pairs.chain(self.client_ca.clone()).chain(self.client_crl.clone())
     }
 }
 
@@ -212,11 +235,25 @@ impl TlsConfig {
                 .error(&at.key("alpn"), "no protocol is offered")
                 .help("leave it out to offer both h2 and http/1.1");
         }
-        if self.client_ca.as_deref().is_some_and(is_empty) {
-            findings.error(&at.key("client_ca"), "an empty path");
+        for (key, path) in [("client_ca", &self.client_ca), ("client_crl", &self.client_crl)] {
+            if path.as_deref().is_some_and(is_empty) {
+                findings.error(&at.key(key), "an empty path");
+            }
+        }
+        let without =
+            [("client_auth", self.client_auth == ClientAuth::Required), ("client_crl", self.client_crl.is_some())];
+        for (key, _) in without.into_iter().filter(|(_, it)| *it && self.client_ca.is_none()) {
+            let finding = findings.error(&at.key(key), "no authority for client certificates");
+            finding.help("add `client_ca` with the authorities' PEM file");
         }
         let certificates = std::iter::once(first).chain(self.certificates.iter().cloned());
-        Tls { certificates: certificates.collect(), client_ca: self.client_ca.clone(), alpn: self.alpn.clone() }
+        Tls {
+            certificates: certificates.collect(),
+            client_ca: self.client_ca.clone(),
+            client_auth: self.client_auth,
+            client_crl: self.client_crl.clone(),
+            alpn: self.alpn.clone(),
+        }
     }
 }
 
@@ -302,6 +339,8 @@ mod tests {
         assert_eq!(check("address: '1.2.3.4:1'\ntls: { cert: a, key: b }\nh2c: true"), ["/h2c"]);
         let yaml = "address: '1.2.3.4:1'\ntls: { cert: '', key: b, alpn: [], certificates: [{ hosts: ['a b'], cert: c, key: d }] }";
         assert_eq!(check(yaml), ["/tls/cert", "/tls/certificates/0/hosts/0", "/tls/alpn"]);
+        let yaml = "address: '1.2.3.4:1'\ntls: { cert: a, key: b, client_auth: required, client_crl: c }";
+        assert_eq!(check(yaml), ["/tls/client_auth", "/tls/client_crl"]);
         let yaml = "address: '1.2.3.4:1'\nlimits: { connections: 0, header_timeout: 0s }";
         assert_eq!(check(yaml), ["/limits/connections", "/limits/header_timeout"]);
     }

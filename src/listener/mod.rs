@@ -22,7 +22,9 @@ mod validity;
 mod wire;
 
 pub use certificates::{Certificates, TlsError};
-pub use config::{Alpn, CertificateConfig, Limits, Listener, ListenerConfig, ListenerLimits, Tls, TlsConfig};
+pub use config::{
+    Alpn, CertificateConfig, ClientAuth, Limits, Listener, ListenerConfig, ListenerLimits, Tls, TlsConfig,
+};
 pub use connection::{Connection, Refuse, TlsFacts};
 pub use downstream::Downstream;
 pub use drain::{Drain, DrainPhase};

@@ -436,7 +436,15 @@ mod tls {
         fn config(&self, first: &str, further: Vec<CertificateConfig>) -> ListenerConfig {
             let CertificateConfig { cert, key, .. } = self.entry(first, &[]);
             let alpn = vec![Alpn::H2, Alpn::Http1];
-            let tls = TlsConfig { cert, key, certificates: further, client_ca: None, alpn };
+            let tls = TlsConfig {
+                cert,
+                key,
+                certificates: further,
+                client_ca: None,
+                client_auth: ClientAuth::Optional,
+                client_crl: None,
+                alpn,
+            };
             ListenerConfig { tls: Some(tls), ..plain() }
         }
     }

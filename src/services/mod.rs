@@ -3,6 +3,7 @@
 pub mod auth;
 
 mod cache_clear;
+mod static_files;
 mod status;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use crate::exchange::LocalService;
 
 pub use cache_clear::CacheClear;
+pub use static_files::StaticFiles;
 pub use status::{HealthStatus, MetricsStatus};
 
 /// The local services by name: what `local:` in an upstream may say.

@@ -12,6 +12,7 @@ use crate::base::{At, Findings};
 use super::config::{
     Balance, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, UpstreamConfig, WeightedEndpointConfig,
 };
+use super::files::Files;
 use super::tls::UpstreamTls;
 
 /// The most endpoints of one upstream; what balancing prepares grows with them.
@@ -48,6 +49,8 @@ pub enum UpstreamKind {
     Remote,
     /// Inside the process, as the local service of this name.
     Local(Arc<str>),
+    /// Inside the process, as the files of a folder.
+    Files(Arc<Files>),
 }
 
 /// One address of an upstream.
@@ -138,33 +141,43 @@ impl Upstream {
 }
 
 fn kind(config: &UpstreamConfig, at: &At<'_>, findings: &mut Findings) -> Option<UpstreamKind> {
-    match (&config.discovery, &config.local) {
-        (Some(_), None) => Some(UpstreamKind::Remote),
-        (None, Some(local)) => {
-            if local.is_empty() {
-                findings.error(&at.key("local"), "the name of a local service is missing");
-            }
-            let alien = [("health", config.health.is_some()), ("tls", config.tls.is_some())];
-            for (key, _) in alien.iter().filter(|(_, written)| *written) {
-                findings
-                    .error_at_key(&at.key(key), format!("a local service has no `{key}`"))
-                    .help("it is called inside the process; remove this");
-            }
-            Some(UpstreamKind::Local(local.as_str().into()))
-        }
-        (Some(_), Some(_)) => {
+    let ways = [
+        ("discovery", config.discovery.is_some()),
+        ("local", config.local.is_some()),
+        ("files", config.files.is_some()),
+    ];
+    let mut written = ways.iter().filter(|it| it.1).map(|it| it.0);
+    let (first, second) = (written.next(), written.next());
+    if let (Some(first), Some(second)) = (first, second) {
+        let finding = findings.error_at_key(&at.key(second), "an upstream is either local or discovered, not both");
+        finding.help(format!("remove `{second}` or `{first}`"));
+        return None;
+    }
+    if config.local.is_some() || config.files.is_some() {
+        let alien = [("health", config.health.is_some()), ("tls", config.tls.is_some())];
+        for (key, _) in alien.iter().filter(|(_, written)| *written) {
             findings
-                .error_at_key(&at.key("local"), "an upstream is either local or discovered, not both")
-                .help("remove `local` or `discovery`");
-            None
-        }
-        (None, None) => {
-            findings.error(at, "the upstream leads nowhere").help(
-                "add `discovery: { static: [\"127.0.0.1:9101\"] }`, or `local:` with the name of a local service",
-            );
-            None
+                .error_at_key(&at.key(key), format!("a local service has no `{key}`"))
+                .help("it is called inside the process; remove this");
         }
     }
+    if let Some(local) = &config.local {
+        if local.is_empty() {
+            findings.error(&at.key("local"), "the name of a local service is missing");
+        }
+        return Some(UpstreamKind::Local(local.as_str().into()));
+    }
+    if let Some(files) = &config.files {
+        let files = Files::compile(files, &at.key("files"), findings)?;
+        return Some(UpstreamKind::Files(Arc::new(files)));
+    }
+    if first.is_none() {
+        findings
+            .error(at, "the upstream leads nowhere")
+            .help("add `discovery: { static: [\"127.0.0.1:9101\"] }`, or `local:` with the name of a local service");
+        return None;
+    }
+    Some(UpstreamKind::Remote)
 }
 
 fn endpoints(list: &[EndpointConfig], at: &At<'_>, findings: &mut Findings) -> Vec<EndpointSpec> {

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Percent, Period};
+use crate::upstream::files::FilesConfig;
 
 /// One entry of `upstreams:`, a named group of endpoints or a local service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -15,6 +16,8 @@ pub struct UpstreamConfig {
     pub discovery: Option<DiscoveryConfig>,
     /// The local service that answers inside the process, instead of `discovery`.
     pub local: Option<String>,
+    /// A folder whose files are given inside the process, instead of `discovery`.
+    pub files: Option<FilesConfig>,
     /// How a request is given one of the healthy endpoints.
     pub balance: Balance,
     /// How to find out whether an endpoint works; without it, every endpoint counts as healthy.

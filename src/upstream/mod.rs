@@ -10,6 +10,7 @@ mod check;
 mod compile;
 mod config;
 mod endpoint;
+mod files;
 mod fleet;
 mod live;
 mod metrics;
@@ -26,6 +27,7 @@ pub use config::{
     UpstreamTlsConfig, WeightedEndpointConfig,
 };
 pub use endpoint::{Endpoint, Health, Outcome, Picked};
+pub use files::{Files, FilesConfig, NamePattern, Packing};
 pub use fleet::Fleet;
 pub use live::Live;
 pub use report::{EndpointReport, UpstreamReport};

@@ -62,6 +62,7 @@ impl UpstreamReport {
         let (kind, local) = match &upstream.kind {
             UpstreamKind::Remote => ("remote", None),
             UpstreamKind::Local(service) => ("local", Some(service.to_string())),
+            UpstreamKind::Files(_) => ("local", Some("files".to_owned())),
         };
         Self {
             name: upstream.name.to_string(),

@@ -13,7 +13,7 @@ use super::config::SourceConfig;
 pub(super) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Where a route looks for credentials.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Places {
     pub(super) header: bool,
     pub(super) cookie: Option<String>,

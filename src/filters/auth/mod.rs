@@ -91,9 +91,13 @@ impl Auth {
             let finding = findings.error(&at.key("optional"), "nobody in particular has no role, permission or scope");
             finding.help("leave out `optional`, or what is asked of the caller");
         }
+        let bearer = jwt.is_some() || api_key.is_some() || service_token.is_some();
         let mut places = Places::compile(from.as_deref(), &at.key("from"), findings);
         places.api_key = api_key.is_some();
-        let bearer = jwt.is_some() || api_key.is_some() || service_token.is_some();
+        if !bearer {
+            // What stands in `Authorization` is somebody else's.
+            places = Places::default();
+        }
         Some(Self {
             jwt: jwt.as_ref().map(|it| trusted(it, issuers, &at.key("jwt"), findings)),
             service_token: service_token.is_some(),

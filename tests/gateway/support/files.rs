@@ -77,6 +77,11 @@ impl Ca {
         self.issuer.pem()
     }
 
+    /// What signs certificates and lists of revoked ones.
+    pub fn issuer(&self) -> &rcgen::Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
     pub fn der(&self) -> CertificateDer<'static> {
         self.issuer.der().clone()
     }

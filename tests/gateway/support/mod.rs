@@ -10,6 +10,7 @@ pub mod oidc;
 pub mod postgres;
 pub mod process;
 pub mod redis;
+pub mod tokens;
 pub mod upstream;
 pub mod waiting;
 pub mod websocket;

@@ -1,0 +1,198 @@
+//! From a request's path to an open file, and to nothing outside the folder.
+//!
+//! What is given is decided by what was opened, not by what the path looked like before: between a look and the
+//! opening somebody could put a link there.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use http::HeaderMap;
+use http::header::ACCEPT_ENCODING;
+
+use crate::upstream::{Files, Packing};
+
+/// `O_NONBLOCK`: opening a pipe that lies in the folder must not wait for its other end.
+const NO_WAIT: i32 = 0o4000;
+
+/// What a path leads to.
+pub(super) enum Found {
+    /// A file, open.
+    File(Opened),
+    /// A folder of this name, asked for without a slash behind it.
+    Folder(String),
+    /// Nothing that is given.
+    Nothing,
+}
+
+/// A file, open.
+pub(super) struct Opened {
+    pub(super) file: File,
+    /// In bytes.
+    pub(super) length: u64,
+    pub(super) modified: SystemTime,
+    /// Its name, without what packing adds to it.
+    pub(super) name: String,
+    pub(super) packing: Option<Packing>,
+}
+
+/// Looks for a path, and for the packed variant that the client likes best.
+pub(super) fn find(files: &Files, path: &str, headers: &HeaderMap) -> Found {
+    let Some(segments) = segments(path) else { return Found::Nothing };
+    let as_folder = path.ends_with('/') || segments.is_empty();
+    let mut place = files.root.clone();
+    place.extend(&segments);
+    if as_folder {
+        let Some(index) = &files.index else { return Found::Nothing };
+        return open_best(files, &place.join(index), index, headers).map_or(Found::Nothing, Found::File);
+    }
+    let name = segments.last().map(String::as_str).unwrap_or_default();
+    match open_best(files, &place, name, headers) {
+        Some(opened) => Found::File(opened),
+        None if files.index.is_some() && is_folder(&files.root, &place) => Found::Folder(last_segment(path)),
+        None => Found::Nothing,
+    }
+}
+
+/// The segments, decoded; `None` if any of them is not simply a name.
+fn segments(path: &str) -> Option<Vec<String>> {
+    let mut segments = Vec::new();
+    for segment in path.strip_prefix('/')?.split('/') {
+        let name = decoded(segment)?;
+        if name.is_empty() {
+            continue; // before, between and behind slashes
+        }
+        // Dots lead upward, or to what is hidden.
+        if name.starts_with('.') || name.contains(['/', '\\', '\0']) {
+            return None;
+        }
+        segments.push(name);
+    }
+    Some(segments)
+}
+
+fn decoded(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let (digits, after) = rest.split_at_checked(2)?;
+        let digits = std::str::from_utf8(digits).ok().filter(|it| it.bytes().all(|it| it.is_ascii_hexdigit()))?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        rest = after;
+    }
+    String::from_utf8(bytes).ok()
+}
+
+fn last_segment(path: &str) -> String {
+    path.rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+fn open_best(files: &Files, place: &Path, name: &str, headers: &HeaderMap) -> Option<Opened> {
+    let plain = open(&files.root, place, name)?;
+    for packing in files.precompressed.iter().filter(|it| accepts(headers, it.coding())) {
+        let mut beside = place.as_os_str().to_owned();
+        beside.push(packing.ending());
+        if let Some(packed) = open(&files.root, &PathBuf::from(beside), name)
+            // One that is older was packed before the file changed.
+            && packed.modified >= plain.modified
+        {
+            return Some(Opened { packing: Some(*packing), ..packed });
+        }
+    }
+    Some(plain)
+}
+
+fn open(root: &Path, place: &Path, name: &str) -> Option<Opened> {
+    let file = OpenOptions::new().read(true).custom_flags(NO_WAIT).open(place).ok()?;
+    let facts = file.metadata().ok()?;
+    if !facts.is_file() || !inside(root, &file) {
+        return None;
+    }
+    let modified = facts.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+    Some(Opened { length: facts.len(), modified, name: name.to_owned(), packing: None, file })
+}
+
+/// Whether what was opened lies in the folder, and not under a hidden name: a link may lead anywhere.
+fn inside(root: &Path, file: &File) -> bool {
+    let Ok(real) = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())) else { return false };
+    let Ok(below) = real.strip_prefix(root) else { return false };
+    below.components().all(|it| !it.as_os_str().as_encoded_bytes().starts_with(b"."))
+}
+
+fn is_folder(root: &Path, place: &Path) -> bool {
+    let real = fs::canonicalize(place);
+    real.is_ok_and(|it| it.starts_with(root) && it.is_dir())
+}
+
+/// Whether the client takes this coding (RFC 9110, section 12.5.3). One that names none takes none.
+fn accepts(headers: &HeaderMap, coding: &str) -> bool {
+    let mut any = false;
+    for line in headers.get_all(ACCEPT_ENCODING).iter().filter_map(|it| it.to_str().ok()) {
+        for member in line.split(',') {
+            let mut words = member.split(';');
+            let name = words.next().unwrap_or_default().trim();
+            let weight = words.find_map(|it| it.trim().strip_prefix("q=")).unwrap_or("1");
+            let wanted = weight.parse::<f32>().is_ok_and(|it| it > 0.0);
+            if name.eq_ignore_ascii_case(coding) {
+                return wanted;
+            }
+            any |= name == "*" && wanted;
+        }
+    }
+    any
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn r9_3_no_path_leads_out_of_the_folder() {
+        for wrong in [
+            "/../x",
+            "/a/../x",
+            "/%2e%2e/x",
+            "/a/%2E./x",
+            "/.env",
+            "/a/.git/config",
+            "/a%2f..%2fx",
+            "/a%5c..%5cx",
+            "/a%00",
+            "/%",
+            "/%2",
+            "/%zz",
+            "/%ff",
+            "/%+1",
+            "x",
+        ] {
+            assert_eq!(segments(wrong), None, "{wrong}");
+        }
+        let fine = |path| segments(path).map(|it| it.join("|"));
+        assert_eq!(fine("/a//b%20c/"), Some("a|b c".to_owned()));
+        assert_eq!(fine("/"), Some(String::new()));
+        assert_eq!(fine("/caf%C3%A9..html"), Some("café..html".to_owned()));
+    }
+
+    #[test]
+    fn rfc_9110_codings_are_given_to_those_who_take_them() {
+        let check = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(value));
+            (accepts(&headers, "br"), accepts(&headers, "gzip"))
+        };
+        assert_eq!(check("gzip, BR;q=0.5"), (true, true));
+        assert_eq!(check("gzip, br;q=0"), (false, true));
+        assert_eq!(check("*"), (true, true));
+        assert_eq!(check("*;q=0.1, br;q=0"), (false, true));
+        assert_eq!(check("identity"), (false, false));
+        assert!(!accepts(&HeaderMap::new(), "gzip"));
+    }
+}

@@ -1,0 +1,235 @@
+//! An upstream that is a folder: what an operator writes, and compiled. Giving its files is a service's
+//! business.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::base::{At, Findings, Period};
+
+/// A folder whose files are given, inside the process. Names that begin with a dot are not, nor is anything
+/// that a link leads to outside of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FilesConfig {
+    /// The folder; the path of a request, as its route rewrites it, is looked for below.
+    pub root: PathBuf,
+    /// The file that a folder is answered with. Default `index.html`; empty: folders are not answered.
+    #[serde(default = "index")]
+    pub index: String,
+    /// Names of files that never change, because a change gives them another name: clients keep them for a
+    /// year. `*` stands for anything, `[hash]` for 8 characters or more with a digit among them. Default
+    /// `*.[hash].*`.
+    #[serde(default = "immutable")]
+    pub immutable: Vec<String>,
+    /// How long clients may keep other files without asking. Without it, they ask each time whether what
+    /// they have still holds.
+    #[serde(default)]
+    pub max_age: Option<Period>,
+    /// How long caches in front of the gateway may keep them (`CDN-Cache-Control`, RFC 9213). Without it,
+    /// as `max_age`.
+    #[serde(default)]
+    pub cdn_max_age: Option<Period>,
+    /// Files that lie packed beside the others, as `main.js.br` beside `main.js`, in order of preference:
+    /// `br`, `zst`, `gz`. Default: none.
+    #[serde(default)]
+    pub precompressed: Vec<Packing>,
+}
+
+fn index() -> String {
+    "index.html".to_owned()
+}
+
+fn immutable() -> Vec<String> {
+    vec!["*.[hash].*".to_owned()]
+}
+
+/// A way in which a file is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Packing {
+    /// Brotli.
+    Br,
+    /// Zstandard.
+    Zst,
+    /// gzip.
+    Gz,
+}
+
+impl Packing {
+    /// What follows the file's name.
+    pub const fn ending(self) -> &'static str {
+        match self {
+            Self::Br => ".br",
+            Self::Zst => ".zst",
+            Self::Gz => ".gz",
+        }
+    }
+
+    /// Its name in `Accept-Encoding` and `Content-Encoding`.
+    pub const fn coding(self) -> &'static str {
+        match self {
+            Self::Br => "br",
+            Self::Zst => "zstd",
+            Self::Gz => "gzip",
+        }
+    }
+}
+
+/// A compiled folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// The folder, absolute and without links.
+    pub root: PathBuf,
+    /// The file that a folder is answered with.
+    pub index: Option<String>,
+    /// Names that never change what they mean.
+    pub immutable: Vec<NamePattern>,
+    /// How long clients may keep the other files.
+    pub max_age: Option<Duration>,
+    /// How long caches in front of the gateway may.
+    pub cdn_max_age: Option<Duration>,
+    /// What may lie packed beside a file, in order of preference.
+    pub precompressed: Vec<Packing>,
+}
+
+impl Files {
+    /// Reports every fault; `None` if there is no such folder.
+    pub fn compile(config: &FilesConfig, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
+        if config.index.contains('/') || config.index.starts_with('.') {
+            findings.error(&at.key("index"), "not the name of a file").help("write it as index.html");
+        }
+        let list = at.key("immutable");
+        let patterns = config.immutable.iter().enumerate();
+        let immutable = patterns.filter_map(|(number, it)| NamePattern::compile(it, &list.index(number), findings));
+        let immutable = immutable.collect();
+        let root = std::fs::canonicalize(&config.root).ok().filter(|it| it.is_dir());
+        if root.is_none() {
+            let finding = findings.error(&at.key("root"), format!("no folder `{}`", config.root.display()));
+            finding.help("paths are relative to the folder that the gateway was started in");
+        }
+        Some(Self {
+            root: root?,
+            index: Some(config.index.clone()).filter(|it| !it.is_empty()),
+            immutable,
+            max_age: config.max_age.map(|it| it.0),
+            cdn_max_age: config.cdn_max_age.map(|it| it.0),
+            precompressed: config.precompressed.clone(),
+        })
+    }
+}
+
+/// So many characters a hash has at least.
+const HASH_MIN: usize = 8;
+
+/// A pattern for names of files, with `*` and `[hash]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamePattern(Vec<Piece>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    Anything,
+    Hash,
+}
+
+impl NamePattern {
+    fn compile(text: &str, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
+        let mut pieces = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            if let Some(after) = rest.strip_prefix('*') {
+                if pieces.last() != Some(&Piece::Anything) {
+                    pieces.push(Piece::Anything);
+                }
+                rest = after;
+            } else if let Some(after) = rest.strip_prefix("[hash]") {
+                pieces.push(Piece::Hash);
+                rest = after;
+            } else {
+                let end = rest.find(['*', '[']).filter(|it| *it > 0).unwrap_or(rest.len());
+                let (text, after) = rest.split_at(end);
+                if text.contains(['/', '[']) {
+                    findings.error(at, "not a pattern for the name of a file").help("write it as *.[hash].*");
+                    return None;
+                }
+                pieces.push(Piece::Text(text.to_owned()));
+                rest = after;
+            }
+        }
+        Some(Self(pieces))
+    }
+
+    /// Whether a file has such a name.
+    pub fn fits(&self, name: &str) -> bool {
+        // Pieces that were tried at a place and did not fit are not tried there again.
+        let mut places = vec![0];
+        for piece in &self.0 {
+            let mut next = Vec::new();
+            for at in places {
+                ends(piece, name, at, &mut next);
+            }
+            next.sort_unstable();
+            next.dedup();
+            places = next;
+        }
+        places.contains(&name.len())
+    }
+}
+
+/// Where in the name the piece can end if it begins at `at`.
+fn ends(piece: &Piece, name: &str, at: usize, ends: &mut Vec<usize>) {
+    let rest = &name.as_bytes()[at..];
+    match piece {
+        Piece::Text(text) if rest.starts_with(text.as_bytes()) => ends.push(at + text.len()),
+        Piece::Text(_) => {}
+        Piece::Anything => ends.extend(at..=name.len()),
+        Piece::Hash => {
+            let mut digit = false;
+            for (length, byte) in rest.iter().enumerate() {
+                if !(byte.is_ascii_alphanumeric() || b"-_".contains(byte)) {
+                    return;
+                }
+                digit |= byte.is_ascii_digit();
+                if digit && length + 1 >= HASH_MIN {
+                    ends.push(at + length + 1);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(pattern: &str, name: &str, fits: bool) {
+        let pattern = NamePattern::compile(pattern, &At::ROOT, &mut Findings::default()).unwrap();
+        assert_eq!(pattern.fits(name), fits, "{name}");
+    }
+
+    #[test]
+    fn r9_3_names_with_a_hash_never_change_what_they_mean() {
+        check("*.[hash].*", "main.3f2a9c1b.js", true);
+        check("*.[hash].*", "a.b.3f2a9c1b.chunk.js", true);
+        check("*.[hash].*", "main.3f2a9c1.js", false);
+        check("*.[hash].*", "jquery.slimmest.js", false);
+        check("*.[hash].*", "index.html", false);
+        check("*-[hash].js", "index-BrT3x9Qa.js", true);
+        check("*-[hash].js", "index-BrT3x9Qa.css", false);
+        check("font*", "font.woff2", true);
+        check("*é*", "caféx", true);
+    }
+
+    #[test]
+    fn faults_are_reported_where_they_stand() {
+        let yaml = "{ root: /no/such/folder, index: a/b, immutable: ['[hsh]', 'a/b', '*'] }";
+        let mut findings = Findings::default();
+        assert!(Files::compile(&serde_yaml::from_str(yaml).unwrap(), &At::ROOT, &mut findings).is_none());
+        let paths: Vec<_> = findings.iter().map(|it| it.path.as_str()).collect();
+        assert_eq!(paths, ["/index", "/immutable/0", "/immutable/1", "/root"]);
+    }
+}
