@@ -21,8 +21,8 @@ upstreams:
 routes:
 "#;
 
-const GATEWAY_KEYS: [&str; 7] =
-    ["listeners", "trusted_proxies", "threads", "tokens", "telemetry", "shutdown", "cache"];
+const GATEWAY_KEYS: [&str; 10] =
+    ["listeners", "trusted_proxies", "threads", "tokens", "telemetry", "shutdown", "cache", "store", "auth", "secrets"];
 
 pub(crate) struct Block {
     place: String,
