@@ -110,6 +110,11 @@ impl Auth {
         })
     }
 
+    /// Whether it can come to asking the store.
+    pub fn needs_store(&self) -> bool {
+        self.places.api_key || self.roles_from_account
+    }
+
     /// From here on `exchange.principal` is known.
     ///
     /// # Errors
