@@ -7,6 +7,7 @@ mod accounts;
 mod config;
 mod fault;
 mod input;
+mod metrics;
 mod oidc;
 mod passwords;
 mod people;

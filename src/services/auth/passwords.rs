@@ -1,6 +1,6 @@
 //! Passwords: hashed with Argon2id, a bounded number at once, away from the threads that serve.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use argon2::Argon2;
@@ -61,8 +61,9 @@ pub struct Passwords {
     /// One for each core, so that other work goes on. Each takes 19 MiB.
     turns: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
-    /// What the password of an unknown user is compared with: it must take as long.
-    decoy: Arc<str>,
+    /// What the password of an unknown user is compared with: it must take as long. Made with the first
+    /// look at any password.
+    decoy: Arc<OnceLock<String>>,
 }
 
 /// Counts for as long as it lives.
@@ -80,12 +81,11 @@ impl Passwords {
     /// Hashes on the blocking threads of `runtime`.
     pub fn new(runtime: Handle) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let decoy = hashed(&Secret::from(String::new())).unwrap_or_default();
         Self {
             runtime,
             turns: Arc::new(Semaphore::new(cores)),
             waiting: Arc::new(Semaphore::new(cores + WAITING_MAX)),
-            decoy: decoy.into(),
+            decoy: Arc::default(),
         }
     }
 
@@ -118,10 +118,10 @@ impl Passwords {
         if password.expose().len() > LENGTH_MAX {
             return Ok(false);
         }
-        let known = hash.is_some();
-        let hash = hash.unwrap_or(&self.decoy).to_owned();
+        let (known, hash, decoy) = (hash.is_some(), hash.map(str::to_owned), self.decoy.clone());
         let same = self.work(move || {
-            let hash = PasswordHash::new(&hash).ok();
+            let decoy = decoy.get_or_init(|| hashed(&Secret::from(String::new())).unwrap_or_default());
+            let hash = PasswordHash::new(hash.as_ref().unwrap_or(decoy)).ok();
             hash.is_some_and(|it| Argon2::default().verify_password(password.expose().as_bytes(), &it).is_ok())
         });
         Ok(same.await? && known)
@@ -179,7 +179,7 @@ mod tests {
         let before = DURATION.get_sample_count();
         assert_eq!(passwords.matches(secret(""), None).await, Ok(false));
         assert!(DURATION.get_sample_count() > before);
-        assert!(passwords.decoy.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
+        assert!(passwords.decoy.get().unwrap().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::identity::SignError;
 use crate::services::auth::fault::Fault;
 use crate::services::auth::input::Input;
-use crate::services::auth::{Answer, Asked, Inner, json};
+use crate::services::auth::{Answer, Asked, Inner, json, metrics};
 use crate::state::Claim;
 
 /// How long the token lives, and how long its nonce can't be used again.
@@ -33,7 +33,10 @@ impl Inner {
         })?;
         let records = &self.state.records;
         match records.claim(&format!("auth:nonce:{nonce}"), Bytes::from_static(b"1"), LIFE).await? {
-            Claim::Won => Ok(json(StatusCode::OK, &json!({ "token": token, "expiresInSec": LIFE.as_secs() }))),
+            Claim::Won => {
+                metrics::SESSION.inc();
+                Ok(json(StatusCode::OK, &json!({ "token": token, "expiresInSec": LIFE.as_secs() })))
+            }
             Claim::Held(_) => Err(Fault::NonceUsed),
         }
     }

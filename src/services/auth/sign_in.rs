@@ -12,7 +12,7 @@ use crate::identity::{Claims, Principal, Revocation, SignError};
 use crate::services::auth::accounts::{random_text, sha256};
 use crate::services::auth::fault::Fault;
 use crate::services::auth::input::{Input, bearer};
-use crate::services::auth::{Answer, Asked, Inner, json, now};
+use crate::services::auth::{Answer, Asked, Inner, json, metrics, now};
 use crate::store::{self, NewRefreshToken, Revoked, Rotation, User};
 
 /// Tokens may have got longer lives from an earlier configuration, and clocks differ.
@@ -41,7 +41,9 @@ impl Inner {
             return Err(Fault::Credentials);
         };
         self.throttle.forgive(&attempt);
-        self.sign_in(&user).await
+        let answer = self.sign_in(&user).await?;
+        metrics::PASSWORD.inc();
+        Ok(answer)
     }
 
     /// Begins a family of refresh tokens.
@@ -64,7 +66,10 @@ impl Inner {
         let user = self.store.user(&known.user).await?.filter(|it| it.active).ok_or(refused.clone())?;
         let tokens = self.tokens_of(&user, &known.family)?;
         match self.store.rotate(hash, tokens.record.clone(), self.revoked_for()).await? {
-            Rotation::Done => Ok(tokens.answer()),
+            Rotation::Done => {
+                metrics::REFRESH.inc();
+                Ok(tokens.answer())
+            }
             Rotation::Refused => Err(refused),
             Rotation::Reused(family) => {
                 tracing::warn!(event = "refresh_token_reused", subject = %user.id, client = %asked.client);

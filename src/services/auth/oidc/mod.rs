@@ -22,7 +22,7 @@ use crate::services::auth::accounts::{random_text, sha256};
 use crate::services::auth::fault::Fault;
 use crate::services::auth::oidc::provider::Provider;
 use crate::services::auth::people::query;
-use crate::services::auth::{Answer, Asked, Inner, Rules};
+use crate::services::auth::{Answer, Asked, Inner, Rules, metrics};
 use crate::store::{NewUser, StoreError};
 
 /// How long somebody may take to sign in there.
@@ -112,6 +112,7 @@ impl Inner {
             return Err(Fault::SignIn("this user has been disabled here"));
         }
         let mut answer = self.sign_in(&user).await?;
+        metrics::PROVIDER.inc();
         let path = provider.rules.redirect.path();
         let gone = HeaderValue::from_str(&format!("{COOKIE_NAME}=; Path={path}; Max-Age=0; HttpOnly; SameSite=Lax"));
         answer.headers_mut().insert(SET_COOKIE, gone.map_err(|_| Fault::Internal)?);

@@ -22,12 +22,22 @@ const ASK_TIME: Duration = Duration::from_secs(5);
 const ANSWER_MAX: usize = 256 * 1024;
 /// How long what a provider says about itself is taken for true.
 const KNOWN_LIFE: Duration = Duration::from_secs(3600);
+/// How long it is not asked again after it could not be: many wait for one answer.
+const FAILURE_LIFE: Duration = Duration::from_secs(1);
 
 /// One provider.
 pub(super) struct Provider {
     pub(super) rules: Arc<ProviderRules>,
     runtime: Handle,
-    known: Mutex<Option<(Arc<Known>, Instant)>>,
+    memory: Mutex<Memory>,
+}
+
+/// What is remembered of what it said about itself.
+#[derive(Default)]
+struct Memory {
+    known: Option<Arc<Known>>,
+    /// When it is asked again.
+    until: Option<Instant>,
 }
 
 /// What a provider says about itself (OpenID Connect Discovery 1.0, section 3).
@@ -48,7 +58,7 @@ pub(super) struct Person {
 
 impl Provider {
     pub(super) fn new(rules: Arc<ProviderRules>, runtime: Handle) -> Self {
-        Self { rules, runtime, known: Mutex::new(None) }
+        Self { rules, runtime, memory: Mutex::default() }
     }
 
     /// The issuer as its tokens name it.
@@ -65,25 +75,23 @@ impl Provider {
         scope
     }
 
-    /// What it says about itself, asked for once at a time.
+    /// What it says about itself, asked for once at a time; what it said before will do while it is down.
     pub(super) async fn known(&self) -> Result<Arc<Known>, Fault> {
-        let mut known = self.known.lock().await;
-        if let Some((known, since)) = &*known
-            && since.elapsed() < KNOWN_LIFE
-        {
-            return Ok(known.clone());
+        let mut memory = self.memory.lock().await;
+        if memory.until.is_none_or(|it| Instant::now() >= it) {
+            let life = match self.discover().await {
+                Ok(fresh) => {
+                    memory.known = Some(fresh);
+                    KNOWN_LIFE
+                }
+                Err(why) => {
+                    self.tell(&why);
+                    FAILURE_LIFE
+                }
+            };
+            memory.until = Some(Instant::now() + life);
         }
-        match self.discover().await {
-            Ok(fresh) => {
-                *known = Some((fresh.clone(), Instant::now()));
-                Ok(fresh)
-            }
-            // What it said before will do while it is down.
-            Err(why) => {
-                self.tell(&why);
-                known.as_ref().map(|(known, _)| known.clone()).ok_or(Fault::Provider)
-            }
-        }
+        memory.known.clone().ok_or(Fault::Provider)
     }
 
     async fn discover(&self) -> Result<Arc<Known>, String> {
