@@ -16,6 +16,7 @@ use crate::base::RequestId;
 use crate::cache::Purge;
 use crate::exchange::{Policy, Worker};
 use crate::listener::DrainPhase;
+use crate::state::Backend;
 use crate::telemetry::{IN_FLIGHT, exposition, figures, route_series, summary};
 
 type Page = State<Arc<Admin>>;
@@ -161,6 +162,7 @@ fn all_limits(admin: &Admin) -> Value {
         "rate_limits": admin.configuration.limits().report(used),
         "connections": { "open": admin.drain.open(), "max": connections_max(admin), "refused": refused },
         "listeners": listeners,
+        "state": state(admin),
         "guard": { "addresses": admin.guard.fill().0, "addresses_max": admin.guard.fill().1 },
         "requests": { "in_flight": IN_FLIGHT.get() },
         "request_body_bytes": {
@@ -198,6 +200,26 @@ fn purge_of(body: &[u8]) -> Option<Purge> {
     match serde_json::from_slice(body).ok()? {
         Value::Object(fields) if fields.len() == 1 && fields.get("all") == Some(&Value::Bool(true)) => Some(Purge::All),
         written => serde_json::from_value(written).ok().filter(|it| *it != Purge::All),
+    }
+}
+
+/// Where short-lived values are kept, and how full that is.
+fn state(admin: &Admin) -> Value {
+    let sum = |family: &str| figures(family).iter().map(|it| it.1).sum::<f64>() as u64;
+    match &admin.configuration.process().state {
+        Backend::Memory(bounds) => json!({
+            "backend": "memory",
+            "entries": sum("moongate_state_entries"),
+            "entries_max": bounds.entries_max(),
+            "bytes": sum("moongate_state_bytes"),
+            "bytes_max": bounds.bytes_max(),
+            "refused": sum("moongate_state_full_total"),
+        }),
+        Backend::Redis(_) => json!({
+            "backend": "redis",
+            "up": sum("moongate_state_up") == 1,
+            "failures": sum("moongate_state_failures_total"),
+        }),
     }
 }
 

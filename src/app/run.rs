@@ -16,18 +16,20 @@ use crate::admin::{self, Admin};
 use crate::app::signals::{Signals, Wish};
 use crate::app::{Failure, Files};
 use crate::cache::Cache;
-use crate::config::{Configuration, Living, Process, Watcher, compile_files};
+use crate::config::{Compiled, Configuration, Living, Snapshot, Watcher, compile_files};
 use crate::exchange::Worker;
+use crate::filters::auth::Auth;
 use crate::filters::rate_limit::Limits;
 use crate::guard::Guard;
 use crate::identity::Identity;
 use crate::listener::{self, Certificates, Drain, Socket};
 use crate::proxy::{Proxy, Shared, Unread};
+use crate::services::auth::{AuthParts, AuthService};
 use crate::services::{CacheClear, Directory};
-use crate::state::{Backend, Notices, State};
+use crate::state::{Backend, State};
 use crate::store::Store;
 use crate::telemetry;
-use crate::upstream::Fleet;
+use crate::upstream::{Fleet, UpstreamKind};
 
 /// What streams get of the grace at its end, to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -48,7 +50,7 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     telemetry::start(&compiled.process.written.telemetry.log);
 
     let side = side_runtime()?;
-    let store = open_store(&compiled.process, &side)?;
+    let store = Store::new(compiled.process.store.clone(), side.handle().clone());
     let fleet = Arc::new(Fleet::new());
     fleet.start(side.handle());
     let guard = compiled.process.guard.clone().allowing(compiled.process.trusted_proxies.networks());
@@ -60,7 +62,19 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     services.add("cache_clear", Arc::new(CacheClear::new(cache.clone())));
     let identity = Identity::begin(compiled.process.tokens.clone());
     identity.start(side.handle());
-    identify(&identity, &compiled.process, store, state.notices.clone(), &side)?;
+    if needs_store(&compiled) {
+        side.block_on(open(&store, &identity))?;
+    }
+    identity.use_accounts(Arc::new(store.clone()));
+    side.spawn(identity.clone().follow(store.clone(), state.notices.clone()));
+    let auth = AuthService::new(AuthParts {
+        rules: compiled.process.auth.clone(),
+        identity: identity.clone(),
+        state: state.clone(),
+        store,
+        runtime: side.handle().clone(),
+    });
+    services.add("auth", Arc::new(auth));
     let shared = Shared { guard: guard.clone(), state, identity: identity.clone(), cache: cache.clone() };
     let shared = Arc::new(shared);
     let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
@@ -94,31 +108,22 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The store, opened if something needs it: what can't be opened ends the process before it serves.
-fn open_store(process: &Process, side: &Runtime) -> Result<Store, Failure> {
-    let store = Store::new(process.store.clone(), side.handle().clone());
-    if process.written.store.is_some() {
-        side.block_on(store.open()).map_err(|error| Failure(format!("{error}; see `store` in gateway.yaml")))?;
-    }
-    Ok(store)
+/// What needs no store leaves none behind: a gateway that only passes requests on has nothing to keep.
+fn needs_store(compiled: &Compiled) -> bool {
+    let Snapshot { upstreams, routes, .. } = &compiled.snapshot;
+    compiled.process.written.store.is_some()
+        || upstreams.iter().any(|it| matches!(&it.kind, UpstreamKind::Local(service) if **service == *"auth"))
+        || routes.iter().filter_map(|it| it.chain.auth.as_ref()).any(Auth::needs_store)
 }
 
-/// Lets identities be looked up, and learns what was taken back before anybody is let in with it.
-fn identify(
-    identity: &Arc<Identity>,
-    process: &Process,
-    store: Store,
-    notices: Notices,
-    side: &Runtime,
-) -> Result<(), Failure> {
-    identity.use_accounts(Arc::new(store.clone()));
-    let store = process.written.store.is_some().then_some(store);
-    if let Some(store) = &store {
-        let learnt = side.block_on(identity.learn(store, 0));
-        learnt.map_err(|error| Failure(format!("revocations can't be read: {error}; see `store` in gateway.yaml")))?;
-    }
-    side.spawn(identity.clone().follow(store, notices));
-    Ok(())
+/// Opens the store and learns what was taken back, before anybody is served: what can't be opened ends
+/// the process.
+async fn open(store: &Store, identity: &Identity) -> Result<(), Failure> {
+    let opened = async {
+        store.open().await?;
+        identity.learn(store, 0).await
+    };
+    opened.await.map_err(|error| Failure(format!("{error}; see `store` in gateway.yaml")))
 }
 
 fn bind_admin(address: std::net::SocketAddr) -> Result<TcpListener, Failure> {

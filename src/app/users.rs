@@ -126,7 +126,7 @@ async fn all(store: Store) -> Result<Vec<User>, StoreError> {
     let mut users: Vec<User> = Vec::new();
     loop {
         let after = users.last().map(|it| it.name.clone()).unwrap_or_default();
-        let page = store.users(&after, PAGE).await?;
+        let page = store.users(&after, PAGE, None).await?;
         if page.is_empty() {
             return Ok(users);
         }

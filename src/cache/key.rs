@@ -8,6 +8,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{SHA256, digest};
 use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, Method, Uri};
+use pingora::http::RequestHeader;
 
 use crate::cache::body;
 use crate::cache::config::{CREDENTIALS, Per, Rules};
@@ -36,6 +37,18 @@ pub struct Asked<'a> {
     pub principal: Option<&'a Principal>,
     /// The body, if [`Rules::needs_body`] says that it is needed.
     pub body: Option<&'a [u8]>,
+}
+
+impl<'a> Asked<'a> {
+    /// A request for this target.
+    pub fn new(
+        target: &'a Target,
+        request: &'a RequestHeader,
+        principal: Option<&'a Principal>,
+        body: Option<&'a [u8]>,
+    ) -> Self {
+        Self { target, method: &request.method, headers: &request.headers, principal, body }
+    }
 }
 
 /// The request has no answer that could be kept: it shows credentials, and they name nobody.

@@ -61,6 +61,9 @@ impl Object {
         known: u64,
     ) -> Option<Self> {
         let head = kept(answer, body.len())?;
+        // Of its own, here and in the head: what was read from a connection is a slice of something larger,
+        // which would stay in memory and be counted by nobody.
+        let body = Bytes::copy_from_slice(&body);
         let modified = head.headers.get(LAST_MODIFIED).and_then(date);
         Some(Self { head, body, terms, route, target, depends, known, modified })
     }
@@ -77,10 +80,10 @@ impl Object {
         for name in answer.headers.keys().filter(|it| !stays(it)) {
             let mut values = answer.headers.get_all(name).iter();
             if let Some(first) = values.next() {
-                head.insert_header(name.clone(), first.clone()).ok()?;
+                head.insert_header(name.clone(), own(first)?).ok()?;
             }
             for value in values {
-                head.append_header(name.clone(), value.clone()).ok()?;
+                head.append_header(name.clone(), own(value)?).ok()?;
             }
         }
         let modified = head.headers.get(LAST_MODIFIED).and_then(date);
@@ -112,13 +115,18 @@ fn kept(answer: &ResponseHeader, length: usize) -> Option<ResponseHeader> {
     let mut head = ResponseHeader::build_no_case(answer.status, Some(answer.headers.len() + 8)).ok()?;
     for (name, value) in &answer.headers {
         if !NOT_KEPT.contains(name) && !named.iter().any(|it| it == name.as_str()) {
-            head.append_header(name.clone(), value.clone()).ok()?;
+            head.append_header(name.clone(), own(value)?).ok()?;
         }
     }
     if answer.status != http::StatusCode::NO_CONTENT {
         head.insert_header(CONTENT_LENGTH, HeaderValue::from(length)).ok()?;
     }
     Some(head)
+}
+
+/// A value with memory of its own.
+fn own(value: &HeaderValue) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(value.as_bytes()).ok()
 }
 
 /// What can be under a key.

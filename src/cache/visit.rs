@@ -41,6 +41,8 @@ pub struct Visit {
     pub lead: Option<Box<Lead>>,
     /// The request may change something.
     pub change: Option<Box<Change>>,
+    /// What the client was told, in a word.
+    pub word: Option<&'static str>,
 }
 
 /// A request that may change something.
@@ -62,7 +64,7 @@ impl std::fmt::Debug for Change {
 impl Visit {
     /// Nothing but a word to the client.
     pub const fn told(told: Told) -> Self {
-        Self { told: Some(told), lead: None, change: None }
+        Self { told: Some(told), lead: None, change: None, word: None }
     }
 
     /// The head of the answer, as it came from wherever it came from. Says whether its body is wanted.
@@ -86,6 +88,7 @@ impl Visit {
         }
         if let Some(told) = self.told.take() {
             told.count();
+            self.word = Some(told.word());
             told.on_response(answer);
         }
         wanted
@@ -126,14 +129,23 @@ struct Visitor<'a> {
 }
 
 impl Cache {
-    /// Asks the cache. `tags` are those of [`Rules::tags`]. What is kept in memory is given at once; what is
-    /// not may have to be waited for: another request may be fetching it, or the shared state have it.
+    /// What can be said at once: the request is none for the cache, or memory has its answer. `None` if it has
+    /// to [visit](Cache::visit). `tags` are those of [`Rules::tags`].
+    pub fn look(self: &Arc<Self>, rules: &Arc<Rules>, asked: Asked<'_>, tags: &[u64]) -> Option<Visited> {
+        match enter(rules, asked, tags) {
+            Err(told) => Some(Visited::Pass(told)),
+            Ok(visitor) => self.in_memory(&visitor).ok(),
+        }
+    }
+
+    /// Asks the cache. What is kept in memory is given at once; what is not may have to be waited for:
+    /// another request may be fetching it, or the shared state have it.
     pub async fn visit(self: &Arc<Self>, rules: &Arc<Rules>, asked: Asked<'_>, tags: &[u64]) -> Visited {
         match enter(rules, asked, tags) {
             Err(told) => Visited::Pass(told),
-            Ok(visitor) => match self.look(&visitor) {
+            Ok(visitor) => match self.in_memory(&visitor) {
                 Ok(visited) => visited,
-                Err(found) => Box::pin(self.fetch(visitor, found)).await,
+                Err(found) => self.fetch(visitor, found).await,
             },
         }
     }
@@ -157,14 +169,14 @@ impl Cache {
     }
 
     /// What memory has, if that can be given.
-    fn look(self: &Arc<Self>, visitor: &Visitor<'_>) -> Result<Visited, Found> {
-        let mut key = visitor.primary.clone();
-        let found = self.find(&mut key, visitor.asked.headers);
+    fn in_memory(self: &Arc<Self>, visitor: &Visitor<'_>) -> Result<Visited, Found> {
+        let (found, variant) = self.find(&visitor.primary, visitor.asked.headers);
         let Some(object) = found.object.as_ref().filter(|it| visitor.may_have(it)) else { return Err(found) };
         let refresh = match object.terms.verdict(&visitor.wishes, now()) {
             Use::Fresh => None,
-            Use::WhileRevalidate => match self.flights.join(&key) {
+            Use::WhileRevalidate => match self.flights.join(variant.as_deref().unwrap_or(&visitor.primary)) {
                 Joined::Lead(flight) => {
+                    let key = variant.unwrap_or_else(|| visitor.primary.clone());
                     let lead = self.lead(visitor, key, found.vary.clone(), Some(flight));
                     Some(Lead { stale: Some((object.clone(), false)), ..lead })
                 }
@@ -177,21 +189,20 @@ impl Cache {
         Ok(Visited::Given(Box::new(given)))
     }
 
-    /// Makes the key that of the variant, if answers part by fields of the request.
-    fn find(&self, key: &mut Vec<u8>, headers: &HeaderMap) -> Found {
-        let none = || Arc::from([]);
-        match self.get(key) {
-            None => Found { object: None, vary: none() },
-            Some(Slot::Whole(object)) => Found { object: Some(object), vary: none() },
-            Some(Slot::Varied(vary)) => {
-                key::variant(key, &vary, headers);
-                let object = match self.get(key) {
-                    Some(Slot::Whole(object)) => Some(object),
-                    _ => None,
-                };
-                Found { object, vary }
-            }
-        }
+    /// What is kept, and the key of the variant if answers part by fields of the request.
+    fn find(&self, primary: &[u8], headers: &HeaderMap) -> (Found, Option<Vec<u8>>) {
+        let vary = match self.get(primary) {
+            None => return (Found { object: None, vary: Arc::default() }, None),
+            Some(Slot::Whole(object)) => return (Found { object: Some(object), vary: Arc::default() }, None),
+            Some(Slot::Varied(vary)) => vary,
+        };
+        let mut key = primary.to_vec();
+        key::variant(&mut key, &vary, headers);
+        let object = match self.get(&key) {
+            Some(Slot::Whole(object)) => Some(object),
+            _ => None,
+        };
+        (Found { object, vary }, Some(key))
     }
 
     /// Memory has nothing that could simply be given.
@@ -214,7 +225,7 @@ impl Cache {
                     Joined::Follow(flight) => {
                         waited = true;
                         visitor.collapsed = follow(flight, visitor.rules.collapse).await == Landing::Kept;
-                        match self.look(&visitor) {
+                        match self.in_memory(&visitor) {
                             Ok(visited) => return visited,
                             Err(again) => found = again,
                         }
@@ -224,7 +235,7 @@ impl Cache {
             };
             // Somebody may have kept it between the look and the flight's begin.
             if flight.is_some() && mine.is_none() {
-                match self.look(&visitor) {
+                match self.in_memory(&visitor) {
                     Ok(visited) => return visited,
                     Err(again) if again.vary != found.vary => {
                         found = again;
@@ -283,7 +294,7 @@ impl Cache {
         if !self.put(&lead.key, &object) {
             return None;
         }
-        let visited = self.look(visitor).ok()?;
+        let visited = self.in_memory(visitor).ok()?;
         if let Some(flight) = lead.flight.take() {
             flight.land(Landing::Kept);
         }

@@ -13,6 +13,7 @@ use crate::guard::{GuardConfig, GuardRules};
 use crate::identity::{Tokens, TokensConfig};
 use crate::listener::{Listener, ListenerConfig};
 use crate::secrets::SecretsConfig;
+use crate::services::auth::{AuthConfig, Rules as AuthRules};
 use crate::state::{Backend, StateConfig};
 use crate::store::{Place, StoreConfig};
 use crate::telemetry::LogConfig;
@@ -41,6 +42,8 @@ pub struct GatewayFile {
     pub secrets: SecretsConfig,
     /// Our own tokens: who they are from, and the keys that sign and check them.
     pub tokens: TokensConfig,
+    /// How the local service `auth` lets people in.
+    pub auth: AuthConfig,
     /// The room that kept answers have.
     pub cache: CacheRoomConfig,
     /// `production`, or `dev` for what is of use while developing, and nowhere else:
@@ -181,6 +184,8 @@ pub struct Process {
     pub mode: Mode,
     /// Our own tokens; a reload may bring others.
     pub tokens: Tokens,
+    /// How the local service `auth` lets people in.
+    pub auth: AuthRules,
     /// Where records that last are kept.
     pub store: Place,
     /// As written, for what needs no compilation and to tell what a reload would change.
@@ -229,6 +234,7 @@ impl Process {
             cache: file.cache.compile(&At::ROOT.key("cache"), findings),
             mode: file.mode.unwrap_or_else(Mode::of_environment),
             tokens: file.tokens.compile(&At::ROOT.key("tokens"), findings),
+            auth: file.auth.compile(&At::ROOT.key("auth"), findings),
             store: Place::compile(file.store.as_ref(), &At::ROOT.key("store"), findings),
             written: file.clone(),
         };
@@ -265,6 +271,7 @@ impl Process {
         differs(old.threads == new.threads, &At::ROOT.key("threads"), "the number of threads");
         differs(old.guard == new.guard, &At::ROOT.key("guard"), "the guard");
         differs(old.state == new.state, &At::ROOT.key("state"), "the place of the state");
+        differs(old.auth == new.auth, &At::ROOT.key("auth"), "how people are let in");
         differs(old.secrets == new.secrets, &At::ROOT.key("secrets"), "the key to the secrets");
         differs(old.store == new.store, &At::ROOT.key("store"), "the store");
         differs(old.cache == new.cache, &At::ROOT.key("cache"), "the cache's room");

@@ -87,15 +87,17 @@ impl Identity {
             Revoked::Token => Revocation::Token { jti: id, until },
             Revoked::Session => Revocation::Session { sid: id, until },
             Revoked::Subject => Revocation::Subject { subject: id, before: time(issued_until), until },
+            Revoked::ApiKey => Revocation::ApiKey { id },
         });
     }
 
-    /// Follows the news until the process ends; for a runtime that requests do not depend on.
-    pub async fn follow(self: Arc<Self>, store: Option<Store>, notices: Notices) {
+    /// Follows the news until the process ends; for a runtime that requests do not depend on. A store is
+    /// asked once something has opened it.
+    pub async fn follow(self: Arc<Self>, store: Store, notices: Notices) {
         let mut news = notices.subscribe(TOPIC);
         let mut tick = interval(PERIOD);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut since = seconds(SystemTime::now());
+        let mut since = 0_u64; // a store that was opened after the start may have anything to tell
         loop {
             let notice = tokio::select! {
                 notice = news.next() => match notice {
@@ -112,9 +114,7 @@ impl Identity {
                 continue;
             }
             let now = seconds(SystemTime::now());
-            if let Some(store) = &store
-                && self.learn(store, since.saturating_sub(OVERLAP)).await.is_ok()
-            {
+            if store.is_open() && self.learn(&store, since.saturating_sub(OVERLAP)).await.is_ok() {
                 since = now;
             }
         }

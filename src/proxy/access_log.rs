@@ -67,6 +67,9 @@ pub(super) fn write(exchange: &Exchange, facts: &Facts<'_>) {
         if let Some(code) = facts.error {
             out.text("error", code.as_bytes());
         }
+        if let Some(cache) = exchange.cache.as_ref().and_then(|it| it.word) {
+            out.text("cache", cache.as_bytes());
+        }
         out.number("bytes_received", facts.bytes_received);
         out.number("bytes_sent", facts.bytes_sent);
         if let Some(connected) = exchange.timings.connected {

@@ -111,7 +111,7 @@ impl Proxy {
             return self.only_for_the_cache(session, exchange, admitted, (*lead, head), upstreams).await;
         }
         exchange.recording = Some(Box::new(Recording::new(lead.body_max())));
-        exchange.cache = Some(Box::new(Visit { told: None, lead: Some(lead), change: None }));
+        exchange.cache = Some(Box::new(Visit { told: None, lead: Some(lead), change: None, word: None }));
         match respond(&self.worker, session, exchange, upstreams, policy, admitted).await {
             Ok(()) => {
                 finish(exchange);

@@ -146,7 +146,8 @@ impl Proxy {
             }
             Ok(Arrival::Kept(admitted, given, deed)) => {
                 let admitted = request.admitted.insert(admitted);
-                self.give(session, exchange_state, admitted, *given, deed).await
+                // What is not ordinary is boxed: the future of every request is as large as the largest of them.
+                Box::pin(self.give(session, exchange_state, admitted, *given, deed)).await
             }
             Ok(Arrival::Deed(admitted, deed)) => {
                 let admitted = request.admitted.insert(admitted);

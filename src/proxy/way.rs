@@ -102,10 +102,8 @@ pub(super) async fn way_in(
     if let Some(head) = preflight(&admitted, request) {
         return Ok(Arrival::Answered(admitted, head, Bytes::new()));
     }
-    // Before anything changes the request: answers are kept under what clients ask for.
-    let subject = subject(&admitted, shared, exchange, session.req_header(), &params);
-    let onward = match filter(&admitted, shared, exchange, session, &params).await {
-        Ok(onward) => onward,
+    let (onward, subject) = match filter(&admitted, shared, exchange, session, &params).await {
+        Ok(passed) => passed,
         Err(why) => return Err(Stopped { admitted: Some(admitted), why }),
     };
     let deed = match onward {
@@ -150,7 +148,7 @@ async fn filter(
     exchange: &mut Exchange,
     session: &mut ServerSession,
     params: &Params,
-) -> Result<Onward, Ended> {
+) -> Result<(Onward, Option<Subject>), Ended> {
     let route = admitted.route();
     // No `..` here: a new filter does not compile until it has been given its place.
     let filters::Chain {
@@ -213,12 +211,15 @@ async fn filter(
             let begun = Box::pin(exchange::unless_left(session, begin)).await?;
             match begun.map_err(Ended::Unanswered)? {
                 Begun::First(deed) => Onward::First(deed),
-                Begun::Replay(kept) => return Ok(Onward::Replay(kept)),
+                Begun::Replay(kept) => return Ok((Onward::Replay(kept), None)),
             }
         }
         _ => Onward::Free,
     };
 
+    // Before the request is rewritten, since answers are kept under what clients ask for; after credentials
+    // have been taken out of it.
+    let subject = subject(admitted, shared, exchange, session.req_header(), params);
     let request = session.req_header_mut();
     // Before the host is rewritten: upstreams are told the one that the client used.
     filters::forwarded::on_request(exchange, request);
@@ -237,7 +238,7 @@ async fn filter(
     rewrite.on_request(request);
     // Last: the operator's word about a field is the last one.
     request_headers.on_request(request);
-    Ok(onward)
+    Ok((onward, subject))
 }
 
 fn client_certificate(session: &ServerSession) -> Option<Arc<ClientCertificate>> {
@@ -284,20 +285,22 @@ async fn visit(
 ) -> Result<Option<Box<Given>>, Ended> {
     let Subject { target, tags, change } = subject;
     let Some(rules) = &admitted.route().chain.cache else {
-        exchange.cache = Some(Box::new(Visit { told: None, lead: None, change }));
+        exchange.cache = Some(Box::new(Visit { told: None, lead: None, change, word: None }));
         return Ok(None);
     };
-    let principal = exchange.principal.clone();
-    let body = exchange.body.clone();
-    let request = session.req_header();
-    let asked = Asked {
-        target: &target,
-        method: &request.method,
-        headers: &request.headers,
-        principal: principal.as_deref(),
-        body: body.as_deref(),
+    let (principal, body) = (exchange.principal.clone(), exchange.body.clone());
+    let asked = Asked::new(&target, session.req_header(), principal.as_deref(), body.as_deref());
+    let visited = match shared.cache.look(rules, asked, &tags) {
+        Some(visited) => visited,
+        None => {
+            // What has to be waited for is waited for only as long as the client does.
+            let request = Box::new(session.req_header().clone());
+            let asked = Asked::new(&target, &request, principal.as_deref(), body.as_deref());
+            let visit = Box::pin(shared.cache.visit(rules, asked, &tags));
+            exchange::unless_left(session, visit).await?
+        }
     };
-    let (told, lead) = match shared.cache.visit(rules, asked, &tags).await {
+    let (told, lead) = match visited {
         Visited::Given(given) => return Ok(Some(given)),
         Visited::Pass(told) => (Some(told), None),
         Visited::Lead(lead) => (None, Some(lead)),
@@ -306,7 +309,7 @@ async fn visit(
             return Err(Ended::Unanswered(Refusal::NotCached));
         }
     };
-    exchange.cache = Some(Box::new(Visit { told, lead, change }));
+    exchange.cache = Some(Box::new(Visit { told, lead, change, word: None }));
     Ok(None)
 }
 

@@ -22,11 +22,13 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// The services that every gateway has: `health`, `metrics` and, with nothing to clear yet, `cache_clear`.
+    /// The services that every gateway has: `health`, `metrics` and, with nothing to clear yet, `cache_clear`;
+    /// and `auth`, in whose place [`auth::AuthService`] is put before it is asked for anything.
     pub fn standard() -> Self {
         let mut directory = Self::default();
         directory.add("health", Arc::new(HealthStatus));
         directory.add("metrics", Arc::new(MetricsStatus));
+        directory.add("auth", Arc::new(auth::NotYet));
         directory.add("cache_clear", Arc::new(CacheClear::default()));
         directory
     }

@@ -39,7 +39,9 @@ pub struct MemoryConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RedisConfig {
-    /// `redis://user:password@host:6379/0`, or `unix:///run/redis.sock`: `"${REDIS_URL}"`.
+    /// `redis://user:password@host:6379/0`, or `unix:///run/redis.sock`: `"${REDIS_URL}"`. The user must be
+    /// allowed to read and write keys with `prefix`, to use scripts (`EVALSHA`, `SCRIPT LOAD`), and to
+    /// publish to channels with `prefix` and subscribe to them by pattern.
     pub url: Secret,
     /// How long a call may take before it has failed. Default 250ms.
     #[serde(default = "timeout")]
@@ -95,6 +97,16 @@ impl Default for MemoryBounds {
 }
 
 impl MemoryBounds {
+    /// So many values at most.
+    pub fn entries_max(&self) -> usize {
+        self.entries_max
+    }
+
+    /// So many bytes of keys and values at most.
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
     fn of(config: &MemoryConfig) -> Self {
         let bounded = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         Self {

@@ -6,10 +6,13 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use crate::store::calls::{Store, StoreError};
+use crate::store::revocations::{self, Revoked};
 use crate::store::sql;
 
 /// No list is longer.
 const KEYS_MAX: i64 = 10_000;
+/// How long it is told that a key was revoked, in seconds.
+const TOLD: i64 = 86_400;
 
 /// An API key, as far as it is kept.
 #[derive(Clone, PartialEq, Eq)]
@@ -102,15 +105,20 @@ impl Store {
         .await
     }
 
-    /// Revokes an API key; false if there is none of this id.
+    /// Revokes an API key, and says so to every gateway; false if there is none of this id.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn revoke_api_key(&self, id: &str) -> Result<bool, StoreError> {
         let id = id.to_owned();
         self.call(move |database| async move {
+            let mut transaction = database.begin().await?;
+            let now = sql::now();
             let query = sqlx::query("UPDATE api_keys SET revoked = COALESCE(revoked, $1) WHERE id = $2");
-            let done = query.bind(sql::now()).bind(id).execute(&database.pool).await?;
+            let done = query.bind(now).bind(id.clone()).execute(&mut *transaction).await?;
+            // What a gateway remembers of a key is forgotten long before.
+            revocations::record(&mut transaction, Revoked::ApiKey, &id, now, now + TOLD).await?;
+            transaction.commit().await?;
             Ok(done.rows_affected() > 0)
         })
         .await

@@ -84,6 +84,11 @@ impl Store {
         self.call(|_| async { Ok(()) }).await
     }
 
+    /// Whether it has been opened.
+    pub fn is_open(&self) -> bool {
+        self.inner.database.initialized()
+    }
+
     /// Removes records whose life has ended, and tells how many. An open store does so by itself, every
     /// few minutes.
     ///

@@ -9,7 +9,7 @@ use crate::store::sql;
 const REVOCATIONS_MAX: i64 = 100_000;
 
 /// What a revocation names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Revoked {
     /// One token, by its `jti`.
     Token,
@@ -17,6 +17,8 @@ pub enum Revoked {
     Session,
     /// All tokens of a subject that were issued up to a moment.
     Subject,
+    /// An API key.
+    ApiKey,
 }
 
 impl Revoked {
@@ -25,11 +27,12 @@ impl Revoked {
             Self::Token => "token",
             Self::Session => "session",
             Self::Subject => "subject",
+            Self::ApiKey => "api_key",
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Token, Self::Session, Self::Subject].into_iter().find(|it| it.as_str() == text)
+        [Self::Token, Self::Session, Self::Subject, Self::ApiKey].into_iter().find(|it| it.as_str() == text)
     }
 }
 
@@ -38,7 +41,7 @@ impl Revoked {
 pub struct Revocation {
     /// What `id` names.
     pub kind: Revoked,
-    /// A `jti`, a `sid`, or a `sub`.
+    /// A `jti`, a `sid`, a `sub`, or the id of an API key.
     pub id: String,
     /// It is about tokens whose `iat` is this second or an earlier one, in seconds since 1970.
     pub issued_until: i64,

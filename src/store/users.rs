@@ -29,8 +29,8 @@ pub struct User {
     pub version: i64,
     /// When they were added, in seconds since 1970.
     pub created: i64,
-    /// When roles, tenant, password or `active` changed, in seconds since 1970: tokens of that second
-    /// and of those before don't count.
+    /// When roles, password or `active` changed, in seconds since 1970: tokens of that second and of those
+    /// before don't count. After several changes at once it may be a little in the future.
     pub changed: i64,
 }
 
@@ -101,15 +101,18 @@ impl Store {
         .await
     }
 
-    /// Users in the order of their names, those after `after`, at most `count`.
+    /// Users in the order of their names, those after `after`, at most `count`; of one tenant, if one is
+    /// named.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn users(&self, after: &str, count: u32) -> Result<Vec<User>, StoreError> {
-        let after = after.to_owned();
+    pub async fn users(&self, after: &str, count: u32, tenant: Option<&str>) -> Result<Vec<User>, StoreError> {
+        let (after, tenant) = (after.to_owned(), tenant.map(str::to_owned));
         self.call(move |database| async move {
-            let query = sqlx::query("SELECT * FROM users WHERE name > $1 ORDER BY name LIMIT $2");
-            let rows = query.bind(after).bind(i64::from(count)).fetch_all(&database.pool).await?;
+            let query = sqlx::query(
+                "SELECT * FROM users WHERE name > $1 AND ($2 IS NULL OR tenant = $2) ORDER BY name LIMIT $3",
+            );
+            let rows = query.bind(after).bind(tenant).bind(i64::from(count)).fetch_all(&database.pool).await?;
             rows.iter().map(read).collect()
         })
         .await
@@ -196,8 +199,9 @@ async fn update(
     );
     let roles = change.roles.unwrap_or(user.roles);
     let active = change.active.unwrap_or(user.active);
-    // A clock that was put back must not make a later change look like an earlier one.
-    let changed = sql::now().max(user.changed);
+    // Later than the last change, whatever the clock says: tokens that were issued between two changes of
+    // one second bear the next one.
+    let changed = sql::now().max(user.changed + 1);
     let query = query.bind(sql::list(&roles)).bind(i64::from(active));
     let query = query.bind(change.password_hash.or(user.password_hash)).bind(changed).bind(user.id);
     read(&query.fetch_one(&mut **transaction).await?)

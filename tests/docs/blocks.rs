@@ -21,7 +21,7 @@ upstreams:
 routes:
 "#;
 
-const GATEWAY_KEYS: [&str; 6] = ["listeners", "trusted_proxies", "threads", "tokens", "telemetry", "shutdown"];
+const GATEWAY_KEYS: [&str; 7] = ["listeners", "trusted_proxies", "threads", "tokens", "telemetry", "shutdown", "cache"];
 
 pub(crate) struct Block {
     place: String,

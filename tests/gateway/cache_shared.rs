@@ -2,6 +2,10 @@
 //! (R9.1).
 
 use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::json;
 
 use crate::cache::{numbered, numbered_answer, seen};
 use crate::exchange::{H2C, in_front_of, routes};
@@ -179,6 +183,78 @@ fn r9_2_a_credential_in_the_key_gives_each_its_own() {
     check(&ask("ben"), "miss", "for ben");
     check(&ask("anne"), "hit", "for anne");
     check(&ask("ben"), "hit", "for ben");
+}
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// A token of our own for somebody.
+fn bearer(subject: &str, tenant: Option<&str>, scope: &str) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let mut claims = json!({
+        "iss": "moongate", "aud": ["tta"], "sub": subject, "roles": ["user"], "scope": scope,
+        "jti": format!("{subject}-{}", fastrand::u64(..)), "iat": now, "nbf": now, "exp": now + 600,
+    });
+    if let Some(tenant) = tenant {
+        claims["tenant"] = tenant.into();
+    }
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    format!("Bearer {}", encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap())
+}
+
+fn signed_in(upstream: &RawUpstream, settings: &str) -> Gateway {
+    let config = format!("{H2C}tokens: {{ hs256_secret: \"{SECRET}\" }}\n");
+    let text = routes(&[upstream.address()], &format!("auth: {{ jwt: {{ trust: [own] }} }}, {settings}"));
+    Gateway::with(text).config(config).start()
+}
+
+#[test]
+fn r9_2_users_and_tenants_have_answers_of_their_own() {
+    let upstream = numbered(&[("cache-control", "private, max-age=60")]);
+    let gateway = signed_in(&upstream, "cache: { per: user }");
+    let ask = |bearer: &str, path: &str| gateway.request("GET", path, &[("authorization", bearer)], "");
+    let anne = || bearer("anne", Some("clinic"), "");
+    check(&ask(&anne(), "/a"), "miss", "/a 0");
+    // Another token of the same person: the answer is the person's.
+    check(&ask(&anne(), "/a"), "hit", "/a 0");
+    for (number, other) in [
+        bearer("ben", Some("clinic"), ""),
+        bearer("anne", Some("praxis"), ""),
+        bearer("anne", None, ""),
+        bearer("anne", Some("clinic"), "notes.read"),
+        bearer("Anne", Some("clinic"), ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        check(&ask(&other, "/a"), "miss", &format!("/a {}", number + 1));
+    }
+    assert_eq!(ask("Bearer nonsense", "/a").status, 401, "what is kept is behind the door, too");
+    assert_eq!(gateway.get("/a").status, 401);
+
+    let shared = numbered(&[("cache-control", "max-age=60")]);
+    let gateway = signed_in(&shared, "cache: { per: tenant }");
+    let ask = |bearer: &str| gateway.request("GET", "/a", &[("authorization", bearer)], "");
+    check(&ask(&anne()), "miss", "/a 0");
+    check(&ask(&bearer("ben", Some("clinic"), "")), "hit", "/a 0");
+    check(&ask(&bearer("anne", Some("praxis"), "")), "miss", "/a 1");
+    check(&ask(&bearer("anne", None, "")), "bypass", "/a 2");
+    check(&ask(&bearer("ben", None, "")), "bypass", "/a 3");
+}
+
+#[test]
+fn r9_2_what_signed_in_people_get_is_theirs_unless_somebody_says_otherwise() {
+    let upstream = numbered(&[("cache-control", "max-age=60")]);
+    for (settings, shared) in [("cache: {}", false), ("cache: { ttl: 1m }", false), ("cache: { per: public }", true)] {
+        let gateway = signed_in(&upstream, settings);
+        let ask = |who: &str| gateway.request("GET", "/a", &[("authorization", &bearer(who, None, ""))], "").text();
+        assert_eq!(ask("anne") == ask("ben"), shared, "{settings}");
+    }
+    // `vary: [authorization]`, though the gateway keeps the token to itself and upstreams never see it.
+    let gateway = signed_in(&upstream, "cache: { vary: [authorization] }");
+    let ask = |bearer: &str| gateway.request("GET", "/a", &[("authorization", bearer)], "").text();
+    let (anne, ben) = (bearer("anne", None, ""), bearer("ben", None, ""));
+    assert_eq!(ask(&anne), ask(&anne));
+    assert_ne!(ask(&anne), ask(&ben));
 }
 
 fn purge(gateway: &Gateway, what: &str) -> serde_json::Value {

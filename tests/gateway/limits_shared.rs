@@ -57,6 +57,26 @@ fn redis_limits_are_exact_across_two_gateways() {
 }
 
 #[test]
+fn what_a_gateway_leased_and_did_not_spend_comes_back() {
+    let redis = Redis::start();
+    let limits = || route("rate_limits: [{ per: ip, requests: 100, every: 1h }]");
+    let (one, two) = (with(&redis, limits()).start(), with(&redis, limits()).start());
+    // Leases of 1, 2, 4, 8 and 12: seven of the last are left.
+    let first = passed(&one, "192.0.2.1", 20);
+    let leased = || one.admin_get("/admin/limits").json()["rate_limits"]["shared"]["leased"].as_u64().unwrap();
+    let left = leased() as usize;
+    assert!(first == 20 && left > 0, "{left} left");
+    // Two spends everything else, and is refused in the end.
+    let rest = passed(&two, "192.0.2.1", 150);
+    assert_eq!(first + left + rest, 100);
+    // However late, they are not lost.
+    let life = Instant::now();
+    eventually("the lease is over", || (life.elapsed() > std::time::Duration::from_millis(250)).then_some(()));
+    assert_eq!(passed(&one, "192.0.2.1", 50), left);
+    assert_eq!(leased(), 0);
+}
+
+#[test]
 fn two_gateways_at_once_never_let_more_through() {
     let redis = Redis::start();
     let limits = || route("rate_limits: [{ per: ip, requests: 400, every: 24h }]");
@@ -88,6 +108,17 @@ fn a_hot_key_costs_far_less_than_a_call_a_request() {
     assert_eq!(passed(&gateway, "192.0.2.1", 1_000), 0);
     let calls = redis.calls("evalsha") - before;
     assert!(calls <= 2 + begin.elapsed().as_secs(), "{calls} calls for 1000 refusals");
+    // Of many that come at once one asks, and the others wait for its answer.
+    let gateway = with(&redis, route("rate_limits: [{ per: ip, requests: 2, every: 1h }]")).start();
+    redis.ask::<()>(&["CLIENT", "PAUSE", "100", "ALL"]);
+    let before = Instant::now();
+    let sum: usize = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..40).map(|_| scope.spawn(|| passed(&gateway, "192.0.2.1", 1))).collect();
+        clients.into_iter().map(|it| it.join().unwrap()).sum()
+    });
+    assert_eq!(sum, 2, "after {:?}", before.elapsed());
+    let leases = figure(&gateway, "moongate_rate_limit_leases_total").unwrap();
+    assert!(leases <= 4.0, "{leases} calls for 40 requests at once");
 }
 
 #[test]
@@ -208,4 +239,5 @@ fn a_clock_that_was_set_back_blocks_nobody() {
     let keys: Vec<String> = redis.ask(&["KEYS", "moongate:limit:*"]);
     redis.ask::<()>(&["SET", &keys[0], "9999999999999999", "PX", "60000"]);
     eventually("it is let through again", || (passed(&gateway, "192.0.2.1", 1) == 1).then_some(()));
+    assert_eq!(figure(&gateway, "moongate_rate_limit_local_fallback_total").unwrap_or_default(), 0.0);
 }

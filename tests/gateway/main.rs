@@ -42,5 +42,6 @@ mod store;
 mod streams;
 mod support;
 mod tls;
+mod tokens;
 mod tour;
 mod upstreams;

@@ -243,6 +243,7 @@ fn the_gateway_tells_whether_its_state_is_there() {
     let config = config("{ redis: { url: \"${REDIS_URL}\" } }");
     let gateway = Gateway::with(ROUTES).config(config).env("REDIS_URL", redis.url()).start();
     assert_eq!(figure(&gateway, "moongate_state_up"), Some(1.0));
+    assert_eq!(gateway.admin_get("/admin/limits").json()["state"]["up"], true);
     redis.stop();
     gateway.wait_for_event("state_unavailable", |it| it["backend"] == "redis");
     eventually("the gauge", || (figure(&gateway, "moongate_state_up") == Some(0.0)).then_some(()));

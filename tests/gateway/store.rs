@@ -132,11 +132,13 @@ fn users_are_kept_and_found(bench: &Bench) {
     let bob = bench.wait(store.add_user(nobody)).unwrap();
     assert_eq!((bob.password_hash, bob.tenant, bob.roles.len()), (None, None, 0));
     let names = |after: &str, count| -> Vec<String> {
-        bench.wait(store.users(after, count)).unwrap().into_iter().map(|it| it.name).collect()
+        bench.wait(store.users(after, count, None)).unwrap().into_iter().map(|it| it.name).collect()
     };
     assert_eq!(names("", 10), ["ada", "bob"]);
     assert_eq!(names("", 1), ["ada"]);
     assert_eq!(names("ada", 10), ["bob"]);
+    assert_eq!(bench.wait(store.users("", 10, Some("north"))).unwrap().len(), 1);
+    assert_eq!(bench.wait(store.users("", 10, Some("south"))), Ok(Vec::new()));
 }
 
 fn a_name_is_taken_once(bench: &Bench) {
@@ -274,6 +276,7 @@ fn api_keys_are_kept_listed_and_revoked(bench: &Bench) {
     assert_eq!(bench.wait(store.revoke_api_key("k1")), Ok(true));
     assert_eq!(bench.wait(store.revoke_api_key("k3")), Ok(false));
     assert!(bench.wait(store.api_key("k1")).unwrap().unwrap().revoked.is_some());
+    assert_eq!(bench.wait(store.revocations(0)).unwrap()[0].kind, Revoked::ApiKey);
 }
 
 fn secrets_are_sealed_anew_all_or_none(bench: &Bench) {
@@ -357,7 +360,7 @@ fn many_calls_at_once(bench: &Bench) {
     for call in calls {
         bench.wait(call).unwrap().unwrap();
     }
-    assert_eq!(bench.wait(store.users("", 1000)).unwrap().len(), 200);
+    assert_eq!(bench.wait(store.users("", 1000, None)).unwrap().len(), 200);
 }
 
 #[track_caller]

@@ -110,6 +110,11 @@ impl Auth {
         })
     }
 
+    /// Whether it can come to asking the store.
+    pub fn needs_store(&self) -> bool {
+        self.places.api_key || self.roles_from_account
+    }
+
     /// From here on `exchange.principal` is known.
     ///
     /// # Errors
@@ -129,7 +134,7 @@ impl Auth {
         }
         let judged = match found {
             Some((place, credential)) => self.judge(identity, place, credential).await,
-            None => match self.certified(certificate) {
+            None => match self.by_certificate(certificate) {
                 Some(principal) => principal.map_err(Denied::Flawed),
                 None if self.optional => {
                     self.hide(None, request);
@@ -185,7 +190,7 @@ impl Auth {
         }
     }
 
-    fn certified(&self, certificate: Option<&Arc<ClientCertificate>>) -> Option<Result<Arc<Principal>, Flaw>> {
+    fn by_certificate(&self, certificate: Option<&Arc<ClientCertificate>>) -> Option<Result<Arc<Principal>, Flaw>> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs());
         Some(certificate?.principal(self.mtls.as_ref()?, now))
     }

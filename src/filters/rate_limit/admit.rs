@@ -9,6 +9,7 @@ use super::fields::seconds;
 use super::live::LiveLimits;
 use super::shared::SharedCounts;
 use super::{OnStateError, RateLimit, RateLimits, Subject};
+use crate::base::network_of;
 use crate::identity::{Kind, Principal};
 use crate::pipeline::{Allowance, Exchange, Refusal};
 use crate::state::{CounterKey, Moment, Quota, SharedCells, Taken};
@@ -29,29 +30,25 @@ struct Counted<'r> {
     name: [&'r [u8]; 3],
 }
 
-/// The part of an address that is counted.
+/// The bytes of an address that are counted.
 #[derive(Debug, PartialEq)]
 enum Address {
     V4([u8; 4]),
-    /// A customer gets 64 bits at least, and could count as so many addresses (RFC 6177).
-    V6Network([u8; 8]),
+    V6([u8; 16]),
 }
 
 impl Address {
     fn of(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
+        match network_of(ip) {
             IpAddr::V4(ip) => Self::V4(ip.octets()),
-            IpAddr::V6(ip) => {
-                let [a, b, c, d, e, f, g, h, ..] = ip.octets();
-                Self::V6Network([a, b, c, d, e, f, g, h])
-            }
+            IpAddr::V6(ip) => Self::V6(ip.octets()),
         }
     }
 
     fn bytes(&self) -> &[u8] {
         match self {
             Self::V4(bytes) => bytes,
-            Self::V6Network(bytes) => bytes,
+            Self::V6(bytes) => bytes,
         }
     }
 }

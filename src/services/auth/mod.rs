@@ -1,9 +1,208 @@
 //! The local service `auth`: sign-in, tokens, users (R4, PX-1, US-009).
+//!
+//! Whether a token counts is judged by the room `identity`, what lasts is kept by `store`; this room
+//! speaks with clients. `docs/IDENTITY.md` lists what it answers.
 
 mod accounts;
+mod config;
+mod fault;
+mod input;
+mod oidc;
 mod passwords;
+mod people;
+mod session_token;
+mod sign_in;
+mod throttle;
+mod well_known;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::body::Body;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+use serde::Serialize;
+use tokio::runtime::Handle;
+
+use crate::exchange::{Caller, LocalFuture, LocalService};
+use crate::identity::{Denied, Identity, Principal, Revocation};
+use crate::services::auth::fault::Fault;
+use crate::services::auth::input::bearer;
+use crate::services::auth::oidc::Providers;
+use crate::services::auth::throttle::Throttle;
+use crate::state::State;
+use crate::store::Store;
 
 pub use accounts::{
     MadeKey, NAME_RULE, NoRandomness, ROLE_RULE, ROLES_MAX, is_role, is_scope, is_user_name, random_password,
 };
+pub use config::{AuthConfig, OidcConfig, Rules, SessionTokenConfig};
 pub use passwords::{BadPassword, Busy, Passwords};
+
+/// What the service works with.
+pub struct AuthParts {
+    /// The `auth` section of gateway.yaml.
+    pub rules: Rules,
+    /// Who judges and signs tokens.
+    pub identity: Arc<Identity>,
+    /// Where nonces and half-done sign-ins are.
+    pub state: State,
+    /// Where users and refresh tokens are.
+    pub store: Store,
+    /// Where what can't be done on a worker is done.
+    pub runtime: Handle,
+}
+
+/// The service `auth`; clones share it.
+#[derive(Clone)]
+pub struct AuthService(Arc<Inner>);
+
+struct Inner {
+    rules: Rules,
+    identity: Arc<Identity>,
+    state: State,
+    store: Store,
+    passwords: Passwords,
+    throttle: Throttle,
+    providers: Providers,
+}
+
+/// What a client asks, with its path as it reached us.
+struct Asked {
+    head: Parts,
+    body: Body,
+    client: IpAddr,
+}
+
+type Answer = Result<Response<Body>, Fault>;
+
+impl AuthService {
+    /// The service, with these parts.
+    pub fn new(parts: AuthParts) -> Self {
+        let AuthParts { rules, identity, state, store, runtime } = parts;
+        Self(Arc::new(Inner {
+            passwords: Passwords::new(runtime.clone()),
+            throttle: Throttle::new(state.counters.clone()),
+            providers: Providers::new(&rules, runtime),
+            rules,
+            identity,
+            state,
+            store,
+        }))
+    }
+}
+
+impl LocalService for AuthService {
+    fn call(&self, request: http::Request<Body>) -> LocalFuture {
+        let inner = self.0.clone();
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let caller = head.extensions.get::<Caller>();
+            let id = caller.map(|it| it.request_id);
+            let client = caller.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |it| it.client_ip);
+            let answer = inner.answer(Asked { head, body, client }).await;
+            answer.unwrap_or_else(|fault| fault.answer(id.as_ref().map_or("", |it| it.as_str())))
+        })
+    }
+}
+
+impl Inner {
+    /// The paths, which are those of the contract: a route that rewrites them must come to them.
+    async fn answer(&self, asked: Asked) -> Answer {
+        let path = asked.head.uri.path().to_owned();
+        let method = asked.head.method.clone();
+        let steps: Vec<&str> = path.split('/').skip(1).collect();
+        let takes = |methods: &'static str| match method == Method::HEAD && methods.contains("GET") {
+            true => Ok(()),
+            false if methods.split(", ").any(|it| it == method.as_str()) => Ok(()),
+            false => Err(Fault::Method(methods)),
+        };
+        match &steps[..] {
+            [".well-known", "jwks.json"] => takes("GET").map(|()| self.jwks()),
+            [".well-known", "openid-configuration"] => takes("GET").map(|()| self.metadata(&asked.head)),
+            ["api", "v1", "session", "token"] => {
+                takes("POST")?;
+                self.session_token(asked).await
+            }
+            ["api", "v1", "auth", "login"] => {
+                takes("POST")?;
+                self.login(asked).await
+            }
+            ["api", "v1", "auth", "refresh"] => {
+                takes("POST")?;
+                self.refresh(asked).await
+            }
+            ["api", "v1", "auth", "logout"] => {
+                takes("POST")?;
+                self.logout(asked).await
+            }
+            ["api", "v1", "auth", "oidc", provider, "login"] => {
+                takes("GET")?;
+                self.begin_at(provider).await
+            }
+            ["api", "v1", "auth", "oidc", provider, "callback"] => {
+                takes("GET")?;
+                self.come_back_from(provider, asked).await
+            }
+            ["api", "v1", "users"] => {
+                takes("GET, POST")?;
+                if method == Method::POST { self.create_user(asked).await } else { self.list_users(asked).await }
+            }
+            ["api", "v1", "users", id] => {
+                takes("GET, PATCH")?;
+                if method == Method::PATCH {
+                    self.change_user(id, asked).await
+                } else {
+                    self.show_user(id, asked).await
+                }
+            }
+            _ => Err(Fault::Unknown("path")),
+        }
+    }
+
+    /// Lets what the store has on record as taken back count from now on, here and everywhere.
+    async fn spread(&self, revocation: Revocation) {
+        self.identity.revoke_everywhere(revocation, &self.state.notices).await;
+    }
+
+    /// Who is calling: the one that the route's filters proved, else the bearer of one of our tokens. A
+    /// route that forgot its `auth` opens nothing.
+    async fn principal(&self, head: &Parts) -> Result<Arc<Principal>, Fault> {
+        if let Some(principal) = head.extensions.get::<Arc<Principal>>() {
+            return Ok(principal.clone());
+        }
+        let token = bearer(&head.headers).ok_or(Fault::Token("a token is needed"))?;
+        match self.identity.judge_patiently(token).await {
+            Ok(verified) => Ok(verified.principal.clone()),
+            Err(Denied::Flawed(flaw)) => Err(Fault::Token(flaw.reason())),
+            Err(Denied::Unavailable) => Err(Fault::State),
+        }
+    }
+}
+
+/// An answer in JSON that nobody may keep.
+fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
+    let mut answer = Response::new(Body::from(serde_json::to_vec(body).unwrap_or_default()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_secs().try_into().unwrap_or(i64::MAX)
+}
+
+/// The service before anything of it is there: what looks at the configuration needs no more than that
+/// it exists.
+pub struct NotYet;
+
+impl LocalService for NotYet {
+    fn call(&self, _: http::Request<Body>) -> LocalFuture {
+        Box::pin(std::future::ready(Fault::Store.answer("")))
+    }
+}

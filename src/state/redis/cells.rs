@@ -29,7 +29,7 @@ static TAKE: Lazy<Script> = Lazy::new(|| {
          local tat = tonumber(redis.call('GET', KEYS[1]) or 0)
          tat = math.max(now, math.min(tat - unused * emission, now + tolerance))
          local free = math.floor((now + tolerance - tat) / emission + 0.000001)
-         local given = math.min(wanted, free)
+         local given = math.max(0, math.min(wanted, free))
          tat = tat + given * emission
          if tat > now then
            redis.call('SET', KEYS[1], string.format('%.3f', tat), 'PX', math.ceil((tat - now) / 1000) + 1)
@@ -94,6 +94,7 @@ impl SharedCells {
         let answer: (u64, u64, u64, u64) = self.link.settle(number, call.invoke_async(&mut connection)).await?;
         let (cells, remaining, full_in, next_in) = answer;
         let micros = Duration::from_micros;
-        Ok(Given { cells, remaining, full_in: micros(full_in), next_in: micros(next_in) })
+        // More than were asked for would be nobody's.
+        Ok(Given { cells: cells.min(wanted), remaining, full_in: micros(full_in), next_in: micros(next_in) })
     }
 }
