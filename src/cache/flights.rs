@@ -20,8 +20,10 @@ pub(super) enum Landing {
     Pending,
     /// The answer is kept.
     Kept,
-    /// It is of no use to others.
+    /// It is of no use to others, or takes too long.
     Useless,
+    /// Whoever fetched it left before it was there.
+    Left,
 }
 
 /// This request fetches. Dropped, it lets the others go.
@@ -75,7 +77,8 @@ pub(super) async fn follow(mut flight: watch::Receiver<Landing>, patience: Durat
     let landed = tokio::time::timeout(patience, flight.wait_for(|it| *it != Landing::Pending)).await;
     match landed {
         Ok(Ok(landing)) => *landing,
-        Ok(Err(_)) | Err(_) => Landing::Useless,
+        Ok(Err(_)) => Landing::Left,
+        Err(_) => Landing::Useless,
     }
 }
 
@@ -100,7 +103,7 @@ mod tests {
         let Joined::Lead(flight) = flights.join(b"a") else { panic!("nobody leads") };
         let Joined::Follow(waiting) = flights.join(b"a") else { panic!("two lead") };
         drop(flight);
-        assert_eq!(follow(waiting, Duration::from_secs(60)).await, Landing::Useless);
+        assert_eq!(follow(waiting, Duration::from_secs(60)).await, Landing::Left);
         assert!(matches!(flights.join(b"a"), Joined::Lead(_)));
     }
 

@@ -1,6 +1,7 @@
 //! A request's visit to the cache: it gets something that is kept, or fetches something that may be.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{
@@ -19,6 +20,9 @@ use crate::cache::lead::Lead;
 use crate::cache::object::{Object, Slot};
 use crate::cache::store::{Cache, depends, now};
 use crate::cache::told::{Forwarded, Told, Verdict};
+
+/// So often a request waits for another one: that may leave, or fetch what turns out to be another variant.
+const ROUNDS_MAX: u32 = 4;
 
 /// What a visit comes to.
 pub enum Visited {
@@ -207,7 +211,8 @@ impl Cache {
 
     /// Memory has nothing that could simply be given.
     async fn fetch(self: &Arc<Self>, mut visitor: Visitor<'_>, mut found: Found) -> Visited {
-        let mut waited = false;
+        let until = Instant::now() + visitor.rules.collapse;
+        let mut rounds = 0;
         loop {
             let mut key = visitor.primary.clone();
             if !found.vary.is_empty() {
@@ -217,14 +222,16 @@ impl Cache {
             if let Some(visited) = visitor.without_fetching(mine.is_some(), &found) {
                 return visited;
             }
-            let flight = if waited || visitor.standing.credentials || self.goes_alone(&key) {
+            let flight = if rounds == ROUNDS_MAX || visitor.standing.credentials || self.goes_alone(&key) {
                 None
             } else {
                 match self.flights.join(&key) {
                     Joined::Lead(flight) => Some(flight),
                     Joined::Follow(flight) => {
-                        waited = true;
-                        visitor.collapsed = follow(flight, visitor.rules.collapse).await == Landing::Kept;
+                        let landing = follow(flight, until.saturating_duration_since(Instant::now())).await;
+                        visitor.collapsed |= landing == Landing::Kept;
+                        // What is of no use to others is of no use to this one: it does not wait again.
+                        rounds = if landing == Landing::Useless { ROUNDS_MAX } else { rounds + 1 };
                         match self.in_memory(&visitor) {
                             Ok(visited) => return visited,
                             Err(again) => found = again,

@@ -21,7 +21,20 @@ upstreams:
 routes:
 "#;
 
-const GATEWAY_KEYS: [&str; 7] = ["listeners", "trusted_proxies", "threads", "tokens", "telemetry", "shutdown", "cache"];
+const GATEWAY_KEYS: [&str; 12] = [
+    "listeners",
+    "trusted_proxies",
+    "threads",
+    "guard",
+    "state",
+    "tokens",
+    "telemetry",
+    "shutdown",
+    "cache",
+    "store",
+    "auth",
+    "secrets",
+];
 
 pub(crate) struct Block {
     place: String,

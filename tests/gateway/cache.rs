@@ -1,5 +1,6 @@
 //! Kept answers as clients see them: what is kept, how long, and what becomes of it when it is stale.
 
+use std::collections::BTreeSet;
 use std::thread;
 
 use crate::exchange::{H2C, in_front_of, pattern, routes};
@@ -67,6 +68,10 @@ fn rfc_9111_head_is_answered_from_what_get_has_kept() {
     gateway.get("/a");
     let head = gateway.request("HEAD", "/a", &[], "");
     assert_eq!((head.header("x-cache"), head.header("content-length")), (Some("hit"), Some("4")));
+    let mut client = RawClient::connect(gateway.public());
+    client.send(format!("HEAD /a HTTP/1.1\r\nhost: {0}\r\n\r\nGET /a HTTP/1.1\r\nhost: {0}\r\n\r\n", gateway.public()));
+    assert_eq!(client.read_response_to("HEAD").header("x-cache"), Some("hit"));
+    assert_eq!(client.read_response().text(), "/a 0", "the connection goes on");
     let miss = gateway.request("HEAD", "/b", &[], "");
     assert_eq!(miss.header("x-cache"), Some("miss"));
     check(&gateway.get("/b"), "miss", "/b 2");
@@ -384,17 +389,23 @@ fn a_client_that_leaves_holds_nobody_up() {
     let told = arrived.clone();
     let upstream = RawUpstream::start(move |it| match it.number {
         0 => Script::new().give(&told).await_close(),
-        _ => numbered_answer(it, &[("cache-control", "max-age=60")]),
+        _ => numbered_answer(it, &[("cache-control", "max-age=60"), ("vary", "accept-language")]),
     });
     let gateway = in_front_of(&upstream, "cache: { collapse: 1h }");
     let mut leader = RawClient::connect(gateway.public());
     leader.send("GET /a HTTP/1.1\r\nhost: h\r\n\r\n");
     assert!(arrived.wait());
     let public = gateway.public();
-    let follower = thread::spawn(move || request(public, "GET", "/a", &[("host", "h")], b""));
-    eventually("both are under way", || figure(&gateway, "moongate_requests_in_flight").filter(|it| *it >= 2.0));
+    let ask = move |language: &'static str| {
+        let fields = [("host", "h"), ("accept-language", language)];
+        thread::spawn(move || request(public, "GET", "/a", &fields, b"").text())
+    };
+    let followers: Vec<_> = (0..20).map(|number| ask(["de", "en"][number % 2])).collect();
+    eventually("all are under way", || figure(&gateway, "moongate_requests_in_flight").filter(|it| *it >= 21.0));
     leader.reset();
-    assert_eq!(follower.join().unwrap().text(), "/a 1");
+    let answers: BTreeSet<String> = followers.into_iter().map(|it| it.join().unwrap()).collect();
+    assert_eq!(answers.into_iter().collect::<Vec<_>>(), ["/a 1", "/a 2"], "one of them leads, for each variant");
+    assert_eq!(upstream.requests().len(), 3);
 }
 
 #[test]
