@@ -24,6 +24,8 @@ needs() {
         echo nginx nginx-light
         echo redis-server redis-server
         echo initdb postgresql
+        echo node nodejs
+        echo npm npm
         ;;
     bench)
         echo python3 python3

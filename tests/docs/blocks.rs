@@ -21,7 +21,20 @@ upstreams:
 routes:
 "#;
 
-const GATEWAY_KEYS: [&str; 7] = ["listeners", "trusted_proxies", "threads", "tokens", "telemetry", "shutdown", "cache"];
+const GATEWAY_KEYS: [&str; 12] = [
+    "listeners",
+    "trusted_proxies",
+    "threads",
+    "guard",
+    "state",
+    "tokens",
+    "telemetry",
+    "shutdown",
+    "cache",
+    "store",
+    "auth",
+    "secrets",
+];
 
 pub(crate) struct Block {
     place: String,
@@ -91,6 +104,13 @@ impl Folder {
         let path = std::env::temp_dir().join(format!("moongate-docs-{}-{number}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         fs::copy(root().join("conf/gateway.yaml"), path.join("gateway.yaml")).unwrap();
+        // The keys that the pages talk about: those of RFC 8037, appendix A.
+        fs::create_dir_all(path.join("conf/keys")).unwrap();
+        let private = "MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g";
+        let pem = format!("-----BEGIN PRIVATE KEY-----\n{private}\n-----END PRIVATE KEY-----\n");
+        fs::write(path.join("conf/keys/ed25519.pem"), pem).unwrap();
+        let public = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+        fs::write(path.join("conf/keys/partner.jwks.json"), public).unwrap();
         Self(path)
     }
 }

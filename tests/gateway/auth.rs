@@ -273,9 +273,16 @@ fn r3_1_a_token_in_the_query_opens_a_socket_and_goes_no_further() {
              - {{ name: rest, match: {{ path: \"/{{*rest}}\" }}, upstream: up, {auth} }}"
         ),
     );
-    let config = CONFIG.replace(", signing_key: key.pem", "");
+    let config =
+        CONFIG.replace(", signing_key: key.pem", "").replace("127.0.0.1:0\" }]", "127.0.0.1:0\", h2c: true }]");
     let gateway = Gateway::with(text).config(config).env("PROXY_JWT_SECRET", SECRET).start();
     let token = token("ada", &[]);
+    let over_http2 = H2Client::connect(gateway.public()).get(&format!("/echo?access_token={token}"));
+    let over_http2 = over_http2.json();
+    assert_eq!(
+        (&over_http2["query"], &over_http2["headers"]["host"]),
+        (&json!(""), &json!(gateway.public().to_string()))
+    );
     let echo = gateway.get(&format!("/echo?a=1&access_token={token}&b=2"));
     assert_eq!((echo.status, &echo.json()["query"]), (200, &json!("a=1&b=2")), "{}", echo.text());
     let log = gateway.access_log_for(echo.header("x-request-id").unwrap());

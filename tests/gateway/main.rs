@@ -28,6 +28,7 @@ mod http2;
 mod idempotency;
 mod limits;
 mod limits_shared;
+mod oidc;
 mod pingora_rules;
 mod rbac;
 mod reload;

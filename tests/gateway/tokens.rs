@@ -214,6 +214,23 @@ fn px_1_session_tokens_are_good_for_what_the_operator_says() {
     assert_eq!((&claims["roles"], &claims["scope"]), (&json!(["guest"]), &"chat bench".into()));
 }
 
+#[test]
+fn px_1_too_many_get_429_with_retry_after() {
+    let limited = ROUTES.replace(
+        "match: { path: \"/api/v1/session/token\" }",
+        "match: { path: \"/api/v1/session/token\" }, rate_limits: [{ per: ip, requests: 30, every: 1m, burst: 3 }]",
+    );
+    let gateway = Gateway::with(limited).config(config("")).env("PROXY_JWT_SECRET", SECRET).start();
+    let ask = || ask_token(&gateway, &json!({ "clientId": "a", "nonce": uuid() }));
+    for _ in 0..3 {
+        assert_eq!(ask().status, 200);
+    }
+    let answer = ask();
+    assert_eq!(answer.status, 429, "{}", answer.text());
+    let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=2).contains(&wait), "{wait}");
+}
+
 // ── Sign-in ──────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
@@ -484,6 +501,30 @@ fn an_admin_of_a_tenant_sees_nobody_else() {
     refused(&send(&gateway, "PATCH", &path, &json!({ "active": false }), Some(admin)), 404, "not_found");
     let body = json!({ "username": "eve", "password": PASSWORD, "tenant": "south" });
     refused(&post_as(&gateway, "/api/v1/users", &body, Some(admin)), 400, "invalid_request");
+}
+
+/// The filters of a route prove who is calling; the service takes their word.
+#[test]
+fn us_009_the_principal_of_the_route_s_filters_is_the_one_that_counts() {
+    let guarded = ROUTES.replace(
+        "match: { path: \"/api/v1/users\" }",
+        "match: { path: \"/api/v1/users\" }, auth: { jwt: {}, api_key: {}, forward: false, roles: [admin] }",
+    );
+    let builder = Gateway::with(guarded).config(config("")).env("PROXY_JWT_SECRET", SECRET);
+    builder.folder().write("conf/gateway.yaml", gateway::CONFIG);
+    let said = moongate(builder.folder(), &["keys", "api", "provisioning", "--role", "admin"], "", &[]).stdout;
+    let key = said.lines().last().unwrap().to_owned();
+    let said = moongate(builder.folder(), &["keys", "api", "billing", "--role", "service"], "", &[]).stdout;
+    let weak = said.lines().last().unwrap().to_owned();
+    let gateway = with_users(builder, &[("ada", "admin"), ("bob", "user")]);
+    let users = |credential: &str| send(&gateway, "GET", "/api/v1/users", &Value::Null, Some(credential)).status;
+    let (ada, bob) = (login(&gateway, "ada"), login(&gateway, "bob"));
+    assert_eq!(users(text(&ada, "access_token")), 200);
+    assert_eq!(users(text(&bob, "access_token")), 403);
+    assert_eq!((users(&key), users(&weak), users("mg_0000_nothing-of-the-kind")), (200, 403, 401));
+    let revoked = moongate(gateway.folder(), &["keys", "revoke", key.split('_').nth(1).unwrap()], "", &[]);
+    assert_eq!(revoked.code, 0, "{}", revoked.stderr);
+    eventually("the key counts no more", || (users(&key) == 401).then_some(()));
 }
 
 // ── Keys ─────────────────────────────────────────────────────────────────────────────────────────

@@ -129,7 +129,10 @@ pub(super) fn drop_parameter(request: &mut RequestHeader, name: &str) {
     } else {
         format!("{}?{}", request.uri.path(), rest.join("&"))
     };
-    if let Ok(uri) = target.parse::<Uri>() {
+    // The authority stays: in HTTP/2 it is the only place of the host.
+    let mut parts = request.uri.clone().into_parts();
+    parts.path_and_query = target.parse().ok();
+    if let Ok(uri) = Uri::from_parts(parts) {
         request.set_uri(uri);
     }
 }
@@ -199,6 +202,10 @@ mod tests {
         assert_eq!(plain.uri.to_string(), "/a?x=1&y=%20");
         let cookies: Vec<_> = plain.headers.get_all(COOKIE).iter().collect();
         assert_eq!(cookies, ["a=1; b=2"]);
+        let mut second = RequestHeader::build("GET", b"/", None).unwrap();
+        second.set_uri("https://x.tta/a?q=s&b".parse().unwrap());
+        drop_parameter(&mut second, "q");
+        assert_eq!(second.uri.to_string(), "https://x.tta/a?b");
         for (target, left) in [("/a?q=s", "/a"), ("/a?q", "/a"), ("/a?qq=1", "/a?qq=1"), ("/a", "/a")] {
             let mut request = request(target, &[]);
             drop_parameter(&mut request, "q");

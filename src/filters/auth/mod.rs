@@ -134,7 +134,7 @@ impl Auth {
         }
         let judged = match found {
             Some((place, credential)) => self.judge(identity, place, credential).await,
-            None => match self.from_certificate(certificate) {
+            None => match self.certified(certificate) {
                 Some(principal) => principal.map_err(Denied::Flawed),
                 None if self.optional => {
                     self.hide(None, request);
@@ -190,7 +190,7 @@ impl Auth {
         }
     }
 
-    fn from_certificate(&self, certificate: Option<&Arc<ClientCertificate>>) -> Option<Result<Arc<Principal>, Flaw>> {
+    fn certified(&self, certificate: Option<&Arc<ClientCertificate>>) -> Option<Result<Arc<Principal>, Flaw>> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs());
         Some(certificate?.principal(self.mtls.as_ref()?, now))
     }

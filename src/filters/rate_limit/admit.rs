@@ -23,6 +23,22 @@ pub enum Part {
     Principal,
 }
 
+/// A request that a limit has counted.
+#[derive(Debug)]
+pub struct Held {
+    /// Which of the route's limits it was.
+    number: usize,
+    key: CounterKey,
+    count: Count,
+}
+
+/// Whose count it is.
+#[derive(Clone, Copy, Debug)]
+enum Count {
+    Own,
+    Shared,
+}
+
 /// A name to count by. Names of different kinds are never the same.
 #[derive(Debug, PartialEq)]
 struct Counted<'r> {
@@ -118,7 +134,7 @@ impl LiveLimits {
         &self,
         limits: &RateLimits,
         part: Part,
-        taken: &mut Vec<CounterKey>,
+        taken: &mut Vec<Held>,
         exchange: &mut Exchange,
         headers: &HeaderMap,
     ) -> Result<(), Refusal> {
@@ -134,30 +150,30 @@ impl LiveLimits {
         let address = Address::of(exchange.client_ip);
         let asking = Asking { address, principal: principal.as_deref(), headers, route: &self.route };
         for number in range.clone() {
-            let limit = &limits.limits[number];
-            let key = self.key(number, limit, &asking);
-            let answer = match &self.limits.shared {
-                None => Ok(Some(self.limits.counters.take(key, self.quota(number, limit), 1, now))),
-                Some(shared) => Box::pin(self.take_shared(shared, number, limit, key, &asking)).await,
+            let key = self.key(number, &limits.limits[number], &asking);
+            let asked = match &self.limits.shared {
+                None => Ok(Some((self.take(number, limits, key, now), Count::Own))),
+                Some(shared) => Box::pin(self.take_shared(shared, number, limits, key, &asking)).await,
             };
-            match answer {
-                Ok(Some(answer)) if answer.granted => self.tell(number, limits, &answer, exchange),
-                Ok(None) => {}
-                Ok(Some(answer)) => {
-                    self.give_back(limits, taken);
-                    let others = number + 1..range.end;
-                    let wait = others.map(|it| self.look(it, &limits.limits[it], &asking, now).retry_in);
-                    let wait = wait.fold(answer.retry_in, Duration::max);
-                    return Err(self.refuse(number, limits, &answer, wait, exchange));
-                }
+            let (answer, count) = match asked {
+                Ok(Some(asked)) => asked,
+                Ok(None) => continue,
                 Err(refusal) => {
                     self.give_back(limits, taken);
                     return Err(refusal);
                 }
+            };
+            if !answer.granted {
+                self.give_back(limits, taken);
+                let others = number + 1..range.end;
+                let wait = others.map(|it| self.look(it, limits, &asking, now).retry_in);
+                let wait = wait.fold(answer.retry_in, Duration::max);
+                return Err(self.refuse(number, limits, &answer, wait, exchange));
             }
+            self.tell(number, limits, &answer, exchange);
             // The last one has nobody behind it who could refuse.
             if number + 1 < limits.limits.len() {
-                taken.push(key);
+                taken.push(Held { number, key, count });
             }
         }
         Ok(())
@@ -176,29 +192,34 @@ impl LiveLimits {
         limit.quota.slowed(self.thousandths(number))
     }
 
-    fn look(&self, number: usize, limit: &RateLimit, asking: &Asking<'_>, now: Moment) -> Taken {
-        let key = self.key(number, limit, asking);
-        self.limits.counters.look(key, self.quota(number, limit), 1, now)
+    fn take(&self, number: usize, limits: &RateLimits, key: CounterKey, now: Moment) -> Taken {
+        self.limits.counters.take(key, self.quota(number, &limits.limits[number]), 1, now)
     }
 
-    /// `None`: it passes, and nobody knows how many did.
+    fn look(&self, number: usize, limits: &RateLimits, asking: &Asking<'_>, now: Moment) -> Taken {
+        let limit = &limits.limits[number];
+        self.limits.counters.look(self.key(number, limit, asking), self.quota(number, limit), 1, now)
+    }
+
+    /// `None`: it passes, and nobody counted it.
     async fn take_shared(
         &self,
         shared: &SharedCounts,
         number: usize,
-        limit: &RateLimit,
+        limits: &RateLimits,
         key: CounterKey,
         asking: &Asking<'_>,
-    ) -> Result<Option<Taken>, Refusal> {
+    ) -> Result<Option<(Taken, Count)>, Refusal> {
+        let limit = &limits.limits[number];
         let name = || {
             let Counted { kind, name } = asking.counted(&limit.subject);
             SharedCells::name(&limit.id, kind, name)
         };
-        let (counters, quota) = (&self.limits.counters, self.quota(number, limit));
-        match shared.take(key, quota, name, counters).await {
-            Ok(taken) => Ok(Some(taken)),
+        let counters = &self.limits.counters;
+        match shared.take(key, self.quota(number, limit), name, counters).await {
+            Ok(taken) => Ok(Some((taken, Count::Shared))),
             Err(_) => match limit.on_state_error {
-                OnStateError::Local => Ok(Some(counters.take(key, quota, 1, counters.now()))),
+                OnStateError::Local => Ok(Some((self.take(number, limits, key, counters.now()), Count::Own))),
                 OnStateError::Allow => Ok(None),
                 OnStateError::Deny => Err(Refusal::StateUnavailable),
             },
@@ -206,11 +227,11 @@ impl LiveLimits {
     }
 
     /// A request that is refused eats from no other limit.
-    fn give_back(&self, limits: &RateLimits, taken: &mut Vec<CounterKey>) {
-        for (number, key) in taken.drain(..).enumerate() {
-            match self.limits.shared.as_ref().filter(|it| !it.counts_locally()) {
-                Some(shared) => shared.give_back(key),
-                None => self.limits.counters.give_back(key, self.quota(number, &limits.limits[number]), 1),
+    fn give_back(&self, limits: &RateLimits, taken: &mut Vec<Held>) {
+        for Held { number, key, count } in taken.drain(..) {
+            match (&self.limits.shared, count) {
+                (Some(shared), Count::Shared) => shared.give_back(key),
+                _ => self.limits.counters.give_back(key, self.quota(number, &limits.limits[number]), 1),
             }
         }
     }

@@ -193,7 +193,10 @@ impl SharedCounts {
         loop {
             match self.next(key, quota, clock.now())? {
                 Next::Done(taken) => return Ok(taken),
-                Next::Wait(answered) => timeout_at(end, answered).await.map_err(|_| Unavailable)?,
+                Next::Wait(answered) => {
+                    let told = timeout_at(end, answered).await;
+                    told.map_err(|_| LOCAL_TOTAL.inc()).map_err(|()| Unavailable)?;
+                }
                 Next::Ask { wanted, unused, known } => {
                     let _ask = known.then_some(Ask { counts: self, key });
                     LEASES.inc();
@@ -223,7 +226,7 @@ impl SharedCounts {
     }
 
     /// Whether the shared counts could not be reached when last asked for.
-    pub(super) fn counts_locally(&self) -> bool {
+    fn counts_locally(&self) -> bool {
         self.local.load(Relaxed)
     }
 

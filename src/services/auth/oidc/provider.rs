@@ -146,15 +146,7 @@ impl Provider {
             Err(Denied::Unavailable) => return Err(Fault::Provider),
         };
         let claims = claims(&token).ok_or(Fault::SignIn("the ID token is malformed"))?;
-        // Core, sections 3.1.2.1 and 3.1.3.7: it is the one that was asked for, and for us.
-        if claims["nonce"].as_str() != Some(nonce) {
-            return Err(Fault::SignIn("the ID token belongs to another sign-in"));
-        }
-        let party = claims["azp"].as_str();
-        let several = claims["aud"].as_array().is_some_and(|it| it.len() > 1);
-        if party.is_some_and(|it| it != self.rules.written.client_id) || (several && party.is_none()) {
-            return Err(Fault::SignIn("the ID token is for another client"));
-        }
+        check_meant(&claims, nonce, &self.rules.written.client_id)?;
         let mut roles: Vec<String> = verified.principal.roles.iter().map(|it| it.to_string()).collect();
         if roles.is_empty() {
             roles.clone_from(&self.rules.written.default_roles);
@@ -256,6 +248,19 @@ impl Provider {
     }
 }
 
+/// Whether an ID token is the one that was asked for, and for us (Core, sections 3.1.2.1 and 3.1.3.7).
+fn check_meant(claims: &Value, nonce: &str, client: &str) -> Result<(), Fault> {
+    if claims["nonce"].as_str() != Some(nonce) {
+        return Err(Fault::SignIn("the ID token belongs to another sign-in"));
+    }
+    let party = claims["azp"].as_str();
+    let several = claims["aud"].as_array().is_some_and(|it| it.len() > 1);
+    if party.is_some_and(|it| it != client) || (several && party.is_none()) {
+        return Err(Fault::SignIn("the ID token is for another client"));
+    }
+    Ok(())
+}
+
 /// The claims of a token whose signature was looked at.
 fn claims(token: &str) -> Option<Value> {
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
@@ -267,4 +272,32 @@ fn encoded(text: &str) -> String {
     let plain = |it: u8| it.is_ascii_alphanumeric() || b"-._~".contains(&it);
     let escape = |it: u8| if plain(it) { char::from(it).to_string() } else { format!("%{it:02X}") };
     text.bytes().map(escape).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn r4_5_an_id_token_is_of_this_sign_in_and_for_this_client() {
+        let meant = |claims: Value| check_meant(&claims, "n", "us").is_ok();
+        assert!(meant(json!({ "nonce": "n", "aud": "us" })));
+        assert!(meant(json!({ "nonce": "n", "aud": ["us", "them"], "azp": "us" })));
+        for wrong in [
+            json!({ "aud": "us" }),
+            json!({ "nonce": "m", "aud": "us" }),
+            json!({ "nonce": null, "aud": "us" }),
+            json!({ "nonce": "n", "aud": ["us", "them"] }),
+            json!({ "nonce": "n", "aud": ["us", "them"], "azp": "them" }),
+            json!({ "nonce": "n", "aud": "us", "azp": "them" }),
+        ] {
+            assert!(!meant(wrong.clone()), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_goes_into_a_form_is_encoded() {
+        assert_eq!(encoded("a b&c=d%\u{e4}"), "a%20b%26c%3Dd%25%C3%A4");
+    }
 }
