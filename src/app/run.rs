@@ -75,7 +75,8 @@ pub fn run(files: &Files) -> Result<(), Failure> {
         runtime: side.handle().clone(),
     });
     services.add("auth", Arc::new(auth));
-    let shared = Shared { guard: guard.clone(), state, identity: identity.clone(), cache: cache.clone() };
+    let mocks = compiled.process.mocks;
+    let shared = Shared { guard: guard.clone(), state, identity: identity.clone(), cache: cache.clone(), mocks };
     let shared = Arc::new(shared);
     let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
     let (gateway, routes) = (files.gateway.clone(), files.routes.clone());

@@ -49,6 +49,9 @@ pub struct GatewayFile {
     /// `production`, or `dev` for what is of use while developing, and nowhere else:
     /// `POST /api/cache/clear`. Default: `MOONGATE_MODE` from the environment, or `production`.
     pub mode: Option<Mode>,
+    /// Whether mocks are on, for those who try out their clients: a request whose body contains
+    /// `TRIGGER_RATE_LIMIT` gets 429. Default: whether `MOONGATE_MOCKS` is `true` in the environment.
+    pub mocks: Option<bool>,
     /// Logs.
     pub telemetry: TelemetryConfig,
     /// How the process stops.
@@ -182,6 +185,8 @@ pub struct Process {
     pub cache: Room,
     /// What it is for.
     pub mode: Mode,
+    /// Whether mocks are on.
+    pub mocks: bool,
     /// Our own tokens; a reload may bring others.
     pub tokens: Tokens,
     /// How the local service `auth` lets people in.
@@ -233,6 +238,7 @@ impl Process {
             state: Backend::compile(&file.state, &At::ROOT.key("state"), findings),
             cache: file.cache.compile(&At::ROOT.key("cache"), findings),
             mode: file.mode.unwrap_or_else(Mode::of_environment),
+            mocks: file.mocks.unwrap_or_else(|| std::env::var("MOONGATE_MOCKS").is_ok_and(|it| it == "true")),
             tokens: file.tokens.compile(&At::ROOT.key("tokens"), findings),
             auth: file.auth.compile(&At::ROOT.key("auth"), findings),
             store: Place::compile(file.store.as_ref(), &At::ROOT.key("store"), findings),
@@ -276,6 +282,7 @@ impl Process {
         differs(old.store == new.store, &At::ROOT.key("store"), "the store");
         differs(old.cache == new.cache, &At::ROOT.key("cache"), "the cache's room");
         differs(old.mode == new.mode, &At::ROOT.key("mode"), "the mode");
+        differs(old.mocks == new.mocks, &At::ROOT.key("mocks"), "mocks");
         differs(old.telemetry == new.telemetry, &At::ROOT.key("telemetry"), "the log");
         differs(old.shutdown == new.shutdown, &At::ROOT.key("shutdown"), "the stop's times");
     }

@@ -6,16 +6,88 @@ use std::sync::Arc;
 use axum::body::{Body, to_bytes};
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 
-use crate::cache::{Given, Lead, Visit};
-use crate::exchange::{Called, Destination, Policy, WayOut, Worker, call, respond, unless_left};
+use crate::cache::{self, Asked, Given, Lead, Visit, Visited};
+use crate::config::Action;
+use crate::exchange::{Called, Destination, Ended, Policy, WayOut, Worker, call, respond, unless_left};
 use crate::filters::{Deed, Kept};
-use crate::pipeline::{EndState, Exchange, Recording, Refusal};
+use crate::pipeline::{EndState, Exchange, Recording, Refusal, Scheme};
 use crate::proxy::way::Admitted;
-use crate::proxy::{Proxy, answer, refuse, settle_body, stopped};
+use crate::proxy::{Proxy, Shared, answer, refuse, settle_body, stopped};
+use crate::routing::Params;
+
+/// What a request is about, for the cache: the target as the client named it, and the tags that its route gives it.
+pub(super) struct Subject {
+    target: cache::Target,
+    tags: Vec<u64>,
+    change: Option<Box<cache::Change>>,
+}
+
+/// `None` if the cache has nothing to do with the request.
+pub(super) fn subject(
+    admitted: &Admitted,
+    shared: &Shared,
+    exchange: &Exchange,
+    request: &RequestHeader,
+    params: &Params,
+) -> Option<Subject> {
+    if !matches!(admitted.route().action, Action::Upstream(_)) {
+        return None;
+    }
+    let rules = admitted.route().chain.cache.as_deref();
+    let about = || {
+        let field = request.headers.get(http::header::HOST).and_then(|it| it.to_str().ok());
+        let host = field.or_else(|| request.uri.authority().map(|it| it.as_str())).unwrap_or_default();
+        let target = cache::Target::new(exchange.scheme == Scheme::Https, host, &request.uri);
+        (target, rules.map(|it| it.tags(params, request.uri.path())).unwrap_or_default())
+    };
+    let change = shared.cache.change(&request.method, rules, about);
+    if rules.is_none() && change.is_none() {
+        return None;
+    }
+    let (target, tags) = about();
+    Some(Subject { target, tags, change })
+}
+
+/// Asks the cache for a kept answer.
+pub(super) async fn visit(
+    admitted: &Admitted,
+    shared: &Shared,
+    exchange: &mut Exchange,
+    session: &mut ServerSession,
+    subject: Subject,
+) -> Result<Option<Box<Given>>, Ended> {
+    let Subject { target, tags, change } = subject;
+    let Some(rules) = &admitted.route().chain.cache else {
+        exchange.cache = Some(Box::new(Visit { told: None, lead: None, change, word: None }));
+        return Ok(None);
+    };
+    let (principal, body) = (exchange.principal.clone(), exchange.body.clone());
+    let asked = Asked::new(&target, session.req_header(), principal.as_deref(), body.as_deref());
+    let visited = match shared.cache.look(rules, asked, &tags) {
+        Some(visited) => visited,
+        None => {
+            // What has to be waited for is waited for only as long as the client does.
+            let request = Box::new(session.req_header().clone());
+            let asked = Asked::new(&target, &request, principal.as_deref(), body.as_deref());
+            let visit = Box::pin(shared.cache.visit(rules, asked, &tags));
+            unless_left(session, visit).await?
+        }
+    };
+    let (told, lead) = match visited {
+        Visited::Given(given) => return Ok(Some(given)),
+        Visited::Pass(told) => (Some(told), None),
+        Visited::Lead(lead) => (None, Some(lead)),
+        Visited::NotKept(told) => {
+            exchange.cache = Some(Box::new(Visit::told(told)));
+            return Err(Ended::Unanswered(Refusal::NotCached));
+        }
+    };
+    exchange.cache = Some(Box::new(Visit { told, lead, change, word: None }));
+    Ok(None)
+}
 
 /// Prepares to take the answer down, if it may be kept. True if the upstream has to be asked in another way
 /// than the client has: for the whole answer, or whether what is kept still holds.
@@ -49,7 +121,7 @@ impl Proxy {
         admitted: &Admitted,
         given: Given,
         deed: Option<Deed>,
-    ) -> Result<()> {
+    ) -> pingora::Result<()> {
         let Given { mut head, body, told, refresh } = given;
         if let Some(lead) = refresh {
             self.refresh(lead, session.req_header(), exchange, admitted);
@@ -72,7 +144,7 @@ impl Proxy {
         session: &mut ServerSession,
         exchange: &mut Exchange,
         admitted: &Admitted,
-    ) -> Result<()> {
+    ) -> pingora::Result<()> {
         let lead = exchange.cache.as_mut().and_then(|it| it.lead.take());
         let Some(mut lead) = lead else { return refuse(session, exchange, admitted, Refusal::Internal).await };
         let destination = admitted.destination();
@@ -130,7 +202,7 @@ impl Proxy {
         admitted: &Admitted,
         (mut lead, head): (Lead, ResponseHeader),
         upstreams: Response<Body>,
-    ) -> Result<()> {
+    ) -> pingora::Result<()> {
         let body_max = lead.body_max();
         if !lead.on_head(&head) {
             let told = lead.told();
@@ -191,7 +263,7 @@ async fn fetch(
     }
 }
 
-fn head_of(answer: &Response<Body>) -> Result<ResponseHeader> {
+fn head_of(answer: &Response<Body>) -> pingora::Result<ResponseHeader> {
     let mut head = ResponseHeader::build_no_case(answer.status(), Some(answer.headers().len()))?;
     for (name, value) in answer.headers() {
         head.append_header(name.clone(), value.clone())?;

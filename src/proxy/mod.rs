@@ -58,6 +58,8 @@ pub struct Shared {
     pub identity: Arc<Identity>,
     /// Kept answers.
     pub cache: Arc<Cache>,
+    /// Whether special words in bodies trigger what clients want to be prepared for.
+    pub mocks: bool,
 }
 
 /// The gateway as Pingora sees it; one on each worker thread.

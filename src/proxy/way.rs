@@ -13,16 +13,15 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::date::get_cached_date;
 
-use crate::cache::{self, Asked, Given, Visit, Visited};
+use crate::cache::Given;
 use crate::config::{Action, Respond, Route, Serving};
 use crate::exchange::{self, Destination, Ended};
 use crate::filters::rate_limit::Part;
 use crate::filters::{self, Begun, Deed, Idempotency, Kept, Security};
 use crate::identity::ClientCertificate;
 use crate::listener::Connection;
-use crate::pipeline::{Exchange, Refusal, Scheme};
-use crate::proxy::strict;
-use crate::proxy::{Shared, reply};
+use crate::pipeline::{Exchange, Refusal};
+use crate::proxy::{Shared, cached, reply, strict};
 use crate::routing::{Outcome, Params, Request, Target};
 
 /// What the way in comes to.
@@ -102,28 +101,15 @@ pub(super) async fn way_in(
     if let Some(head) = preflight(&admitted, request) {
         return Ok(Arrival::Answered(admitted, head, Bytes::new()));
     }
-    let (onward, subject) = match filter(&admitted, shared, exchange, session, &params).await {
-        Ok(passed) => passed,
-        Err(why) => return Err(Stopped { admitted: Some(admitted), why }),
-    };
-    let deed = match onward {
-        Onward::Free => None,
-        Onward::First(deed) => Some(deed),
-        Onward::Replay(kept) => {
+    match filter(&admitted, shared, exchange, session, &params).await {
+        Ok(Onward::Free) => {}
+        Ok(Onward::First(deed)) => return Ok(Arrival::Deed(admitted, deed)),
+        Ok(Onward::Kept(given, deed)) => return Ok(Arrival::Kept(admitted, given, deed)),
+        Ok(Onward::Replay(kept)) => {
             let (head, body) = replayed(kept);
             return Ok(Arrival::Answered(admitted, head, body));
         }
-    };
-    // Last: everything that could refuse has had its say, and what upstreams would see is known.
-    if let (Some(subject), Action::Upstream(_)) = (subject, &admitted.route().action) {
-        match visit(&admitted, shared, exchange, session, subject).await {
-            Ok(Some(given)) => return Ok(Arrival::Kept(admitted, given, deed)),
-            Ok(None) => {}
-            Err(why) => return Err(Stopped { admitted: Some(admitted), why }),
-        }
-    }
-    if let Some(deed) = deed {
-        return Ok(Arrival::Deed(admitted, deed));
+        Err(why) => return Err(Stopped { admitted: Some(admitted), why }),
     }
     match &admitted.route().action {
         Action::Upstream(_) => Ok(Arrival::Admitted(admitted)),
@@ -148,7 +134,7 @@ async fn filter(
     exchange: &mut Exchange,
     session: &mut ServerSession,
     params: &Params,
-) -> Result<(Onward, Option<Subject>), Ended> {
+) -> Result<Onward, Ended> {
     let route = admitted.route();
     // No `..` here: a new filter does not compile until it has been given its place.
     let filters::Chain {
@@ -198,28 +184,38 @@ async fn filter(
         |it: &&Idempotency| matches!(route.action, Action::Upstream(_)) && it.concerns(&session.req_header().method);
     let idempotency = idempotency.as_ref().filter(deed);
     let cached_by_body = cache.as_ref().is_some_and(|it| it.needs_body(&session.req_header().method));
-    if body.need_body() || idempotency.is_some() || cached_by_body {
+    if body.need_body() || idempotency.is_some() || cached_by_body || shared.mocks {
         Box::pin(exchange::hold_body(session, exchange, &route.policy)).await?;
-        body.on_body(exchange.body.as_ref().unwrap_or(&Bytes::new())).map_err(Ended::Unanswered)?;
+        let held = exchange.body.clone().unwrap_or_default();
+        body.on_body(&held).map_err(Ended::Unanswered)?;
+        if shared.mocks && filters::rate_limit::triggered(&held) {
+            return Err(Ended::Unanswered(Refusal::RateLimited { limit: 0, retry_after: 1 }));
+        }
     }
     // After everything that may refuse: a refusal is no deed. Before what changes the request: the id
     // belongs to what the client asked for.
     let mark = idempotency.map(|it| it.mark(exchange, session.req_header())).transpose().map_err(Ended::Unanswered)?;
-    let onward = match (idempotency, mark.flatten()) {
+    let deed = match (idempotency, mark.flatten()) {
         (Some(idempotency), Some(mark)) => {
             let begin = idempotency.begin(&shared.state.records, mark);
             let begun = Box::pin(exchange::unless_left(session, begin)).await?;
             match begun.map_err(Ended::Unanswered)? {
-                Begun::First(deed) => Onward::First(deed),
-                Begun::Replay(kept) => return Ok((Onward::Replay(kept), None)),
+                Begun::First(deed) => Some(deed),
+                Begun::Replay(kept) => return Ok(Onward::Replay(kept)),
             }
         }
-        _ => Onward::Free,
+        _ => None,
     };
-
     // Before the request is rewritten, since answers are kept under what clients ask for; after credentials
     // have been taken out of it.
-    let subject = subject(admitted, shared, exchange, session.req_header(), params);
+    let mut kept = None;
+    if let Some(subject) = cached::subject(admitted, shared, exchange, session.req_header(), params) {
+        kept = cached::visit(admitted, shared, exchange, session, subject).await?;
+        if let Some(given) = kept.take_if(|it| it.refresh.is_none()) {
+            return Ok(Onward::Kept(given, deed));
+        }
+    }
+
     let request = session.req_header_mut();
     // Before the host is rewritten: upstreams are told the one that the client used.
     filters::forwarded::on_request(exchange, request);
@@ -238,79 +234,16 @@ async fn filter(
     rewrite.on_request(request);
     // Last: the operator's word about a field is the last one.
     request_headers.on_request(request);
-    Ok((onward, subject))
+    // A stale answer is given only now: the upstream is going to be asked in the background.
+    Ok(match (kept, deed) {
+        (Some(given), deed) => Onward::Kept(given, deed),
+        (None, Some(deed)) => Onward::First(deed),
+        (None, None) => Onward::Free,
+    })
 }
 
 fn client_certificate(session: &ServerSession) -> Option<Arc<ClientCertificate>> {
     Connection::of(session.digest())?.tls()?.client.clone()
-}
-
-/// What a request is about, for the cache: the target as the client named it, and the tags that its route gives it.
-struct Subject {
-    target: cache::Target,
-    tags: Vec<u64>,
-    change: Option<Box<cache::Change>>,
-}
-
-/// `None` if the cache has nothing to do with the request.
-fn subject(
-    admitted: &Admitted,
-    shared: &Shared,
-    exchange: &Exchange,
-    request: &RequestHeader,
-    params: &Params,
-) -> Option<Subject> {
-    let rules = admitted.route().chain.cache.as_deref();
-    let about = || {
-        let field = request.headers.get(http::header::HOST).and_then(|it| it.to_str().ok());
-        let host = field.or_else(|| request.uri.authority().map(|it| it.as_str())).unwrap_or_default();
-        let target = cache::Target::new(exchange.scheme == Scheme::Https, host, &request.uri);
-        (target, rules.map(|it| it.tags(params, request.uri.path())).unwrap_or_default())
-    };
-    let change = shared.cache.change(&request.method, rules, about);
-    if rules.is_none() && change.is_none() {
-        return None;
-    }
-    let (target, tags) = about();
-    Some(Subject { target, tags, change })
-}
-
-/// Asks the cache; a kept answer ends the way here.
-async fn visit(
-    admitted: &Admitted,
-    shared: &Shared,
-    exchange: &mut Exchange,
-    session: &mut ServerSession,
-    subject: Subject,
-) -> Result<Option<Box<Given>>, Ended> {
-    let Subject { target, tags, change } = subject;
-    let Some(rules) = &admitted.route().chain.cache else {
-        exchange.cache = Some(Box::new(Visit { told: None, lead: None, change, word: None }));
-        return Ok(None);
-    };
-    let (principal, body) = (exchange.principal.clone(), exchange.body.clone());
-    let asked = Asked::new(&target, session.req_header(), principal.as_deref(), body.as_deref());
-    let visited = match shared.cache.look(rules, asked, &tags) {
-        Some(visited) => visited,
-        None => {
-            // What has to be waited for is waited for only as long as the client does.
-            let request = Box::new(session.req_header().clone());
-            let asked = Asked::new(&target, &request, principal.as_deref(), body.as_deref());
-            let visit = Box::pin(shared.cache.visit(rules, asked, &tags));
-            exchange::unless_left(session, visit).await?
-        }
-    };
-    let (told, lead) = match visited {
-        Visited::Given(given) => return Ok(Some(given)),
-        Visited::Pass(told) => (Some(told), None),
-        Visited::Lead(lead) => (None, Some(lead)),
-        Visited::NotKept(told) => {
-            exchange.cache = Some(Box::new(Visit::told(told)));
-            return Err(Ended::Unanswered(Refusal::NotCached));
-        }
-    };
-    exchange.cache = Some(Box::new(Visit { told, lead, change, word: None }));
-    Ok(None)
 }
 
 /// How a request that nothing refused goes on.
@@ -321,6 +254,8 @@ enum Onward {
     First(Deed),
     /// Its deed was done: this is the answer.
     Replay(Kept),
+    /// Its answer is kept; with the deed that is done by giving it.
+    Kept(Box<Given>, Option<Deed>),
 }
 
 fn replayed(kept: Kept) -> (Box<ResponseHeader>, Bytes) {

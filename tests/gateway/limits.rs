@@ -341,3 +341,15 @@ fn a_limit_of_many_a_second_lets_a_steady_client_through() {
     let most = 5 + begin.elapsed().as_millis() as u64 / 2 + 1;
     assert!((20..=most).contains(&passed), "{passed} of {most}");
 }
+
+#[test]
+fn s2s_49_a_word_in_the_body_triggers_429_where_mocks_are_on() {
+    let routes = "version: 1\nupstreams: { up: { local: health } }\nroutes: [{ name: all, match: { path: /x }, upstream: up }]\n";
+    let start =
+        |mocks: &str| Gateway::with(routes).config(format!("{}{mocks}", crate::support::gateway::CONFIG)).start();
+    let ask = |gateway: &Gateway| gateway.request("POST", "/x", &[], r#"{"input":"please TRIGGER_RATE_LIMIT now"}"#);
+    let answer = ask(&start("mocks: true\n"));
+    assert_eq!((answer.status, answer.header("retry-after")), (429, Some("1")));
+    assert_eq!(answer.json()["error"]["code"], "rate_limited");
+    assert_eq!(ask(&start("")).status, 200);
+}
