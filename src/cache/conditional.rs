@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use http::HeaderMap;
 use http::header::{
-    HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE as RANGE_FIELD,
+    ETAG, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE as RANGE_FIELD,
 };
 
 use crate::cache::freshness::date;
@@ -84,6 +84,14 @@ impl Validators<'_> {
         match words.next() {
             Some(range) if bytes => single(range.trim(), length),
             _ => Part::Whole,
+        }
+    }
+
+    /// Whether a 304 with these fields can be about this version.
+    pub(super) fn are_those_of(&self, confirmation: &HeaderMap) -> bool {
+        match (self.etag, confirmation.get(ETAG)) {
+            (Some(own), Some(named)) => weak_eq(own.as_bytes(), named.as_bytes()),
+            _ => true,
         }
     }
 

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use http::header::{AUTHORIZATION, COOKIE, HOST, HeaderName};
+use http::header::{HOST, HeaderName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{At, ByteSize, Findings, Period};
+use crate::cache::credentials::is_credential;
 use crate::cache::tag::Tag;
 
 /// Which answers of a route are kept and given again. Without this section, none are.
@@ -97,18 +98,6 @@ pub struct Rules {
     pub(super) set_cookie: SetCookie,
 }
 
-/// Fields that say who is asking. What gets an answer by one of them is that one's own, until the answer
-/// says otherwise.
-pub(super) const CREDENTIALS: [HeaderName; 7] = [
-    AUTHORIZATION,
-    COOKIE,
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("api-key"),
-    HeaderName::from_static("x-auth-token"),
-    HeaderName::from_static("x-access-token"),
-    HeaderName::from_static("x-session-token"),
-];
-
 impl Rules {
     /// Reports every fault; `captures` are those of the route's path.
     pub fn compile(
@@ -164,7 +153,7 @@ impl Rules {
 
     /// Whether some credential parts answers.
     pub(super) fn parts_by_credentials(&self) -> bool {
-        self.vary.iter().any(|it| CREDENTIALS.contains(it))
+        self.vary.iter().any(is_credential)
     }
 }
 

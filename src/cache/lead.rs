@@ -117,18 +117,15 @@ impl Lead {
         }
     }
 
-    /// The upstream says that what is kept still holds: it is fresh again, and given.
+    /// The upstream says that what is kept still holds: it is fresh again, and given. `None` if it speaks of
+    /// something else (RFC 9111, section 4.3.4).
     pub fn confirmed(mut self, answer: &ResponseHeader) -> Option<Given> {
         let (stale, _) = self.stale.take()?;
-        // What it says about its storing is what the confirmed answer says.
-        let mut merged = stale.head.headers.clone();
-        for (name, value) in &answer.headers {
-            merged.insert(name.clone(), value.clone());
+        if !stale.validators().are_those_of(&answer.headers) {
+            self.cache.memory.remove(&self.key);
+            return None;
         }
-        merged.remove(http::header::AGE);
-        if !answer.headers.contains_key(http::header::DATE) {
-            merged.remove(http::header::DATE);
-        }
+        let merged = merged(&stale.head.headers, &answer.headers);
         let terms = Terms::of(&self.rules, self.standing, stale.head.status, &merged, now());
         self.told.verdict = Verdict::Revalidated;
         self.told.forwarded_status = Some(304);
@@ -154,6 +151,9 @@ impl Lead {
             return None;
         }
         let stale = stale.clone();
+        // Those who wait, and those who come in the next moment, need not find out for themselves.
+        self.cache.is_failing(&self.key);
+        self.land(Landing::Useless);
         self.told.verdict = Verdict::Stale;
         self.told.forwarded_status = status.map(|it| it.as_u16());
         self.told.stored = false;
@@ -277,6 +277,19 @@ impl Lead {
             second.write(key, slot, stamp, object.terms.life(now(), GRACE));
         }
     }
+}
+
+/// What a confirmed answer says about its storing: what the 304 says, and what it leaves out.
+fn merged(kept: &HeaderMap, answer: &HeaderMap) -> HeaderMap {
+    let mut merged = kept.clone();
+    merged.remove(http::header::DATE); // it is of another time
+    for name in answer.keys() {
+        merged.remove(name);
+    }
+    for (name, value) in answer {
+        merged.append(name.clone(), value.clone());
+    }
+    merged
 }
 
 fn length(answer: &ResponseHeader) -> Option<usize> {

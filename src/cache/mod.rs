@@ -7,6 +7,7 @@
 mod body;
 mod conditional;
 mod config;
+mod credentials;
 mod directives;
 mod flights;
 mod freshness;

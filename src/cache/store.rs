@@ -24,6 +24,10 @@ use crate::state::{Notices, State};
 const ALONE: Duration = Duration::from_secs(10);
 /// So many of these keys are remembered.
 const ALONE_MAX: usize = 16_384;
+/// How long a stale answer is given without another try, after the upstream has failed.
+const FAILING: Duration = Duration::from_secs(1);
+/// So many of these keys are remembered.
+const FAILING_MAX: usize = 16_384;
 /// A stale answer with a validator stays this long: a 304 makes it fresh again.
 pub(super) const GRACE: Duration = Duration::from_secs(3600);
 
@@ -37,6 +41,7 @@ pub struct Cache {
     /// Tells this gateway's notices from those of others.
     pub(super) id: u64,
     alone: Table<Box<[u8]>, Instant>,
+    failing: Table<Box<[u8]>, Instant>,
     object_max: usize,
     /// Answers that are being taken down, and how many may be.
     taken_down: AtomicUsize,
@@ -84,6 +89,7 @@ impl Cache {
             flights: Flights::default(),
             marks: Marks::default(),
             alone: Table::new(ALONE_MAX),
+            failing: Table::new(FAILING_MAX),
             object_max: room.max_object,
             taken_down: AtomicUsize::new(0),
             taken_down_max,
@@ -166,12 +172,16 @@ impl Cache {
     }
 
     pub(super) fn goes_alone(&self, key: &[u8]) -> bool {
-        let Some(until) = self.alone.get(key) else { return false };
-        let alone = Instant::now() < until;
-        if !alone {
-            self.alone.remove(key);
-        }
-        alone
+        holds(&self.alone, key)
+    }
+
+    /// The upstream has failed to answer this just now.
+    pub(super) fn is_failing(&self, key: &[u8]) {
+        self.failing.insert(key.into(), Instant::now() + FAILING);
+    }
+
+    pub(super) fn has_failed(&self, key: &[u8]) -> bool {
+        holds(&self.failing, key)
     }
 
     pub(super) fn go_alone(&self, key: &[u8]) {
@@ -188,6 +198,16 @@ impl Cache {
         let under_way = self.taken_down.fetch_add(1, Ordering::Relaxed);
         (under_way < self.taken_down_max).then_some(taken)
     }
+}
+
+/// Whether a key's time is not over.
+fn holds(table: &Table<Box<[u8]>, Instant>, key: &[u8]) -> bool {
+    let Some(until) = table.get(key) else { return false };
+    let holds = Instant::now() < until;
+    if !holds {
+        table.remove(key);
+    }
+    holds
 }
 
 /// Counts an answer that is being taken down.

@@ -222,6 +222,12 @@ impl Cache {
             if let Some(visited) = visitor.without_fetching(mine.is_some(), &found) {
                 return visited;
             }
+            if let Some(object) = &mine
+                && self.has_failed(&key)
+                && object.terms.verdict(&visitor.wishes, now()) == Use::Ask(true)
+            {
+                return Visited::Given(Box::new(visitor.give(object)));
+            }
             let flight = if rounds == ROUNDS_MAX || visitor.standing.credentials || self.goes_alone(&key) {
                 None
             } else {

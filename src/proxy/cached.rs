@@ -104,7 +104,7 @@ impl Proxy {
         if head.status == StatusCode::NOT_MODIFIED && lead.has_kept() {
             return match lead.confirmed(&head) {
                 Some(given) => self.give(session, exchange, admitted, given, None).await,
-                None => refuse(session, exchange, admitted, Refusal::Internal).await,
+                None => refuse(session, exchange, admitted, Refusal::UpstreamProtocol).await,
             };
         }
         if lead.is_known_to_client(&head) && lead.fits(&head) {

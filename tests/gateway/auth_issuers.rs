@@ -221,6 +221,22 @@ fn r4_5_nobody_gets_in_on_keys_that_can_not_be_had() {
 }
 
 #[test]
+fn r4_5_keys_over_tls_come_from_a_server_that_is_vouched_for() {
+    let (key, ca) = (Signer::ed25519("k"), Ca::new("issuers"));
+    let body = json!({ "keys": [key.jwk] }).to_string();
+    let server = RawUpstream::start_tls(&ca.leaf(&["localhost"]), &["http/1.1"], move |_| Script::ok(&body));
+    let url = format!("https://localhost:{}/jwks", server.address().port());
+    let token = key.sign(&foreign("a"));
+    for (ca_file, status) in [(Ca::new("others").pem(), 503), (ca.pem(), 200)] {
+        let trust = format!("{{ name: clinic, issuer: \"{CLINIC}\", jwks: \"{url}\", ca: ca.pem }}");
+        let text = "version: 1\nroutes: [{ name: all, match: { path: /all }, respond: {}, auth: { jwt: {} } }]";
+        let builder =
+            Gateway::with(text).config(config(&trust)).env("PROXY_JWT_SECRET", SECRET).file("ca.pem", ca_file);
+        assert_eq!(GatewayAsked(builder.start()).ask("/all", &token).0, status);
+    }
+}
+
+#[test]
 fn r4_5_keys_grow_stale() {
     let key = Signer::es256("k");
     let issuer = Issuer::start(&[&key]);

@@ -254,6 +254,18 @@ fn rfc_9111_what_still_holds_is_confirmed_and_fresh_again() {
 }
 
 #[test]
+fn rfc_9111_a_304_about_something_else_confirms_nothing() {
+    let upstream = RawUpstream::start(|it| match it.number {
+        1 => Script::new().send(answer_bytes(304, &[("etag", "\"other\"")], b"")),
+        _ => numbered_answer(it, &[("cache-control", "max-age=60"), ("age", "99"), ("etag", "\"v\"")]),
+    });
+    let gateway = in_front_of(&upstream, "cache: {}");
+    check(&gateway.get("/a"), "miss", "/a 0");
+    assert_eq!(gateway.get("/a").status, 502);
+    check(&gateway.get("/a"), "miss", "/a 2");
+}
+
+#[test]
 fn rfc_9111_clients_may_refuse_the_cache_or_the_upstream() {
     let upstream = numbered(&[("cache-control", "max-age=60")]);
     let gateway = in_front_of(&upstream, "cache: {}");
@@ -312,7 +324,13 @@ fn rfc_5861_a_stale_answer_outlives_its_upstream() {
     let gateway = in_front_of(&upstream, "cache: { stale_if_error: 1h }");
     check(&gateway.get("/a"), "miss", "/a 0");
     drop(upstream);
-    check(&gateway.get("/a"), "stale", "/a 0");
+    let clients: Vec<_> = (0..20)
+        .map(|_| {
+            let public = gateway.public();
+            thread::spawn(move || request(public, "GET", "/a", &[], b""))
+        })
+        .collect();
+    clients.into_iter().for_each(|it| check(&it.join().unwrap(), "stale", "/a 0"));
     assert_eq!(gateway.get("/b").status, 502);
     let strict = numbered(&[("cache-control", "max-age=60, must-revalidate"), ("age", "70"), ("etag", "\"v\"")]);
     let gateway = in_front_of(&strict, "cache: { stale_if_error: 1h }");

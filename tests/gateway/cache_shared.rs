@@ -28,8 +28,8 @@ fn personal(fields: &'static [(&'static str, &'static str)]) -> RawUpstream {
     })
 }
 
-const SECRETS: [&str; 7] =
-    ["authorization", "cookie", "x-api-key", "api-key", "x-auth-token", "x-access-token", "x-session-token"];
+const SECRETS: [&str; 8] =
+    ["authorization", "cookie", "x-api-key", "api-key", "x-auth-token", "x-session-id", "x-csrf-token", "x-account"];
 
 #[test]
 fn r9_2_answers_never_cross_users() {
@@ -458,4 +458,7 @@ fn r9_1_without_redis_there_is_the_memory() {
     redis.stop();
     check(&gateway.get("/b"), "miss", "/b 1");
     check(&gateway.get("/b"), "hit", "/b 1");
+    let purged = purge(&gateway, r#"{"key":"/b"}"#);
+    assert_eq!((&purged["purged"], &purged["everywhere"]), (&1.into(), &false.into()));
+    check(&gateway.get("/b"), "miss", "/b 2");
 }

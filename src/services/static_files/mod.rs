@@ -25,6 +25,7 @@ use serde_json::json;
 
 use crate::cache::{Condition, Part, Validators};
 use crate::exchange::{LocalFuture, LocalService};
+use crate::telemetry::refused;
 use crate::upstream::Files;
 
 use place::{Found, Opened, find};
@@ -260,6 +261,7 @@ fn error(headers: &HeaderMap, status: StatusCode) -> Response<Body> {
         }
         _ => ("internal_error", "the file could not be read", "try again later"),
     };
+    refused(code);
     let request_id = headers.get("x-request-id").and_then(|it| it.to_str().ok());
     let body = json!({ "error": {
         "code": code, "message": message, "details": null, "request_id": request_id, "suggested_action": action,
