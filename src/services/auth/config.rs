@@ -69,6 +69,9 @@ pub struct OidcConfig {
     pub ca: Option<PathBuf>,
 }
 
+/// What the subjects of session tokens begin with, as those of a provider's people do with its name.
+pub(super) const SESSION_SUBJECT: &str = "client";
+
 /// A compiled `auth` section.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
@@ -103,6 +106,10 @@ impl AuthConfig {
             let at = list.key(name);
             if !is_role(name) {
                 findings.error_at_key(&at, "not a name for a provider").help(ROLE_RULE);
+            }
+            if name == SESSION_SUBJECT {
+                let finding = findings.error_at_key(&at, "this name stands for the bearers of session tokens");
+                finding.help("people from there could be taken for them: choose another name");
             }
             if let Some(rules) = written.compile(name, &at, findings) {
                 providers.insert(name.clone(), Arc::new(rules));
@@ -174,6 +181,8 @@ mod tests {
             oidc:
                 clinic: { issuer: 'http://id.example.org', client_id: '', redirect_uri: 'https://g/elsewhere',
                           default_roles: ['?'], tenant: 'a b', ca: /nowhere }
+                client: { issuer: 'https://id', client_id: x,
+                          redirect_uri: 'https://g/api/v1/auth/oidc/client/callback' }
                 'a:b': { issuer: 'nonsense', client_id: x, redirect_uri: 'https://g/api/v1/auth/oidc/a:b/callback' }";
         let config: AuthConfig = serde_yaml::from_str(yaml).unwrap();
         let mut findings = Findings::default();
@@ -183,6 +192,7 @@ mod tests {
         let expected = [
             "/oidc/a:b",
             "/oidc/a:b/issuer",
+            "/oidc/client",
             "/oidc/clinic/ca",
             "/oidc/clinic/client_id",
             "/oidc/clinic/default_roles/0",

@@ -28,7 +28,7 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use crate::exchange::{Caller, LocalFuture, LocalService};
-use crate::identity::{Denied, Identity, Principal, Revocation};
+use crate::identity::{Denied, Identity, Principal, Revocation, Voucher};
 use crate::services::auth::fault::Fault;
 use crate::services::auth::input::bearer;
 use crate::services::auth::oidc::Providers;
@@ -176,7 +176,9 @@ impl Inner {
         }
         let token = bearer(&head.headers).ok_or(Fault::Token("a token is needed"))?;
         match self.identity.judge_patiently(token).await {
-            Ok(verified) => Ok(verified.principal.clone()),
+            Ok(verified) if verified.voucher == Voucher::Own => Ok(verified.principal.clone()),
+            // Who else may say who somebody is, is for the route to say.
+            Ok(_) => Err(Fault::Token("the token's issuer does not count here")),
             Err(Denied::Flawed(flaw)) => Err(Fault::Token(flaw.reason())),
             Err(Denied::Unavailable) => Err(Fault::State),
         }

@@ -8,6 +8,7 @@ use http::StatusCode;
 use serde_json::json;
 
 use crate::identity::SignError;
+use crate::services::auth::config::SESSION_SUBJECT;
 use crate::services::auth::fault::Fault;
 use crate::services::auth::input::Input;
 use crate::services::auth::{Answer, Asked, Inner, json, metrics};
@@ -23,7 +24,7 @@ impl Inner {
         let input = Input::read(&head.headers, body).await?;
         let client = client_id(input.text("clientId")?)?;
         let nonce = nonce(input.text("nonce")?)?;
-        let mut claims = self.identity.claims(&format!("client:{client}")).ending_after(LIFE);
+        let mut claims = self.identity.claims(&format!("{SESSION_SUBJECT}:{client}")).ending_after(LIFE);
         claims.roles.clone_from(&self.rules.session.roles);
         claims.scope = self.rules.session.scopes.join(" ");
         // Signed first: a nonce must not be used up by a gateway that has no key.
