@@ -549,15 +549,18 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], policy: &Policy) -> Des
     if let Some(cors) = cors {
         steps.push(StepDescription { step: "cors", settings: json(cors) });
     }
+    let lists = limit_lists(written, layers);
+    let limits = |by_principal: bool| {
+        let part = rate_limit::applying(&lists).filter(|(_, it)| it.counts_by_principal() == by_principal);
+        let limits: Vec<Value> = part.map(|(scope, it)| serde_json::json!({ "scope": scope, "limit": it })).collect();
+        let settings = Value::Array(limits);
+        (settings != Value::Array(Vec::new())).then_some(StepDescription { step: "rate_limits", settings })
+    };
+    steps.extend(limits(false));
     if let Some(auth) = auth(layers) {
         steps.push(StepDescription { step: "auth", settings: json(auth) });
     }
-    let lists = limit_lists(written, layers);
-    let limits = rate_limit::applying(&lists).map(|(scope, it)| serde_json::json!({ "scope": scope, "limit": it }));
-    let limits: Vec<Value> = limits.collect();
-    if !limits.is_empty() {
-        steps.push(StepDescription { step: "rate_limits", settings: Value::Array(limits) });
-    }
+    steps.extend(limits(true));
     let types = layers.iter().rev().find_map(|it| it.content_types);
     let schema = layers.iter().rev().find_map(|it| it.schema);
     if types.is_some() || schema.is_some() {
@@ -567,12 +570,12 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], policy: &Policy) -> Des
     if let Some(idempotency) = idempotency(layers) {
         steps.push(StepDescription { step: "idempotency", settings: json(idempotency) });
     }
+    if let Some((cache, _)) = cache(layers) {
+        steps.push(StepDescription { step: "cache", settings: json(cache) });
+    }
     steps.push(StepDescription { step: "forwarded", settings: Value::Null });
     if let Some(rewrite) = &written.rewrite {
         steps.push(StepDescription { step: "rewrite", settings: json(rewrite) });
-    }
-    if let Some((cache, _)) = cache(layers) {
-        steps.push(StepDescription { step: "cache", settings: json(cache) });
     }
     steps.push(StepDescription { step: "security_headers", settings: json(&security(layers)) });
     if edits != HeaderEditsConfig::default() {

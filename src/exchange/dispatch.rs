@@ -17,6 +17,7 @@ use pingora::{Error, ErrorType};
 
 use crate::base::Deadline;
 use crate::exchange::head;
+use crate::exchange::held::broke_off;
 use crate::exchange::lean::{self, Lean};
 use crate::exchange::link::{Http1, Http2, Link, Local};
 use crate::exchange::policy::Policy;
@@ -61,6 +62,9 @@ pub async fn exchange<W: WayOut>(
     policy: &Policy,
     way: &W,
 ) -> Result<(), Ended> {
+    if exchange.body.is_none() && broke_off(session) {
+        return Err(Ended::ClientGone);
+    }
     if session.is_body_done() || policy.body_limit == u64::MAX || declared_length(session) <= policy.body_limit {
         let run = Dispatch { worker, session, exchange, policy, way };
         return match destination {

@@ -6,8 +6,9 @@ use std::task::Poll;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use http::Version;
-use http::header::EXPECT;
+use http::header::{CONTENT_LENGTH, EXPECT};
 use pingora::protocols::http::ServerSession;
 
 use crate::base::Deadline;
@@ -22,6 +23,9 @@ use crate::pipeline::{Exchange, Refusal};
 pub async fn hold_body(session: &mut ServerSession, exchange: &mut Exchange, policy: &Policy) -> Result<(), Ended> {
     if exchange.body.is_some() {
         return Ok(());
+    }
+    if broke_off(session) {
+        return Err(Ended::ClientGone);
     }
     let too_large = || Ended::Unanswered(Refusal::BodyTooLarge { limit: policy.body_limit });
     if super::dispatch::declared_length(session) > policy.body_limit {
@@ -42,8 +46,22 @@ pub async fn hold_body(session: &mut ServerSession, exchange: &mut Exchange, pol
             return Err(too_large());
         }
     }
+    // In HTTP/2 a body that was reset ends like any other.
+    let declared = session.get_header(CONTENT_LENGTH).is_some().then(|| super::dispatch::declared_length(session));
+    if session.is_http2() && declared.is_some_and(|it| it != body.len() as u64) {
+        return Err(Ended::ClientGone);
+    }
     exchange.body = Some(body.freeze());
     Ok(())
+}
+
+/// Whether the client has reset its stream, or broken its own word about the length, before anybody read
+/// of it: in HTTP/2 such a body looks as if it had ended.
+pub(super) fn broke_off(session: &mut ServerSession) -> bool {
+    session.is_http2()
+        && session.is_body_done()
+        && session.get_header(CONTENT_LENGTH).is_some()
+        && matches!(session.read_request_body().now_or_never(), Some(Err(_)))
 }
 
 /// Waits for something, for as long as the client does. The request's body has to be read.

@@ -8,11 +8,12 @@ use crate::support::http1::Fields;
 /// Fields of answers that say nothing about the case: clocks, names, and our own additions.
 const ANSWER_NOISE: [&str; 5] = ["date", "server", "connection", "keep-alive", "x-request-id"];
 /// Fields of requests that each proxy makes anew or adds.
-const REQUEST_NOISE: [&str; 8] = [
+const REQUEST_NOISE: [&str; 9] = [
     "connection",
     "x-request-id",
     "traceparent",
     "tracestate",
+    "forwarded",
     "x-forwarded-for",
     "x-forwarded-proto",
     "x-forwarded-host",

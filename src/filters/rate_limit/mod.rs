@@ -160,6 +160,13 @@ impl Subject {
     }
 }
 
+impl RateLimitConfig {
+    /// Whether it counts by who is asking: such limits are asked after credentials, the others before.
+    pub fn counts_by_principal(&self) -> bool {
+        matches!(self.per, Per::Word(PerWord::User | PerWord::Key | PerWord::Tenant))
+    }
+}
+
 impl Per {
     /// Names of header fields mean the same in any case.
     fn names_the_same(&self, other: &Self) -> bool {
