@@ -35,7 +35,7 @@ lint: ## formatting, clippy, rustdoc, dependencies: all without a warning
 
 bench: release ## CPU time of a request, beside bare Pingora, nginx and HAProxy
 	@scripts/setup.sh bench
-	cargo bench --locked --bench routing --bench filters -- --quick
+	cargo bench --locked --bench routing --bench filters --bench limits --bench identity -- --quick
 	python3 benches/lab/bench.py $(BENCH)
 
 soak: ## 1,000 reloads under load, endpoints that die, 400 streams: nobody may notice
