@@ -222,7 +222,9 @@ fn described(out: &mut String, description: &Description) {
     let _ = writeln!(out, "goes to    {}", goes_to(&description.action));
     let _ = writeln!(out, "\nsteps, in order");
     for (number, step) in description.steps.iter().enumerate() {
-        let settings = lean(&step.settings).map(|it| it.to_string()).unwrap_or_default();
+        // `jwt: {}` says something: that tokens are asked for.
+        let said = if step.step == "auth" { Some(step.settings.clone()) } else { lean(&step.settings) };
+        let settings = said.map(|it| it.to_string()).unwrap_or_default();
         let line = format!("  {}. {:<17} {settings}", number + 1, step.step);
         let _ = writeln!(out, "{}", line.trim_end());
     }
