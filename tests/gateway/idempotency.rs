@@ -244,7 +244,9 @@ fn cp2_b_a_thousand_duplicates_over_two_gateways_are_one_deed() {
             Script::new().read_body().wait(&go_on).send(answer_bytes(201, &[], body.as_bytes()))
         }
     });
-    let gateways = [sharing(&redis, &upstream, "idempotency: {}"), sharing(&redis, &upstream, "idempotency: {}")];
+    // However long a busy machine takes to bring all of them together.
+    let settings = "idempotency: { wait: 1m }, timeouts: { first_byte: 1m, request: 2m }";
+    let gateways = [sharing(&redis, &upstream, settings), sharing(&redis, &upstream, settings)];
     let addresses = [gateways[0].public(), gateways[1].public()];
     let asking: Vec<_> = (0..10)
         .map(|number| {

@@ -61,11 +61,17 @@ fn what_a_gateway_leased_and_did_not_spend_comes_back() {
     let redis = Redis::start();
     let limits = || route("rate_limits: [{ per: ip, requests: 100, every: 1h }]");
     let (one, two) = (with(&redis, limits()).start(), with(&redis, limits()).start());
-    // Leases of 1, 2, 4, 8 and 12: seven of the last are left.
-    let first = passed(&one, "192.0.2.1", 20);
     let leased = || one.admin_get("/admin/limits").json()["rate_limits"]["shared"]["leased"].as_u64().unwrap();
-    let left = leased() as usize;
-    assert!(first == 20 && left > 0, "{left} left");
+    // Leases of 1, 2, 4, 8 and 12: seven of the last are left. A slow machine gets smaller ones, and tries again.
+    let (mut first, mut left) = (0, 0);
+    for _ in 0..3 {
+        first += passed(&one, "192.0.2.1", 20);
+        left = leased() as usize;
+        if left > 0 {
+            break;
+        }
+    }
+    assert!(first % 20 == 0 && left > 0, "{left} left of {first}");
     // Two spends everything else, and is refused in the end.
     let rest = passed(&two, "192.0.2.1", 150);
     assert_eq!(first + left + rest, 100);
