@@ -12,6 +12,6 @@ mod units;
 pub use deadline::{Deadline, coarse_now};
 pub use findings::{At, Finding, Findings, Part, nearest};
 pub use ids::{RequestId, SpanId, TraceId};
-pub use network::network_of;
+pub use network::{network_of, networks};
 pub use secret::Secret;
 pub use units::{ByteSize, Percent, Period};

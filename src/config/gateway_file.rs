@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, Findings, Period};
+use crate::base::{At, Findings, Period, networks};
 use crate::cache::{CacheRoomConfig, Room};
 use crate::guard::{GuardConfig, GuardRules};
 use crate::identity::{Tokens, TokensConfig};
@@ -232,7 +232,11 @@ impl Process {
         let process = Self {
             public,
             admin: admin(file, &listeners.key("admin"), findings),
-            trusted_proxies: trusted(&file.trusted_proxies, findings),
+            trusted_proxies: TrustedProxies(networks(
+                &file.trusted_proxies,
+                &At::ROOT.key("trusted_proxies"),
+                findings,
+            )),
             threads: threads(file.threads),
             guard: GuardRules::compile(&file.guard, &At::ROOT.key("guard"), findings),
             state: Backend::compile(&file.state, &At::ROOT.key("state"), findings),
@@ -295,18 +299,6 @@ fn admin(file: &GatewayFile, at: &At<'_>, findings: &mut Findings) -> SocketAddr
         finding.help("write it as 127.0.0.1:9090 or [::1]:9090");
         SocketAddr::from(([127, 0, 0, 1], 0))
     })
-}
-
-fn trusted(written: &[String], findings: &mut Findings) -> TrustedProxies {
-    let at = At::ROOT.key("trusted_proxies");
-    let mut networks = Vec::new();
-    for (number, text) in written.iter().enumerate() {
-        match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
-            Ok(network) => networks.push(network),
-            Err(_) => findings.error(&at.index(number), "not a network").help("write it as 10.0.0.0/8"),
-        }
-    }
-    TrustedProxies(networks)
 }
 
 fn threads(written: Threads) -> usize {

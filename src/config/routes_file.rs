@@ -85,7 +85,7 @@ pub struct HeadersConfig {
 }
 
 /// One match and what follows from it: exactly one of `upstream`, `redirect` and `respond`.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteConfig {
     /// Names the route in logs, metrics and commands. Unique.

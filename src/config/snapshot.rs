@@ -151,21 +151,8 @@ fn built_in_routes(mode: Mode) -> Vec<RouteConfig> {
     let route = |name: &str, method: &str, path: &str| RouteConfig {
         name: name.to_owned(),
         r#match: MatchConfig { path: path.to_owned(), methods: vec![method.to_owned()], ..MatchConfig::default() },
-        r#use: Vec::new(),
         upstream: Some(name.to_owned()),
-        redirect: None,
-        respond: None,
-        rewrite: None,
-        timeouts: TimeoutsConfig::default(),
-        body_limit: None,
-        headers: HeadersConfig::default(),
-        cors: None,
-        auth: None,
-        rate_limits: Vec::new(),
-        content_types: None,
-        schema: None,
-        idempotency: None,
-        cache: None,
+        ..RouteConfig::default()
     };
     // Whoever asks after the gateway's health has no credentials, whatever `defaults` say.
     let open = AuthConfig { open: true, ..AuthConfig::default() };

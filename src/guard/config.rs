@@ -1,13 +1,12 @@
 //! The `guard` section of gateway.yaml.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, Findings, Period, Secret};
+use crate::base::{At, Findings, Period, Secret, networks};
 
 /// Blocks addresses that flood. An address is an IPv4 address or an IPv6 network of 64 bits. Trusted
 /// proxies are never blocked: what comes through them counts for the client behind them.
@@ -117,15 +116,4 @@ impl GuardRules {
         self.allow.extend_from_slice(networks);
         self
     }
-}
-
-fn networks(written: &[String], at: &At<'_>, findings: &mut Findings) -> Vec<IpNet> {
-    let mut networks = Vec::new();
-    for (number, text) in written.iter().enumerate() {
-        match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
-            Ok(network) => networks.push(network),
-            Err(_) => findings.error(&at.index(number), "not a network").help("write it as 10.0.0.0/8"),
-        }
-    }
-    networks
 }
