@@ -135,76 +135,14 @@ async fn filter(
     session: &mut ServerSession,
     params: &Params,
 ) -> Result<Onward, Ended> {
-    let route = admitted.route();
-    // No `..` here: a new filter does not compile until it has been given its place.
-    let filters::Chain {
-        cors,
-        rate_limits,
-        auth,
-        rbac,
-        body,
-        idempotency,
-        cache,
-        rewrite,
-        request_headers,
-        response_headers: _,
-        security: _,
-    } = &route.chain;
-
     // Always, and before anything could believe them: only the gateway says who is calling.
     filters::auth::forget_claims(session.req_header_mut());
-    let limits = rate_limits.as_ref().map(|it| (it, &admitted.serving.alive[admitted.route].limits));
-    let mut counted = Vec::new();
-    // Before credentials are looked at: guessing them counts, too.
-    if let Some((limits, live)) = limits {
-        let headers = &session.req_header().headers;
-        live.on_request(limits, Part::Arrival, &mut counted, exchange, headers).await.map_err(Ended::Unanswered)?;
-    }
-    // Before all work that is done for somebody: from here on it is known for whom.
-    if let Some(auth) = auth {
-        let certificate = client_certificate(session);
-        let request = session.req_header_mut();
-        let asked = auth.on_request(&shared.identity, certificate.as_ref(), cors.as_ref(), exchange, request);
-        asked.await.map_err(Ended::Unanswered)?;
-    }
-    if let Some(rbac) = rbac {
-        rbac.on_request(exchange).map_err(Ended::Unanswered)?;
-    }
-    // Now that it is known who is asking. A repetition of a deed counts, too.
-    if let Some((limits, live)) = limits {
-        let headers = &session.req_header().headers;
-        live.on_request(limits, Part::Principal, &mut counted, exchange, headers).await.map_err(Ended::Unanswered)?;
-    }
+    admit(admitted, shared, exchange, session).await.map_err(Ended::Unanswered)?;
     // Before the body is read: what can be refused by its head is.
-    if !body.is_empty() {
-        let has_body = !session.is_body_empty();
-        body.on_head(&session.req_header().headers, has_body).map_err(Ended::Unanswered)?;
-    }
-    let deed =
-        |it: &&Idempotency| matches!(route.action, Action::Upstream(_)) && it.concerns(&session.req_header().method);
-    let idempotency = idempotency.as_ref().filter(deed);
-    let cached_by_body = cache.as_ref().is_some_and(|it| it.needs_body(&session.req_header().method));
-    if body.need_body() || idempotency.is_some() || cached_by_body || shared.mocks {
-        Box::pin(exchange::hold_body(session, exchange, &route.policy)).await?;
-        let held = exchange.body.clone().unwrap_or_default();
-        body.on_body(&held).map_err(Ended::Unanswered)?;
-        if shared.mocks && filters::rate_limit::triggered(&held) {
-            return Err(Ended::Unanswered(Refusal::RateLimited { limit: 0, retry_after: 1 }));
-        }
-    }
-    // After everything that may refuse: a refusal is no deed. Before what changes the request: the id
-    // belongs to what the client asked for.
-    let mark = idempotency.map(|it| it.mark(exchange, session.req_header())).transpose().map_err(Ended::Unanswered)?;
-    let deed = match (idempotency, mark.flatten()) {
-        (Some(idempotency), Some(mark)) => {
-            let begin = idempotency.begin(&shared.state.records, mark);
-            let begun = Box::pin(exchange::unless_left(session, begin)).await?;
-            match begun.map_err(Ended::Unanswered)? {
-                Begun::First(deed) => Some(deed),
-                Begun::Replay(kept) => return Ok(Onward::Replay(kept)),
-            }
-        }
-        _ => None,
+    let deed = match begin(admitted, shared, exchange, session).await? {
+        Begun::Nothing => None,
+        Begun::First(deed) => Some(deed),
+        Begun::Replay(kept) => return Ok(Onward::Replay(kept)),
     };
     // Before the request is rewritten, since answers are kept under what clients ask for; after credentials
     // have been taken out of it.
@@ -215,8 +153,107 @@ async fn filter(
             return Ok(Onward::Kept(given, deed));
         }
     }
+    make_ready(admitted, exchange, session.req_header_mut(), params).map_err(Ended::Unanswered)?;
+    // A stale answer is given only now: the upstream is going to be asked in the background.
+    Ok(match (kept, deed) {
+        (Some(given), deed) => Onward::Kept(given, deed),
+        (None, Some(deed)) => Onward::First(deed),
+        (None, None) => Onward::Free,
+    })
+}
 
-    let request = session.req_header_mut();
+/// Who is asking, whether they may, and whether it is too much.
+async fn admit(
+    admitted: &Admitted,
+    shared: &Shared,
+    exchange: &mut Exchange,
+    session: &mut ServerSession,
+) -> Result<(), Refusal> {
+    // No `..` here: a new filter does not compile until it has been given its place.
+    let filters::Chain {
+        cors,
+        rate_limits,
+        auth,
+        rbac,
+        body: _,
+        idempotency: _,
+        cache: _,
+        rewrite: _,
+        request_headers: _,
+        response_headers: _,
+        security: _,
+    } = &admitted.route().chain;
+
+    let limits = rate_limits.as_ref().map(|it| (it, &admitted.serving.alive[admitted.route].limits));
+    let mut counted = Vec::new();
+    // Before credentials are looked at: guessing them counts, too.
+    if let Some((limits, live)) = limits {
+        let headers = &session.req_header().headers;
+        live.on_request(limits, Part::Arrival, &mut counted, exchange, headers).await?;
+    }
+    // Before all work that is done for somebody: from here on it is known for whom.
+    if let Some(auth) = auth {
+        let certificate = client_certificate(session);
+        let request = session.req_header_mut();
+        auth.on_request(&shared.identity, certificate.as_ref(), cors.as_ref(), exchange, request).await?;
+    }
+    if let Some(rbac) = rbac {
+        rbac.on_request(exchange)?;
+    }
+    // Now that it is known who is asking. A repetition of a deed counts, too.
+    if let Some((limits, live)) = limits {
+        let headers = &session.req_header().headers;
+        live.on_request(limits, Part::Principal, &mut counted, exchange, headers).await?;
+    }
+    Ok(())
+}
+
+/// What is asked, as far as the body tells, and whether it was asked before.
+async fn begin(
+    admitted: &Admitted,
+    shared: &Shared,
+    exchange: &mut Exchange,
+    session: &mut ServerSession,
+) -> Result<Begun, Ended> {
+    let route = admitted.route();
+    let filters::Chain { body, idempotency, cache, .. } = &route.chain;
+    if !body.is_empty() {
+        let has_body = !session.is_body_empty();
+        body.on_head(&session.req_header().headers, has_body).map_err(Ended::Unanswered)?;
+    }
+    // What comes on an upgraded connection is no body.
+    if session.is_upgrade_req() {
+        return Ok(Begun::Nothing);
+    }
+    let method = &session.req_header().method;
+    let deed = |it: &&Idempotency| matches!(route.action, Action::Upstream(_)) && it.concerns(method);
+    let idempotency = idempotency.as_ref().filter(deed);
+    let cached_by_body = cache.as_ref().is_some_and(|it| it.needs_body(method));
+    if body.need_body() || idempotency.is_some() || cached_by_body || shared.mocks {
+        Box::pin(exchange::hold_body(session, exchange, &route.policy)).await?;
+        let held = exchange.body.clone().unwrap_or_default();
+        body.on_body(&session.req_header().method, &held).map_err(Ended::Unanswered)?;
+        if shared.mocks && filters::rate_limit::triggered(&held) {
+            return Err(Ended::Unanswered(Refusal::RateLimited { limit: 0, retry_after: 1 }));
+        }
+    }
+    // After everything that may refuse: a refusal is no deed. Before what changes the request: the id
+    // belongs to what the client asked for.
+    let mark = idempotency.map(|it| it.mark(exchange, session.req_header())).transpose().map_err(Ended::Unanswered)?;
+    let (Some(idempotency), Some(mark)) = (idempotency, mark.flatten()) else { return Ok(Begun::Nothing) };
+    let begun = Box::pin(exchange::unless_left(session, idempotency.begin(&shared.state.records, mark))).await?;
+    begun.map_err(Ended::Unanswered)
+}
+
+/// The request as the upstream is to see it.
+fn make_ready(
+    admitted: &Admitted,
+    exchange: &mut Exchange,
+    request: &mut RequestHeader,
+    params: &Params,
+) -> Result<(), Refusal> {
+    let route = admitted.route();
+    let filters::Chain { rewrite, request_headers, .. } = &route.chain;
     // Before the host is rewritten: upstreams are told the one that the client used.
     filters::forwarded::on_request(exchange, request);
     // Only a route for WebSockets upgrades: elsewhere the wish is ignored (RFC 9110, 7.8).
@@ -226,7 +263,7 @@ async fn filter(
     if rewrite.changes_path() {
         let path = request.uri.path();
         let Some(target) = rewrite.target(params, path, request.uri.query()) else {
-            return Err(Ended::Unanswered(Refusal::BadRequest("the target can't be rewritten")));
+            return Err(Refusal::BadRequest("the target can't be rewritten"));
         };
         exchange.target_received = Some(request.uri.clone());
         request.set_uri(target);
@@ -234,12 +271,7 @@ async fn filter(
     rewrite.on_request(request);
     // Last: the operator's word about a field is the last one.
     request_headers.on_request(request);
-    // A stale answer is given only now: the upstream is going to be asked in the background.
-    Ok(match (kept, deed) {
-        (Some(given), deed) => Onward::Kept(given, deed),
-        (None, Some(deed)) => Onward::First(deed),
-        (None, None) => Onward::Free,
-    })
+    Ok(())
 }
 
 fn client_certificate(session: &ServerSession) -> Option<Arc<ClientCertificate>> {

@@ -259,3 +259,16 @@ fn forwarding_fields_are_made_anew_from_what_is_known() {
     }
     assert!(!seen.contains("evil") && !seen.contains("6.6.6.6"), "{seen}");
 }
+
+#[test]
+fn s2s_28_a_clients_own_provider_key_reaches_the_upstream_and_nothing_else() {
+    let upstream = RawUpstream::start(|_| Script::ok("fine"));
+    let gateway = Gateway::start(crate::exchange::routes(&[upstream.address()], ""));
+    let answer = gateway.request("GET", "/", &[("X-Provider-Key", "canary-own-key")], "");
+    assert_eq!(answer.body, b"fine");
+    let seen = String::from_utf8(upstream.requests()[0].clone()).unwrap().to_ascii_lowercase();
+    assert!(seen.contains("\r\nx-provider-key: canary-own-key\r\n"), "{seen}");
+    gateway.wait_for_event("request", |_| true);
+    assert!(gateway.log_lines().iter().all(|it| !it.text.contains("canary")), "S2S-29");
+    assert!(!gateway.admin_get("/metrics").text().contains("canary"));
+}

@@ -467,3 +467,23 @@ routes:
         assert!(output.stderr.contains(part), "{part} is missing in {}", output.stderr);
     }
 }
+
+#[test]
+fn s2s_34_each_api_key_has_a_limit_of_its_own() {
+    let mut keys = Vec::new();
+    let settings = "{ api_key: {} }, rate_limits: [{ per: key, requests: 2, every: 1h }]";
+    let stage = Stage::prepared(settings, |folder| {
+        for name in ["one", "two"] {
+            let output =
+                moongate(folder, &["keys", "api", name, "--role", "service"], "", &[("PROXY_JWT_SECRET", SECRET)]);
+            assert_eq!(output.code, 0, "{}", output.stderr);
+            keys.push(output.stdout.split_whitespace().find(|it| it.starts_with("mg_")).unwrap().to_owned());
+        }
+    });
+    for key in &keys {
+        let answers: Vec<Response> = (0..3).map(|_| stage.ask(&[("x-api-key", key)])).collect();
+        assert_eq!(answers.iter().map(|it| it.status).collect::<Vec<_>>(), [200, 200, 429]);
+        assert_eq!(answers[2].header("x-ratelimit-limit"), Some("2"));
+        assert!(answers[2].header("retry-after").is_some());
+    }
+}

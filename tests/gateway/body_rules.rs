@@ -46,10 +46,11 @@ fn s2s_38_a_missing_field_gets_400_with_its_pointer() {
         assert_eq!((&error["code"], &error["details"]["faults"]), (&json!("invalid_body"), &faults), "{body}");
     }
     assert_eq!(upstream.requests().len(), 1, "nothing of it arrived");
+    assert_eq!(gateway.get("/generate").body, b"fine", "of a GET nobody expects a body");
 }
 
 #[test]
-fn what_was_sent_is_not_told_again_by_an_error_or_the_log() {
+fn s2s_46_what_was_sent_is_not_told_again_by_an_error_or_the_log() {
     let upstream = RawUpstream::start(|_| Script::ok("fine"));
     let gateway = start(&upstream, "schema: { request: input.json }");
     let answer = post(&gateway, "application/json", r#"{"input":["my darkest secret"]}"#);

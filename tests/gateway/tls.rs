@@ -182,3 +182,28 @@ fn a_websocket_passes_between_tls_on_both_sides() {
     drop(client);
     upstream.wait_for_closed(1);
 }
+
+#[test]
+fn s2s_30_s2s_31_s2s_32_browsers_are_told_to_be_careful() {
+    let ca = Ca::new("one");
+    let routes = "version: 1\nroutes:\n  - { name: json, match: { path: /json }, respond: { body: '{}', content_type: application/json } }\n  - { name: page, match: { path: /page }, respond: { body: hello, content_type: text/html } }\n";
+    let builder = Gateway::with(routes).config(plain_tls());
+    ca.write_leaf(builder.folder(), "one", &["one.test"]);
+    let gateway = builder.start();
+    let mut client = RawClient::try_connect_tls(gateway.public(), "one.test", ca.client(&[], None)).unwrap();
+    // The gateway's own error is no exception.
+    for (path, status, no_store) in [("/json", 200, true), ("/page", 200, false), ("/nowhere", 404, true)] {
+        client.send(format!("GET {path} HTTP/1.1\r\nhost: one.test\r\n\r\n"));
+        let answer = client.read_response();
+        assert_eq!(answer.status, status, "{path}");
+        assert_eq!(answer.header("cache-control"), no_store.then_some("no-store"), "{path}");
+        let policy = answer.header("content-security-policy").unwrap();
+        let scripts = policy.split(';').find(|it| it.trim().starts_with("script-src")).unwrap();
+        assert!(!scripts.contains("unsafe-inline") && !scripts.contains('*'), "{policy}");
+        let age = answer.header("strict-transport-security").unwrap().split(';').next().unwrap();
+        assert!(age.strip_prefix("max-age=").unwrap().parse::<u64>().unwrap() >= 31_536_000, "{age}");
+        let told = |name: &str| answer.header(name).unwrap_or_default().to_owned();
+        assert_eq!((told("x-content-type-options"), told("x-frame-options")), ("nosniff".into(), "DENY".into()));
+        assert_eq!(told("referrer-policy"), "no-referrer");
+    }
+}

@@ -37,6 +37,8 @@ static UNKEPT: Lazy<IntCounter> = Lazy::new(|| {
 
 /// What a request under an id comes to.
 pub enum Begun {
+    /// It has no id, and is nobody's deed.
+    Nothing,
     /// It is the first: the deed is to be done.
     First(Deed),
     /// It was done: this is the answer.
