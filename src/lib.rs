@@ -12,11 +12,13 @@ pub mod proxy;
 pub mod config;
 
 pub mod filters;
-pub mod listener;
 pub mod services;
 
 pub mod exchange;
 
+pub mod client;
+
+pub mod listener;
 pub mod pipeline;
 
 pub mod cache;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use pingora::apps::HttpServerOptions;
 use pingora::server::configuration::ServerConf;
-use pingora_proxy::http_proxy;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 
@@ -23,7 +22,7 @@ use crate::filters::rate_limit::Limits;
 use crate::guard::Guard;
 use crate::identity::Identity;
 use crate::listener::{self, Certificates, Drain, Socket};
-use crate::proxy::{Proxy, Shared, Unread};
+use crate::proxy::{Front, Proxy, Shared, Unread};
 use crate::services::auth::{AuthParts, AuthService};
 use crate::services::{CacheClear, Directory};
 use crate::state::{Backend, State};
@@ -198,9 +197,8 @@ fn work(
         let mut accepting = Vec::new();
         for socket in sockets {
             let proxy = Proxy::new(configuration.clone(), shared.clone(), Worker::new(ended.clone()));
-            let mut app = http_proxy(&conf, proxy);
-            app.server_options = Some(options(&configuration, &socket));
-            let served = listener::serve(socket, Arc::new(app), Arc::new(Unread(shared.guard.clone())), drain.clone());
+            let app = Arc::new(Front::new(proxy, &conf, options(&configuration, &socket)));
+            let served = listener::serve(socket, app, Arc::new(Unread(shared.guard.clone())), drain.clone());
             accepting.push(tokio::spawn(served));
         }
         serving.fetch_add(1, Ordering::Release);

@@ -11,13 +11,12 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use pingora::http::RequestHeader;
 use pingora::protocols::Stream;
-use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::client::HttpSession;
 use pingora::{Error, ErrorType};
 
 use crate::base::Deadline;
+use crate::client::{BODY_MAX, Client};
 use crate::exchange::head;
-use crate::exchange::held::broke_off;
 use crate::exchange::lean::{self, Lean};
 use crate::exchange::link::{Http1, Http2, Link, Local};
 use crate::exchange::policy::Policy;
@@ -56,17 +55,17 @@ impl Destination {
 /// Says what the client has to be told, or why it can't be told anything any more.
 pub async fn exchange<W: WayOut>(
     worker: &Worker,
-    session: &mut ServerSession,
+    client: &mut Client<'_>,
     exchange: &mut Exchange,
     destination: &Destination,
     policy: &Policy,
     way: &W,
 ) -> Result<(), Ended> {
-    if exchange.body.is_none() && broke_off(session) {
+    if exchange.body.is_none() && client.broke_off() {
         return Err(Ended::ClientGone);
     }
-    if session.is_body_done() || policy.body_limit == u64::MAX || declared_length(session) <= policy.body_limit {
-        let run = Dispatch { worker, session, exchange, policy, way };
+    if client.body_is_read() || policy.body_limit == u64::MAX || client.declared_length() <= policy.body_limit {
+        let run = Dispatch { worker, client, exchange, policy, way };
         return match destination {
             Destination::Upstream(live) => run.ask_upstream(live).await,
             Destination::Local(name, service) => Box::pin(run.ask_service(name, &**service)).await,
@@ -82,47 +81,42 @@ pub async fn exchange<W: WayOut>(
 /// As [`exchange`]: only that the client left, or took its answer too slowly, or that a body broke off.
 pub async fn respond<W: WayOut>(
     worker: &Worker,
-    session: &mut ServerSession,
+    client: &mut Client<'_>,
     exchange: &mut Exchange,
     answer: http::Response<Body>,
     policy: &Policy,
     way: &W,
 ) -> Result<(), Ended> {
-    let mut link = Link::Local(Local::answered(answer, &session.req_header().method));
-    let mut run = Dispatch { worker, session, exchange, policy, way };
+    let mut link = Link::Local(Local::answered(answer, &client.request().method));
+    let mut run = Dispatch { worker, client, exchange, policy, way };
     run.pump(&mut link).await.0.map_err(|it| it.why)
 }
 
-pub(super) fn declared_length(session: &ServerSession) -> u64 {
-    let length = session.get_header(http::header::CONTENT_LENGTH).and_then(|it| it.to_str().ok());
-    length.and_then(|it| it.parse().ok()).unwrap_or(0)
+fn declares_nothing(client: &Client<'_>) -> bool {
+    client.is_http2() && client.request().headers.get(http::header::CONTENT_LENGTH).is_some_and(|it| it == "0")
 }
 
-fn declares_nothing(session: &ServerSession) -> bool {
-    session.is_http2() && session.get_header(http::header::CONTENT_LENGTH).is_some_and(|it| it == "0")
-}
-
-struct Dispatch<'a, W> {
+struct Dispatch<'a, 's, W> {
     worker: &'a Worker,
-    session: &'a mut ServerSession,
+    client: &'a mut Client<'s>,
     exchange: &'a mut Exchange,
     policy: &'a Policy,
     way: &'a W,
 }
 
-impl<W: WayOut> Dispatch<'_, W> {
+impl<W: WayOut> Dispatch<'_, '_, W> {
     async fn ask_service(mut self, name: &Arc<str>, service: &dyn LocalService) -> Result<(), Ended> {
         self.exchange.upstream = Some(name.clone());
         let mut head = self.outgoing(head::Protocol::Http1);
         head.extensions_mut().insert(Caller::of(self.exchange));
-        let mut link = Link::Local(Local::begin(service, &head, self.session.is_upgrade_req()));
+        let mut link = Link::Local(Local::begin(service, &head, self.client.wants_upgrade()));
         self.pump(&mut link).await.0.map_err(|it| it.why)
     }
 
     async fn ask_upstream(mut self, live: &Live) -> Result<(), Ended> {
         self.exchange.upstream = Some(live.upstream().name.clone());
-        if !self.session.is_body_done() && declares_nothing(self.session) {
-            Box::pin(lean::empty_body_ends(self.session, self.policy.idle)).await?;
+        if declares_nothing(self.client) && !self.client.body_is_read() {
+            Box::pin(lean::empty_body_ends(self.client, self.policy.idle)).await?;
         }
         let small = self.small_body(live)?;
         let mut tried: Vec<SocketAddr> = Vec::new();
@@ -152,23 +146,19 @@ impl<W: WayOut> Dispatch<'_, W> {
 
     /// The body of an ordinary request, whole; `None` if the request has to stream.
     fn small_body(&mut self, live: &Live) -> Result<Option<Bytes>, Ended> {
-        if live.upstream().protocol != Protocol::Http1 || !lean::is_ordinary(self.session) {
+        if live.upstream().protocol != Protocol::Http1 || !lean::is_ordinary(self.client) {
             return Ok(None);
         }
         if let Some(held) = &self.exchange.body {
-            return Ok((held.len() as u64 <= lean::BODY_MAX).then(|| held.clone()));
+            return Ok((held.len() as u64 <= BODY_MAX).then(|| held.clone()));
         }
-        self.session.set_read_timeout(None); // deadlines are ours
-        if self.session.is_body_done() {
-            return Ok(Some(Bytes::new()));
-        }
-        lean::body_at_hand(self.session)
+        self.client.body_at_hand().map_err(|_| Ended::ClientGone)
     }
 
     /// What never reached an upstream may go to another one. What may have reached it is repeated only
     /// if the method says that doing it twice is doing it once (RFC 9110, 9.2.2).
     fn may_try_again(&self, refusal: &Refusal, untouched: bool, unprocessed: bool) -> bool {
-        let idempotent = || is_idempotent(&self.session.req_header().method);
+        let idempotent = || is_idempotent(&self.client.request().method);
         untouched
             && match refusal {
                 Refusal::ConnectFailed | Refusal::ConnectTimeout => true,
@@ -214,8 +204,8 @@ impl<W: WayOut> Dispatch<'_, W> {
     /// The ordinary way; an answer that is not ordinary goes on through the pump. What is not ordinary
     /// is boxed, here and above: the future of an ordinary request stays small, and so cheap to make.
     async fn lean(&mut self, stream: Stream, body: &[u8]) -> Result<Option<Stream>, Stopped> {
-        let Self { session, exchange, policy, way, .. } = self;
-        match (Lean { session, exchange, policy, way: *way }).run(stream, body).await? {
+        let Self { client, exchange, policy, way, .. } = self;
+        match (Lean { client, exchange, policy, way: *way }).run(stream, body).await? {
             lean::Outcome::Done(stream) => Ok(stream),
             lean::Outcome::Other(stream, read_ahead) => Box::pin(self.resumed(stream, read_ahead, body)).await,
         }
@@ -225,7 +215,7 @@ impl<W: WayOut> Dispatch<'_, W> {
         let head = self.outgoing(head::Protocol::Http1);
         let link = Http1::resume(stream, read_ahead, head, body).await;
         let mut link = Link::Http1(link.map_err(|it| unsent(connect_failed(&it)))?);
-        self.pump_of(&mut link).resumed().run().await?;
+        self.pump_of(&mut link).await?.resumed().run().await?;
         Ok(left_over(link, true).await)
     }
 
@@ -246,7 +236,7 @@ impl<W: WayOut> Dispatch<'_, W> {
         self.exchange.timings.connected = Some(self.exchange.started.elapsed());
         let HttpSession::H2(session) = session else { return Err(unsent(Refusal::UpstreamProtocol)) };
         let head = self.outgoing(head::Protocol::Http2);
-        let link = Http2::begin(session, head, self.session.is_body_done());
+        let link = Http2::begin(session, head, self.client.body_is_read());
         let mut link = Link::Http2(link.map_err(|it| unsent(connect_failed(&it)))?);
         let (result, _) = self.pump(&mut link).await;
         if let Link::Http2(link) = link {
@@ -258,19 +248,23 @@ impl<W: WayOut> Dispatch<'_, W> {
     }
 
     async fn pump(&mut self, link: &mut Link) -> (Result<(), Stopped>, bool) {
-        let mut pump = self.pump_of(link);
+        let mut pump = match self.pump_of(link).await {
+            Ok(pump) => pump,
+            Err(stopped) => return (Err(stopped), false),
+        };
         let result = pump.run().await;
         (result, pump.request_done())
     }
 
     /// The request as the upstream gets it.
     fn outgoing(&mut self, protocol: head::Protocol) -> Box<RequestHeader> {
-        let (upgrade, has_body) = (self.session.is_upgrade_req(), !self.session.is_body_empty());
-        head::outgoing(self.session.req_header(), upgrade, has_body, protocol)
+        let (upgrade, has_body) = (self.client.wants_upgrade(), !self.client.has_no_body());
+        head::outgoing(self.client.request(), upgrade, has_body, protocol)
     }
 
-    fn pump_of<'p>(&'p mut self, link: &'p mut Link) -> Pump<'p, W> {
-        Pump::new(self.session, link, self.exchange, self.policy, self.way, &self.worker.ending)
+    async fn pump_of<'p>(&'p mut self, link: &'p mut Link) -> Result<Pump<'p, W>, Stopped> {
+        let session = self.client.session().await.map_err(|_| left())?;
+        Ok(Pump::new(session, link, self.exchange, self.policy, self.way, &self.worker.ending))
     }
 }
 
@@ -304,6 +298,10 @@ pub(super) async fn connect<T>(
         Some(Err(error)) => Err(unsent(connect_failed(&error))),
         None => Err(unsent(Refusal::ConnectTimeout)),
     }
+}
+
+fn left() -> Stopped {
+    Stopped { why: Ended::ClientGone, untouched: false, unprocessed: false }
 }
 
 /// Nothing of the request has left.

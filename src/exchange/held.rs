@@ -6,12 +6,12 @@ use std::task::Poll;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::FutureExt;
 use http::Version;
 use http::header::{CONTENT_LENGTH, EXPECT};
 use pingora::protocols::http::ServerSession;
 
 use crate::base::Deadline;
+use crate::client::Client;
 use crate::exchange::policy::Policy;
 use crate::exchange::pump::{Ended, INVALID_CHUNKS};
 use crate::pipeline::{Exchange, Refusal};
@@ -20,17 +20,23 @@ use crate::pipeline::{Exchange, Refusal};
 ///
 /// # Errors
 /// When it is too large or too slow, when its chunks are malformed, and when the client leaves.
-pub async fn hold_body(session: &mut ServerSession, exchange: &mut Exchange, policy: &Policy) -> Result<(), Ended> {
+pub async fn hold_body(client: &mut Client<'_>, exchange: &mut Exchange, policy: &Policy) -> Result<(), Ended> {
     if exchange.body.is_some() {
         return Ok(());
     }
-    if broke_off(session) {
+    if client.broke_off() {
         return Err(Ended::ClientGone);
     }
     let too_large = || Ended::Unanswered(Refusal::BodyTooLarge { limit: policy.body_limit });
-    if super::dispatch::declared_length(session) > policy.body_limit {
+    if client.declared_length() > policy.body_limit {
         return Err(too_large());
     }
+    if let Some(body) = client.whole_body() {
+        exchange.body = Some(body);
+        return Ok(());
+    }
+    let declared = client.request().headers.contains_key(CONTENT_LENGTH).then(|| client.declared_length());
+    let session = client.session().await.map_err(|_| Ended::ClientGone)?;
     session.set_read_timeout(None); // deadlines are ours
     go_on(session).await?;
     let total = exchange.started + policy.request;
@@ -47,7 +53,6 @@ pub async fn hold_body(session: &mut ServerSession, exchange: &mut Exchange, pol
         }
     }
     // In HTTP/2 a body that was reset ends like any other.
-    let declared = session.get_header(CONTENT_LENGTH).is_some().then(|| super::dispatch::declared_length(session));
     if session.is_http2() && declared.is_some_and(|it| it != body.len() as u64) {
         return Err(Ended::ClientGone);
     }
@@ -55,26 +60,17 @@ pub async fn hold_body(session: &mut ServerSession, exchange: &mut Exchange, pol
     Ok(())
 }
 
-/// Whether the client has reset its stream, or broken its own word about the length, before anybody read
-/// of it: in HTTP/2 such a body looks as if it had ended.
-pub(super) fn broke_off(session: &mut ServerSession) -> bool {
-    session.is_http2()
-        && session.is_body_done()
-        && session.get_header(CONTENT_LENGTH).is_some()
-        && matches!(session.read_request_body().now_or_never(), Some(Err(_)))
-}
-
 /// Waits for something, for as long as the client does. The request's body has to be read.
 ///
 /// # Errors
 /// When the client leaves.
-pub async fn unless_left<T>(session: &mut ServerSession, wanted: impl Future<Output = T>) -> Result<T, Ended> {
+pub async fn unless_left<T>(client: &mut Client<'_>, wanted: impl Future<Output = T>) -> Result<T, Ended> {
     let mut wanted = pin!(wanted);
     poll_fn(|cx| {
         if let Poll::Ready(it) = wanted.as_mut().poll(cx) {
             return Poll::Ready(Ok(it));
         }
-        pin!(session.read_body_or_idle(true)).poll(cx).map(|_| Err(Ended::ClientGone))
+        client.poll_left(cx).map(|()| Err(Ended::ClientGone))
     })
     .await
 }

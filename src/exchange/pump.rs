@@ -18,10 +18,12 @@ use pingora::{Error, ErrorType, Result as PingoraResult, RetryType};
 use tokio::sync::watch;
 
 use crate::base::Deadline;
+use crate::client::write_http2;
 use crate::exchange::head::{self, Framing};
 use crate::exchange::link::Link;
 use crate::exchange::policy::Policy;
 use crate::exchange::websocket::{self, Frames};
+use crate::listener::Connection;
 use crate::pipeline::{EndState, Exchange, Refusal};
 use crate::telemetry::STREAMS_OPEN;
 
@@ -36,9 +38,6 @@ pub(super) const INVALID_CHUNKS: [&str; 2] = ["InvalidChunk", "InvalidTrailerEnd
 pub trait WayOut {
     /// Called once for every final head, upgrades included.
     fn on_response(&self, exchange: &mut Exchange, head: &mut ResponseHeader);
-
-    /// Whether the client has to be told that this is its connection's last answer.
-    fn closing(&self, session: &ServerSession) -> bool;
 }
 
 /// Why an exchange did not end with a whole answer.
@@ -379,7 +378,7 @@ impl<'a, W: WayOut> Pump<'a, W> {
         if let Some(recording) = &mut self.exchange.recording {
             recording.on_head(&head);
         }
-        if framing == Framing::UntilClose || self.way.closing(self.session) {
+        if framing == Framing::UntilClose || Connection::of(self.session.digest()).is_some_and(|it| it.closing()) {
             self.session.set_keepalive(None);
         }
         let events = head.headers.get(CONTENT_TYPE).is_some_and(|it| it.as_bytes().starts_with(b"text/event-stream"));
@@ -552,22 +551,4 @@ pub(super) fn is_idempotent(method: &Method) -> bool {
 
 pub(super) fn interim(head: &ResponseHeader) -> bool {
     head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS
-}
-
-pub(super) async fn write_http2(session: &mut ServerSession, task: HttpTask) -> PingoraResult<()> {
-    match task {
-        // The end has to be in the very frame: a 304 may name a length that no body follows.
-        HttpTask::Header(head, true) => session.response_duplex_vec(vec![HttpTask::Header(head, true)]).await.map(drop),
-        HttpTask::Header(head, false) => session.write_response_header(head).await,
-        HttpTask::Body(piece, end) | HttpTask::UpgradedBody(piece, end) => {
-            let piece = piece.unwrap_or_default();
-            if piece.is_empty() && !end {
-                return Ok(());
-            }
-            session.write_response_body(piece, end).await
-        }
-        HttpTask::Trailer(Some(trailers)) => session.write_response_trailers(*trailers).await,
-        HttpTask::Trailer(None) | HttpTask::Done => session.finish_body().await,
-        HttpTask::Failed(error) => Err(error),
-    }
 }

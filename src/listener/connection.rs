@@ -203,13 +203,18 @@ impl Connection {
         matches!(self.phase(), Phase::Fresh | Phase::Idle)
     }
 
-    /// The connection's task asks this after each turn.
-    pub(super) fn is_over(&self) -> bool {
-        self.phase() == Phase::Cut || self.is_idle() && self.drain.phase() >= DrainPhase::Closed
+    /// There is no whole request on it.
+    pub(super) fn asks_nothing(&self) -> bool {
+        matches!(self.phase(), Phase::Fresh | Phase::Header | Phase::Idle)
     }
 
-    /// A new HTTP/1 session begins: the request before it is answered.
-    pub(super) fn session_begins(&self) {
+    /// The connection's task asks this after each turn.
+    pub(super) fn is_over(&self) -> bool {
+        self.phase() == Phase::Cut || self.asks_nothing() && self.drain.phase() >= DrainPhase::Closed
+    }
+
+    /// The request before is answered: the connection waits for the next one.
+    pub fn answered(&self) {
         if self.phase() == Phase::Request {
             self.enter(Phase::Idle);
         }

@@ -63,8 +63,8 @@ pub struct Downstream {
     preface_seen: Option<usize>,
     /// Pingora's answer was replaced; whatever it writes from now on is dropped.
     silenced: bool,
-    /// Watches the framing of HTTP/1.
-    wire: Wire,
+    /// Watches the framing of HTTP/1, while Pingora reads it.
+    wire: Option<Wire>,
 }
 
 impl Downstream {
@@ -87,13 +87,56 @@ impl Downstream {
             unflushed: false,
             preface_seen,
             silenced: false,
-            wire: Wire::default(),
+            wire: Some(Wire::default()),
         })
+    }
+
+    /// The stream that a [`ServerApp`](pingora::apps::ServerApp) was given by [`serve`](super::serve).
+    ///
+    /// # Errors
+    /// Gives it back if it is another.
+    pub fn of(stream: Stream) -> Result<Box<Self>, Stream> {
+        if !stream.as_any().is::<Self>() {
+            return Err(stream);
+        }
+        Ok(stream.into_any().downcast().expect("it was looked at"))
     }
 
     /// What is known about the connection.
     pub fn connection(&self) -> &Arc<Connection> {
         &self.connection
+    }
+
+    /// Whether the client speaks HTTP/2; where it may do so without having said it, its first bytes are awaited.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub async fn speaks_http2(&mut self) -> io::Result<bool> {
+        if self.connection.h2c {
+            return poll_fn(|cx| self.poll_preface(cx)).await;
+        }
+        Ok(self.connection.speaks_h2())
+    }
+
+    /// From here on bytes are read by somebody who is no kinder to them than we.
+    pub fn leave_unwatched(&mut self) {
+        self.wire = None;
+    }
+
+    /// Puts bytes that were read in front of those that are read next. From here on Pingora reads them, and
+    /// what it gets is watched; `bytes` begin with a request.
+    pub fn hand_over(&mut self, mut bytes: BytesMut) {
+        bytes.unsplit(std::mem::take(&mut self.preread));
+        self.preread = bytes;
+        self.wire = Some(Wire::default());
+    }
+
+    /// Writes without gathering: this is all that there is for now.
+    pub fn poll_write_through(&mut self, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.time_phase();
+        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bytes))?;
+        self.connection.count_written(written);
+        Poll::Ready(Ok(written))
     }
 
     /// Sets the deadline anew if the connection has moved on since the last look. The time for the
@@ -204,7 +247,8 @@ impl Downstream {
 
     /// Looks at what Pingora is about to get, and keeps from it what it would read too kindly.
     fn watch(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
-        match self.wire.read(&buf.filled()[before..]) {
+        let Some(wire) = &mut self.wire else { return };
+        match wire.read(&buf.filled()[before..]) {
             Verdict::Fine => {}
             Verdict::BadRequestLine => self.connection.set_malformed(),
             Verdict::BadChunks(at) => {
@@ -435,10 +479,7 @@ impl Ssl for Downstream {
 }
 
 impl GetTimingDigest for Downstream {
-    /// Pingora asks for this once at the start of each HTTP/1 session, which is the one sign that
-    /// the request before it is done with.
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.connection.session_begins();
         self.inner.get_timing_digest()
     }
 

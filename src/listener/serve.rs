@@ -42,7 +42,8 @@ const BREATHER: Duration = Duration::from_millis(100);
 ///
 /// For plain-text HTTP/2 the app must allow it (`HttpServerOptions::h2c`); each connection decides
 /// by its own listener's setting. The app must call [`Connection::admitted`] for every request,
-/// else what it writes is taken for a refusal of Pingora's.
+/// else what it writes is taken for a refusal of Pingora's, and [`Connection::answered`] behind every answer over
+/// HTTP/1, so that the time between two requests is measured.
 pub async fn serve<A>(socket: Socket, app: Arc<A>, refuse: Arc<dyn Refuse>, drain: Drain) -> io::Result<()>
 where
     A: ServerApp + Send + Sync + 'static,
@@ -51,9 +52,8 @@ where
     let door = Door { shared: socket.shared, app, refuse, drain, guests: Arc::default() };
     door.accept_until_closed(&listener).await;
     drop(listener);
-    // Pingora's own idle sessions end by this; those in the middle of a header too.
     door.app.cleanup().await;
-    door.guests.abort(Connection::is_idle);
+    door.guests.abort(Connection::asks_nothing);
     tokio::select! {
         () = door.guests.gone() => return Ok(()),
         () = door.drain.reached(DrainPhase::Over) => {}

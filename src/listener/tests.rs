@@ -68,6 +68,7 @@ impl ProxyHttp for App {
         header.insert_header("content-length", text.len())?;
         session.write_response_header(Box::new(header), false).await?;
         session.write_response_body(Some(text.into()), true).await?;
+        connection.answered();
         Ok(true)
     }
 

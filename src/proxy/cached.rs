@@ -7,15 +7,15 @@ use axum::body::{Body, to_bytes};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::http::ServerSession;
 
 use crate::cache::{self, Asked, Given, Lead, Visit, Visited};
+use crate::client::Client;
 use crate::config::Action;
 use crate::exchange::{Called, Destination, Ended, Policy, WayOut, Worker, call, respond, unless_left};
 use crate::filters::{Deed, Kept};
 use crate::pipeline::{EndState, Exchange, Recording, Refusal, Scheme};
 use crate::proxy::way::Admitted;
-use crate::proxy::{Proxy, Shared, answer, refuse, settle_body, stopped};
+use crate::proxy::{Proxy, Shared, answer, refuse, stopped};
 use crate::routing::Params;
 
 /// What a request is about, for the cache: the target as the client named it, and the tags that its route gives it.
@@ -56,7 +56,7 @@ pub(super) async fn visit(
     admitted: &Admitted,
     shared: &Shared,
     exchange: &mut Exchange,
-    session: &mut ServerSession,
+    client: &mut Client<'_>,
     subject: Subject,
 ) -> Result<Option<Box<Given>>, Ended> {
     let Subject { target, tags, change } = subject;
@@ -65,15 +65,15 @@ pub(super) async fn visit(
         return Ok(None);
     };
     let (principal, body) = (exchange.principal.clone(), exchange.body.clone());
-    let asked = Asked::new(&target, session.req_header(), principal.as_deref(), body.as_deref());
+    let asked = Asked::new(&target, client.request(), principal.as_deref(), body.as_deref());
     let visited = match shared.cache.look(rules, asked, &tags) {
         Some(visited) => visited,
         None => {
             // What has to be waited for is waited for only as long as the client does.
-            let request = Box::new(session.req_header().clone());
+            let request = Box::new(client.request().clone());
             let asked = Asked::new(&target, &request, principal.as_deref(), body.as_deref());
             let visit = Box::pin(shared.cache.visit(rules, asked, &tags));
-            unless_left(session, visit).await?
+            unless_left(client, visit).await?
         }
     };
     let (told, lead) = match visited {
@@ -116,7 +116,7 @@ impl Proxy {
     /// Gives a client what is kept.
     pub(super) async fn give(
         &self,
-        session: &mut ServerSession,
+        client: &mut Client<'_>,
         exchange: &mut Exchange,
         admitted: &Admitted,
         given: Given,
@@ -124,7 +124,7 @@ impl Proxy {
     ) -> pingora::Result<()> {
         let Given { mut head, body, told, refresh } = given;
         if let Some(lead) = refresh {
-            self.refresh(lead, session.req_header(), exchange, admitted);
+            self.refresh(lead, client.request(), exchange, admitted);
         }
         if let Some(deed) = deed {
             let mut headers = head.headers.clone();
@@ -133,71 +133,71 @@ impl Proxy {
         }
         exchange.cache = Some(Box::new(Visit::told(told)));
         admitted.on_response(exchange, &mut head);
-        settle_body(session);
-        answer(session, exchange, (head, body), admitted.route().policy.request, EndState::Done).await
+        client.settle_body();
+        answer(client, exchange, (head, body), admitted.route().policy.request, EndState::Done).await
     }
 
     /// Asks the upstream for a whole answer or for word that what is kept still holds (RFC 9111, section 4.3),
     /// and gives the client what comes of it.
     pub(super) async fn ask(
         &self,
-        session: &mut ServerSession,
+        client: &mut Client<'_>,
         exchange: &mut Exchange,
         admitted: &Admitted,
     ) -> pingora::Result<()> {
         let lead = exchange.cache.as_mut().and_then(|it| it.lead.take());
-        let Some(mut lead) = lead else { return refuse(session, exchange, admitted, Refusal::Internal).await };
+        let Some(mut lead) = lead else { return refuse(client, exchange, admitted, Refusal::Internal).await };
         let destination = admitted.destination();
         let policy = &admitted.route().policy;
         exchange.upstream = Some(destination.name());
-        let mut request = session.req_header().clone();
+        let mut request = client.request().clone();
         lead.ask_for(&mut request);
         let body = exchange.body.clone().unwrap_or_default();
         let called = call(&self.worker, destination, &request, body, policy);
-        let upstreams = match unless_left(session, called).await {
+        let upstreams = match unless_left(client, called).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(refusal)) => {
                 return match lead.failed(None) {
-                    Some(given) => self.give(session, exchange, admitted, given, None).await,
-                    None => refuse(session, exchange, admitted, refusal).await,
+                    Some(given) => self.give(client, exchange, admitted, given, None).await,
+                    None => refuse(client, exchange, admitted, refusal).await,
                 };
             }
-            Err(why) => return stopped(session, exchange, admitted, why).await,
+            Err(why) => return stopped(client, exchange, admitted, why).await,
         };
         if let Some(called) = upstreams.extensions().get::<Called>() {
             exchange.endpoint = called.endpoint;
             exchange.attempts = called.attempts;
             exchange.timings.first_byte = Some(called.first_byte);
         }
-        let Ok(head) = head_of(&upstreams) else { return refuse(session, exchange, admitted, Refusal::Internal).await };
+        let Ok(head) = head_of(&upstreams) else { return refuse(client, exchange, admitted, Refusal::Internal).await };
         if let Some(given) = lead.failed(Some(head.status)) {
-            return self.give(session, exchange, admitted, given, None).await;
+            return self.give(client, exchange, admitted, given, None).await;
         }
         if head.status == StatusCode::NOT_MODIFIED && lead.has_kept() {
             return match lead.confirmed(&head) {
-                Some(given) => self.give(session, exchange, admitted, given, None).await,
-                None => refuse(session, exchange, admitted, Refusal::UpstreamProtocol).await,
+                Some(given) => self.give(client, exchange, admitted, given, None).await,
+                None => refuse(client, exchange, admitted, Refusal::UpstreamProtocol).await,
             };
         }
         if lead.is_known_to_client(&head) && lead.fits(&head) {
-            return self.only_for_the_cache(session, exchange, admitted, (*lead, head), upstreams).await;
+            return self.only_for_the_cache(client, exchange, admitted, (*lead, head), upstreams).await;
         }
         exchange.recording = Some(Box::new(Recording::new(lead.body_max())));
         exchange.cache = Some(Box::new(Visit { told: None, lead: Some(lead), change: None, word: None }));
-        match respond(&self.worker, session, exchange, upstreams, policy, admitted).await {
+        match respond(&self.worker, client, exchange, upstreams, policy, admitted).await {
             Ok(()) => {
                 finish(exchange);
                 exchange.end.get_or_insert(EndState::Done);
                 Ok(())
             }
-            Err(why) => stopped(session, exchange, admitted, why).await,
+            Err(why) => stopped(client, exchange, admitted, why).await,
         }
     }
 
     /// The client has the answer already: its body is read for the cache alone.
     async fn only_for_the_cache(
         &self,
-        session: &mut ServerSession,
+        client: &mut Client<'_>,
         exchange: &mut Exchange,
         admitted: &Admitted,
         (mut lead, head): (Lead, ResponseHeader),
@@ -208,22 +208,22 @@ impl Proxy {
             let told = lead.told();
             exchange.cache = Some(Box::new(Visit::told(told)));
             let policy = &admitted.route().policy;
-            return match respond(&self.worker, session, exchange, upstreams, policy, admitted).await {
+            return match respond(&self.worker, client, exchange, upstreams, policy, admitted).await {
                 Ok(()) => {
                     exchange.end.get_or_insert(EndState::Done);
                     Ok(())
                 }
-                Err(why) => stopped(session, exchange, admitted, why).await,
+                Err(why) => stopped(client, exchange, admitted, why).await,
             };
         }
-        let body = match unless_left(session, to_bytes(upstreams.into_body(), body_max)).await {
+        let body = match unless_left(client, to_bytes(upstreams.into_body(), body_max)).await {
             Ok(Ok(body)) => body,
-            Ok(Err(_)) => return refuse(session, exchange, admitted, Refusal::UpstreamClosed).await,
-            Err(why) => return stopped(session, exchange, admitted, why).await,
+            Ok(Err(_)) => return refuse(client, exchange, admitted, Refusal::UpstreamClosed).await,
+            Err(why) => return stopped(client, exchange, admitted, why).await,
         };
         match lead.finish_and_give(body) {
-            Some(given) => self.give(session, exchange, admitted, given, None).await,
-            None => refuse(session, exchange, admitted, Refusal::Internal).await,
+            Some(given) => self.give(client, exchange, admitted, given, None).await,
+            None => refuse(client, exchange, admitted, Refusal::Internal).await,
         }
     }
 

@@ -1,11 +1,13 @@
-//! The request's way: Pingora's callbacks, each a handful of lines that hand over.
+//! The request's way, from a request that was read to the line in the log.
 //!
-//! `way` is the order of the steps, `reply` words what the gateway says itself, `strict` refuses
+//! `http1` and `http2` bring requests, `way` is the order of the steps, `reply` words what the gateway says itself, `strict` refuses
 //! what could be read in two ways, `access_log` tells of every request.
 
 mod access_log;
 mod cached;
 mod client_ip;
+mod http1;
+mod http2;
 mod once;
 mod reply;
 mod strict;
@@ -17,17 +19,14 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use http::{StatusCode, Version};
 use pingora::http::ResponseHeader;
-use pingora::protocols::http::ServerSession;
-use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
-use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::base::{Deadline, RequestId};
 use crate::cache::Cache;
+use crate::client::Client;
 use crate::config::Configuration;
 use crate::exchange::{Called, Caller, Ended, WayOut, Worker, exchange, respond, unless_left};
 use crate::filters::Deed;
@@ -37,13 +36,10 @@ use crate::listener::{Connection, Refuse};
 use crate::pipeline::{EndState, Exchange, Refusal, Scheme};
 use crate::proxy::way::{Admitted, Arrival, Routeless, Stopped, way_in};
 
+pub use crate::proxy::http1::Front;
 pub use crate::proxy::reply::{ErrorCode, error_codes};
 use crate::state::State;
 use crate::telemetry::{IN_FLIGHT, refused};
-
-/// How long a request's body is read and dropped after a refusal, so that the client reads the answer
-/// and can go on with the connection.
-const DRAIN_BODY: Duration = Duration::from_secs(1);
 
 /// How long a client may take to read the refusal of a request that no route took.
 const TAKE_REFUSAL: Duration = Duration::from_secs(10);
@@ -70,11 +66,16 @@ pub struct Proxy {
 }
 
 /// What is known about a request from its head to the line in the log.
-#[derive(Default)]
-pub struct Request {
-    exchange: Option<Exchange>,
+struct Request {
+    exchange: Exchange,
     admitted: Option<Admitted>,
     under_way: Option<UnderWay>,
+}
+
+impl Request {
+    fn new(exchange: Exchange) -> Self {
+        Self { exchange, admitted: None, under_way: Some(UnderWay::new()) }
+    }
 }
 
 /// Counts a request for as long as it is under way.
@@ -97,7 +98,10 @@ impl Drop for UnderWay {
 /// but what its exchange knows is left of it.
 impl Drop for Request {
     fn drop(&mut self) {
-        let (Some(exchange), true) = (&self.exchange, self.under_way.is_some()) else { return };
+        if self.under_way.is_none() {
+            return;
+        }
+        let exchange = &self.exchange;
         let duration = exchange.started.elapsed();
         EndState::Drained.count();
         let metrics = self.admitted.as_ref().map_or(&*UNROUTED, |it| &it.serving.alive[it.route].metrics);
@@ -125,52 +129,52 @@ impl Proxy {
     }
 
     /// Answers a request; an error means that the connection or stream has to be cut.
-    async fn serve(&self, session: &mut ServerSession, request: &mut Request, peer_trusted: bool) -> Result<()> {
-        let exchange_state = request.exchange.as_mut().expect("it was made just now");
+    async fn serve(&self, client: &mut Client<'_>, request: &mut Request, peer_trusted: bool) -> Result<()> {
+        let exchange_state = &mut request.exchange;
         let serving = self.configuration.serving();
-        match way_in(serving, &self.shared, exchange_state, session, peer_trusted).await {
+        match way_in(serving, &self.shared, exchange_state, client, peer_trusted).await {
             Ok(Arrival::Admitted(admitted)) => {
                 let admitted = request.admitted.insert(admitted);
                 if exchange_state.cache.is_some() && cached::begin(exchange_state) {
-                    return Box::pin(self.ask(session, exchange_state, admitted)).await;
+                    return Box::pin(self.ask(client, exchange_state, admitted)).await;
                 }
                 let destination = admitted.destination();
                 let policy = &admitted.serving.snapshot.routes[admitted.route].policy;
-                let ended = exchange(&self.worker, session, exchange_state, destination, policy, &*admitted).await;
+                let ended = exchange(&self.worker, client, exchange_state, destination, policy, &*admitted).await;
                 match ended {
                     Ok(()) => {
                         cached::finish(exchange_state);
                         exchange_state.end.get_or_insert(EndState::Done);
                         Ok(())
                     }
-                    Err(why) => Box::pin(stopped(session, exchange_state, &*admitted, why)).await,
+                    Err(why) => Box::pin(stopped(client, exchange_state, &*admitted, why)).await,
                 }
             }
             Ok(Arrival::Kept(admitted, given, deed)) => {
                 let admitted = request.admitted.insert(admitted);
                 // What is not ordinary is boxed: the future of every request is as large as the largest of them.
-                Box::pin(self.give(session, exchange_state, admitted, *given, deed)).await
+                Box::pin(self.give(client, exchange_state, admitted, *given, deed)).await
             }
             Ok(Arrival::Deed(admitted, deed)) => {
                 let admitted = request.admitted.insert(admitted);
                 cached::begin(exchange_state);
-                Box::pin(self.once(session, exchange_state, admitted, deed)).await
+                Box::pin(self.once(client, exchange_state, admitted, deed)).await
             }
             Ok(Arrival::Answered(admitted, mut head, body)) => {
                 admitted.on_response(exchange_state, &mut head);
                 let patience = admitted.route().policy.request;
                 request.admitted = Some(admitted);
-                settle_body(session);
-                Box::pin(answer(session, exchange_state, (head, body), patience, EndState::Done)).await
+                client.settle_body();
+                Box::pin(answer(client, exchange_state, (head, body), patience, EndState::Done)).await
             }
             Err(Stopped { admitted: Some(admitted), why }) => {
-                let stopped = Box::pin(stopped(session, exchange_state, &admitted, why)).await;
+                let stopped = Box::pin(stopped(client, exchange_state, &admitted, why)).await;
                 request.admitted = Some(admitted);
                 stopped
             }
             Err(Stopped { admitted: None, why }) => {
-                let way = Routeless::new(self.configuration.serving(), session.req_header());
-                Box::pin(stopped(session, exchange_state, &way, why)).await
+                let way = Routeless::new(self.configuration.serving(), client.request());
+                Box::pin(stopped(client, exchange_state, &way, why)).await
             }
         }
     }
@@ -178,12 +182,12 @@ impl Proxy {
 
 impl Proxy {
     /// Of somebody who is blocked nothing more is read.
-    async fn turn_away(&self, session: &mut ServerSession, exchange: &mut Exchange, left: Duration) -> Result<()> {
+    async fn turn_away(&self, client: &mut Client<'_>, exchange: &mut Exchange, left: Duration) -> Result<()> {
         self.shared.guard.turned_away(Stage::Request);
-        session.set_keepalive(None);
+        client.close_after();
         let retry_after = left.as_secs().max(1);
-        let way = Routeless::new(self.configuration.serving(), session.req_header());
-        refuse(session, exchange, &way, Refusal::AddressBlocked { retry_after }).await
+        let way = Routeless::new(self.configuration.serving(), client.request());
+        refuse(client, exchange, &way, Refusal::AddressBlocked { retry_after }).await
     }
 
     /// What a request came to may be an offence.
@@ -198,7 +202,7 @@ impl Proxy {
     /// Has a deed done, and gives its client the answer.
     async fn once(
         &self,
-        session: &mut ServerSession,
+        client: &mut Client<'_>,
         exchange: &mut Exchange,
         admitted: &Admitted,
         deed: Deed,
@@ -206,7 +210,7 @@ impl Proxy {
         let destination = admitted.destination();
         let policy = &admitted.route().policy;
         exchange.upstream = Some(destination.name());
-        let mut request = session.req_header().clone();
+        let mut request = client.request().clone();
         request.extensions_mut().insert(Caller::of(exchange));
         let order = once::Order {
             worker: self.worker.clone(),
@@ -216,50 +220,45 @@ impl Proxy {
             policy: policy.clone(),
         };
         let told = once::begin(deed, order);
-        let answer = match unless_left(session, told).await {
+        let answer = match unless_left(client, told).await {
             Ok(Ok(Ok(answer))) => answer,
-            Ok(Ok(Err(refusal))) => return refuse(session, exchange, admitted, refusal).await,
-            Ok(Err(_)) => return refuse(session, exchange, admitted, Refusal::Internal).await,
-            Err(why) => return stopped(session, exchange, admitted, why).await,
+            Ok(Ok(Err(refusal))) => return refuse(client, exchange, admitted, refusal).await,
+            Ok(Err(_)) => return refuse(client, exchange, admitted, Refusal::Internal).await,
+            Err(why) => return stopped(client, exchange, admitted, why).await,
         };
         if let Some(called) = answer.extensions().get::<Called>() {
             exchange.endpoint = called.endpoint;
             exchange.attempts = called.attempts;
         }
-        match respond(&self.worker, session, exchange, answer, policy, admitted).await {
+        match respond(&self.worker, client, exchange, answer, policy, admitted).await {
             Ok(()) => {
                 cached::finish(exchange);
                 exchange.end.get_or_insert(EndState::Done);
                 Ok(())
             }
-            Err(why) => stopped(session, exchange, admitted, why).await,
+            Err(why) => stopped(client, exchange, admitted, why).await,
         }
     }
 }
 
 /// Tells the client why there is no answer, if it can still be told.
-async fn stopped(session: &mut ServerSession, exchange: &mut Exchange, way: &impl WayOut, why: Ended) -> Result<()> {
+async fn stopped(client: &mut Client<'_>, exchange: &mut Exchange, way: &impl WayOut, why: Ended) -> Result<()> {
     match why {
-        Ended::Unanswered(refusal) => refuse(session, exchange, way, refusal).await,
+        Ended::Unanswered(refusal) => refuse(client, exchange, way, refusal).await,
         Ended::Cut(end) => cut(exchange, end),
         Ended::ClientGone => cut(exchange, EndState::ClientGone),
     }
 }
 
 /// Answers with a refusal; what it looks like is `reply`'s business.
-async fn refuse(
-    session: &mut ServerSession,
-    exchange: &mut Exchange,
-    way: &impl WayOut,
-    refusal: Refusal,
-) -> Result<()> {
+async fn refuse(client: &mut Client<'_>, exchange: &mut Exchange, way: &impl WayOut, refusal: Refusal) -> Result<()> {
     cached::forsake(exchange); // whoever waits for this answer waits in vain
     let (mut head, body) = reply::refusal(&refusal, &exchange.request_id);
     way.on_response(exchange, &mut head);
     if ends_connection(&refusal) {
-        session.set_keepalive(None);
+        client.close_after();
     } else {
-        settle_body(session);
+        client.settle_body();
     }
     let end = match refusal {
         Refusal::NoHealthyEndpoint
@@ -273,7 +272,7 @@ async fn refuse(
         _ => EndState::Refused,
     };
     exchange.refusal = Some(refusal);
-    answer(session, exchange, (head, body), TAKE_REFUSAL, end).await
+    answer(client, exchange, (head, body), TAKE_REFUSAL, end).await
 }
 
 /// After these nobody knows where the next request begins, or whether the client means well.
@@ -290,29 +289,19 @@ fn ends_connection(refusal: &Refusal) -> bool {
     )
 }
 
-/// What is left of a request's body is drained after an answer that did not wait for it. Not after
-/// `Expect`: the client may leave the body out, and its next request would be taken for it.
-fn settle_body(session: &mut ServerSession) {
-    if session.is_body_done() || session.req_header().headers.contains_key(http::header::EXPECT) {
-        return;
-    }
-    session.set_close_on_response_before_downstream_finish(false);
-    session.set_total_drain_timeout(Some(DRAIN_BODY));
-}
-
 /// Sends an answer of our own. A client that does not take it in time is cut.
 async fn answer(
-    session: &mut ServerSession,
+    client: &mut Client<'_>,
     exchange: &mut Exchange,
     (head, body): (Box<ResponseHeader>, Bytes),
     patience: Duration,
     end: EndState,
 ) -> Result<()> {
-    if Connection::of(session.digest()).is_some_and(|it| it.closing()) {
-        session.set_keepalive(None); // a stop may have begun since the request came
+    if client.connection().closing() {
+        client.close_after(); // a stop may have begun since the request came
     }
     let mut deadline = Deadline::after(patience);
-    let mut sent = pin!(reply::send(session, head, body));
+    let mut sent = pin!(reply::send(client, head, body));
     let sent = poll_fn(|cx| match sent.as_mut().poll(cx) {
         Poll::Ready(sent) => Poll::Ready(Some(sent)),
         Poll::Pending => deadline.poll_expired(cx).map(|()| None),
@@ -332,77 +321,58 @@ fn cut(exchange: &mut Exchange, end: EndState) -> Result<()> {
     Error::e_explain(ErrorType::ConnectionClosed, end.as_str())
 }
 
-#[async_trait]
-impl ProxyHttp for Proxy {
-    type CTX = Request;
-
-    fn new_ctx(&self) -> Request {
-        Request { exchange: None, admitted: None, under_way: Some(UnderWay::new()) }
-    }
-
-    async fn request_filter(&self, session: &mut Session, request: &mut Request) -> Result<bool> {
-        let session = &mut session.downstream_session;
-        let connection = Connection::of(session.digest()).cloned();
-        let connection = connection.ok_or_else(|| Error::explain(ErrorType::InternalError, "no connection"))?;
-        connection.admitted();
-        session.set_pipelining_enabled(true);
-        if connection.closing() {
-            session.set_keepalive(None);
-        }
+impl Proxy {
+    /// Answers a request and writes its line; an error means that the connection or stream has to be cut.
+    async fn handle(&self, client: &mut Client<'_>) -> Result<()> {
+        let connection = client.connection();
         let peer = connection.peer().ip();
-        let trusted = &self.configuration.process().trusted_proxies;
-        let client = client_ip::client_ip(peer, &session.req_header().headers, trusted);
         let scheme = if connection.tls().is_some() { Scheme::Https } else { Scheme::Http };
-        request.exchange = Some(Exchange::new(client, scheme));
-        if let Some(left) = self.shared.guard.blocked(client) {
-            let exchange = request.exchange.as_mut().expect("it was made just now");
-            return Box::pin(self.turn_away(session, exchange, left)).await.map(|()| true);
+        if connection.closing() {
+            client.close_after();
         }
-        self.shared.guard.note(client, Offence::Requests);
-        if connection.malformed() {
-            let exchange = request.exchange.as_mut().expect("it was made just now");
+        let trusted = &self.configuration.process().trusted_proxies;
+        let address = client_ip::client_ip(peer, &client.request().headers, trusted);
+        let mut request = Request::new(Exchange::new(address, scheme));
+        let handled = match self.guarded(client, &mut request.exchange).await {
+            Some(turned_away) => turned_away,
+            None => self.serve(client, &mut request, trusted.hold(peer)).await,
+        };
+        self.tell(client, &request);
+        request.under_way = None;
+        handled
+    }
+
+    /// What is refused before anything of the request is looked at.
+    async fn guarded(&self, client: &mut Client<'_>, exchange: &mut Exchange) -> Option<Result<()>> {
+        if let Some(left) = self.shared.guard.blocked(exchange.client_ip) {
+            return Some(Box::pin(self.turn_away(client, exchange, left)).await);
+        }
+        self.shared.guard.note(exchange.client_ip, Offence::Requests);
+        if client.connection().malformed() {
             let why = "the request line is not method, target and version, each once";
-            let way = Routeless::new(self.configuration.serving(), session.req_header());
-            return Box::pin(refuse(session, exchange, &way, Refusal::BadRequest(why))).await.map(|()| true);
+            let way = Routeless::new(self.configuration.serving(), client.request());
+            return Some(Box::pin(refuse(client, exchange, &way, Refusal::BadRequest(why))).await);
         }
-        self.serve(session, request, trusted.hold(peer)).await.map(|()| true)
+        None
     }
 
-    /// Not reached: `request_filter` answers every request.
-    async fn upstream_peer(&self, _: &mut Session, _: &mut Request) -> Result<Box<HttpPeer>> {
-        Error::e_explain(ErrorType::InternalError, "the exchange connects by itself")
-    }
-
-    /// What deserved an answer got one: the connection is cut, so that nobody takes half for whole.
-    async fn fail_to_proxy(&self, _: &mut Session, _: &Error, _: &mut Request) -> FailToProxy {
-        FailToProxy { error_code: 0, can_reuse_downstream: false }
-    }
-
-    fn suppress_error_log(&self, _: &Session, _: &Request, _: &Error) -> bool {
-        true // the access log says it better
-    }
-
-    async fn logging(&self, session: &mut Session, _: Option<&Error>, request: &mut Request) {
-        let Some(exchange) = &request.exchange else { return };
-        let session = &session.downstream_session;
-        let head = session.req_header();
+    /// Counts the request, and writes its line.
+    fn tell(&self, client: &Client<'_>, request: &Request) {
+        let Request { exchange, admitted, .. } = request;
+        let head = client.request();
         let end = exchange.end.unwrap_or(EndState::ClientGone);
-        let status = session.response_written().map_or(0, |it| it.status.as_u16());
+        let status = client.status();
         let error = exchange.refusal.as_ref().map(|it| reply::Wording::of(it).code);
         self.watch(exchange, status, end);
         let duration = exchange.started.elapsed();
-        let (received, sent) = (session.body_bytes_read() as u64, session.body_bytes_sent() as u64);
+        let (received, sent) = client.bytes();
         end.count();
         if let Some(code) = error {
             refused(code);
         }
-        if let Some(admitted) = &request.admitted {
-            admitted.serving.alive[admitted.route].metrics.record(status, duration, received, sent);
-        } else {
-            UNROUTED.record(status, duration, received, sent);
-        }
+        let metrics = admitted.as_ref().map_or(&*UNROUTED, |it| &it.serving.alive[it.route].metrics);
+        metrics.record(status, duration, received, sent);
         let target = exchange.target_received.as_ref().unwrap_or(&head.uri);
-        let connection = Connection::of(session.digest());
         let facts = access_log::Facts {
             method: &head.method,
             path: target.path().as_bytes(),
@@ -412,8 +382,8 @@ impl ProxyHttp for Proxy {
                 Version::HTTP_10 => "1.0",
                 _ => "1.1",
             },
-            listener: connection.map_or("", |it| it.listener()),
-            route: request.admitted.as_ref().map_or("", |it| &it.route().name),
+            listener: client.connection().listener(),
+            route: admitted.as_ref().map_or("", |it| &it.route().name),
             status,
             bytes_received: received,
             bytes_sent: sent,
@@ -422,7 +392,6 @@ impl ProxyHttp for Proxy {
             error,
         };
         access_log::write(exchange, &facts);
-        request.under_way = None;
     }
 }
 

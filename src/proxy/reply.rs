@@ -6,11 +6,11 @@ use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, Header
 use http::{Method, StatusCode};
 use pingora::Result;
 use pingora::http::ResponseHeader;
-use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::date::get_cached_date;
 use serde_json::{Value, json};
 
 use crate::base::RequestId;
+use crate::client::Client;
 use crate::pipeline::Refusal;
 
 /// What a refusal is on the wire.
@@ -325,20 +325,13 @@ pub(super) fn head(status: StatusCode) -> Box<ResponseHeader> {
 }
 
 /// Sends an answer that is complete.
-pub(super) async fn send(session: &mut ServerSession, mut head: Box<ResponseHeader>, body: Bytes) -> Result<()> {
+pub(super) async fn send(client: &mut Client<'_>, mut head: Box<ResponseHeader>, body: Bytes) -> Result<()> {
     if head.status != StatusCode::NO_CONTENT && head.status != StatusCode::NOT_MODIFIED {
         head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()))?;
     }
-    if session.is_http2() {
-        head.insert_header(DATE, get_cached_date())?;
-        session.write_response_header(head).await?;
-        if body.is_empty() || session.req_header().method == Method::HEAD {
-            return session.finish_body().await;
-        }
-        return session.write_response_body(body, true).await;
-    }
-    session.write_response_header(head).await?;
-    session.write_response_body(body, true).await
+    let bodiless = body.is_empty() || client.request().method == Method::HEAD;
+    client.write_head(head, bodiless).await?;
+    if bodiless { Ok(()) } else { client.write_body(body, true).await }
 }
 
 /// The bytes of an answer to something that never became a request: what Pingora's parser refused, or

@@ -6,8 +6,8 @@
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS, TRANSFER_ENCODING};
 use http::{Method, Version};
 use pingora::http::RequestHeader;
-use pingora::protocols::http::ServerSession;
 
+use crate::client::Client;
 use crate::pipeline::Refusal;
 
 /// The longest request target, in bytes.
@@ -44,8 +44,8 @@ const NOT_HOP_BY_HOP: [&str; 17] = [
 ];
 
 /// Judges a request's head before anything else looks at it.
-pub(super) fn check(session: &mut ServerSession) -> Result<(), Refusal> {
-    let request = session.req_header();
+pub(super) fn check(client: &mut Client<'_>) -> Result<(), Refusal> {
+    let request = client.request();
     if request.raw_path().len() > TARGET_MAX {
         return Err(Refusal::UriTooLong);
     }
@@ -56,8 +56,7 @@ pub(super) fn check(session: &mut ServerSession) -> Result<(), Refusal> {
         return Err(Refusal::BadRequest("the method is too long to be one"));
     }
     fields(&request.headers)?;
-    if let Some(session) = session.as_http1() {
-        let head = session.get_headers_raw_bytes();
+    if let Some(head) = client.raw_head() {
         raw_head(&head)?;
         if request.headers.contains_key(TRANSFER_ENCODING) {
             no_length(&head)?;
@@ -69,10 +68,10 @@ pub(super) fn check(session: &mut ServerSession) -> Result<(), Refusal> {
     connection(&request.headers)?;
     expectation(&request.headers)?;
     if [Method::TRACE, Method::OPTIONS].contains(&request.method) {
-        let has_body = !session.is_body_empty();
-        one_hop_less(session.req_header_mut(), has_body)?;
+        let has_body = !client.has_no_body();
+        one_hop_less(client.request_mut(), has_body)?;
     }
-    default_host(session);
+    default_host(client);
     Ok(())
 }
 
@@ -180,14 +179,13 @@ fn authority(request: &RequestHeader) -> Result<(), Refusal> {
 
 /// What HTTP/1.0 leaves out and HTTP/1.1 asks for: the request is for the address that it came to
 /// (RFC 9112, section 3.3).
-fn default_host(session: &mut ServerSession) {
-    let request = session.req_header();
+fn default_host(client: &mut Client<'_>) {
+    let request = client.request();
     if request.version == Version::HTTP_2 || request.headers.contains_key(HOST) {
         return;
     }
-    let address = session.server_addr().map(ToString::to_string).unwrap_or_default();
-    if let Ok(address) = HeaderValue::from_str(&address) {
-        let _ = session.req_header_mut().insert_header(HOST, address);
+    if let Ok(address) = HeaderValue::from_str(&client.server_address()) {
+        let _ = client.request_mut().insert_header(HOST, address);
     }
 }
 

@@ -10,16 +10,15 @@ use http::header::{HeaderValue, LOCATION, ORIGIN, UPGRADE};
 use http::request::Parts as ReqParts;
 use http::{Method, StatusCode, Uri, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::date::get_cached_date;
 
 use crate::cache::Given;
+use crate::client::Client;
 use crate::config::{Action, Respond, Route, Serving};
 use crate::exchange::{self, Destination, Ended};
 use crate::filters::rate_limit::Part;
 use crate::filters::{self, Begun, Deed, Idempotency, Kept, Security};
 use crate::identity::ClientCertificate;
-use crate::listener::Connection;
 use crate::pipeline::{Exchange, Refusal};
 use crate::proxy::{Shared, cached, reply, strict};
 use crate::routing::{Outcome, Params, Request, Target};
@@ -73,12 +72,12 @@ pub(super) async fn way_in(
     serving: Arc<Serving>,
     shared: &Shared,
     exchange: &mut Exchange,
-    session: &mut ServerSession,
+    client: &mut Client<'_>,
     peer_trusted: bool,
 ) -> Result<Arrival, Stopped> {
     // Before anything reads a field: what could be read in two ways is not read at all.
-    strict::check(session)?;
-    let request = session.req_header_mut();
+    strict::check(client)?;
+    let request = client.request_mut();
     forget_spelling(request);
 
     // Before the first refusal that can name them: every answer and line of the log does.
@@ -101,7 +100,7 @@ pub(super) async fn way_in(
     if let Some(head) = preflight(&admitted, request) {
         return Ok(Arrival::Answered(admitted, head, Bytes::new()));
     }
-    match filter(&admitted, shared, exchange, session, &params).await {
+    match filter(&admitted, shared, exchange, client, &params).await {
         Ok(Onward::Free) => {}
         Ok(Onward::First(deed)) => return Ok(Arrival::Deed(admitted, deed)),
         Ok(Onward::Kept(given, deed)) => return Ok(Arrival::Kept(admitted, given, deed)),
@@ -113,7 +112,7 @@ pub(super) async fn way_in(
     }
     match &admitted.route().action {
         Action::Upstream(_) => Ok(Arrival::Admitted(admitted)),
-        Action::Redirect(redirect) => match redirected(redirect.status, &redirect.to, session.req_header(), &params) {
+        Action::Redirect(redirect) => match redirected(redirect.status, &redirect.to, client.request(), &params) {
             Some(head) => Ok(Arrival::Answered(admitted, head, Bytes::new())),
             None => {
                 let why = Ended::Unanswered(Refusal::BadRequest("the target can't be redirected"));
@@ -132,14 +131,14 @@ async fn filter(
     admitted: &Admitted,
     shared: &Shared,
     exchange: &mut Exchange,
-    session: &mut ServerSession,
+    client: &mut Client<'_>,
     params: &Params,
 ) -> Result<Onward, Ended> {
     // Always, and before anything could believe them: only the gateway says who is calling.
-    filters::auth::forget_claims(session.req_header_mut());
-    admit(admitted, shared, exchange, session).await.map_err(Ended::Unanswered)?;
+    filters::auth::forget_claims(client.request_mut());
+    admit(admitted, shared, exchange, client).await.map_err(Ended::Unanswered)?;
     // Before the body is read: what can be refused by its head is.
-    let deed = match begin(admitted, shared, exchange, session).await? {
+    let deed = match begin(admitted, shared, exchange, client).await? {
         Begun::Nothing => None,
         Begun::First(deed) => Some(deed),
         Begun::Replay(kept) => return Ok(Onward::Replay(kept)),
@@ -147,13 +146,13 @@ async fn filter(
     // Before the request is rewritten, since answers are kept under what clients ask for; after credentials
     // have been taken out of it.
     let mut kept = None;
-    if let Some(subject) = cached::subject(admitted, shared, exchange, session.req_header(), params) {
-        kept = cached::visit(admitted, shared, exchange, session, subject).await?;
+    if let Some(subject) = cached::subject(admitted, shared, exchange, client.request(), params) {
+        kept = cached::visit(admitted, shared, exchange, client, subject).await?;
         if let Some(given) = kept.take_if(|it| it.refresh.is_none()) {
             return Ok(Onward::Kept(given, deed));
         }
     }
-    make_ready(admitted, exchange, session.req_header_mut(), params).map_err(Ended::Unanswered)?;
+    make_ready(admitted, exchange, client.request_mut(), params).map_err(Ended::Unanswered)?;
     // A stale answer is given only now: the upstream is going to be asked in the background.
     Ok(match (kept, deed) {
         (Some(given), deed) => Onward::Kept(given, deed),
@@ -167,7 +166,7 @@ async fn admit(
     admitted: &Admitted,
     shared: &Shared,
     exchange: &mut Exchange,
-    session: &mut ServerSession,
+    client: &mut Client<'_>,
 ) -> Result<(), Refusal> {
     // No `..` here: a new filter does not compile until it has been given its place.
     let filters::Chain {
@@ -188,13 +187,13 @@ async fn admit(
     let mut counted = Vec::new();
     // Before credentials are looked at: guessing them counts, too.
     if let Some((limits, live)) = limits {
-        let headers = &session.req_header().headers;
+        let headers = &client.request().headers;
         live.on_request(limits, Part::Arrival, &mut counted, exchange, headers).await?;
     }
     // Before all work that is done for somebody: from here on it is known for whom.
     if let Some(auth) = auth {
-        let certificate = client_certificate(session);
-        let request = session.req_header_mut();
+        let certificate = client_certificate(client);
+        let request = client.request_mut();
         auth.on_request(&shared.identity, certificate.as_ref(), cors.as_ref(), exchange, request).await?;
     }
     if let Some(rbac) = rbac {
@@ -202,7 +201,7 @@ async fn admit(
     }
     // Now that it is known who is asking. A repetition of a deed counts, too.
     if let Some((limits, live)) = limits {
-        let headers = &session.req_header().headers;
+        let headers = &client.request().headers;
         live.on_request(limits, Part::Principal, &mut counted, exchange, headers).await?;
     }
     Ok(())
@@ -213,35 +212,35 @@ async fn begin(
     admitted: &Admitted,
     shared: &Shared,
     exchange: &mut Exchange,
-    session: &mut ServerSession,
+    client: &mut Client<'_>,
 ) -> Result<Begun, Ended> {
     let route = admitted.route();
     let filters::Chain { body, idempotency, cache, .. } = &route.chain;
     if !body.is_empty() {
-        let has_body = !session.is_body_empty();
-        body.on_head(&session.req_header().headers, has_body).map_err(Ended::Unanswered)?;
+        let has_body = !client.has_no_body();
+        body.on_head(&client.request().headers, has_body).map_err(Ended::Unanswered)?;
     }
     // What comes on an upgraded connection is no body.
-    if session.is_upgrade_req() {
+    if client.wants_upgrade() {
         return Ok(Begun::Nothing);
     }
-    let method = &session.req_header().method;
+    let method = &client.request().method;
     let deed = |it: &&Idempotency| matches!(route.action, Action::Upstream(_)) && it.concerns(method);
     let idempotency = idempotency.as_ref().filter(deed);
     let cached_by_body = cache.as_ref().is_some_and(|it| it.needs_body(method));
     if body.need_body() || idempotency.is_some() || cached_by_body || shared.mocks {
-        Box::pin(exchange::hold_body(session, exchange, &route.policy)).await?;
+        Box::pin(exchange::hold_body(client, exchange, &route.policy)).await?;
         let held = exchange.body.clone().unwrap_or_default();
-        body.on_body(&session.req_header().method, &held).map_err(Ended::Unanswered)?;
+        body.on_body(&client.request().method, &held).map_err(Ended::Unanswered)?;
         if shared.mocks && filters::rate_limit::triggered(&held) {
             return Err(Ended::Unanswered(Refusal::RateLimited { limit: 0, retry_after: 1 }));
         }
     }
     // After everything that may refuse: a refusal is no deed. Before what changes the request: the id
     // belongs to what the client asked for.
-    let mark = idempotency.map(|it| it.mark(exchange, session.req_header())).transpose().map_err(Ended::Unanswered)?;
+    let mark = idempotency.map(|it| it.mark(exchange, client.request())).transpose().map_err(Ended::Unanswered)?;
     let (Some(idempotency), Some(mark)) = (idempotency, mark.flatten()) else { return Ok(Begun::Nothing) };
-    let begun = Box::pin(exchange::unless_left(session, idempotency.begin(&shared.state.records, mark))).await?;
+    let begun = Box::pin(exchange::unless_left(client, idempotency.begin(&shared.state.records, mark))).await?;
     begun.map_err(Ended::Unanswered)
 }
 
@@ -274,8 +273,8 @@ fn make_ready(
     Ok(())
 }
 
-fn client_certificate(session: &ServerSession) -> Option<Arc<ClientCertificate>> {
-    Connection::of(session.digest())?.tls()?.client.clone()
+fn client_certificate(client: &Client<'_>) -> Option<Arc<ClientCertificate>> {
+    client.connection().tls()?.client.clone()
 }
 
 /// How a request that nothing refused goes on.
@@ -304,11 +303,6 @@ impl exchange::WayOut for Admitted {
     fn on_response(&self, exchange: &mut Exchange, answer: &mut ResponseHeader) {
         way_out(&self.route().chain, self.origin.as_ref(), exchange, answer);
     }
-
-    /// Asked once more when the answer is there: a stop may have begun since the request came.
-    fn closing(&self, session: &ServerSession) -> bool {
-        closing(session)
-    }
 }
 
 /// What no route took leaves as a route with nothing but `defaults` would answer.
@@ -327,14 +321,6 @@ impl exchange::WayOut for Routeless {
     fn on_response(&self, exchange: &mut Exchange, answer: &mut ResponseHeader) {
         way_out(&self.serving.snapshot.defaults, self.origin.as_ref(), exchange, answer);
     }
-
-    fn closing(&self, session: &ServerSession) -> bool {
-        closing(session)
-    }
-}
-
-fn closing(session: &ServerSession) -> bool {
-    Connection::of(session.digest()).is_some_and(|it| it.closing())
 }
 
 /// The way out of what never became a request: nobody knows what it asked for.

@@ -16,18 +16,17 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::FutureExt;
 use http::Method;
 use pingora::protocols::Stream;
-use pingora::protocols::http::{HttpTask, ServerSession};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use crate::base::Deadline;
+use crate::client::Client;
 use crate::exchange::policy::Policy;
-use crate::exchange::pump::{Ended, Stopped, WayOut, write_http2};
+use crate::exchange::pump::{Ended, Stopped, WayOut};
 use crate::pipeline::{EndState, Exchange, Refusal};
 
-pub(super) use request::{BODY_MAX, is_ordinary};
+pub(super) use request::is_ordinary;
 
 use answer::Shape;
 
@@ -45,14 +44,14 @@ pub(super) enum Outcome {
 }
 
 /// One request on one connection.
-pub(super) struct Lean<'a, W> {
-    pub(super) session: &'a mut ServerSession,
+pub(super) struct Lean<'a, 's, W> {
+    pub(super) client: &'a mut Client<'s>,
     pub(super) exchange: &'a mut Exchange,
     pub(super) policy: &'a Policy,
     pub(super) way: &'a W,
 }
 
-impl<W: WayOut> Lean<'_, W> {
+impl<W: WayOut> Lean<'_, '_, W> {
     /// Sends the request and its whole body, and passes the answer on.
     pub(super) async fn run(&mut self, mut stream: Stream, body: &[u8]) -> Result<Outcome, Stopped> {
         let total = self.exchange.started + self.policy.request;
@@ -60,14 +59,14 @@ impl<W: WayOut> Lean<'_, W> {
         deadline.arm_at((Instant::now() + self.policy.first_byte).min(total));
 
         let mut buffer = BytesMut::with_capacity(READ);
-        request::write(self.session.req_header(), body, &mut buffer);
+        request::write(self.client.request(), body, &mut buffer);
         self.send(&mut stream, &buffer, &mut deadline, total).await?;
         buffer.clear();
         let shape = loop {
             if self.read(&mut stream, &mut buffer, &mut deadline, total).await? == 0 {
                 return Err(unanswered(Refusal::UpstreamClosed));
             }
-            match answer::read(&mut buffer, &self.session.req_header().method) {
+            match answer::read(&mut buffer, &self.client.request().method) {
                 Shape::Partial => {}
                 shape => break shape,
             }
@@ -127,12 +126,12 @@ impl<W: WayOut> Lean<'_, W> {
 
     /// What comes first: bytes of the answer, the client's end, or ours to wait.
     async fn next(&mut self, stream: &mut Stream, buffer: &mut BytesMut, deadline: &mut Deadline) -> Event {
-        let session = &mut *self.session;
+        let client = &mut *self.client;
         poll_fn(|cx| {
             if let Poll::Ready(read) = poll_read(stream, cx, buffer) {
                 return Poll::Ready(Event::Read(read));
             }
-            if pin!(session.read_body_or_idle(true)).poll(cx).is_ready() {
+            if client.poll_left(cx).is_ready() {
                 return Poll::Ready(Event::ClientGone);
             }
             deadline.poll_expired(cx).map(|()| Event::Late)
@@ -149,8 +148,9 @@ impl<W: WayOut> Lean<'_, W> {
         total: Instant,
     ) -> Result<Option<Stream>, Stopped> {
         self.exchange.timings.first_byte = Some(self.exchange.started.elapsed());
-        if self.way.closing(self.session) {
-            self.session.set_keepalive(None);
+        // A stop may have begun since the request came.
+        if self.client.connection().closing() {
+            self.client.close_after();
         }
         if let Some(recording) = &mut self.exchange.recording {
             recording.on_head(&head.answer);
@@ -198,12 +198,11 @@ impl<W: WayOut> Lean<'_, W> {
 
     /// Writes a part of the answer to the client, who may be slow only until the deadline.
     async fn write(&mut self, part: Part, deadline: &mut Deadline) -> Result<(), Stopped> {
-        let session = &mut *self.session;
+        let client = &mut *self.client;
         let mut write = pin!(async {
             match part {
-                Part::Head(head, end) if session.is_http2() => write_http2(session, HttpTask::Header(head, end)).await,
-                Part::Head(head, _) => session.write_response_header(head).await,
-                Part::Body(piece, end) => session.write_response_body(piece, end).await,
+                Part::Head(head, end) => client.write_head(head, end).await,
+                Part::Body(piece, end) => client.write_body(piece, end).await,
             }
         });
         let written = poll_fn(|cx| match write.as_mut().poll(cx) {
@@ -247,29 +246,11 @@ fn cut(end: EndState) -> Stopped {
     Stopped { why: Ended::Cut(end), untouched: false, unprocessed: false }
 }
 
-/// The body, if all of it has arrived with the head, as small bodies do. `None` if the rest is yet to
-/// come: then it streams, and what was read here goes first (see [`Pump::begin_body`]).
-///
-/// [`Pump::begin_body`]: crate::exchange::pump::Pump
-pub(super) fn body_at_hand(session: &mut ServerSession) -> Result<Option<Bytes>, Ended> {
-    session.enable_retry_buffering();
-    let mut body = BytesMut::new();
-    while !session.is_body_done() {
-        match session.read_request_body().now_or_never() {
-            Some(Ok(Some(piece))) if body.is_empty() && session.is_body_done() => return Ok(Some(piece)),
-            Some(Ok(Some(piece))) => body.extend_from_slice(&piece),
-            Some(Ok(None)) => break,
-            Some(Err(_)) => return Err(Ended::ClientGone),
-            None => return Ok(None),
-        }
-    }
-    Ok(Some(body.freeze()))
-}
-
 /// A body that was declared empty ends in silence: whoever says one thing and sends another is not
 /// passed on. HTTP/2 alone can do so (RFC 9113, section 8.1.1).
-pub(super) async fn empty_body_ends(session: &mut ServerSession, patience: Duration) -> Result<(), Ended> {
+pub(super) async fn empty_body_ends(client: &mut Client<'_>, patience: Duration) -> Result<(), Ended> {
     let mut deadline = Deadline::after(patience);
+    let session = client.session().await.map_err(|_| Ended::ClientGone)?;
     let mut read = pin!(session.read_request_body());
     let piece = poll_fn(|cx| match read.as_mut().poll(cx) {
         Poll::Ready(piece) => Poll::Ready(Some(piece)),

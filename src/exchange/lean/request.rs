@@ -4,16 +4,14 @@ use bytes::{BufMut, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Version};
 use pingora::http::RequestHeader;
-use pingora::protocols::http::ServerSession;
 
-/// The largest body that goes out in one write with its head, in bytes.
-pub(in crate::exchange) const BODY_MAX: u64 = 16 * 1024;
+use crate::client::{BODY_MAX, Client};
 
 /// Whether a request may go the lean way: nothing to negotiate, and a body that is small and of known
 /// length, or none. Decided before anything is written.
-pub(in crate::exchange) fn is_ordinary(session: &mut ServerSession) -> bool {
-    let bodiless = session.is_body_done();
-    let request = session.req_header();
+pub(in crate::exchange) fn is_ordinary(client: &mut Client<'_>) -> bool {
+    let bodiless = client.body_is_read();
+    let request = client.request();
     let headers = &request.headers;
     let version = matches!(request.version, Version::HTTP_11 | Version::HTTP_2);
     let nothing_to_negotiate = ![EXPECT, UPGRADE, TRANSFER_ENCODING].iter().any(|it| headers.contains_key(it));
