@@ -34,5 +34,6 @@ pub mod state;
 pub mod store;
 
 pub mod telemetry;
+pub mod transport;
 
 pub mod base;

@@ -47,11 +47,11 @@ pub(super) async fn read(stream: &mut Downstream, buffer: &mut BytesMut) -> io::
         }
     }
     loop {
-        let whole = match head::read(buffer) {
-            Head::Short(whole) => whole,
+        let missing = match head::read(buffer) {
+            Head::Part(missing) => missing,
             head => return Ok(Some(head)),
         };
-        buffer.reserve(whole - buffer.len());
+        buffer.reserve(missing);
         // The rest is waited for only if it is there already.
         let more = poll_fn(|cx| match poll_read(stream, cx, buffer) {
             Poll::Ready(read) => Poll::Ready(Some(read)),

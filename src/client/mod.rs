@@ -77,7 +77,7 @@ impl Line {
         };
         let side = match head {
             Head::Ordinary(request) => Side::Lean(Box::new(Lean::new(self, request))),
-            Head::Short(_) | Head::Other => {
+            Head::Part(_) | Head::Other => {
                 self.stream.hand_over(self.read);
                 Side::Session(read_session(self.stream).await?)
             }

@@ -137,7 +137,7 @@ impl Caller<'_> {
         let stream = match pool::take(endpoint.key()) {
             Some(stream) => stream,
             None => {
-                let connecting = self.worker.transport.new_stream(endpoint.peer());
+                let connecting = self.worker.connect(endpoint);
                 connect(self.policy.connect, connecting).await.map_err(|it| unanswered(it.why))?
             }
         };

@@ -10,7 +10,6 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use pingora::http::RequestHeader;
-use pingora::protocols::Stream;
 use pingora::protocols::http::client::HttpSession;
 use pingora::{Error, ErrorType};
 
@@ -25,6 +24,7 @@ use crate::exchange::pump::{Ended, Pump, Stopped, WayOut, is_idempotent};
 use crate::exchange::service::{Caller, LocalService};
 use crate::exchange::worker::Worker;
 use crate::pipeline::{Exchange, Refusal};
+use crate::transport::Transport;
 use crate::upstream::{Endpoint, Live, Outcome, Picked, Protocol};
 
 /// So many endpoints are tried at most.
@@ -186,7 +186,7 @@ impl<W: WayOut> Dispatch<'_, '_, W> {
                 stream
             }
             None => {
-                let connecting = self.worker.transport.new_stream(endpoint.peer());
+                let connecting = self.worker.connect(endpoint);
                 Box::pin(connect(self.policy.connect, connecting)).await?
             }
         };
@@ -203,7 +203,7 @@ impl<W: WayOut> Dispatch<'_, '_, W> {
 
     /// The ordinary way; an answer that is not ordinary goes on through the pump. What is not ordinary
     /// is boxed, here and above: the future of an ordinary request stays small, and so cheap to make.
-    async fn lean(&mut self, stream: Stream, body: &[u8]) -> Result<Option<Stream>, Stopped> {
+    async fn lean(&mut self, stream: Transport, body: &[u8]) -> Result<Option<Transport>, Stopped> {
         let Self { client, exchange, policy, way, .. } = self;
         match (Lean { client, exchange, policy, way: *way }).run(stream, body).await? {
             lean::Outcome::Done(stream) => Ok(stream),
@@ -211,7 +211,12 @@ impl<W: WayOut> Dispatch<'_, '_, W> {
         }
     }
 
-    async fn resumed(&mut self, stream: Stream, read_ahead: BytesMut, body: &[u8]) -> Result<Option<Stream>, Stopped> {
+    async fn resumed(
+        &mut self,
+        stream: Transport,
+        read_ahead: BytesMut,
+        body: &[u8],
+    ) -> Result<Option<Transport>, Stopped> {
         let head = self.outgoing(head::Protocol::Http1);
         let link = Http1::resume(stream, read_ahead, head, body).await;
         let mut link = Link::Http1(link.map_err(|it| unsent(connect_failed(&it)))?);
@@ -219,7 +224,7 @@ impl<W: WayOut> Dispatch<'_, '_, W> {
         Ok(left_over(link, true).await)
     }
 
-    async fn pumped(&mut self, stream: Stream) -> Result<Option<Stream>, Stopped> {
+    async fn pumped(&mut self, stream: Transport) -> Result<Option<Transport>, Stopped> {
         let head = self.outgoing(head::Protocol::Http1);
         let link = Http1::begin(stream, head).await;
         let mut link = Link::Http1(link.map_err(|it| unsent(connect_failed(&it)))?);
@@ -269,7 +274,7 @@ impl<W: WayOut> Dispatch<'_, '_, W> {
 }
 
 /// The connection of an exchange that went well, if it may serve again.
-async fn left_over(link: Link, request_done: bool) -> Option<Stream> {
+async fn left_over(link: Link, request_done: bool) -> Option<Transport> {
     match link {
         Link::Http1(link) => link.into_stream(request_done).await,
         Link::Http2(_) | Link::Local(_) => None,

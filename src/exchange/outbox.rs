@@ -19,17 +19,19 @@ use parking_lot::Mutex;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
-    UniqueID, UniqueIDType,
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
+    UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::transport::Transport;
 
 /// The stream, and the handle to what waits in it. Clones share both.
 #[derive(Clone)]
 pub(super) struct Outbox(Arc<Mutex<Inner>>);
 
 struct Inner {
-    stream: Stream,
+    stream: Transport,
     /// What was read before the outbox was put on the stream; it is read first.
     read_ahead: BytesMut,
     /// Writes go nowhere: their bytes are on the wire already.
@@ -41,13 +43,13 @@ struct Inner {
 }
 
 impl Outbox {
-    pub(super) fn new(stream: Stream) -> Self {
+    pub(super) fn new(stream: Transport) -> Self {
         Self::resumed(stream, BytesMut::new(), false)
     }
 
     /// On a stream of which some was read already. While it is muted, a session can be led to where
     /// it would be if it had sent the request itself.
-    pub(super) fn resumed(stream: Stream, read_ahead: BytesMut, muted: bool) -> Self {
+    pub(super) fn resumed(stream: Transport, read_ahead: BytesMut, muted: bool) -> Self {
         Self(Arc::new(Mutex::new(Inner { stream, read_ahead, muted, waiting: BytesMut::new(), failed: None })))
     }
 
@@ -57,7 +59,7 @@ impl Outbox {
     }
 
     /// Gives the stream back; `None` if something is left in the box, or another handle is.
-    pub(super) fn into_stream(self) -> Option<Stream> {
+    pub(super) fn into_stream(self) -> Option<Transport> {
         let inner = Arc::try_unwrap(self.0).ok()?.into_inner();
         let clean = inner.waiting.is_empty() && inner.read_ahead.is_empty() && inner.failed.is_none();
         clean.then_some(inner.stream)

@@ -9,10 +9,10 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use pingora::protocols::Stream;
 use tokio::io::AsyncReadExt;
 
 use crate::base::coarse_now;
+use crate::transport::Transport;
 
 /// Idle connections that one thread keeps at most, all endpoints together. A pool smaller than the
 /// concurrency would double the cost of a request.
@@ -21,7 +21,7 @@ const ALL_MAX: usize = 4096;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 struct Idle {
-    stream: Stream,
+    stream: Transport,
     since: Instant,
     keep: Duration,
 }
@@ -58,7 +58,7 @@ thread_local! {
 }
 
 /// The newest idle connection under this key that is still open.
-pub(super) fn take(key: u64) -> Option<Stream> {
+pub(super) fn take(key: u64) -> Option<Transport> {
     POOL.with_borrow_mut(|pool| {
         let idle = pool.idle.get_mut(&key)?;
         while let Some(Idle { mut stream, .. }) = idle.pop() {
@@ -72,7 +72,7 @@ pub(super) fn take(key: u64) -> Option<Stream> {
 }
 
 /// Keeps a connection, so long, for the next request to the same endpoint.
-pub(super) fn put(key: u64, stream: Stream, keep: Duration) {
+pub(super) fn put(key: u64, stream: Transport, keep: Duration) {
     let first = POOL.with_borrow_mut(|pool| {
         if pool.count >= ALL_MAX {
             return false;
@@ -88,7 +88,7 @@ pub(super) fn put(key: u64, stream: Stream, keep: Duration) {
 
 /// What an endpoint sends while nobody asked is its goodbye, or nothing that a next request could use.
 /// The runtime answers from what it knows of the socket: this costs no system call.
-fn is_open(stream: &mut Stream) -> bool {
+fn is_open(stream: &mut Transport) -> bool {
     let mut byte = [0];
     tokio::task::unconstrained(stream.read(&mut byte)).now_or_never().is_none()
 }
@@ -125,13 +125,13 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pingora::protocols::l4::stream::Stream as L4Stream;
+    use pingora::protocols::UniqueID;
     use tokio::net::{TcpListener, TcpStream};
 
-    async fn pair(listener: &TcpListener) -> (Stream, TcpStream) {
+    async fn pair(listener: &TcpListener) -> (Transport, TcpStream) {
         let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (theirs, _) = listener.accept().await.unwrap();
-        (Box::new(L4Stream::from(ours)), theirs)
+        (Transport::Plain(ours, None), theirs)
     }
 
     #[tokio::test]

@@ -2,7 +2,12 @@
 
 use pingora::connectors::http::Connector;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
+use pingora::{ErrorType, OrErr, Result};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
+
+use crate::transport::Transport;
+use crate::upstream::Endpoint;
 
 /// Idle HTTP/2 connections that one thread keeps at most; those of HTTP/1 are in `pool.rs`.
 const POOL: usize = 1024;
@@ -10,7 +15,7 @@ const POOL: usize = 1024;
 /// One thread's ways to upstreams, and the word that streams have to end.
 pub struct Worker {
     /// Connections for HTTP/1.
-    pub(super) transport: TransportConnector,
+    transport: TransportConnector,
     /// Pingora's client sessions, for HTTP/2.
     pub(super) http2: Connector,
     /// Becomes true when streams must end because the process does.
@@ -26,5 +31,20 @@ impl Worker {
     pub fn new(ending: watch::Receiver<bool>) -> Self {
         let options = || Some(ConnectorOptions::new(POOL));
         Self { transport: TransportConnector::new(options()), http2: Connector::new(options()), ending }
+    }
+
+    /// A new connection for HTTP/1.
+    pub(super) async fn connect(&self, endpoint: &Endpoint) -> Result<Transport> {
+        let peer = endpoint.peer();
+        if peer.is_tls() {
+            return self.transport.new_stream(peer).await.map(Transport::Layered);
+        }
+        let connecting = async {
+            let socket = TcpStream::connect(endpoint.address()).await?;
+            socket.set_nodelay(true)?;
+            Ok::<_, std::io::Error>(socket)
+        };
+        let socket = connecting.await.or_err(ErrorType::ConnectError, "in the clear")?;
+        Ok(Transport::Plain(socket, None))
     }
 }

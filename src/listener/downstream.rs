@@ -5,9 +5,9 @@
 //! it, where every byte passes in the clear. What a header says is not looked at.
 
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -21,15 +21,18 @@ use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
     UniqueID, UniqueIDType,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::base::Deadline;
 
 use super::connection::{Connection, Phase, Refuse};
 use super::wire::{Verdict, Wire};
+use crate::transport::Transport;
 
 /// How every HTTP/2 connection begins (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How much is read at once while it is not clear what the client speaks.
+const PREREAD: usize = 4096;
 /// Small writes are gathered up to this size, so that a header and its body leave in one packet.
 const GATHER: usize = 4096;
 /// The turn in which a connection is when the header of its first request has begun.
@@ -46,7 +49,7 @@ const NO_CHUNK: &[u8] = b"\rX";
 
 /// A client's connection as Pingora sees it.
 pub struct Downstream {
-    inner: Stream,
+    inner: Transport,
     connection: Arc<Connection>,
     digest: Arc<ProxyDigest>,
     refuse: Arc<dyn Refuse>,
@@ -68,7 +71,7 @@ pub struct Downstream {
 }
 
 impl Downstream {
-    pub(super) fn new(inner: Stream, connection: Arc<Connection>, refuse: Arc<dyn Refuse>) -> pingora::Result<Self> {
+    pub(super) fn new(inner: Transport, connection: Arc<Connection>, refuse: Arc<dyn Refuse>) -> pingora::Result<Self> {
         // The only slot that HTTP/1 and HTTP/2 sessions alike carry through Pingora; the header in
         // it is a formality.
         let header = Box::new(ResponseHeader::build_no_case(200, Some(0))?);
@@ -216,20 +219,18 @@ impl Downstream {
     /// Reads until it is clear whether the client speaks HTTP/2.
     fn poll_preface(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         while self.preread.len() < PREFACE.len() && PREFACE.starts_with(&self.preread) {
-            let mut room = [0; PREFACE.len()];
-            let mut buf = ReadBuf::new(&mut room[..PREFACE.len() - self.preread.len()]);
-            if Pin::new(&mut self.inner).poll_read(cx, &mut buf)?.is_pending() {
+            self.preread.reserve(PREREAD);
+            let Poll::Ready(read) = pin!(self.inner.read_buf(&mut self.preread)).poll(cx)? else {
                 self.poll_deadline(cx);
                 return Poll::Pending;
-            }
-            if buf.filled().is_empty() {
+            };
+            if read == 0 {
                 // The end: what there is goes to HTTP/1, which knows how to complain.
                 break;
             }
-            self.connection.count_read(buf.filled().len());
-            self.preread.extend_from_slice(buf.filled());
+            self.connection.count_read(read);
         }
-        Poll::Ready(Ok(self.preread == PREFACE))
+        Poll::Ready(Ok(self.preread.starts_with(PREFACE)))
     }
 
     fn read_inner(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {

@@ -33,6 +33,7 @@ use super::downstream::Downstream;
 use super::drain::{Drain, DrainPhase, OpenConnection};
 use super::socket::{Shared, Socket};
 use crate::guard::{Offence, Stage};
+use crate::transport::Transport;
 
 /// How long to leave the kernel alone when it has no file descriptor or memory for us.
 const BREATHER: Duration = Duration::from_millis(100);
@@ -161,17 +162,22 @@ impl<A: ServerApp + Send + Sync + 'static> Visit<A> {
     async fn run(self, stream: TcpStream) {
         let peer = self.connection.peer();
         // The PROXY protocol, when it comes, is read here: before TLS, and before `peer` is used.
-        let stream = match plain(stream, peer) {
-            Ok(stream) => stream,
+        if let Err(error) = stream.set_nodelay(true) {
             // It is closed already.
-            Err(error) => return tracing::debug!(event = "connection_lost", %peer, %error, "lost"),
-        };
-        let stream: Stream = match &self.shared.certificates {
-            None => Box::new(stream),
-            Some(certificates) => match self.shake_hands(stream, certificates).await {
-                Some(stream) => Box::new(stream),
-                None => return,
-            },
+            return tracing::debug!(event = "connection_lost", %peer, %error, "lost");
+        }
+        let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
+        let _ = digest.peer_addr.set(Some(peer.into())); // it is new, so its cell is empty
+        let stream = match &self.shared.certificates {
+            None => Transport::Plain(stream, Some(Arc::new(digest))),
+            Some(certificates) => {
+                let mut stream = L4Stream::from(stream);
+                stream.set_socket_digest(digest);
+                match self.shake_hands(stream, certificates).await {
+                    Some(stream) => Transport::Layered(Box::new(stream)),
+                    None => return,
+                }
+            }
         };
         match Downstream::new(stream, self.connection.clone(), self.refuse.clone()) {
             Ok(stream) => self.talk(Box::new(stream)).await,
@@ -211,17 +217,6 @@ impl<A: ServerApp + Send + Sync + 'static> Visit<A> {
             .await;
         }
     }
-}
-
-/// The stream as Pingora's own accept loop would have made it.
-fn plain(stream: TcpStream, peer: SocketAddr) -> io::Result<L4Stream> {
-    stream.set_nodelay(true)?;
-    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
-    // It is new, so its cell is empty.
-    let _ = digest.peer_addr.set(Some(peer.into()));
-    let mut stream = L4Stream::from(stream);
-    stream.set_socket_digest(digest);
-    Ok(stream)
 }
 
 fn facts(stream: &TlsStream<L4Stream>) -> TlsFacts {

@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::Method;
-use pingora::protocols::Stream;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use crate::base::Deadline;
@@ -25,6 +24,7 @@ use crate::client::Client;
 use crate::exchange::policy::Policy;
 use crate::exchange::pump::{Ended, Stopped, WayOut};
 use crate::pipeline::{EndState, Exchange, Refusal};
+use crate::transport::Transport;
 
 pub(super) use request::is_ordinary;
 
@@ -38,9 +38,9 @@ const PIECE: usize = 64 * 1024;
 /// What became of an ordinary request.
 pub(super) enum Outcome {
     /// The answer is out; the connection, if it may serve again.
-    Done(Option<Stream>),
+    Done(Option<Transport>),
     /// The answer is not ordinary: the connection, and what was read of it.
-    Other(Stream, BytesMut),
+    Other(Transport, BytesMut),
 }
 
 /// One request on one connection.
@@ -53,7 +53,7 @@ pub(super) struct Lean<'a, 's, W> {
 
 impl<W: WayOut> Lean<'_, '_, W> {
     /// Sends the request and its whole body, and passes the answer on.
-    pub(super) async fn run(&mut self, mut stream: Stream, body: &[u8]) -> Result<Outcome, Stopped> {
+    pub(super) async fn run(&mut self, mut stream: Transport, body: &[u8]) -> Result<Outcome, Stopped> {
         let total = self.exchange.started + self.policy.request;
         let mut deadline = Deadline::idle();
         deadline.arm_at((Instant::now() + self.policy.first_byte).min(total));
@@ -79,7 +79,7 @@ impl<W: WayOut> Lean<'_, '_, W> {
 
     async fn send(
         &mut self,
-        stream: &mut Stream,
+        stream: &mut Transport,
         bytes: &[u8],
         deadline: &mut Deadline,
         total: Instant,
@@ -110,7 +110,7 @@ impl<W: WayOut> Lean<'_, '_, W> {
     /// Reads some of the answer, while the client is watched: when it leaves, so do we.
     async fn read(
         &mut self,
-        stream: &mut Stream,
+        stream: &mut Transport,
         buffer: &mut BytesMut,
         deadline: &mut Deadline,
         total: Instant,
@@ -125,7 +125,7 @@ impl<W: WayOut> Lean<'_, '_, W> {
     }
 
     /// What comes first: bytes of the answer, the client's end, or ours to wait.
-    async fn next(&mut self, stream: &mut Stream, buffer: &mut BytesMut, deadline: &mut Deadline) -> Event {
+    async fn next(&mut self, stream: &mut Transport, buffer: &mut BytesMut, deadline: &mut Deadline) -> Event {
         let client = &mut *self.client;
         poll_fn(|cx| {
             if let Poll::Ready(read) = poll_read(stream, cx, buffer) {
@@ -142,11 +142,11 @@ impl<W: WayOut> Lean<'_, '_, W> {
     async fn pass_on(
         &mut self,
         mut head: answer::Head,
-        mut stream: Stream,
+        mut stream: Transport,
         mut buffer: BytesMut,
         mut deadline: Deadline,
         total: Instant,
-    ) -> Result<Option<Stream>, Stopped> {
+    ) -> Result<Option<Transport>, Stopped> {
         self.exchange.timings.first_byte = Some(self.exchange.started.elapsed());
         // A stop may have begun since the request came.
         if self.client.connection().closing() {
@@ -180,7 +180,7 @@ impl<W: WayOut> Lean<'_, '_, W> {
 
     async fn read_piece(
         &mut self,
-        stream: &mut Stream,
+        stream: &mut Transport,
         buffer: &mut BytesMut,
         deadline: &mut Deadline,
         left: u64,
@@ -229,7 +229,7 @@ enum Part {
 }
 
 /// Reads what there is, as far as `buffer` has room for it.
-fn poll_read(stream: &mut Stream, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
+fn poll_read(stream: &mut Transport, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
     // A future made anew at each poll: nothing is lost when it is dropped.
     pin!(stream.read_buf(buffer)).poll(cx)
 }

@@ -7,12 +7,12 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::Stream;
 use pingora::protocols::http::HttpTask;
 use pingora::protocols::http::v1::client::HttpSession;
 use pingora::{Error, ErrorType, Result};
 
 use crate::exchange::outbox::Outbox;
+use crate::transport::Transport;
 
 /// The largest head of an answer, in bytes. Pingora has the same limit, but looks at it between two
 /// reads only.
@@ -25,13 +25,13 @@ pub(in crate::exchange) struct Http1 {
 
 impl Http1 {
     /// Sends the head on a connection.
-    pub(in crate::exchange) async fn begin(stream: Stream, head: Box<RequestHeader>) -> Result<Self> {
+    pub(in crate::exchange) async fn begin(stream: Transport, head: Box<RequestHeader>) -> Result<Self> {
         Self::on(Outbox::new(stream), head).await
     }
 
     /// Goes on where others sent the whole request and read some of the answer.
     pub(in crate::exchange) async fn resume(
-        stream: Stream,
+        stream: Transport,
         read_ahead: BytesMut,
         head: Box<RequestHeader>,
         body: &[u8],
@@ -85,7 +85,7 @@ impl Http1 {
 
     /// The connection, for the next request, if this one left nothing behind on it: an unfinished
     /// body would swallow the head of the next request.
-    pub(in crate::exchange) async fn into_stream(mut self, request_done: bool) -> Option<Stream> {
+    pub(in crate::exchange) async fn into_stream(mut self, request_done: bool) -> Option<Transport> {
         if !request_done || self.session.was_upgraded() {
             return None;
         }
