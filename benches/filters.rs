@@ -6,9 +6,7 @@ use std::hint::black_box;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::HeaderValue;
 use moongate::base::{At, Findings};
-use moongate::filters::{
-    Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Security, forwarded, request_id, trace_context,
-};
+use moongate::filters::{Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Security, request_id, trace_context};
 use moongate::pipeline::{Exchange, Scheme};
 use pingora::http::{RequestHeader, ResponseHeader};
 
@@ -48,9 +46,13 @@ fn walk(criterion: &mut Criterion) {
                 let mut exchange = Exchange::new(client, Scheme::Http);
                 request_id::on_request(&mut exchange, request, false);
                 trace_context::on_request(&mut exchange, request);
-                forwarded::on_request(&exchange, request);
+                let mut written = Vec::with_capacity(1024);
+                exchange.introduce(request, |name, value| {
+                    written.extend_from_slice(name.as_str().as_bytes());
+                    value.iter().for_each(|it| written.extend_from_slice(it));
+                });
                 edits.on_request(request);
-                black_box(exchange);
+                black_box((exchange, written));
             },
             BatchSize::SmallInput,
         );

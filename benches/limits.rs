@@ -50,7 +50,7 @@ fn walk(criterion: &mut Criterion) {
         bencher.iter(|| {
             exchange.allowance = None;
             runtime
-                .block_on(live.on_request(&compiled, Part::Arrival, &mut Vec::new(), &mut exchange, &headers))
+                .block_on(live.on_request(&compiled, Part::Arrival, &mut Takings::new(), &mut exchange, &headers))
                 .is_ok()
         });
     });

@@ -2,6 +2,7 @@
 //!
 //! No I/O lives here, and no word that only one room needs.
 
+mod address;
 mod deadline;
 mod findings;
 mod ids;
@@ -9,6 +10,7 @@ mod network;
 mod secret;
 mod units;
 
+pub use address::AddressText;
 pub use deadline::{Deadline, coarse_now};
 pub use findings::{At, Finding, Findings, Part, nearest};
 pub use ids::{RequestId, SpanId, TraceId};

@@ -264,7 +264,9 @@ impl<W: WayOut> Dispatch<'_, '_, W> {
     /// The request as the upstream gets it.
     fn outgoing(&mut self, protocol: head::Protocol) -> Box<RequestHeader> {
         let (upgrade, has_body) = (self.client.wants_upgrade(), !self.client.has_no_body());
-        head::outgoing(self.client.request(), upgrade, has_body, protocol)
+        let mut head = head::outgoing(self.client.request(), upgrade, has_body, protocol);
+        self.exchange.introduce_in(&mut head);
+        head
     }
 
     async fn pump_of<'p>(&'p mut self, link: &'p mut Link) -> Result<Pump<'p, W>, Stopped> {

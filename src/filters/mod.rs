@@ -4,7 +4,6 @@
 //! they run is said in one place, `proxy/way.rs`.
 
 pub mod auth;
-pub mod forwarded;
 pub mod request_id;
 pub mod trace_context;
 

@@ -1,24 +1,19 @@
 //! Names each request: `X-Request-Id`, taken over from trusted proxies only (R10.1, S2S-40).
 
-use http::header::HeaderName;
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::base::RequestId;
 use crate::filters::value_of;
-use crate::pipeline::Exchange;
-
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+use crate::pipeline::{Exchange, X_REQUEST_ID};
 
 /// A stranger's id is replaced: it could be made to collide with another request's in the logs.
-pub fn on_request(exchange: &mut Exchange, request: &mut RequestHeader, peer_trusted: bool) {
+pub fn on_request(exchange: &mut Exchange, request: &RequestHeader, peer_trusted: bool) {
     if peer_trusted
         && let Some(foreign) = request.headers.get(&X_REQUEST_ID)
         && let Some(id) = RequestId::parse(foreign.as_bytes())
     {
         exchange.request_id = id;
-        return;
     }
-    let _ = request.insert_header(X_REQUEST_ID, value_of(exchange.request_id.as_str()));
 }
 
 /// Every answer carries the id, the gateway's own refusals included.

@@ -49,6 +49,11 @@ impl Rewrite {
         self.path.is_some()
     }
 
+    /// Whether the host changes.
+    pub fn changes_host(&self) -> bool {
+        self.host.is_some()
+    }
+
     /// The new path with the query as it was, if the path changes; `None` if it can't be sent.
     pub fn target(&self, params: &Params, path: &str, query: Option<&str>) -> Option<http::Uri> {
         let mut target = String::with_capacity(path.len() + 32);

@@ -3,10 +3,8 @@
 use http::header::{HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
-use crate::filters::value_of;
-use crate::pipeline::{Exchange, TraceContext};
+use crate::pipeline::{Exchange, TRACEPARENT, TraceContext};
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// `tracestate` belongs to its `traceparent`: it passes with one that is continued and goes with one
@@ -18,9 +16,6 @@ pub fn on_request(exchange: &mut Exchange, request: &mut RequestHeader) {
         None if request.headers.contains_key(&TRACESTATE) => drop(request.remove_header(&TRACESTATE)),
         None => {}
     }
-    let field = exchange.trace.traceparent();
-    let field = std::str::from_utf8(&field).expect("hex digits and dashes are UTF-8");
-    let _ = request.insert_header(TRACEPARENT, value_of(field));
 }
 
 /// The field's value if it is there exactly once.

@@ -1,11 +1,11 @@
 //! What upstreams get as a proof that the gateway knows who is calling: a short-lived token about the
-//! principal. Made once for a while and not for each request.
+//! principal. Made once for a while and not for each request, with the fields that tell of the principal in the clear.
 
 use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
 use serde::Serialize;
 
 use super::principal::Principal;
@@ -19,12 +19,15 @@ pub(super) const TYPE: &str = "moongate-identity+jwt";
 /// Whom it is for.
 const AUDIENCE: &str = "upstreams";
 
-/// Keeps the badge of a principal. Whether one was made says nothing about the principal.
+/// Fields that are the same for each request of a principal.
+pub type Fields = [(HeaderName, HeaderValue)];
+
+/// Keeps the badge of a principal, and what goes with it. Whether one was made says nothing about the principal.
 #[derive(Default)]
 pub struct Badge(ArcSwapOption<Made>);
 
 struct Made {
-    text: Bytes,
+    fields: Arc<Fields>,
     ends: u64,
     /// Under which keys it was signed.
     epoch: u64,
@@ -67,15 +70,15 @@ impl<'a> Said<'a> {
 }
 
 impl Badge {
-    /// The badge that is there, or one that is made now; `None` if none can be made.
-    pub(super) fn get(&self, now: u64, epoch: u64, make: impl FnOnce() -> Option<String>) -> Option<Bytes> {
+    /// What is there, or is made now.
+    pub(super) fn get(&self, now: u64, epoch: u64, make: impl FnOnce() -> Arc<Fields>) -> Arc<Fields> {
         let fresh = |it: &Arc<Made>| it.epoch == epoch && now + LIFE / 2 <= it.ends;
         if let Some(made) = self.0.load().as_ref().filter(|it| fresh(it)) {
-            return Some(made.text.clone());
+            return made.fields.clone();
         }
-        let text = Bytes::from(make()?);
-        self.0.store(Some(Arc::new(Made { text: text.clone(), ends: now + LIFE, epoch })));
-        Some(text)
+        let fields = make();
+        self.0.store(Some(Arc::new(Made { fields: fields.clone(), ends: now + LIFE, epoch })));
+        fields
     }
 }
 

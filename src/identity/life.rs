@@ -7,14 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use super::accounts::{Account, Accounts, Answer, Lookups, Unavailable};
 use super::api_key::{ApiKey, Holder};
-use super::badge::Said;
+use super::badge::{Fields, Said};
 use super::cache::{Cache, Found};
 use super::claims::{Claims, seconds};
 use super::config::Tokens;
@@ -252,15 +251,15 @@ impl Identity {
         now_has(principal, answer)
     }
 
-    /// What upstreams get as a proof of who is calling; `None` if there is no key to sign it with.
-    pub fn badge(&self, principal: &Principal) -> Option<Bytes> {
+    /// What upstreams are told of a principal. It is made by `tell`, seldom, from a proof of who is calling; there is
+    /// none without a key to sign it with.
+    pub fn told(&self, principal: &Principal, tell: impl FnOnce(Option<String>) -> Arc<Fields>) -> Arc<Fields> {
         let now = seconds(SystemTime::now());
         let epoch = self.keys_epoch.load(Ordering::Acquire);
-        let make = || {
+        principal.badge.get(now, epoch, || {
             let keys = self.keys();
-            keys.sign_badge(&Said::of(principal, keys.issuer(), now))
-        };
-        principal.badge.get(now, epoch, make)
+            tell(keys.sign_badge(&Said::of(principal, keys.issuer(), now)))
+        })
     }
 
     /// Whether a token counts, as far as it can be told without waiting.

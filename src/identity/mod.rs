@@ -28,7 +28,7 @@ mod trust;
 
 pub use accounts::{Account, Accounts, ApiKeyRecord, Unavailable};
 pub use api_key::is_api_key;
-pub use badge::Badge;
+pub use badge::{Badge, Fields};
 pub use certificate::{CertificateConfig, CertificateRules, ClientCertificate};
 pub use claims::Claims;
 pub use config::{Tokens, TokensConfig};

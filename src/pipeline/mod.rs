@@ -3,12 +3,14 @@
 
 mod allowance;
 mod end;
+mod introduction;
 mod recording;
 mod refusal;
 mod request;
 
 pub use allowance::Allowance;
 pub use end::EndState;
+pub use introduction::{TRACEPARENT, X_REQUEST_ID, is_told_by_us};
 pub use recording::Recording;
 pub use refusal::{BodyFault, Missing, Refusal, Step};
 pub use request::{Exchange, Scheme, Timings, TraceContext};

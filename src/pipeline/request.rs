@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderValue;
 
 use crate::base::{RequestId, SpanId, TraceId};
 use crate::cache::Visit;
-use crate::identity::Principal;
+use crate::identity::{Fields, Principal};
 use crate::pipeline::{Allowance, EndState, Recording, Refusal};
 
 /// One request and what became of it. Survives an upgrade and then stands for the connection.
@@ -31,6 +32,12 @@ pub struct Exchange {
     pub started: Instant,
     /// The target as it was received, kept only when the route rewrites it.
     pub target_received: Option<http::Uri>,
+    /// The host as the client named it, kept only when the route rewrites it.
+    pub host_received: Option<HeaderValue>,
+    /// What upstreams are told of the principal.
+    pub told_of_principal: Option<Arc<Fields>>,
+    /// What upstreams are told stands among the request's fields already, and a step may have changed it there.
+    pub introduced: bool,
     /// The request's whole body, where a step had to see it before it went anywhere.
     pub body: Option<Bytes>,
     /// Takes the answer down, where a step wants to keep it.
@@ -110,6 +117,9 @@ impl Exchange {
             allowance: None,
             started: Instant::now(),
             target_received: None,
+            host_received: None,
+            told_of_principal: None,
+            introduced: false,
             body: None,
             recording: None,
             cache: None,

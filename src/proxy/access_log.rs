@@ -1,11 +1,11 @@
 //! One line for every request, written from what is known at its end (R10.1, S2S-40).
 
-use std::io::Write;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use http::Method;
 
+use crate::base::AddressText;
 use crate::pipeline::{EndState, Exchange};
 use crate::telemetry::{Timestamp, line};
 
@@ -132,19 +132,14 @@ impl Json<'_> {
         self.raw(itoa::Buffer::new().format(number).as_bytes());
     }
 
-    /// IPv4 without the formatter: it would cost more than the rest of the line.
     fn address(&mut self, ip: IpAddr, port: Option<u16>) {
         match ip {
-            IpAddr::V4(ip) => {
-                for (number, part) in ip.octets().into_iter().enumerate() {
-                    if number > 0 {
-                        self.raw(b".");
-                    }
-                    self.raw(itoa::Buffer::new().format(part).as_bytes());
-                }
+            IpAddr::V6(_) if port.is_some() => {
+                self.raw(b"[");
+                self.raw(AddressText::of(ip).as_bytes());
+                self.raw(b"]");
             }
-            IpAddr::V6(ip) if port.is_some() => drop(write!(self.0, "[{ip}]")),
-            IpAddr::V6(ip) => drop(write!(self.0, "{ip}")),
+            ip => self.raw(AddressText::of(ip).as_bytes()),
         }
         if let Some(port) = port {
             self.raw(b":");

@@ -64,6 +64,7 @@ pub(super) async fn visit(
         exchange.cache = Some(Box::new(Visit { told: None, lead: None, change, word: None }));
         return Ok(None);
     };
+    exchange.introduce_principal_in(client.request_mut());
     let (principal, body) = (exchange.principal.clone(), exchange.body.clone());
     let asked = Asked::new(&target, client.request(), principal.as_deref(), body.as_deref());
     let visited = match shared.cache.look(rules, asked, &tags) {
@@ -151,6 +152,7 @@ impl Proxy {
         let policy = &admitted.route().policy;
         exchange.upstream = Some(destination.name());
         let mut request = client.request().clone();
+        exchange.introduce_in(&mut request);
         lead.ask_for(&mut request);
         let body = exchange.body.clone().unwrap_or_default();
         let called = call(&self.worker, destination, &request, body, policy);
@@ -231,6 +233,7 @@ impl Proxy {
     fn refresh(&self, lead: Lead, request: &RequestHeader, exchange: &Exchange, admitted: &Admitted) {
         let Some(room) = lead.in_background() else { return };
         let mut request = request.clone();
+        exchange.introduce_in(&mut request);
         lead.ask_for(&mut request);
         request.set_method(lead.fetches_with());
         let body = exchange.body.clone().unwrap_or_default();

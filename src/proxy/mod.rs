@@ -211,6 +211,7 @@ impl Proxy {
         let policy = &admitted.route().policy;
         exchange.upstream = Some(destination.name());
         let mut request = client.request().clone();
+        exchange.introduce_in(&mut request);
         request.extensions_mut().insert(Caller::of(exchange));
         let order = once::Order {
             worker: self.worker.clone(),

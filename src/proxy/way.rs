@@ -184,7 +184,7 @@ async fn admit(
     } = &admitted.route().chain;
 
     let limits = rate_limits.as_ref().map(|it| (it, &admitted.serving.alive[admitted.route].limits));
-    let mut counted = Vec::new();
+    let mut counted = filters::rate_limit::Takings::new();
     // Before credentials are looked at: guessing them counts, too.
     if let Some((limits, live)) = limits {
         let headers = &client.request().headers;
@@ -253,8 +253,10 @@ fn make_ready(
 ) -> Result<(), Refusal> {
     let route = admitted.route();
     let filters::Chain { rewrite, request_headers, .. } = &route.chain;
-    // Before the host is rewritten: upstreams are told the one that the client used.
-    filters::forwarded::on_request(exchange, request);
+    // Upstreams are told the host that the client used.
+    if rewrite.changes_host() {
+        exchange.host_received = request.headers.get(http::header::HOST).cloned();
+    }
     // Only a route for WebSockets upgrades: elsewhere the wish is ignored (RFC 9110, 7.8).
     if !route.description.r#match.websocket && request.headers.contains_key(UPGRADE) {
         request.remove_header(&UPGRADE);
@@ -268,8 +270,12 @@ fn make_ready(
         request.set_uri(target);
     }
     rewrite.on_request(request);
-    // Last: the operator's word about a field is the last one.
-    request_headers.on_request(request);
+    // Last: the operator's word about a field is the last one, also about those of the gateway.
+    if !request_headers.is_empty() {
+        exchange.introduce_in(request);
+        exchange.introduced = true;
+        request_headers.on_request(request);
+    }
     Ok(())
 }
 

@@ -59,7 +59,7 @@ impl<W: WayOut> Lean<'_, '_, W> {
         deadline.arm_at((Instant::now() + self.policy.first_byte).min(total));
 
         let mut buffer = BytesMut::with_capacity(READ);
-        request::write(self.client.request(), body, &mut buffer);
+        request::write(self.client.request(), self.exchange, body, &mut buffer);
         self.send(&mut stream, &buffer, &mut deadline, total).await?;
         buffer.clear();
         let shape = loop {

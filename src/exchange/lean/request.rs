@@ -6,6 +6,7 @@ use http::{HeaderMap, Version};
 use pingora::http::RequestHeader;
 
 use crate::client::{BODY_MAX, Client};
+use crate::pipeline::{Exchange, is_told_by_us};
 
 /// Whether a request may go the lean way: nothing to negotiate, and a body that is small and of known
 /// length, or none. Decided before anything is written.
@@ -32,7 +33,7 @@ fn is_small(headers: &HeaderMap) -> bool {
 }
 
 /// Writes the head as the upstream gets it, and the body behind it.
-pub(super) fn write(request: &RequestHeader, body: &[u8], out: &mut BytesMut) {
+pub(super) fn write(request: &RequestHeader, exchange: &Exchange, body: &[u8], out: &mut BytesMut) {
     out.put_slice(request.method.as_str().as_bytes());
     out.put_u8(b' ');
     out.put_slice(request.raw_path());
@@ -40,7 +41,8 @@ pub(super) fn write(request: &RequestHeader, body: &[u8], out: &mut BytesMut) {
     let crumbs = request.version == Version::HTTP_2;
     let mut has_host = false;
     for (name, value) in &request.headers {
-        if belongs_to_the_connection(name) || (crumbs && *name == COOKIE) {
+        let told = !exchange.introduced && is_told_by_us(name);
+        if told || belongs_to_the_connection(name) || (crumbs && *name == COOKIE) {
             continue;
         }
         has_host |= *name == HOST;
@@ -51,6 +53,14 @@ pub(super) fn write(request: &RequestHeader, body: &[u8], out: &mut BytesMut) {
     }
     if !has_host && let Some(authority) = request.uri.authority() {
         field(out, "host", authority.as_str().as_bytes());
+    }
+    if !exchange.introduced {
+        exchange.introduce(request, |name, value| {
+            out.put_slice(name.as_str().as_bytes());
+            out.put_slice(b": ");
+            value.iter().for_each(|it| out.put_slice(it));
+            out.put_slice(b"\r\n");
+        });
     }
     // The length of what is really sent, whatever was declared.
     if !body.is_empty() || request.headers.contains_key(CONTENT_LENGTH) {
@@ -99,6 +109,7 @@ fn belongs_to_the_connection(name: &HeaderName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::Scheme;
 
     fn written(fields: &[(&'static str, &'static str)], body: &[u8]) -> String {
         let mut request = RequestHeader::build_no_case("POST", b"/a?b=1", None).unwrap();
@@ -106,7 +117,9 @@ mod tests {
             request.append_header(*name, *value).unwrap();
         }
         let mut out = BytesMut::new();
-        write(&request, body, &mut out);
+        let mut exchange = Exchange::new([192, 0, 2, 7].into(), Scheme::Http);
+        exchange.introduced = true;
+        write(&request, &exchange, body, &mut out);
         String::from_utf8(out.to_vec()).unwrap()
     }
 

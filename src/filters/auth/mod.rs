@@ -148,7 +148,7 @@ impl Auth {
             Denied::Unavailable => Refusal::IdentityUnavailable,
         })?;
         self.hide(place, request);
-        told::tell(identity, &principal, request);
+        exchange.told_of_principal = Some(identity.told(&principal, |badge| told::fields(&principal, badge)));
         exchange.principal = Some(principal);
         Ok(())
     }

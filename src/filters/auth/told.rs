@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
-use crate::identity::{Identity, Principal};
+use crate::identity::{Fields, Principal};
 
 const SUBJECT: HeaderName = HeaderName::from_static("x-moongate-subject");
 const TENANT: HeaderName = HeaderName::from_static("x-moongate-tenant");
@@ -37,13 +38,10 @@ fn is_ours(name: &HeaderName) -> bool {
     start.is_some_and(|it| it.iter().zip(MARK).all(same))
 }
 
-/// Tells the upstream who is calling.
-pub(super) fn tell(identity: &Identity, principal: &Principal, request: &mut RequestHeader) {
-    let mut field = |name: HeaderName, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            let _ = request.insert_header(name, value);
-        }
-    };
+/// What upstreams are told of a principal, with the proof that the gateway says so.
+pub(super) fn fields(principal: &Principal, badge: Option<String>) -> Arc<Fields> {
+    let mut fields = Vec::with_capacity(6);
+    let mut field = |name: HeaderName, value: &str| fields.extend(HeaderValue::from_str(value).map(|it| (name, it)));
     field(SUBJECT, &escaped(&principal.subject));
     if let Some(tenant) = &principal.tenant {
         field(TENANT, &escaped(tenant));
@@ -55,11 +53,9 @@ pub(super) fn tell(identity: &Identity, principal: &Principal, request: &mut Req
         field(SCOPES, &listed(&principal.scopes, " "));
     }
     field(METHOD, principal.kind.as_str());
-    if let Some(badge) = identity.badge(principal)
-        && let Ok(badge) = HeaderValue::from_maybe_shared(badge)
-    {
-        let _ = request.insert_header(BADGE, badge);
-    }
+    let badge = badge.and_then(|it| HeaderValue::from_maybe_shared(Bytes::from(it)).ok());
+    fields.extend(badge.map(|it| (BADGE, it)));
+    fields.into()
 }
 
 fn listed(words: &[Arc<str>], between: &str) -> String {

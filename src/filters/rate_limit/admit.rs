@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::header::HeaderMap;
+use smallvec::SmallVec;
 
 use super::fields::seconds;
 use super::live::LiveLimits;
@@ -31,6 +32,9 @@ pub struct Held {
     key: CounterKey,
     count: Count,
 }
+
+/// What was taken for a request so far.
+pub type Takings = SmallVec<[Held; 4]>;
 
 /// Whose count it is.
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +138,7 @@ impl LiveLimits {
         &self,
         limits: &RateLimits,
         part: Part,
-        taken: &mut Vec<Held>,
+        taken: &mut Takings,
         exchange: &mut Exchange,
         headers: &HeaderMap,
     ) -> Result<(), Refusal> {
@@ -227,7 +231,7 @@ impl LiveLimits {
     }
 
     /// A request that is refused eats from no other limit.
-    fn give_back(&self, limits: &RateLimits, taken: &mut Vec<Held>) {
+    fn give_back(&self, limits: &RateLimits, taken: &mut Takings) {
         for Held { number, key, count } in taken.drain(..) {
             match (&self.limits.shared, count) {
                 (Some(shared), Count::Shared) => shared.give_back(key),

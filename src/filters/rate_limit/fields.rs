@@ -4,6 +4,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use bytes::{BufMut, BytesMut};
 use http::HeaderValue;
 use http::header::HeaderName;
 use pingora::http::ResponseHeader;
@@ -20,13 +21,25 @@ const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 /// upstream said under these names was about its own limits.
 pub fn on_response(exchange: &Exchange, answer: &mut ResponseHeader) {
     let Some(Allowance { name, limit, remaining, reset, policies }) = &exchange.allowance else { return };
-    let mut text = String::with_capacity(name.len() + 32);
-    let _ = write!(text, "\"{name}\";r={remaining};t={reset}");
-    let _ = answer.insert_header(X_LIMIT, HeaderValue::from(*limit));
-    let _ = answer.insert_header(X_REMAINING, HeaderValue::from(*remaining));
-    let _ = answer.insert_header(X_RESET, HeaderValue::from(*reset));
-    if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(text)) {
-        let _ = answer.insert_header(RATELIMIT, value);
+    let [mut of_limit, mut of_remaining, mut of_reset] = [itoa::Buffer::new(); 3];
+    let [limit, remaining, reset] =
+        [of_limit.format(*limit), of_remaining.format(*remaining), of_reset.format(*reset)].map(str::as_bytes);
+    // All values in one piece of memory.
+    let mut text = BytesMut::with_capacity(name.len() + 128);
+    let mut value = |parts: &[&[u8]]| {
+        parts.iter().for_each(|it| text.put_slice(it));
+        text.split().freeze()
+    };
+    let values = [
+        (X_LIMIT, value(&[limit])),
+        (X_REMAINING, value(&[remaining])),
+        (X_RESET, value(&[reset])),
+        (RATELIMIT, value(&[b"\"", name.as_bytes(), b"\";r=", remaining, b";t=", reset])),
+    ];
+    for (name, value) in values {
+        if let Ok(value) = HeaderValue::from_maybe_shared(value) {
+            let _ = answer.insert_header(name, value);
+        }
     }
     let _ = answer.insert_header(POLICY, policies.clone());
 }

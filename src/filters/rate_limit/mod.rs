@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::{At, Findings, Period};
 use crate::state::Quota;
 
-pub use admit::{Held, Part};
+pub use admit::{Part, Takings};
 pub use breath::{Adaptive, AdaptiveConfig};
 pub use fields::on_response;
 pub use live::{CountersReport, LimitReport, Limits, LimitsReport, LiveLimits};

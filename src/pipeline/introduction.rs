@@ -1,0 +1,143 @@
+//! What upstreams are told of a request by the gateway alone: its id and trace, who called and how, and for whom
+//! the caller acts. A client's own claims under these names go no further.
+//!
+//! On the ordinary way the fields are written straight behind those of the request; where a step or a link needs
+//! them among the others, they are put there.
+
+use http::header::{FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue};
+use pingora::http::RequestHeader;
+
+use crate::base::AddressText;
+use crate::pipeline::{Exchange, Scheme};
+
+/// Names each request (R10.1, S2S-40).
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Continues a trace (W3C Trace Context).
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// All of them, and one that says the same in another way, but for those of the principal.
+const OURS: [HeaderName; 7] =
+    [X_REQUEST_ID, TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, FORWARDED, X_REAL_IP];
+
+/// What the names of those begin with.
+const OF_PRINCIPAL: &str = "x-moongate-";
+
+/// Whether only the gateway may say this to upstreams. The length of the name comes first: it rules most names out.
+pub fn is_told_by_us(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    match name.len() {
+        9 => name == "forwarded" || name == "x-real-ip",
+        11 => name == "traceparent",
+        12 => name == "x-request-id",
+        15 => name == "x-forwarded-for",
+        16.. => matches!(name, "x-forwarded-host" | "x-forwarded-proto") || name.starts_with(OF_PRINCIPAL),
+        _ => false,
+    }
+}
+
+impl Exchange {
+    /// Gives every field to `field`, its value in pieces.
+    pub fn introduce(&self, request: &RequestHeader, mut field: impl FnMut(&HeaderName, &[&[u8]])) {
+        field(&X_REQUEST_ID, &[self.request_id.as_str().as_bytes()]);
+        field(&TRACEPARENT, &[&self.trace.traceparent()]);
+        let client = AddressText::of(self.client_ip);
+        let client = client.as_bytes();
+        field(&X_FORWARDED_FOR, &[client]);
+        let scheme = match self.scheme {
+            Scheme::Http => &b"http"[..],
+            Scheme::Https => b"https",
+        };
+        field(&X_FORWARDED_PROTO, &[scheme]);
+        let (before, after): (&[u8], &[u8]) =
+            if self.client_ip.is_ipv4() { (b"for=", b";proto=") } else { (b"for=\"[", b"]\";proto=") };
+        match self.host_received.as_ref().map_or_else(|| host(request), |it| Some(it.as_bytes())) {
+            // What can't be written in quotes is left out (RFC 7239).
+            Some(host) if !host.iter().any(|it| matches!(it, b'"' | b'\\') || !it.is_ascii_graphic()) => {
+                field(&FORWARDED, &[before, client, after, scheme, b";host=\"", host, b"\""]);
+                field(&X_FORWARDED_HOST, &[host]);
+            }
+            host => {
+                field(&FORWARDED, &[before, client, after, scheme]);
+                if let Some(host) = host {
+                    field(&X_FORWARDED_HOST, &[host]);
+                }
+            }
+        }
+        for (name, value) in self.told_of_principal.iter().flat_map(|it| it.iter()) {
+            field(name, &[value.as_bytes()]);
+        }
+    }
+
+    /// Puts the fields of the principal among those of the request, where an answer may depend on them.
+    pub fn introduce_principal_in(&self, request: &mut RequestHeader) {
+        for (name, value) in self.told_of_principal.iter().flat_map(|it| it.iter()) {
+            let _ = request.insert_header(name.clone(), value.clone());
+        }
+    }
+
+    /// Puts the fields among those of the request, in place of what the client said.
+    pub fn introduce_in(&self, request: &mut RequestHeader) {
+        if self.introduced {
+            return;
+        }
+        let mut fields = HeaderMap::with_capacity(16);
+        self.introduce(request, |name, value| {
+            if let Ok(value) = HeaderValue::from_bytes(&value.concat()) {
+                fields.insert(name.clone(), value);
+            }
+        });
+        for name in OURS.iter().filter(|it| !fields.contains_key(*it)) {
+            request.remove_header(name);
+        }
+        for (name, value) in &fields {
+            let _ = request.insert_header(name.clone(), value.clone());
+        }
+    }
+}
+
+/// The host that a request names.
+fn host(request: &RequestHeader) -> Option<&[u8]> {
+    let field = request.headers.get(HOST).map(HeaderValue::as_bytes);
+    field.or_else(|| Some(request.uri.authority()?.as_str().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn introduced(client: &str, fields: &[(&'static str, &'static str)]) -> RequestHeader {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        for (name, value) in fields {
+            request.append_header(*name, *value).unwrap();
+        }
+        Exchange::new(client.parse().unwrap(), Scheme::Http).introduce_in(&mut request);
+        request
+    }
+
+    #[test]
+    fn what_a_client_says_of_itself_is_replaced_or_gone() {
+        let claims = OURS.map(|it| (HeaderName::as_str(&it).to_owned().leak() as &'static str, "claimed"));
+        let request = introduced("192.0.2.7", &[&claims[..], &[("host", "a.tta:80")]].concat());
+        assert!(!request.headers.values().any(|it| it == "claimed"), "{request:?}");
+        assert_eq!(request.headers["x-forwarded-for"], "192.0.2.7");
+        assert_eq!(request.headers["x-forwarded-host"], "a.tta:80");
+        assert_eq!(request.headers["forwarded"], "for=192.0.2.7;proto=http;host=\"a.tta:80\"");
+    }
+
+    #[test]
+    fn an_ipv6_address_stands_in_brackets_and_an_odd_host_is_left_out_of_quotes() {
+        let request = introduced("2001:db8::7", &[("host", "a\"b")]);
+        assert_eq!(request.headers["forwarded"], "for=\"[2001:db8::7]\";proto=http");
+        assert_eq!(request.headers["x-forwarded-host"], "a\"b");
+    }
+
+    #[test]
+    fn every_name_of_ours_is_known_by_its_length() {
+        assert!(OURS.iter().all(is_told_by_us));
+        assert!(!is_told_by_us(&HOST));
+    }
+}
