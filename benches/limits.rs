@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::HeaderMap;
-use moongate::filters::rate_limit::{Limits, Part, RateLimits, Written};
+use moongate::filters::rate_limit::{Limits, Part, RateLimits, Takings, Written};
 use moongate::pipeline::{Exchange, Scheme};
 use moongate::state::{Counters, Quota, State};
 
