@@ -88,7 +88,7 @@ def microseconds(text: str) -> float:
 def h2load_command(
     address: str, request: Request, connections: int, streams: int, seconds: int, run: Path
 ) -> list[str]:
-    log = run / "h2load.log"
+    log = run / "logs" / "h2load.log"  # not beside the configuration, see `Server`
     log.unlink(missing_ok=True)  # h2load appends
     argv = ["h2load", "-t1", f"-c{connections}", f"-m{streams}", f"-D{seconds}", f"--log-file={log}"]
     return [*argv, *header_options(request), f"http://{address}{request.path}"]
@@ -97,7 +97,7 @@ def h2load_command(
 def h2load_result(out: str, run: Path) -> Load:
     # "failed" holds every other kind; its own summary has no percentiles, so they come from the log.
     done, failed = re.search(r"(\d+) done, \d+ succeeded, (\d+) failed", out).groups()
-    with (run / "h2load.log").open() as log:
+    with (run / "logs" / "h2load.log").open() as log:
         times = sorted(int(line.split("\t")[2]) for line in log)
     return Load(
         requests=int(done),
