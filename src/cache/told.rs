@@ -110,7 +110,7 @@ impl Told {
     /// Writes it on the answer's head.
     pub fn on_response(&self, answer: &mut ResponseHeader) {
         let _ = answer.insert_header(X_CACHE, HeaderValue::from_static(self.word()));
-        if let Ok(status) = HeaderValue::from_str(&self.status()) {
+        if let Ok(status) = HeaderValue::from_maybe_shared(bytes::Bytes::from(self.status())) {
             let _ = answer.append_header(CACHE_STATUS, status);
         }
         if let Some((_, age)) = self.time {

@@ -19,7 +19,6 @@ const MORE_FIELDS: usize = 8;
 pub const BODY_MAX: u64 = 16 * 1024;
 
 /// What was read comes to.
-#[expect(clippy::large_enum_variant, reason = "it lives for a moment on the stack; a box would cost an allocation")]
 pub(super) enum Head {
     /// A whole request that leaves no doubt; it was taken off the buffer.
     Ordinary(Ordinary),
@@ -31,7 +30,7 @@ pub(super) enum Head {
 
 /// A whole request.
 pub(super) struct Ordinary {
-    pub(super) request: RequestHeader,
+    pub(super) request: Box<RequestHeader>,
     /// Head and body as they were received.
     pub(super) raw: Bytes,
     /// Where in `raw` the body begins.
@@ -42,7 +41,8 @@ pub(super) struct Ordinary {
 
 /// Takes a whole request off the buffer.
 pub(super) fn read(buffer: &mut BytesMut) -> Head {
-    let sketch = match Sketch::of(buffer) {
+    let mut places = [((0, 0), (0, 0)); FIELDS_MAX];
+    let sketch = match Sketch::of(buffer, &mut places) {
         Ok(Some(sketch)) => sketch,
         Ok(None) => return Head::Other,
         Err(Partial) => return Head::Part(1),
@@ -52,7 +52,8 @@ pub(super) fn read(buffer: &mut BytesMut) -> Head {
         return Head::Part(whole - buffer.len());
     }
     let raw = buffer.split_to(whole).freeze();
-    if let Some(request) = sketch.request(&raw) {
+    if let Some(request) = sketch.request(&raw, &places) {
+        let request = Box::new(request);
         return Head::Ordinary(Ordinary { request, raw, body_at: sketch.head, close: sketch.close });
     }
     // It can't be told in our terms: put back what was taken.
@@ -64,12 +65,13 @@ pub(super) fn read(buffer: &mut BytesMut) -> Head {
 
 /// From where to where.
 type Place = (u16, u16);
+/// Those of the fields' names and values.
+type Places = [(Place, Place); FIELDS_MAX];
 
 /// A head's parts, by their places.
 struct Sketch {
     method: Method,
     target: Place,
-    fields: [(Place, Place); FIELDS_MAX],
     count: usize,
     head: usize,
     body: usize,
@@ -81,7 +83,7 @@ struct Partial;
 
 impl Sketch {
     /// `None` for what is not ordinary.
-    fn of(buffer: &[u8]) -> Result<Option<Self>, Partial> {
+    fn of(buffer: &[u8], places: &mut Places) -> Result<Option<Self>, Partial> {
         if buffer.len() > usize::from(u16::MAX) {
             return Ok(None);
         }
@@ -89,13 +91,13 @@ impl Sketch {
         let mut request = Request::new(&mut []);
         let parsed = ParserConfig::default().parse_request_with_uninit_headers(&mut request, buffer, &mut space);
         match parsed {
-            Ok(Status::Complete(head)) => Ok(Self::of_parsed(buffer, &request, head)),
+            Ok(Status::Complete(head)) => Ok(Self::of_parsed(buffer, places, &request, head)),
             Ok(Status::Partial) => Err(Partial),
             Err(_) => Ok(None),
         }
     }
 
-    fn of_parsed(buffer: &[u8], request: &Request<'_, '_>, head: usize) -> Option<Self> {
+    fn of_parsed(buffer: &[u8], places: &mut Places, request: &Request<'_, '_>, head: usize) -> Option<Self> {
         let target = request.path?;
         // An absolute target names a second host; empty lines in front were passed over.
         if request.version != Some(1) || !target.starts_with('/') || matches!(buffer.first(), Some(b'\r' | b'\n')) {
@@ -116,14 +118,13 @@ impl Sketch {
         let mut sketch = Self {
             method,
             target: place(target.as_bytes()),
-            fields: [((0, 0), (0, 0)); FIELDS_MAX],
             count: request.headers.len(),
             head,
             body: 0,
             close: false,
         };
         let (mut hosts, mut length) = (0, None);
-        for (field, to) in request.headers.iter().zip(&mut sketch.fields) {
+        for (field, to) in request.headers.iter().zip(places) {
             let name = field.name;
             match name.len() {
                 4 if name.eq_ignore_ascii_case("host") => hosts += 1,
@@ -152,10 +153,10 @@ impl Sketch {
     }
 
     /// Values are slices of the head: nothing is copied.
-    fn request(&self, raw: &Bytes) -> Option<RequestHeader> {
+    fn request(&self, raw: &Bytes, places: &Places) -> Option<RequestHeader> {
         let slice = |(from, to): Place| raw.slice(usize::from(from)..usize::from(to));
         let mut headers = HeaderMap::with_capacity(self.count + MORE_FIELDS);
-        for &(name, value) in &self.fields[..self.count] {
+        for &(name, value) in &places[..self.count] {
             let name = HeaderName::from_bytes(&raw[usize::from(name.0)..usize::from(name.1)]).ok()?;
             headers.append(name, HeaderValue::from_maybe_shared(slice(value)).ok()?);
         }
@@ -168,9 +169,11 @@ impl Sketch {
     }
 }
 
-/// Digits only: `+5`, `0x5` and ` 5` are no lengths. So many that no length of ours has more.
+/// Digits only, without a zero in front: `+5`, `0x5`, `05` and ` 5` are no lengths. So many that no length of ours
+/// has more.
 fn number(text: &[u8]) -> Option<u64> {
-    let digits = !text.is_empty() && text.len() <= 10 && text.iter().all(u8::is_ascii_digit);
+    let canonical = matches!(text, [b'0'] | [b'1'..=b'9', ..]);
+    let digits = canonical && text.len() <= 10 && text.iter().all(u8::is_ascii_digit);
     digits.then(|| text.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
 }
 
@@ -211,6 +214,8 @@ mod tests {
             "Host: a\r\nHost: a\r\n",
             "Host: a\r\nTransfer-Encoding: chunked\r\n",
             "Host: a\r\nContent-Length: +0\r\n",
+            "Host: a\r\nContent-Length: 00\r\n",
+            "Host: a\r\nContent-Length: 02\r\n",
             "Host: a\r\nContent-Length: 0\r\nContent-Length: 0\r\n",
             "Host: a\r\nContent-Length: 99999999999\r\n",
             "Host: a\r\nContent-Length: 17000\r\n",

@@ -27,7 +27,7 @@ pub(super) struct Lean {
     line: Line,
     raw: Bytes,
     body_at: usize,
-    pub(super) request: RequestHeader,
+    pub(super) request: Box<RequestHeader>,
     pub(super) body: Bytes,
     /// The connection ends with the answer.
     pub(super) close: bool,

@@ -42,7 +42,7 @@ pub struct Client<'s> {
 
 enum Side<'s> {
     /// Ordinary, over HTTP/1.1.
-    Lean(Box<Lean>),
+    Lean(Lean),
     /// Anything else over HTTP/1.
     Session(Box<ServerSession>),
     /// A stream of an HTTP/2 connection, which is Pingora's.
@@ -76,7 +76,7 @@ impl Line {
             Ok(None) | Err(_) => return None,
         };
         let side = match head {
-            Head::Ordinary(request) => Side::Lean(Box::new(Lean::new(self, request))),
+            Head::Ordinary(request) => Side::Lean(Lean::new(self, request)),
             Head::Part(_) | Head::Other => {
                 self.stream.hand_over(self.read);
                 Side::Session(read_session(self.stream).await?)
@@ -120,6 +120,12 @@ impl<'s> Client<'s> {
     /// What is known about the connection.
     pub fn connection(&self) -> &Arc<Connection> {
         &self.connection
+    }
+
+    /// Whether it was ordinary when it was read: then its framing leaves no doubt, it names one host, and it asks nothing
+    /// of the connection but to be kept or closed.
+    pub fn is_ordinary(&self) -> bool {
+        matches!(self.side, Side::Lean(_))
     }
 
     /// The request's head.
@@ -337,9 +343,9 @@ impl<'s> Client<'s> {
     pub async fn session(&mut self) -> Result<&mut ServerSession> {
         if let Side::Lean(lean) = &mut self.side {
             let blank = Box::new(RequestHeader::build_no_case(Method::GET, b"/", None)?);
-            let request = Box::new(std::mem::replace(&mut lean.request, *blank));
+            let request = std::mem::replace(&mut lean.request, blank);
             let Side::Lean(lean) = std::mem::replace(&mut self.side, Side::Lost(request)) else { return Err(lost()) };
-            let session = Box::pin(become_session(*lean)).await?;
+            let session = Box::pin(become_session(lean)).await?;
             if let Side::Lost(request) = std::mem::replace(&mut self.side, Side::Session(session)) {
                 *self.request_mut() = *request;
             }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -190,9 +190,10 @@ impl<W: WayOut> Dispatch<'_, '_, W> {
                 Box::pin(connect(self.policy.connect, connecting)).await?
             }
         };
-        self.exchange.timings.connected = Some(self.exchange.started.elapsed());
+        let connected = Instant::now();
+        self.exchange.timings.connected = Some(connected - self.exchange.started);
         let kept = match small {
-            Some(body) => self.lean(stream, body).await?,
+            Some(body) => self.lean(stream, body, connected).await?,
             None => Box::pin(self.pumped(stream)).await?,
         };
         if let Some(stream) = kept {
@@ -203,9 +204,9 @@ impl<W: WayOut> Dispatch<'_, '_, W> {
 
     /// The ordinary way; an answer that is not ordinary goes on through the pump. What is not ordinary
     /// is boxed, here and above: the future of an ordinary request stays small, and so cheap to make.
-    async fn lean(&mut self, stream: Transport, body: &[u8]) -> Result<Option<Transport>, Stopped> {
+    async fn lean(&mut self, stream: Transport, body: &[u8], now: Instant) -> Result<Option<Transport>, Stopped> {
         let Self { client, exchange, policy, way, .. } = self;
-        match (Lean { client, exchange, policy, way: *way }).run(stream, body).await? {
+        match (Lean { client, exchange, policy, way: *way }).run(stream, body, now).await? {
             lean::Outcome::Done(stream) => Ok(stream),
             lean::Outcome::Other(stream, read_ahead) => Box::pin(self.resumed(stream, read_ahead, body)).await,
         }

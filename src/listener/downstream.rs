@@ -23,7 +23,7 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use crate::base::Deadline;
+use crate::base::{Deadline, coarse_now};
 
 use super::connection::{Connection, Phase, Refuse};
 use super::wire::{Verdict, Wire};
@@ -137,7 +137,11 @@ impl Downstream {
     /// Writes without gathering: this is all that there is for now.
     pub fn poll_write_through(&mut self, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.time_phase();
-        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bytes))?;
+        let inner = Pin::new(&mut self.inner);
+        let written = match bytes {
+            [all] => ready!(inner.poll_write(cx, all)), // `send` is a shorter way through the kernel
+            _ => ready!(inner.poll_write_vectored(cx, bytes)),
+        }?;
         self.connection.count_written(written);
         Poll::Ready(Ok(written))
     }
@@ -157,7 +161,7 @@ impl Downstream {
                 self.deadline.arm_at(start + limits.header_timeout);
             }
             Phase::Header => self.deadline.arm(limits.header_timeout),
-            Phase::Idle => self.deadline.arm(limits.keep_alive),
+            Phase::Idle => self.deadline.arm_at(coarse_now() + limits.keep_alive),
             Phase::Request | Phase::H2 | Phase::Cut => self.deadline.arm_at(start + PARKED),
         }
         self.timed = Some(turn);

@@ -40,45 +40,42 @@ pub(super) fn write(exchange: &Exchange, facts: &Facts<'_>) {
         out.raw(exchange.trace.trace_id.as_str().as_bytes());
         out.raw(br#"","span_id":""#);
         out.raw(exchange.trace.span_id.as_str().as_bytes());
-        out.raw(b"\"");
-        out.text("method", facts.method.as_str().as_bytes());
-        out.text("host", facts.host);
-        out.text("path", facts.path);
-        out.text("http", facts.http.as_bytes());
-        out.text("listener", facts.listener.as_bytes());
-        out.text("route", facts.route.as_bytes());
+        out.text(br#"","method":""#, facts.method.as_str().as_bytes());
+        out.text(br#","host":""#, facts.host);
+        out.text(br#","path":""#, facts.path);
+        out.text(br#","http":""#, facts.http.as_bytes());
+        out.text(br#","listener":""#, facts.listener.as_bytes());
+        out.text(br#","route":""#, facts.route.as_bytes());
         if let Some(upstream) = &exchange.upstream {
-            out.text("upstream", upstream.as_bytes());
+            out.text(br#","upstream":""#, upstream.as_bytes());
         }
         if let Some(endpoint) = exchange.endpoint {
-            out.name("endpoint");
-            out.raw(b"\"");
+            out.raw(br#","endpoint":""#);
             out.address(endpoint.ip(), Some(endpoint.port()));
             out.raw(b"\"");
-            out.number("attempts", u64::from(exchange.attempts));
+            out.number(br#","attempts":"#, u64::from(exchange.attempts));
             out.raw(if exchange.connection_reused { br#","reused":true"# } else { br#","reused":false"# });
         }
-        out.name("client");
-        out.raw(b"\"");
+        out.raw(br#","client":""#);
         out.address(exchange.client_ip, None);
         out.raw(b"\"");
-        out.number("status", u64::from(facts.status));
-        out.text("end", facts.end.as_str().as_bytes());
+        out.number(br#","status":"#, u64::from(facts.status));
+        out.text(br#","end":""#, facts.end.as_str().as_bytes());
         if let Some(code) = facts.error {
-            out.text("error", code.as_bytes());
+            out.text(br#","error":""#, code.as_bytes());
         }
         if let Some(cache) = exchange.cache.as_ref().and_then(|it| it.word) {
-            out.text("cache", cache.as_bytes());
+            out.text(br#","cache":""#, cache.as_bytes());
         }
-        out.number("bytes_received", facts.bytes_received);
-        out.number("bytes_sent", facts.bytes_sent);
+        out.number(br#","bytes_received":"#, facts.bytes_received);
+        out.number(br#","bytes_sent":"#, facts.bytes_sent);
         if let Some(connected) = exchange.timings.connected {
-            out.millis("connect_ms", connected);
+            out.millis(br#","connect_ms":"#, connected);
         }
         if let Some(first_byte) = exchange.timings.first_byte {
-            out.millis("first_byte_ms", first_byte);
+            out.millis(br#","first_byte_ms":"#, first_byte);
         }
-        out.millis("duration_ms", facts.duration);
+        out.millis(br#","duration_ms":"#, facts.duration);
         out.raw(b"}");
     });
 }
@@ -91,15 +88,9 @@ impl Json<'_> {
         self.0.extend_from_slice(bytes);
     }
 
-    fn name(&mut self, name: &str) {
-        self.raw(b",\"");
-        self.raw(name.as_bytes());
-        self.raw(b"\":");
-    }
-
-    fn text(&mut self, name: &str, value: &[u8]) {
-        self.name(name);
-        self.raw(b"\"");
+    /// `lead` is the comma, the name, the colon and the first quote, in one piece.
+    fn text(&mut self, lead: &[u8], value: &[u8]) {
+        self.raw(lead);
         let plain = |it: &u8| matches!(it, b' '..=b'~') & (*it != b'"') & (*it != b'\\');
         if value.iter().fold(true, |all, it| all & plain(it)) {
             self.raw(value)
@@ -127,8 +118,8 @@ impl Json<'_> {
         self.0.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
     }
 
-    fn number(&mut self, name: &str, number: u64) {
-        self.name(name);
+    fn number(&mut self, lead: &[u8], number: u64) {
+        self.raw(lead);
         self.raw(itoa::Buffer::new().format(number).as_bytes());
     }
 
@@ -148,9 +139,9 @@ impl Json<'_> {
     }
 
     /// Milliseconds with three decimals.
-    fn millis(&mut self, name: &str, length: Duration) {
+    fn millis(&mut self, lead: &[u8], length: Duration) {
         let micros = length.as_micros() as u64;
-        self.number(name, micros / 1000);
+        self.number(lead, micros / 1000);
         let rest = micros % 1000;
         let digits = [b'.', b'0' + (rest / 100) as u8, b'0' + (rest / 10 % 10) as u8, b'0' + (rest % 10) as u8];
         self.raw(&digits);
@@ -165,10 +156,9 @@ mod tests {
     fn whatever_is_in_a_target_the_line_is_json() {
         let mut line = vec![b'{', b'"', b'a', b'"', b':', b'1'];
         let mut out = Json(&mut line);
-        out.text("path", b"/a\"b\\c\n\x80");
-        out.millis("ms", Duration::from_micros(1_050));
-        out.name("at");
-        out.raw(b"\"");
+        out.text(br#","path":""#, b"/a\"b\\c\n\x80");
+        out.millis(br#","ms":"#, Duration::from_micros(1_050));
+        out.raw(br#","at":""#);
         out.address("127.0.0.1".parse().unwrap(), Some(80));
         out.address("::1".parse().unwrap(), Some(80));
         out.raw(b"\"}");

@@ -58,20 +58,24 @@ pub(super) fn check(client: &mut Client<'_>) -> Result<(), Refusal> {
     fields(&request.headers)?;
     if let Some(head) = client.raw_head() {
         raw_head(&head)?;
-        if request.headers.contains_key(TRANSFER_ENCODING) {
+        if !client.is_ordinary() && request.headers.contains_key(TRANSFER_ENCODING) {
             no_length(&head)?;
         }
     }
-    framing(&request.headers, request.version)?;
-    authority(request)?;
     host(&request.headers, request.version)?;
-    connection(&request.headers)?;
-    expectation(&request.headers)?;
+    if !client.is_ordinary() {
+        framing(&request.headers, request.version)?;
+        authority(request)?;
+        connection(&request.headers)?;
+        expectation(&request.headers)?;
+    }
     if [Method::TRACE, Method::OPTIONS].contains(&request.method) {
         let has_body = !client.has_no_body();
         one_hop_less(client.request_mut(), has_body)?;
     }
-    default_host(client);
+    if !client.is_ordinary() {
+        default_host(client);
+    }
     Ok(())
 }
 

@@ -583,6 +583,65 @@ fn an_upstream_that_closes_after_each_answer_is_connected_anew() {
     assert_eq!(upstream.connections(), 5);
 }
 
+/// Requests that our codec reads, those that Pingora reads, and those that go from one to the other, in whatever
+/// pieces they come.
+#[test]
+fn requests_of_every_kind_follow_one_another_on_a_connection() {
+    let upstream = RawUpstream::start(|request| match request.target().as_str() {
+        "/none" => Script::answer(204, &[], ""),
+        target if target.starts_with("/chunked") => Script::chunked(200, &[target.as_bytes(), b"!"], &[]),
+        target => Script::ok(target),
+    });
+    let gateway = in_front_of(&upstream, "");
+    let large = "y".repeat(20_000);
+    let requests = [
+        ("GET", "/plain", "\r\n"),
+        ("POST", "/by-chunks", "transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"),
+        ("GET", "/chunked", "\r\n"),
+        ("POST", "/small", "content-length: 3\r\n\r\nabc"),
+        ("GET", "/trailers", "connection: te\r\nte: trailers\r\n\r\n"),
+        ("HEAD", "/head", "\r\n"),
+        ("POST", "/chunked/small", "content-length: 3\r\n\r\nabc"),
+        ("PUT", "/large", &format!("content-length: 20000\r\n\r\n{large}")),
+        ("GET", "/none", "\r\n"),
+        ("PUT", "/chunked/large", &format!("content-length: 20000\r\n\r\n{large}")),
+        ("GET", "/last", "connection: close\r\n\r\n"),
+    ];
+    let bytes: String =
+        requests.iter().map(|(how, what, rest)| format!("{how} {what} HTTP/1.1\r\nhost: x\r\n{rest}")).collect();
+    for piece in [1 << 20, 4_096, 1_000, 97, 7] {
+        let mut client = RawClient::connect(gateway.public());
+        bytes.as_bytes().chunks(piece).for_each(|it| client.send(it));
+        for (method, target, _) in &requests {
+            let answer = client.read_response_to(method);
+            let text = match *target {
+                "/none" | "/head" => String::new(),
+                target if target.starts_with("/chunked") => format!("{target}!"),
+                target => target.to_owned(),
+            };
+            assert_eq!(answer.text(), text, "{method} {target}, in pieces of {piece}");
+        }
+        client.expect_closed();
+    }
+    let seen = upstream.requests();
+    assert_eq!((seen.len(), upstream.failures()), (5 * requests.len(), Vec::new()));
+    for (number, request) in seen.iter().enumerate() {
+        let (_, target, rest) = requests[number % requests.len()];
+        let body = if rest.len() > 20_000 {
+            large.as_str()
+        } else if rest.contains("abc") {
+            "abc"
+        } else {
+            ""
+        };
+        let head = request.windows(4).position(|it| it == b"\r\n\r\n").unwrap() + 4;
+        assert!(request.starts_with(requests[number % requests.len()].0.as_bytes()), "{number} {target}");
+        if !target.contains("by-chunks") {
+            assert_eq!(&request[head..], body.as_bytes(), "{target}");
+        }
+    }
+}
+
 #[test]
 fn five_pipelined_requests_get_five_answers_in_order() {
     let upstream = RawUpstream::start(|request| Script::ok(request.target()));

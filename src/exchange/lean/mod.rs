@@ -53,10 +53,10 @@ pub(super) struct Lean<'a, 's, W> {
 
 impl<W: WayOut> Lean<'_, '_, W> {
     /// Sends the request and its whole body, and passes the answer on.
-    pub(super) async fn run(&mut self, mut stream: Transport, body: &[u8]) -> Result<Outcome, Stopped> {
+    pub(super) async fn run(&mut self, mut stream: Transport, body: &[u8], now: Instant) -> Result<Outcome, Stopped> {
         let total = self.exchange.started + self.policy.request;
         let mut deadline = Deadline::idle();
-        deadline.arm_at((Instant::now() + self.policy.first_byte).min(total));
+        deadline.arm_at((now + self.policy.first_byte).min(total));
 
         let mut buffer = BytesMut::with_capacity(READ);
         request::write(self.client.request(), self.exchange, body, &mut buffer);
