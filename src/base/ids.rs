@@ -53,6 +53,11 @@ macro_rules! hex_id {
             pub fn as_str(&self) -> &str {
                 self.0.as_str()
             }
+
+            /// The hex digits.
+            pub fn as_bytes(&self) -> &[u8] {
+                &self.0.0
+            }
         }
 
         impl fmt::Debug for $name {
@@ -111,8 +116,12 @@ impl RequestId {
 
     /// The id as text.
     pub fn as_str(&self) -> &str {
-        let text = &self.text[..usize::from(self.length)];
-        std::str::from_utf8(text).expect("only ASCII is taken in")
+        std::str::from_utf8(self.as_bytes()).expect("only ASCII is taken in")
+    }
+
+    /// The id as ASCII.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.text[..usize::from(self.length)]
     }
 }
 

@@ -8,10 +8,14 @@ use bytes::{Bytes, BytesMut};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri, Version};
 use httparse::{Header, ParserConfig, Request, Status};
+use memchr::memchr_iter;
 use pingora::http::RequestHeader;
 
 /// A request with more fields than this is not ordinary.
 const FIELDS_MAX: usize = 64;
+/// A head larger than this is not ordinary, in bytes; nor is a target larger than that.
+const HEAD_MAX: usize = 16 * 1024;
+const TARGET_MAX: usize = 8 * 1024;
 /// Room that is made for fields that the gateway adds.
 const MORE_FIELDS: usize = 8;
 
@@ -99,8 +103,14 @@ impl Sketch {
 
     fn of_parsed(buffer: &[u8], places: &mut Places, request: &Request<'_, '_>, head: usize) -> Option<Self> {
         let target = request.path?;
-        // An absolute target names a second host; empty lines in front were passed over.
-        if request.version != Some(1) || !target.starts_with('/') || matches!(buffer.first(), Some(b'\r' | b'\n')) {
+        // An absolute target names a second host, and a fragment would be cut off. Empty lines in front were passed over.
+        let target_is_plain = target.starts_with('/') && target.bytes().all(|it| it.is_ascii_graphic() && it != b'#');
+        if request.version != Some(1) || !target_is_plain || matches!(buffer.first(), Some(b'\r' | b'\n')) {
+            return None;
+        }
+        // A line may end in a bare LF for the parser; a bare CR is nothing to it. So there are as many of both.
+        let count = |byte| memchr_iter(byte, &buffer[..head]).count();
+        if head > HEAD_MAX || target.len() > TARGET_MAX || count(b'\r') != count(b'\n') {
             return None;
         }
         let method = Method::from_bytes(request.method?.as_bytes()).ok()?;
@@ -224,11 +234,20 @@ mod tests {
             "Host: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n",
             "Host: a\r\nX: a\r\n b\r\n",
             "Host: a\r\nX : a\r\n",
+            "Host: a\nX: a\r\n",
+            "Host: a\r\nX: a\rb\r\n",
+            "Host: a\r\nX: a\x7f\r\n",
             "Host: a\r\nX: \0\r\n",
         ];
         let whole = fields.iter().map(|it| format!("GET / HTTP/1.1\r\n{it}\r\n"));
-        let lines =
-            ["GET / HTTP/1.0", "GET http://a/ HTTP/1.1", "GET * HTTP/1.1", "GET  / HTTP/1.1", "CONNECT / HTTP/1.1"];
+        let lines = [
+            "GET / HTTP/1.0",
+            "GET http://a/ HTTP/1.1",
+            "GET * HTTP/1.1",
+            "GET  / HTTP/1.1",
+            "GET /#a HTTP/1.1",
+            "CONNECT / HTTP/1.1",
+        ];
         let lines = lines.iter().map(|it| format!("{it}\r\nHost: a\r\n\r\n"));
         let odd = ["\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "\0"];
         for text in whole.chain(lines).chain(odd.map(str::to_owned)) {

@@ -26,7 +26,6 @@ const GATHER: usize = 4 * 1024;
 pub(super) struct Lean {
     line: Line,
     raw: Bytes,
-    body_at: usize,
     pub(super) request: Box<RequestHeader>,
     pub(super) body: Bytes,
     /// The connection ends with the answer.
@@ -73,11 +72,7 @@ impl Lean {
     pub(super) fn new(line: Line, request: Ordinary) -> Self {
         let Ordinary { request, raw, body_at, close } = request;
         let body = raw.slice(body_at..);
-        Self { line, raw, body_at, request, body, close, status: 0, sent: 0, left: false }
-    }
-
-    pub(super) fn raw_head(&self) -> Bytes {
-        self.raw.slice(..self.body_at)
+        Self { line, raw, request, body, close, status: 0, sent: 0, left: false }
     }
 
     pub(super) fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -148,12 +148,12 @@ impl<'s> Client<'s> {
         }
     }
 
-    /// The head's bytes as they were received; `None` over HTTP/2, which has no such bytes.
+    /// The head's bytes as they were received, if it is Pingora's of HTTP/1; others have none, or there is no doubt about
+    /// them.
     pub fn raw_head(&self) -> Option<Bytes> {
         match &self.side {
-            Side::Lean(lean) => Some(lean.raw_head()),
             Side::Session(session) => session.as_http1().map(|it| it.get_headers_raw_bytes()),
-            Side::Stream(_) | Side::Lost(_) => None,
+            Side::Lean(_) | Side::Stream(_) | Side::Lost(_) => None,
         }
     }
 

@@ -42,7 +42,7 @@ pub fn is_told_by_us(name: &HeaderName) -> bool {
 impl Exchange {
     /// Gives every field to `field`, its value in pieces.
     pub fn introduce(&self, request: &RequestHeader, mut field: impl FnMut(&HeaderName, &[&[u8]])) {
-        field(&X_REQUEST_ID, &[self.request_id.as_str().as_bytes()]);
+        field(&X_REQUEST_ID, &[self.request_id.as_bytes()]);
         field(&TRACEPARENT, &[&self.trace.traceparent()]);
         let client = AddressText::of(self.client_ip);
         let client = client.as_bytes();

@@ -165,8 +165,8 @@ impl TraceContext {
     pub fn traceparent(&self) -> [u8; 55] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut field = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        field[3..35].copy_from_slice(self.trace_id.as_str().as_bytes());
-        field[36..52].copy_from_slice(self.span_id.as_str().as_bytes());
+        field[3..35].copy_from_slice(self.trace_id.as_bytes());
+        field[36..52].copy_from_slice(self.span_id.as_bytes());
         field[54] = DIGITS[usize::from(self.flags & 1)];
         field
     }

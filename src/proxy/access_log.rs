@@ -35,11 +35,11 @@ pub(super) fn write(exchange: &Exchange, facts: &Facts<'_>) {
         out.raw(br#"{"level":"info","event":"request","timestamp":""#);
         out.raw(Timestamp::now().as_str().as_bytes());
         out.raw(br#"","request_id":""#);
-        out.raw(exchange.request_id.as_str().as_bytes());
+        out.raw(exchange.request_id.as_bytes());
         out.raw(br#"","trace_id":""#);
-        out.raw(exchange.trace.trace_id.as_str().as_bytes());
+        out.raw(exchange.trace.trace_id.as_bytes());
         out.raw(br#"","span_id":""#);
-        out.raw(exchange.trace.span_id.as_str().as_bytes());
+        out.raw(exchange.trace.span_id.as_bytes());
         out.text(br#"","method":""#, facts.method.as_str().as_bytes());
         out.text(br#","host":""#, facts.host);
         out.text(br#","path":""#, facts.path);

@@ -55,27 +55,33 @@ pub(super) fn check(client: &mut Client<'_>) -> Result<(), Refusal> {
     if request.method.as_str().len() > METHOD_MAX {
         return Err(Refusal::BadRequest("the method is too long to be one"));
     }
-    fields(&request.headers)?;
-    if let Some(head) = client.raw_head() {
-        raw_head(&head)?;
-        if !client.is_ordinary() && request.headers.contains_key(TRANSFER_ENCODING) {
-            no_length(&head)?;
-        }
+    if client.is_ordinary() {
+        host(&request.headers, request.version)?; // of the rest there is no doubt
+    } else {
+        every_doubt(client)?;
     }
-    host(&request.headers, request.version)?;
-    if !client.is_ordinary() {
-        framing(&request.headers, request.version)?;
-        authority(request)?;
-        connection(&request.headers)?;
-        expectation(&request.headers)?;
-    }
-    if [Method::TRACE, Method::OPTIONS].contains(&request.method) {
+    if [Method::TRACE, Method::OPTIONS].contains(&client.request().method) {
         let has_body = !client.has_no_body();
         one_hop_less(client.request_mut(), has_body)?;
     }
-    if !client.is_ordinary() {
-        default_host(client);
+    Ok(())
+}
+
+fn every_doubt(client: &mut Client<'_>) -> Result<(), Refusal> {
+    let request = client.request();
+    fields(&request.headers)?;
+    if let Some(head) = client.raw_head() {
+        raw_head(&head)?;
+        if request.headers.contains_key(TRANSFER_ENCODING) {
+            no_length(&head)?;
+        }
     }
+    framing(&request.headers, request.version)?;
+    authority(request)?;
+    host(&request.headers, request.version)?;
+    connection(&request.headers)?;
+    expectation(&request.headers)?;
+    default_host(client);
     Ok(())
 }
 

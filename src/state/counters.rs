@@ -292,8 +292,10 @@ impl Counters {
         let now = self.now();
         let mut shard = self.shards[number].lock();
         self.keep(&mut shard, |entry| entry.tat > now.0);
-        // After a flood the memory goes back.
-        if shard.capacity() > 64 && shard.len() < shard.capacity() / 4 {
+        // After a flood the memory goes back. The table's capacity says too little: places of those who left count as
+        // taken until it is made anew.
+        let room = shard.allocation_size() / size_of::<Entry>();
+        if room > 64 && shard.len() < room / 4 {
             let wanted = shard.len() * 2;
             shard.shrink_to(wanted, |it| it.key.0[0]);
         }
