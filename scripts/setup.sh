@@ -26,6 +26,7 @@ needs() {
         echo initdb postgresql
         echo node nodejs
         echo npm npm
+        echo faketime faketime
         ;;
     bench)
         echo python3 python3

@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rand::SystemRandom;
@@ -18,7 +18,7 @@ use crate::app::ask::{keeping, moment, with_store};
 use crate::app::inspect::{columns, pretty};
 use crate::app::users::check_roles;
 use crate::app::{Failure, Format};
-use crate::base::{At, Findings};
+use crate::base::{At, Findings, unix_seconds};
 use crate::identity::TokensConfig;
 use crate::services::auth::{MadeKey, NAME_RULE, ROLE_RULE, is_role, is_scope, is_user_name};
 use crate::store::{ApiKey, NewApiKey};
@@ -167,6 +167,5 @@ pub fn revoke_api_key(gateway: &Path, id: &str) -> Result<String, Failure> {
 }
 
 fn now() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+    unix_seconds().try_into().unwrap_or(i64::MAX)
 }

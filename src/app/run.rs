@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{self, Admin};
 use crate::app::signals::{Signals, Wish};
 use crate::app::{Failure, Files};
+use crate::base::ClockWatch;
 use crate::cache::Cache;
 use crate::config::{Compiled, Configuration, Living, Snapshot, Watcher, compile_files};
 use crate::exchange::Worker;
@@ -29,6 +30,9 @@ use crate::state::{Backend, State};
 use crate::store::Store;
 use crate::telemetry;
 use crate::upstream::{Fleet, UpstreamKind};
+
+/// How often the system's clock is looked at.
+const CLOCK_LOOK: Duration = Duration::from_secs(1);
 
 /// What streams get of the grace at its end, to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -81,6 +85,7 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     let (gateway, routes) = (files.gateway.clone(), files.routes.clone());
     let living = Living { fleet, limits: Limits::new(&shared.state), certificates, identity };
     side.spawn(Limits::breathe(Arc::downgrade(&living.limits)));
+    side.spawn(watch_clock());
     let configuration = Configuration::begin(compiled, gateway, routes, services, living);
     let configuration = Arc::new(configuration);
     let drain = Drain::new();
@@ -144,6 +149,21 @@ async fn serve_admin(socket: TcpListener, admin: Arc<Admin>) {
 fn side_runtime() -> Result<Runtime, Failure> {
     let built = Builder::new_multi_thread().worker_threads(1).thread_name("side").enable_all().build();
     built.map_err(|error| Failure(format!("no thread can be started: {error}")))
+}
+
+/// Tells when the system's clock was set back.
+async fn watch_clock() {
+    let mut watch = ClockWatch::begin();
+    loop {
+        tokio::time::sleep(CLOCK_LOOK).await;
+        if let Some(back) = watch.look() {
+            tracing::error!(
+                event = "clock_set_back",
+                seconds = back.as_secs_f64(),
+                "the later time counts until the clock has caught up; restart the gateway if the earlier one is right"
+            );
+        }
+    }
 }
 
 fn announce(sockets: &[Socket], admin: &TcpListener) {

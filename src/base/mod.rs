@@ -3,6 +3,7 @@
 //! No I/O lives here, and no word that only one room needs.
 
 mod address;
+mod clock;
 mod deadline;
 mod findings;
 mod ids;
@@ -11,6 +12,7 @@ mod secret;
 mod units;
 
 pub use address::AddressText;
+pub use clock::{ClockWatch, unix_seconds};
 pub use deadline::{Deadline, coarse_now};
 pub use findings::{At, Finding, Findings, Part, nearest};
 pub use ids::{RequestId, SpanId, TraceId};

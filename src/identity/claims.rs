@@ -1,6 +1,6 @@
 //! What our own tokens say.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -42,9 +42,4 @@ impl Claims {
         self.exp = self.iat + life.as_secs();
         self
     }
-}
-
-/// Seconds since 1970.
-pub(super) fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs())
 }

@@ -1,7 +1,7 @@
 //! The keys that sign our own tokens, and what the world may know of them.
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
@@ -10,8 +10,9 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
 use super::badge::{self, Said};
-use super::claims::{Claims, seconds};
+use super::claims::Claims;
 use super::pem::PrivateKey;
+use crate::base::unix_seconds;
 
 /// A token could not be signed.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +77,7 @@ impl Keys {
     /// The claims of a new access token of this subject: issuer, audience, times and a fresh `jti` are
     /// filled in, the rest is empty.
     pub fn claims(&self, subject: &str) -> Claims {
-        let now = seconds(SystemTime::now());
+        let now = unix_seconds();
         Claims {
             iss: self.issuer.clone(),
             aud: self.audience.clone(),

@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -15,7 +14,7 @@ use super::accounts::{Account, Accounts, Answer, Lookups, Unavailable};
 use super::api_key::{ApiKey, Holder};
 use super::badge::{Fields, Said};
 use super::cache::{Cache, Found};
-use super::claims::{Claims, seconds};
+use super::claims::Claims;
 use super::config::Tokens;
 use super::flaw::{Denied, Flaw};
 use super::keys::Keys;
@@ -27,6 +26,7 @@ use super::revocations::{Effect, Facts, Revocation, Revocations};
 use super::rules::Rules;
 use super::token::{TOKEN_MAX, Token};
 use super::trust::Source;
+use crate::base::unix_seconds;
 
 /// What the gateway knows about who is who: keys, verified tokens, revocations. One for the process.
 pub struct Identity {
@@ -203,7 +203,7 @@ impl Identity {
             Revocation::Subject { subject, .. } | Revocation::Roles { subject, .. } => self.people.forget(subject),
             Revocation::Token { .. } | Revocation::Session { .. } => {}
         }
-        self.revocations.add(revocation, seconds(SystemTime::now()));
+        self.revocations.add(revocation, unix_seconds());
     }
 
     /// As [`Identity::revoke`], but what is known already costs the tokens that are remembered nothing.
@@ -254,7 +254,7 @@ impl Identity {
     /// What upstreams are told of a principal. It is made by `tell`, seldom, from a proof of who is calling; there is
     /// none without a key to sign it with.
     pub fn told(&self, principal: &Principal, tell: impl FnOnce(Option<String>) -> Arc<Fields>) -> Arc<Fields> {
-        let now = seconds(SystemTime::now());
+        let now = unix_seconds();
         let epoch = self.keys_epoch.load(Ordering::Acquire);
         principal.badge.get(now, epoch, || {
             let keys = self.keys();
@@ -295,7 +295,7 @@ impl Identity {
         if token.len() > TOKEN_MAX {
             return Verdict::Invalid(Flaw::TooLong);
         }
-        let now = seconds(SystemTime::now());
+        let now = unix_seconds();
         // Before the keys and revocations themselves: what changes meanwhile is seen the next time.
         let epochs = (self.keys_epoch.load(Ordering::Acquire), self.revocations.epoch());
         let print = self.verified.print(token);
@@ -396,7 +396,7 @@ impl Known {
 
 fn opened(key: ApiKey<'_>, answer: Answer<Holder>) -> Result<Arc<Principal>, Denied> {
     let opened = match answer {
-        Ok(Some(holder)) => key.opens(&holder, seconds(SystemTime::now())).map_err(Denied::Flawed),
+        Ok(Some(holder)) => key.opens(&holder, unix_seconds()).map_err(Denied::Flawed),
         Ok(None) => Err(Denied::Flawed(Flaw::ApiKey)),
         Err(Unavailable) => Err(Denied::Unavailable),
     };

@@ -3,7 +3,7 @@
 //! seconds, since notices are not promised and the command line gives none.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,9 +13,9 @@ use crate::state::{Notice, Notices};
 use crate::store::{self, Revoked, Store, StoreError};
 
 use super::accounts::{Account, Accounts, ApiKeyRecord, Unavailable};
-use super::claims::seconds;
 use super::life::Identity;
 use super::revocations::Revocation;
+use crate::base::unix_seconds;
 
 /// Under which notices of revocations are said.
 const TOPIC: &str = "identity.revocations";
@@ -113,7 +113,7 @@ impl Identity {
                 }
                 continue;
             }
-            let now = seconds(SystemTime::now());
+            let now = unix_seconds();
             if store.is_open() && self.learn(&store, since.saturating_sub(OVERLAP)).await.is_ok() {
                 since = now;
             }

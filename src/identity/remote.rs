@@ -5,7 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -14,10 +14,10 @@ use reqwest::{Certificate, Client};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
-use super::claims::seconds;
 use super::keyset::KeySet;
 use super::metrics::RemoteMetrics;
 use super::trust::Fetch;
+use crate::base::unix_seconds;
 
 /// The largest key set in bytes.
 const BODY_MAX: usize = 256 * 1024;
@@ -141,7 +141,7 @@ impl Remote {
         let changed = self.keys.load().as_ref().is_none_or(|it| it.keys != keys);
         let number = keys.len();
         self.keys.store(Some(Arc::new(Fetched { keys, at: Instant::now() })));
-        self.metrics.fetched(number, seconds(SystemTime::now()));
+        self.metrics.fetched(number, unix_seconds());
         if changed {
             // After the store: whoever sees the new number sees the new keys.
             epoch.fetch_add(1, Ordering::AcqRel);

@@ -6,17 +6,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::str::FromStr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyRow};
 use sqlx::{AnyConnection, ConnectOptions, Executor, Row};
 
+use crate::base::unix_seconds;
 use crate::store::config::Place;
 
 /// Seconds since 1970: how all times are kept.
 pub(super) fn now() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.as_secs().try_into().unwrap_or(i64::MAX)
+    unix_seconds().try_into().unwrap_or(i64::MAX)
 }
 
 /// How to connect. A SQLite file is made here, so that nobody else may ever read it.

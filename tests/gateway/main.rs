@@ -20,6 +20,7 @@ mod bad_input;
 mod body_rules;
 mod cache;
 mod cache_shared;
+mod clock;
 mod commands;
 mod exchange;
 mod fuzz;

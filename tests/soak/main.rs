@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, dead_code, unused_imports)]
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod addresses;
 mod ledger;
 mod load;
 mod sizes;

@@ -3,6 +3,13 @@
 
 use std::time::Duration;
 
+/// One number: as `MOONGATE_SOAK_…` says, else the long one for `MOONGATE_SOAK=full`, else the short one.
+pub fn size(name: &str, short: usize, long: usize) -> usize {
+    let full = std::env::var("MOONGATE_SOAK").is_ok_and(|it| it == "full");
+    let written = std::env::var(format!("MOONGATE_SOAK_{name}")).ok();
+    written.map_or(if full { long } else { short }, |it| it.parse().unwrap())
+}
+
 /// The size of a soak.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
@@ -22,11 +29,6 @@ pub struct Sizes {
 impl Sizes {
     /// `MOONGATE_SOAK=full`, or the short form; `MOONGATE_SOAK_RELOADS` and its like overrule it.
     pub fn from_environment() -> Self {
-        let full = std::env::var("MOONGATE_SOAK").is_ok_and(|it| it == "full");
-        let size = |name: &str, short: usize, long: usize| {
-            let written = std::env::var(format!("MOONGATE_SOAK_{name}")).ok();
-            written.map_or(if full { long } else { short }, |it| it.parse().unwrap())
-        };
         let pause = |name: &str, short, long| Duration::from_millis(size(name, short, long) as u64);
         Self {
             clients: size("CLIENTS", 8, 32),

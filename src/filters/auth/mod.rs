@@ -8,13 +8,12 @@ mod credentials;
 mod told;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::Method;
 use http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN, UPGRADE};
 use pingora::http::RequestHeader;
 
-use crate::base::{At, Findings};
+use crate::base::{At, Findings, unix_seconds};
 use crate::identity::{
     CertificateRules, ClientCertificate, Denied, Flaw, Identity, Kind, Principal, Verdict, Verified, Voucher,
     is_api_key,
@@ -191,8 +190,7 @@ impl Auth {
     }
 
     fn certified(&self, certificate: Option<&Arc<ClientCertificate>>) -> Option<Result<Arc<Principal>, Flaw>> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs());
-        Some(certificate?.principal(self.mtls.as_ref()?, now))
+        Some(certificate?.principal(self.mtls.as_ref()?, unix_seconds()))
     }
 
     fn unauthorized(&self, flaw: Option<Flaw>) -> Refusal {

@@ -18,7 +18,6 @@ mod well_known;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -27,6 +26,7 @@ use http::{Method, Response, StatusCode};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
+use crate::base::unix_seconds;
 use crate::exchange::{Caller, LocalFuture, LocalService};
 use crate::identity::{Denied, Identity, Principal, Revocation, Voucher};
 use crate::services::auth::fault::Fault;
@@ -196,8 +196,7 @@ fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
 
 /// Seconds since 1970.
 fn now() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.as_secs().try_into().unwrap_or(i64::MAX)
+    unix_seconds().try_into().unwrap_or(i64::MAX)
 }
 
 /// The service before anything of it is there: what looks at the configuration needs no more than that
