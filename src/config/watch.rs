@@ -3,8 +3,11 @@
 //! Files are rewritten in place, renamed over, deleted and made anew; Kubernetes swaps a symlink
 //! in the file's directory. So it is directories that are watched: those of the path as written
 //! and of every symlink on the way to the file. What to do about a change is left to the receiver.
+//!
+//! Of a directory the kernel is asked for the ends of writes, not for each: a log in the same directory is written to
+//! all the time, and would wake us as often. What is written and never closed is found by looking.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ffi::OsString;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -14,8 +17,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use notify::event::{AccessKind, AccessMode};
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use inotify::{Event, EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
+use parking_lot::Mutex;
 use tokio::sync::mpsc::Sender;
 
 /// A change is told when nothing more has happened for so long: writers write in pieces.
@@ -24,6 +27,20 @@ const QUIET: Duration = Duration::from_millis(100);
 const QUIET_MAX: Duration = Duration::from_secs(1);
 /// The files are looked at this often in case an event was lost, or the file system has none.
 const POLL: Duration = Duration::from_secs(3);
+/// What may give a name in a directory another content, or the directory itself another place.
+const CHANGES: WatchMask = WatchMask::ATTRIB
+    .union(WatchMask::CLOSE_WRITE)
+    .union(WatchMask::CREATE)
+    .union(WatchMask::DELETE)
+    .union(WatchMask::DELETE_SELF)
+    .union(WatchMask::MOVE)
+    .union(WatchMask::MOVE_SELF)
+    .union(WatchMask::ONLYDIR);
+/// What befalls a directory as a whole, or all of them.
+const AT_LARGE: EventMask =
+    EventMask::DELETE_SELF.union(EventMask::MOVE_SELF).union(EventMask::UNMOUNT).union(EventMask::Q_OVERFLOW);
+/// Room for events.
+const EVENTS: usize = 4096;
 /// Symlinks on the way to a file, as in the kernel.
 const LINKS_MAX: usize = 40;
 
@@ -85,8 +102,13 @@ impl Drop for Watcher {
     }
 }
 
-/// Every name on the way to the files: an event at any other place means nothing.
-type Names = Arc<parking_lot::Mutex<BTreeSet<PathBuf>>>;
+/// What events are compared with.
+#[derive(Debug, Default)]
+struct Known {
+    /// Every name on the way to the files: an event at any other place means nothing.
+    names: BTreeSet<PathBuf>,
+    directories: HashMap<WatchDescriptor, PathBuf>,
+}
 
 struct Watch {
     paths: Vec<PathBuf>,
@@ -94,9 +116,8 @@ struct Watch {
     stop: Arc<AtomicBool>,
     /// Set by an event that concerns a file, before the thread is woken.
     touched: Arc<AtomicBool>,
-    names: Names,
-    notify: Option<RecommendedWatcher>,
-    directories: BTreeSet<PathBuf>,
+    known: Arc<Mutex<Known>>,
+    watches: Option<Watches>,
     seen: Vec<Option<Print>>,
 }
 
@@ -112,19 +133,12 @@ struct Print {
 impl Watch {
     fn new(paths: Vec<PathBuf>, changed: Sender<()>, stop: Arc<AtomicBool>, wake: SyncSender<()>) -> Self {
         let touched = Arc::new(AtomicBool::new(false));
-        let names = Names::default();
-        let (told, known) = (Arc::clone(&touched), Arc::clone(&names));
-        let notify = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if concerns(&event, &known.lock()) {
-                told.store(true, Ordering::Release);
-                let _ = wake.try_send(());
-            }
-        });
-        if let Err(error) = &notify {
+        let known = Arc::new(Mutex::new(Known::default()));
+        let ear = Ear { touched: touched.clone(), known: known.clone(), stop: stop.clone(), wake };
+        let watches = ear.listen().inspect_err(|error| {
             tracing::warn!(event = "config_watch_polling", %error, "no file events, polling only");
-        }
-        let (notify, directories) = (notify.ok(), BTreeSet::new());
-        Self { paths, changed, stop, touched, names, notify, directories, seen: Vec::new() }
+        });
+        Self { paths, changed, stop, touched, known, watches: watches.ok(), seen: Vec::new() }
     }
 
     fn run(mut self, woken: &Receiver<()>, poll: Duration) {
@@ -165,41 +179,83 @@ impl Watch {
     /// Watches the directories that matter now. True if a file differs from what was seen before.
     fn follow(&mut self) -> bool {
         let ways: Vec<Way> = self.paths.iter().map(|it| Way::to(it)).collect();
-        *self.names.lock() = ways.iter().flat_map(|it| it.names.iter().cloned()).collect();
+        self.known.lock().names = ways.iter().flat_map(|it| it.names.iter().cloned()).collect();
         let wanted = ways.into_iter().flat_map(|it| it.directories).collect();
-        self.watch_only(wanted);
+        self.watch_only(&wanted);
         let prints: Vec<Option<Print>> = self.paths.iter().map(|it| Print::of(it)).collect();
         let differs = prints != self.seen;
         self.seen = prints;
         differs
     }
 
-    fn watch_only(&mut self, wanted: BTreeSet<PathBuf>) {
-        let Some(notify) = &mut self.notify else { return };
-        for gone in self.directories.difference(&wanted) {
+    fn watch_only(&mut self, wanted: &BTreeSet<PathBuf>) {
+        let Some(watches) = &mut self.watches else { return };
+        let mut known = self.known.lock();
+        let unwanted = |directory: &PathBuf| !directory.as_os_str().is_empty() && !wanted.contains(directory);
+        let gone: Vec<_> = known.directories.extract_if(|_, directory| unwanted(directory)).collect();
+        for (watch, _) in gone {
             // It may not exist any more; then nothing is watched either.
-            let _ = notify.unwatch(gone);
+            let _ = watches.remove(watch);
         }
         // Those that are watched already are asked for again: a directory that was removed and
         // made anew has the same name, but is not watched.
-        let watched = |it: &PathBuf| notify.watch(it, RecursiveMode::NonRecursive).is_ok();
-        self.directories = wanted.into_iter().filter(watched).collect();
+        for directory in wanted {
+            if let Ok(watch) = watches.add(directory, CHANGES) {
+                known.directories.retain(|it, path| *it == watch || path != directory);
+                known.directories.insert(watch, directory.clone());
+            }
+        }
     }
 }
 
-/// Whether an event may mean other content. Looking at a file is an event too, and must not be
-/// taken for a change: else the receiver's reading would cause the next one.
-fn concerns(event: &notify::Result<notify::Event>, names: &BTreeSet<PathBuf>) -> bool {
-    let Ok(event) = event else {
-        return true;
+impl Drop for Watch {
+    /// Each watch that goes is an event, by which the ear wakes and finds that it is over.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        let Some(watches) = &mut self.watches else { return };
+        for (watch, _) in self.known.lock().directories.drain() {
+            let _ = watches.remove(watch);
+        }
+    }
+}
+
+/// Hears what happens in the directories, on a thread of its own.
+struct Ear {
+    touched: Arc<AtomicBool>,
+    known: Arc<Mutex<Known>>,
+    stop: Arc<AtomicBool>,
+    wake: SyncSender<()>,
+}
+
+impl Ear {
+    fn listen(self) -> io::Result<Watches> {
+        let mut inotify = Inotify::init()?;
+        let watches = inotify.watches();
+        // Always there, so that there is always one to go when the ear has to wake.
+        let root = inotify.watches().add("/", WatchMask::DELETE_SELF | WatchMask::ONLYDIR)?;
+        self.known.lock().directories.insert(root, PathBuf::new());
+        let hear = move || {
+            let mut room = [0; EVENTS];
+            while !self.stop.load(Ordering::Acquire) {
+                let Ok(mut events) = inotify.read_events_blocking(&mut room) else { return };
+                if events.any(|it| concerns(&it, &self.known.lock())) {
+                    self.touched.store(true, Ordering::Release);
+                    let _ = self.wake.try_send(());
+                }
+            }
+        };
+        std::thread::Builder::new().name("config-events".to_owned()).spawn(hear)?;
+        Ok(watches)
+    }
+}
+
+/// Whether an event may mean other content.
+fn concerns<S: AsRef<std::ffi::OsStr>>(event: &Event<S>, known: &Known) -> bool {
+    let named = || {
+        let directory = known.directories.get(&event.wd)?;
+        Some(known.names.contains(&directory.join(event.name.as_ref()?.as_ref())))
     };
-    let written = match event.kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
-        EventKind::Access(_) => false,
-        _ => true,
-    };
-    let named = event.paths.iter().any(|it| names.contains(it));
-    event.need_rescan() || (written && (named || event.paths.is_empty()))
+    event.mask.intersects(AT_LARGE) || named().unwrap_or_default()
 }
 
 impl Print {

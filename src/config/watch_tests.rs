@@ -124,7 +124,7 @@ async fn a_change_without_an_event_is_found_by_looking() {
     let stop = Arc::new(AtomicBool::new(false));
     let (wake, woken) = sync_channel(1);
     let mut watch = Watch::new(vec![file.clone()], changed, Arc::clone(&stop), wake.clone());
-    watch.notify = None;
+    watch.watches = None;
     watch.follow();
     let thread = std::thread::spawn(move || watch.run(&woken, Duration::from_millis(10)));
     fs::write(&file, "longer").unwrap();
@@ -134,15 +134,21 @@ async fn a_change_without_an_event_is_found_by_looking() {
     thread.join().unwrap();
 }
 
-#[test]
-fn looking_at_a_file_is_no_change_and_neither_is_its_neighbour() {
-    let names = BTreeSet::from([PathBuf::from("/c/routes.yaml")]);
-    let event = |kind: EventKind, path: &str| Ok(notify::Event::new(kind).add_path(path.into()));
-    let modified = EventKind::Modify(notify::event::ModifyKind::Any);
-    let opened = EventKind::Access(AccessKind::Open(AccessMode::Any));
-    assert!(concerns(&event(modified, "/c/routes.yaml"), &names));
-    assert!(!concerns(&event(modified, "/c/other.yaml"), &names));
-    assert!(!concerns(&event(opened, "/c/routes.yaml"), &names));
+#[tokio::test]
+async fn looking_at_a_file_is_no_change_and_neither_is_its_neighbour() {
+    let directory = Directory::new();
+    let (file, neighbour) = (directory.file("routes.yaml"), directory.file("moongate.log"));
+    fs::write(&file, "a").unwrap();
+    let (watcher, mut told) = watch(&file);
+    fs::read(&file).unwrap();
+    fs::write(&neighbour, "a line").unwrap();
+    // Whatever those had been, it would have been told with this.
+    fs::write(&file, "b").unwrap();
+    is_told(&mut told).await;
+    fs::read(&file).unwrap();
+    fs::write(&neighbour, "another").unwrap();
+    drop(watcher);
+    assert_eq!(told.recv().await, None);
 }
 
 #[tokio::test]

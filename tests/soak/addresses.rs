@@ -1,7 +1,7 @@
 //! A million addresses, each of which asks once: what is remembered of them is bounded, and who had used up
 //! their limit is not set free by the crowd.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::sizes::size;
 use crate::support::Gateway;
@@ -22,8 +22,9 @@ routes:
 ";
 /// Requests that are sent before their answers are read.
 const AT_ONCE: u32 = 64;
-/// Connections that the requests come over.
+/// Connections that the requests come over at once, and how many requests one lives for: a listener ends them at some time.
 const CLIENTS: u32 = 4;
+const A_CONNECTION: u32 = 64 * AT_ONCE;
 /// What a counter may take (issue: at most 100), and what everything else may, in bytes.
 const COUNTER_MAX: u64 = 100;
 const REST_MAX: u64 = 40 << 20;
@@ -43,7 +44,7 @@ fn a_million_addresses_are_counted_and_none_is_forgotten_for_another() {
     std::thread::scope(|scope| {
         for client in 0..CLIENTS {
             let address = gateway.public();
-            scope.spawn(move || flood(RawClient::connect(address), client, count / CLIENTS));
+            scope.spawn(move || flood(address, client, count / CLIENTS));
         }
     });
     assert_eq!((ask(known), ask(Ipv4Addr::new(10, 0, 0, 0))), (429, 429), "after the flood");
@@ -61,9 +62,13 @@ fn request(ip: Ipv4Addr) -> String {
     format!("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {ip}\r\n\r\n")
 }
 
-fn flood(mut client: RawClient, number: u32, count: u32) {
+fn flood(gateway: SocketAddr, number: u32, count: u32) {
     let first = 0x0a00_0000 + number * count;
+    let mut client = RawClient::connect(gateway);
     for start in (0..count).step_by(AT_ONCE as usize) {
+        if start % A_CONNECTION == 0 {
+            client = RawClient::connect(gateway);
+        }
         let some = start..count.min(start + AT_ONCE);
         client.send(some.clone().map(|it| request(Ipv4Addr::from(first + it))).collect::<String>());
         some.for_each(|it| assert_eq!(client.read_response().status, 200, "{it}"));
