@@ -6,6 +6,8 @@
 //! first polls it, which is right for runtimes without work stealing.
 
 use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -70,6 +72,17 @@ impl Deadline {
     pub fn disarm(&mut self) {
         self.at = None;
         self.release();
+    }
+
+    /// What a future comes to, if it does so within `length`.
+    pub async fn within<T>(length: Duration, future: impl Future<Output = T>) -> Option<T> {
+        let mut deadline = Self::after(length);
+        let mut future = pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(it) => Poll::Ready(Some(it)),
+            Poll::Pending => deadline.poll_expired(cx).map(|()| None),
+        })
+        .await
     }
 
     /// Whether the moment has come; if not, the task is woken when it does.

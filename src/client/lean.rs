@@ -30,8 +30,10 @@ pub(super) struct Lean {
     pub(super) body: Bytes,
     /// The connection ends with the answer.
     pub(super) close: bool,
-    /// 0 until the answer's head is given.
+    /// The answer's; 0 until some of it was sent.
     pub(super) status: u16,
+    /// The status of the head that was given.
+    given: StatusCode,
     /// Bytes of the answer's body.
     pub(super) sent: u64,
     left: bool,
@@ -72,7 +74,7 @@ impl Lean {
     pub(super) fn new(line: Line, request: Ordinary) -> Self {
         let Ordinary { request, raw, body_at, close } = request;
         let body = raw.slice(body_at..);
-        Self { line, raw, request, body, close, status: 0, sent: 0, left: false }
+        Self { line, raw, request, body, close, status: 0, given: StatusCode::OK, sent: 0, left: false }
     }
 
     pub(super) fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -90,7 +92,7 @@ impl Lean {
     }
 
     pub(super) async fn write_head(&mut self, head: &ResponseHeader, end: bool) -> io::Result<()> {
-        self.status = head.status.as_u16();
+        self.given = head.status;
         let out = &mut self.line.out;
         out.clear();
         out.reserve(GATHER);
@@ -101,7 +103,7 @@ impl Lean {
     /// Writes a piece of the body, with the head if that has not been written yet.
     pub(super) async fn write_body(&mut self, piece: &[u8]) -> io::Result<()> {
         let bodiless = self.request.method == Method::HEAD
-            || matches!(StatusCode::from_u16(self.status), Ok(StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED));
+            || matches!(self.given, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let piece = if bodiless { &[] } else { piece };
         self.sent += piece.len() as u64;
         if self.line.out.len() + piece.len() <= GATHER {
@@ -112,7 +114,8 @@ impl Lean {
     }
 
     /// Gives what was gathered, and `piece` behind it, to the stream.
-    async fn flush(&mut self, mut piece: &[u8]) -> io::Result<()> {
+    pub(super) async fn flush(&mut self, mut piece: &[u8]) -> io::Result<()> {
+        let (status, given) = (&mut self.status, self.given.as_u16());
         let Line { stream, out, .. } = &mut self.line;
         poll_fn(|cx| {
             while !out.is_empty() || !piece.is_empty() {
@@ -126,6 +129,7 @@ impl Lean {
                 if written == 0 {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
+                *status = given;
                 let of_head = written.min(out.len());
                 out.advance(of_head);
                 piece = &piece[written - of_head..];

@@ -23,6 +23,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::{HttpTask, ServerSession};
 use pingora::{Error, ErrorType, Result};
 
+use crate::base::Deadline;
 use crate::listener::{Connection, Downstream};
 
 pub use head::BODY_MAX;
@@ -33,6 +34,9 @@ use lean::Lean;
 /// How long a request's body is read and dropped after an answer that did not wait for it, so that the client
 /// reads the answer and can go on with the connection.
 const DRAIN_BODY: Duration = Duration::from_secs(1);
+
+/// How long a client may take to read that its request can't be read.
+const TAKE_REFUSAL: Duration = Duration::from_secs(10);
 
 /// One request and the way back to whoever sent it.
 pub struct Client<'s> {
@@ -100,8 +104,11 @@ async fn read_session(stream: Box<Downstream>) -> Option<Box<ServerSession>> {
         Err(error) if matches!(error.etype(), ErrorType::InvalidHTTPHeader) => 400,
         Ok(false) | Err(_) => return None,
     };
-    let _ = session.respond_error(status).await;
-    session.shutdown().await;
+    let told = async {
+        let _ = session.respond_error(status).await;
+        session.shutdown().await;
+    };
+    Deadline::within(TAKE_REFUSAL, told).await;
     None
 }
 
@@ -296,6 +303,18 @@ impl<'s> Client<'s> {
             Side::Lean(lean) => lean.write_head(&head, end).await.map_err(|_| lost()),
             Side::Session(session) => session.write_response_header(head).await,
             Side::Stream(session) => write_http2(session, HttpTask::Header(head, end)).await,
+            Side::Lost(_) => Err(lost()),
+        }
+    }
+
+    /// Sends a head that waits for its body, since that is yet to come.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub async fn flush_head(&mut self) -> Result<()> {
+        match &mut self.side {
+            Side::Lean(lean) => lean.flush(&[]).await.map_err(|_| lost()),
+            Side::Session(_) | Side::Stream(_) => Ok(()), // the listener, and HTTP/2, hold nothing back
             Side::Lost(_) => Err(lost()),
         }
     }

@@ -7,12 +7,15 @@ use crate::filters::value_of;
 use crate::pipeline::{Exchange, X_REQUEST_ID};
 
 /// A stranger's id is replaced: it could be made to collide with another request's in the logs.
-pub fn on_request(exchange: &mut Exchange, request: &RequestHeader, peer_trusted: bool) {
+/// No step that follows sees it.
+pub fn on_request(exchange: &mut Exchange, request: &mut RequestHeader, peer_trusted: bool) {
     if peer_trusted
         && let Some(foreign) = request.headers.get(&X_REQUEST_ID)
         && let Some(id) = RequestId::parse(foreign.as_bytes())
     {
         exchange.request_id = id;
+    } else if request.headers.contains_key(&X_REQUEST_ID) {
+        request.remove_header(&X_REQUEST_ID);
     }
 }
 

@@ -13,8 +13,11 @@ pub fn on_request(exchange: &mut Exchange, request: &mut RequestHeader) {
     let sent = sole(request, &TRACEPARENT).and_then(|it| TraceContext::continued(it.as_bytes()));
     match sent {
         Some(trace) => exchange.trace = trace,
-        None if request.headers.contains_key(&TRACESTATE) => drop(request.remove_header(&TRACESTATE)),
-        None => {}
+        None => [TRACEPARENT, TRACESTATE].iter().for_each(|it| {
+            if request.headers.contains_key(it) {
+                request.remove_header(it);
+            }
+        }),
     }
 }
 

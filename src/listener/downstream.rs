@@ -438,8 +438,9 @@ impl fmt::Debug for Downstream {
 #[async_trait]
 impl Shutdown for Downstream {
     async fn shutdown(&mut self) {
-        let ended = poll_fn(|cx| Pin::new(&mut *self).poll_shutdown(cx)).await;
-        if ended.is_ok() {
+        // A client that does not read may leave no room even for the word that this is the end.
+        let ended = Deadline::within(LINGER, poll_fn(|cx| Pin::new(&mut *self).poll_shutdown(cx))).await;
+        if let Some(Ok(())) = ended {
             self.linger().await;
         }
     }

@@ -253,6 +253,9 @@ fn make_ready(
 ) -> Result<(), Refusal> {
     let route = admitted.route();
     let filters::Chain { rewrite, request_headers, .. } = &route.chain;
+    if request.version == Version::HTTP_2 && (rewrite.changes_path() || rewrite.changes_host()) {
+        keep_authority(request);
+    }
     // Upstreams are told the host that the client used.
     if rewrite.changes_host() {
         exchange.host_received = request.headers.get(http::header::HOST).cloned();

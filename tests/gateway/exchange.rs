@@ -583,6 +583,40 @@ fn an_upstream_that_closes_after_each_answer_is_connected_anew() {
     assert_eq!(upstream.connections(), 5);
 }
 
+#[test]
+fn an_answers_head_does_not_wait_for_its_body() {
+    let go_on = Signal::new();
+    let word = go_on.clone();
+    let upstream = RawUpstream::start(move |_| {
+        Script::new().read_body().send("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n").wait(&word).send("hello")
+    });
+    let gateway = in_front_of(&upstream, "");
+    let mut client = RawClient::connect(gateway.public());
+    client.send("GET / HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert_eq!(client.read_head().status, 200, "before there is any body");
+    go_on.give();
+    assert_eq!(client.read_exactly(5), b"hello");
+}
+
+#[test]
+fn what_upstreams_are_told_of_the_host_is_what_the_client_said_over_either_version() {
+    let upstream = RawUpstream::start(|_| Script::ok(""));
+    let settings = "rewrite: { path: '/x/{rest}', host: other.example }";
+    let gateway = in_front_of(&upstream, settings);
+    H2Client::connect(gateway.public()).get("/a");
+    gateway.request("GET", "/a", &[("x_forwarded_host", "evil"), ("X_Real_IP", "evil")], "");
+    let host = gateway.public();
+    for request in upstream.requests() {
+        let text = String::from_utf8(request).unwrap();
+        assert!(text.starts_with("GET /x/a HTTP/1.1\r\n"), "{text}");
+        assert!(text.contains("\r\nhost: other.example\r\n"), "{text}");
+        assert!(text.contains(&format!("\r\nx-forwarded-host: {host}\r\n")), "{text}");
+        assert!(text.contains(&format!(";host=\"{host}\"\r\n")), "{text}");
+        assert!(!text.contains("evil"), "{text}");
+    }
+    assert_eq!(upstream.requests().len(), 2);
+}
+
 /// Requests that our codec reads, those that Pingora reads, and those that go from one to the other, in whatever
 /// pieces they come.
 #[test]

@@ -159,6 +159,9 @@ impl<W: WayOut> Lean<'_, '_, W> {
         deadline.arm_at(total);
         let mut left = head.length;
         self.write(Part::Head(head.answer, left == 0), &mut deadline).await?;
+        if left > 0 && buffer.is_empty() {
+            self.flush_head(&mut deadline).await?;
+        }
         while left > 0 {
             if buffer.is_empty() && self.read_piece(&mut stream, &mut buffer, &mut deadline, left).await? == 0 {
                 return Err(cut(EndState::Truncated));
@@ -190,30 +193,40 @@ impl<W: WayOut> Lean<'_, '_, W> {
         deadline.arm_at((now + self.policy.idle).min(total));
         buffer.reserve(PIECE.min(usize::try_from(left).unwrap_or(PIECE)).max(READ));
         match self.next(stream, buffer, deadline).await {
-            Event::Read(Ok(count)) => Ok(count),
+            Event::Read(Ok(count)) => {
+                // The client gets its own time for what has come.
+                deadline.arm_at((Instant::now() + self.policy.idle).min(total));
+                Ok(count)
+            }
             Event::ClientGone => Err(cut(EndState::ClientGone)),
             Event::Read(Err(_)) | Event::Late => Err(cut(EndState::Truncated)),
         }
     }
 
+    /// A head does not wait for a body that is yet to come.
+    async fn flush_head(&mut self, deadline: &mut Deadline) -> Result<(), Stopped> {
+        written(self.client.flush_head(), deadline).await
+    }
+
     /// Writes a part of the answer to the client, who may be slow only until the deadline.
     async fn write(&mut self, part: Part, deadline: &mut Deadline) -> Result<(), Stopped> {
-        let client = &mut *self.client;
-        let mut write = pin!(async {
-            match part {
-                Part::Head(head, end) => client.write_head(head, end).await,
-                Part::Body(piece, end) => client.write_body(piece, end).await,
-            }
-        });
-        let written = poll_fn(|cx| match write.as_mut().poll(cx) {
-            Poll::Ready(written) => Poll::Ready(Some(written)),
-            Poll::Pending => deadline.poll_expired(cx).map(|()| None),
-        });
-        match written.await {
-            Some(Ok(())) => Ok(()),
-            Some(Err(_)) => Err(cut(EndState::ClientGone)),
-            None => Err(cut(EndState::ClientTimeout)),
+        match part {
+            Part::Head(head, end) => written(self.client.write_head(head, end), deadline).await,
+            Part::Body(piece, end) => written(self.client.write_body(piece, end), deadline).await,
         }
+    }
+}
+
+async fn written(writing: impl Future<Output = pingora::Result<()>>, deadline: &mut Deadline) -> Result<(), Stopped> {
+    let mut writing = pin!(writing);
+    let written = poll_fn(|cx| match writing.as_mut().poll(cx) {
+        Poll::Ready(written) => Poll::Ready(Some(written)),
+        Poll::Pending => deadline.poll_expired(cx).map(|()| None),
+    });
+    match written.await {
+        Some(Ok(())) => Ok(()),
+        Some(Err(_)) => Err(cut(EndState::ClientGone)),
+        None => Err(cut(EndState::ClientTimeout)),
     }
 }
 
