@@ -1,7 +1,7 @@
 //! The client's side of one exchange: its request's head and body, and where its answer goes.
 //!
-//! An ordinary request over HTTP/1.1 is read and answered by a codec of our own ([`lean`]), which takes nothing
-//! that leaves any doubt. Everything else is Pingora's: what [`head`] does not take for ordinary is handed to
+//! An ordinary request over HTTP/1.1 is read and answered by a codec of our own (`lean.rs`), which takes nothing
+//! that leaves any doubt. Everything else is Pingora's: what `head.rs` does not take for ordinary is handed to
 //! Pingora's session byte for byte before anything has happened to it, and an ordinary request whose answer is
 //! not (chunked, streamed, from a local service) becomes one on its way ([`Client::session`]). So everything
 //! that takes judgement about framing stays in one place.
