@@ -33,6 +33,7 @@ pub mod guard;
 pub mod state;
 pub mod store;
 
+pub mod http1;
 pub mod telemetry;
 pub mod transport;
 

@@ -11,6 +11,8 @@ use httparse::{Header, ParserConfig, Request, Status};
 use memchr::memchr_iter;
 use pingora::http::RequestHeader;
 
+use crate::http1::{self, Place, place};
+
 /// A request with more fields than this is not ordinary.
 const FIELDS_MAX: usize = 64;
 /// A head larger than this is not ordinary, in bytes; nor is a target larger than that.
@@ -61,14 +63,10 @@ pub(super) fn read(buffer: &mut BytesMut) -> Head {
         return Head::Ordinary(Ordinary { request, raw, body_at: sketch.head, close: sketch.close });
     }
     // It can't be told in our terms: put back what was taken.
-    let mut whole = BytesMut::from(&raw[..]);
-    whole.extend_from_slice(buffer);
-    *buffer = whole;
+    http1::put_back(&raw, buffer);
     Head::Other
 }
 
-/// From where to where.
-type Place = (u16, u16);
 /// Those of the fields' names and values.
 type Places = [(Place, Place); FIELDS_MAX];
 
@@ -88,7 +86,7 @@ struct Partial;
 impl Sketch {
     /// `None` for what is not ordinary.
     fn of(buffer: &[u8], places: &mut Places) -> Result<Option<Self>, Partial> {
-        if buffer.len() > usize::from(u16::MAX) {
+        if buffer.len() > http1::PLACE_MAX {
             return Ok(None);
         }
         let mut space = [const { MaybeUninit::<Header<'_>>::uninit() }; FIELDS_MAX];
@@ -117,17 +115,9 @@ impl Sketch {
         if matches!(method, Method::CONNECT | Method::TRACE) {
             return None;
         }
-        let start = buffer.as_ptr() as usize;
-        let place = |text: &[u8]| match text {
-            [] => (0, 0), // it need not point into the buffer
-            text => {
-                let at = text.as_ptr() as usize - start;
-                (at as u16, (at + text.len()) as u16)
-            }
-        };
         let mut sketch = Self {
             method,
-            target: place(target.as_bytes()),
+            target: place(buffer, target.as_bytes()),
             count: request.headers.len(),
             head,
             body: 0,
@@ -140,19 +130,17 @@ impl Sketch {
                 4 if name.eq_ignore_ascii_case("host") => hosts += 1,
                 6 if name.eq_ignore_ascii_case("expect") => return None,
                 7 if name.eq_ignore_ascii_case("upgrade") || name.eq_ignore_ascii_case("trailer") => return None,
-                10 if name.eq_ignore_ascii_case("connection") => match field.value {
-                    value if value.eq_ignore_ascii_case(b"keep-alive") => {}
-                    value if value.eq_ignore_ascii_case(b"close") => sketch.close = true,
-                    _ => return None,
-                },
+                10 if name.eq_ignore_ascii_case("connection") => {
+                    sketch.close |= !http1::keeps_alive(field.value)?;
+                }
                 14 if name.eq_ignore_ascii_case("content-length") => {
-                    let first = length.replace(number(field.value)?).is_none();
+                    let first = length.replace(http1::length(field.value)?).is_none();
                     first.then_some(())?;
                 }
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => return None,
                 _ => {}
             }
-            *to = (place(name.as_bytes()), place(field.value));
+            *to = (place(buffer, name.as_bytes()), place(buffer, field.value));
         }
         let length = length.unwrap_or(0);
         if hosts != 1 || length > BODY_MAX {
@@ -177,14 +165,6 @@ impl Sketch {
         parts.headers = headers;
         Some(RequestHeader::from(parts))
     }
-}
-
-/// Digits only, without a zero in front: `+5`, `0x5`, `05` and ` 5` are no lengths. So many that no length of ours
-/// has more.
-fn number(text: &[u8]) -> Option<u64> {
-    let canonical = matches!(text, [b'0'] | [b'1'..=b'9', ..]);
-    let digits = canonical && text.len() <= 10 && text.iter().all(u8::is_ascii_digit);
-    digits.then(|| text.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::Line;
 use super::head::{self, Head, Ordinary};
+use crate::http1::field;
 use crate::listener::Downstream;
 
 /// Room for a head and a small body.
@@ -172,10 +173,7 @@ fn write_head(head: &ResponseHeader, close: bool, out: &mut BytesMut) {
         }
     }
     for (name, value) in &head.headers {
-        out.put_slice(name.as_str().as_bytes());
-        out.put_slice(b": ");
-        out.put_slice(value.as_bytes());
-        out.put_slice(b"\r\n");
+        field(out, name.as_str(), &[value.as_bytes()]);
     }
     if close {
         out.put_slice(b"connection: close\r\n");

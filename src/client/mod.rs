@@ -35,8 +35,8 @@ use lean::Lean;
 /// reads the answer and can go on with the connection.
 const DRAIN_BODY: Duration = Duration::from_secs(1);
 
-/// How long a client may take to read that its request can't be read.
-const TAKE_REFUSAL: Duration = Duration::from_secs(10);
+/// How long a client may take to read a refusal that no route stands behind.
+pub const TAKE_REFUSAL: Duration = Duration::from_secs(10);
 
 /// One request and the way back to whoever sent it.
 pub struct Client<'s> {

@@ -1,10 +1,8 @@
 //! From an admitted request to its answer: which endpoint, which kind of link, and when to try again.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -295,13 +293,7 @@ pub(super) async fn connect<T>(
     limit: Duration,
     connecting: impl Future<Output = pingora::Result<T>>,
 ) -> Result<T, Stopped> {
-    let mut deadline = Deadline::after(limit);
-    let mut connecting = pin!(connecting);
-    let connected = poll_fn(|cx| match connecting.as_mut().poll(cx) {
-        Poll::Ready(connected) => Poll::Ready(Some(connected)),
-        Poll::Pending => deadline.poll_expired(cx).map(|()| None),
-    });
-    match connected.await {
+    match Deadline::within(limit, connecting).await {
         Some(Ok(connected)) => Ok(connected),
         Some(Err(error)) => Err(unsent(connect_failed(&error))),
         None => Err(unsent(Refusal::ConnectTimeout)),

@@ -36,21 +36,27 @@ const OF_PRINCIPAL: &str = "x-moongate-";
 /// Whether only the gateway may say this to upstreams, in each spelling that a server could take for it: CGI and its
 /// heirs know no difference between `-` and `_`. The length of the name comes first: it rules most names out.
 pub fn is_told_by_us(name: &HeaderName) -> bool {
-    let name = name.as_str().as_bytes();
-    let means = |ours: &str| {
-        let same = |(it, ours): (&u8, &u8)| it == ours || (*it == b'_' && *ours == b'-');
-        name.iter().zip(ours.as_bytes()).all(same)
-    };
-    match name.len() {
+    let means = |ours: &str| begins(name, ours);
+    match name.as_str().len() {
         9 => means("forwarded") || means("x-real-ip"),
         11 => means("traceparent"),
         12 => means("x-request-id"),
         15 => means("x-forwarded-for"),
-        16 => means("x-forwarded-host") || means(OF_PRINCIPAL),
-        17 => means("x-forwarded-proto") || means(OF_PRINCIPAL),
-        18.. => means(OF_PRINCIPAL),
-        _ => false,
+        16 if means("x-forwarded-host") => true,
+        17 if means("x-forwarded-proto") => true,
+        _ => is_of_principal(name),
     }
+}
+
+/// Whether it tells of a principal, in each such spelling.
+pub fn is_of_principal(name: &HeaderName) -> bool {
+    begins(name, OF_PRINCIPAL)
+}
+
+fn begins(name: &HeaderName, start: &str) -> bool {
+    let same = |(it, start): (&u8, &u8)| it == start || (*it == b'_' && *start == b'-');
+    let name = name.as_str().as_bytes();
+    name.len() >= start.len() && name.iter().zip(start.as_bytes()).all(same)
 }
 
 impl Exchange {

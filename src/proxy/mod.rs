@@ -13,10 +13,7 @@ mod reply;
 mod strict;
 mod way;
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,7 +23,7 @@ use pingora::{Error, ErrorType, Result};
 
 use crate::base::{Deadline, RequestId};
 use crate::cache::Cache;
-use crate::client::Client;
+use crate::client::{Client, TAKE_REFUSAL};
 use crate::config::Configuration;
 use crate::exchange::{Called, Caller, Ended, WayOut, Worker, exchange, respond, unless_left};
 use crate::filters::Deed;
@@ -40,9 +37,6 @@ pub use crate::proxy::http1::Front;
 pub use crate::proxy::reply::{ErrorCode, error_codes};
 use crate::state::State;
 use crate::telemetry::{IN_FLIGHT, refused};
-
-/// How long a client may take to read the refusal of a request that no route took.
-const TAKE_REFUSAL: Duration = Duration::from_secs(10);
 
 /// What all workers share.
 pub struct Shared {
@@ -301,13 +295,7 @@ async fn answer(
     if client.connection().closing() {
         client.close_after(); // a stop may have begun since the request came
     }
-    let mut deadline = Deadline::after(patience);
-    let mut sent = pin!(reply::send(client, head, body));
-    let sent = poll_fn(|cx| match sent.as_mut().poll(cx) {
-        Poll::Ready(sent) => Poll::Ready(Some(sent)),
-        Poll::Pending => deadline.poll_expired(cx).map(|()| None),
-    });
-    match sent.await {
+    match Deadline::within(patience, reply::send(client, head, body)).await {
         Some(Ok(())) => {
             exchange.end = Some(end);
             Ok(())

@@ -8,6 +8,8 @@ use http::{Method, StatusCode};
 use httparse::{ParserConfig, Response, Status};
 use pingora::http::ResponseHeader;
 
+use crate::http1::{self, Place, place};
+
 /// An answer with more fields than this is not ordinary.
 const FIELDS_MAX: usize = 96;
 /// A head larger than this is not ordinary.
@@ -44,9 +46,7 @@ pub(super) fn read(buffer: &mut BytesMut, method: &Method) -> Shape {
                 Some(answer) => Shape::Ordinary(Head { answer, length, keep_alive }),
                 None => {
                     // It can't be told in our terms: put back what was taken.
-                    let mut whole = BytesMut::from(&head[..]);
-                    whole.extend_from_slice(buffer);
-                    *buffer = whole;
+                    http1::put_back(&head, buffer);
                     Shape::Other
                 }
             }
@@ -54,17 +54,10 @@ pub(super) fn read(buffer: &mut BytesMut, method: &Method) -> Shape {
     }
 }
 
-/// Where a field's name and value stand in the head.
-#[derive(Clone, Copy, Default)]
-struct Place {
-    name: (u32, u32),
-    value: (u32, u32),
-}
-
 #[expect(clippy::large_enum_variant, reason = "it lives for a moment on the stack; a box would cost an allocation")]
 enum Sketch {
     Partial,
-    Whole { end: usize, status: u16, length: u64, keep_alive: bool, fields: [Place; FIELDS_MAX], count: usize },
+    Whole { end: usize, status: u16, length: u64, keep_alive: bool, fields: [(Place, Place); FIELDS_MAX], count: usize },
 }
 
 /// `None` for what is not ordinary.
@@ -74,23 +67,15 @@ fn sketch(buffer: &[u8], method: &Method) -> Option<Sketch> {
     let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut response, buffer, &mut space);
     let Status::Complete(end) = parsed.ok()? else { return Some(Sketch::Partial) };
     let status = response.code?;
-    if response.version != Some(1) || status < 200 {
+    if response.version != Some(1) || status < 200 || end > HEAD_MAX {
         return None;
     }
-    let start = buffer.as_ptr() as usize;
-    let place = |text: &[u8]| match text {
-        [] => (0, 0), // it need not point into the buffer
-        text => {
-            let at = text.as_ptr() as usize - start;
-            (at as u32, (at + text.len()) as u32)
-        }
-    };
-    let mut fields = [Place::default(); FIELDS_MAX];
+    let mut fields = [((0, 0), (0, 0)); FIELDS_MAX];
     let (mut count, mut length, mut keep_alive) = (0, None, true);
     for field in response.headers.iter() {
         match field.name.len() {
             10 if field.name.eq_ignore_ascii_case("connection") => {
-                keep_alive = persistent(field.value)?;
+                keep_alive = http1::keeps_alive(field.value)?;
                 continue;
             }
             10 if field.name.eq_ignore_ascii_case("keep-alive") => continue,
@@ -98,7 +83,7 @@ fn sketch(buffer: &[u8], method: &Method) -> Option<Sketch> {
                 if length.is_some() {
                     return None;
                 }
-                length = Some(number(field.value)?);
+                length = Some(http1::length(field.value)?);
                 if status == 204 {
                     continue; // it must not be there (RFC 9110, section 8.6)
                 }
@@ -108,35 +93,22 @@ fn sketch(buffer: &[u8], method: &Method) -> Option<Sketch> {
             16 if field.name.eq_ignore_ascii_case("proxy-connection") => continue,
             _ => {}
         }
-        fields[count] = Place { name: place(field.name.as_bytes()), value: place(field.value) };
+        fields[count] = (place(buffer, field.name.as_bytes()), place(buffer, field.value));
         count += 1;
     }
     let length = if super::has_no_body(method, status) { 0 } else { length? };
     Some(Sketch::Whole { end, status, length, keep_alive, fields, count })
 }
 
-/// `close` or `keep-alive`; `None` if it names anything else.
-fn persistent(connection: &[u8]) -> Option<bool> {
-    if connection.eq_ignore_ascii_case(b"close") {
-        return Some(false);
-    }
-    connection.eq_ignore_ascii_case(b"keep-alive").then_some(true)
-}
-
-/// Digits only: `+5`, `0x5` and ` 5` are no lengths.
-fn number(text: &[u8]) -> Option<u64> {
-    let digits = !text.is_empty() && text.len() <= 18 && text.iter().all(u8::is_ascii_digit);
-    digits.then(|| text.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
-}
-
 /// Values are slices of the head: nothing is copied.
-fn answer(status: u16, head: &Bytes, fields: &[Place]) -> Option<Box<ResponseHeader>> {
+fn answer(status: u16, head: &Bytes, fields: &[(Place, Place)]) -> Option<Box<ResponseHeader>> {
     let status = StatusCode::from_u16(status).ok()?;
     // Room for what the way out adds.
     let mut answer = Box::new(ResponseHeader::build_no_case(status, Some(fields.len() + 8)).ok()?);
-    for Place { name, value } in fields {
-        let name = HeaderName::from_bytes(&head[name.0 as usize..name.1 as usize]).ok()?;
-        let value = HeaderValue::from_maybe_shared(head.slice(value.0 as usize..value.1 as usize)).ok()?;
+    let range = |&(from, to): &Place| usize::from(from)..usize::from(to);
+    for (name, value) in fields {
+        let name = HeaderName::from_bytes(&head[range(name)]).ok()?;
+        let value = HeaderValue::from_maybe_shared(head.slice(range(value))).ok()?;
         answer.append_header(name, value).ok()?;
     }
     Some(answer)

@@ -262,14 +262,8 @@ fn cut(end: EndState) -> Stopped {
 /// A body that was declared empty ends in silence: whoever says one thing and sends another is not
 /// passed on. HTTP/2 alone can do so (RFC 9113, section 8.1.1).
 pub(super) async fn empty_body_ends(client: &mut Client<'_>, patience: Duration) -> Result<(), Ended> {
-    let mut deadline = Deadline::after(patience);
     let session = client.session().await.map_err(|_| Ended::ClientGone)?;
-    let mut read = pin!(session.read_request_body());
-    let piece = poll_fn(|cx| match read.as_mut().poll(cx) {
-        Poll::Ready(piece) => Poll::Ready(Some(piece)),
-        Poll::Pending => deadline.poll_expired(cx).map(|()| None),
-    });
-    match piece.await {
+    match Deadline::within(patience, session.read_request_body()).await {
         Some(Ok(piece)) if piece.as_ref().is_none_or(Bytes::is_empty) => Ok(()),
         Some(_) => Err(Ended::ClientGone),
         None => Err(Ended::Unanswered(Refusal::RequestTimeout)),

@@ -6,6 +6,7 @@ use http::{HeaderMap, Version};
 use pingora::http::RequestHeader;
 
 use crate::client::{BODY_MAX, Client};
+use crate::http1::field;
 use crate::pipeline::{Exchange, is_told_by_us};
 
 /// Whether a request may go the lean way: nothing to negotiate, and a body that is small and of known
@@ -46,25 +47,20 @@ pub(super) fn write(request: &RequestHeader, exchange: &Exchange, body: &[u8], o
             continue;
         }
         has_host |= *name == HOST;
-        field(out, name.as_str(), value.as_bytes());
+        field(out, name.as_str(), &[value.as_bytes()]);
     }
     if crumbs {
         cookie(out, &request.headers);
     }
     if !has_host && let Some(authority) = request.uri.authority() {
-        field(out, "host", authority.as_str().as_bytes());
+        field(out, "host", &[authority.as_str().as_bytes()]);
     }
     if !exchange.introduced {
-        exchange.introduce(request, |name, value| {
-            out.put_slice(name.as_str().as_bytes());
-            out.put_slice(b": ");
-            value.iter().for_each(|it| out.put_slice(it));
-            out.put_slice(b"\r\n");
-        });
+        exchange.introduce(request, |name, value| field(out, name.as_str(), value));
     }
     // The length of what is really sent, whatever was declared.
     if !body.is_empty() || request.headers.contains_key(CONTENT_LENGTH) {
-        field(out, "content-length", itoa::Buffer::new().format(body.len()).as_bytes());
+        field(out, "content-length", &[itoa::Buffer::new().format(body.len()).as_bytes()]);
     }
     out.put_slice(b"\r\n");
     out.put_slice(body);
@@ -80,13 +76,6 @@ fn cookie(out: &mut BytesMut, headers: &HeaderMap) {
         out.put_slice(b"; ");
         out.put_slice(crumb.as_bytes());
     }
-    out.put_slice(b"\r\n");
-}
-
-fn field(out: &mut BytesMut, name: &str, value: &[u8]) {
-    out.put_slice(name.as_bytes());
-    out.put_slice(b": ");
-    out.put_slice(value);
     out.put_slice(b"\r\n");
 }
 

@@ -9,6 +9,7 @@ use http::header::{HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
 use crate::identity::{Fields, Principal};
+use crate::pipeline::is_of_principal;
 
 const SUBJECT: HeaderName = HeaderName::from_static("x-moongate-subject");
 const TENANT: HeaderName = HeaderName::from_static("x-moongate-tenant");
@@ -17,25 +18,16 @@ const SCOPES: HeaderName = HeaderName::from_static("x-moongate-scopes");
 const METHOD: HeaderName = HeaderName::from_static("x-moongate-auth-method");
 const BADGE: HeaderName = HeaderName::from_static("x-moongate-identity");
 
-/// What the names of these fields begin with.
-const MARK: &[u8] = b"x-moongate-";
-
 /// Takes out what a client says that only the gateway may say, in each spelling that a server could take for it:
 /// CGI and its heirs know no difference between `-` and `_`.
 pub fn forget_claims(request: &mut RequestHeader) {
-    if !request.headers.keys().any(is_ours) {
+    if !request.headers.keys().any(is_of_principal) {
         return;
     }
-    let ours: Vec<HeaderName> = request.headers.keys().filter(|it| is_ours(it)).cloned().collect();
+    let ours: Vec<HeaderName> = request.headers.keys().filter(|it| is_of_principal(it)).cloned().collect();
     for name in ours {
         request.remove_header(&name);
     }
-}
-
-fn is_ours(name: &HeaderName) -> bool {
-    let start = name.as_str().as_bytes().get(..MARK.len());
-    let same = |(it, mark): (&u8, &u8)| it == mark || (*it == b'_' && *mark == b'-');
-    start.is_some_and(|it| it.iter().zip(MARK).all(same))
 }
 
 /// What upstreams are told of a principal, with the proof that the gateway says so.
@@ -96,7 +88,7 @@ mod tests {
             request.append_header(name, "stays").unwrap();
         }
         forget_claims(&mut request);
-        assert!(!request.headers.keys().any(is_ours));
+        assert!(!request.headers.keys().any(is_of_principal));
         assert_eq!(request.headers.len(), 3);
     }
 
