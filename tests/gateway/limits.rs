@@ -57,7 +57,7 @@ fn s2s_33_sixty_a_minute_per_ip() {
 }
 
 #[test]
-fn s2s_35_retry_after() {
+fn s2s_35_r5_3_retry_after() {
     let gateway = Gateway::start(route("rate_limits: [{ per: ip, requests: 2, every: 1h }]"));
     assert_eq!(gateway.get("/").status, 200);
     assert_eq!(gateway.get("/").status, 200);
