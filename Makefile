@@ -9,7 +9,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Given to benches/lab/bench.py, such as BENCH=--quick.
 BENCH ?=
 
-.PHONY: help run release test lint bench soak schema clean
+.PHONY: help run release test lint fuzz bench soak schema clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -32,6 +32,10 @@ lint: ## formatting, clippy, rustdoc, dependencies: all without a warning
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 	cargo deny --locked check --hide-inclusion-graph bans licenses sources
 	@scripts/advisories.sh
+
+fuzz: ## the codec of HTTP/1 against a reference, each target for FUZZ_SECONDS=60; needs cargo-fuzz
+	@scripts/setup.sh build
+	@scripts/fuzz.sh
 
 bench: release ## CPU time of a request, beside bare Pingora, nginx and HAProxy
 	@scripts/setup.sh bench

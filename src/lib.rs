@@ -14,7 +14,9 @@ pub mod config;
 pub mod filters;
 pub mod services;
 
-pub mod exchange;
+pub mod deliver;
+
+pub mod forward;
 
 pub mod client;
 
@@ -33,7 +35,7 @@ pub mod guard;
 pub mod state;
 pub mod store;
 
-pub mod http1;
+pub mod http;
 pub mod telemetry;
 pub mod transport;
 

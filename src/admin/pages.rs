@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::admin::Admin;
 use crate::base::RequestId;
 use crate::cache::Purge;
-use crate::exchange::{Policy, Worker};
+use crate::forward::{Policy, Worker};
 use crate::listener::DrainPhase;
 use crate::state::Backend;
 use crate::telemetry::{IN_FLIGHT, exposition, figures, route_series, summary};

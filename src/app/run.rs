@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use pingora::apps::HttpServerOptions;
 use pingora::server::configuration::ServerConf;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
@@ -17,13 +16,13 @@ use crate::app::{Failure, Files};
 use crate::base::ClockWatch;
 use crate::cache::Cache;
 use crate::config::{Compiled, Configuration, Living, Snapshot, Watcher, compile_files};
-use crate::exchange::Worker;
 use crate::filters::auth::Auth;
 use crate::filters::rate_limit::Limits;
+use crate::forward::Worker;
 use crate::guard::Guard;
 use crate::identity::Identity;
 use crate::listener::{self, Certificates, Drain, Socket};
-use crate::proxy::{Front, Proxy, Shared, Unread};
+use crate::proxy::{EarlyResponses, Front, Proxy, Shared};
 use crate::services::auth::{AuthParts, AuthService};
 use crate::services::{CacheClear, Directory};
 use crate::state::{Backend, State};
@@ -217,8 +216,13 @@ fn work(
         let mut accepting = Vec::new();
         for socket in sockets {
             let proxy = Proxy::new(configuration.clone(), shared.clone(), Worker::new(ended.clone()));
-            let app = Arc::new(Front::new(proxy, &conf, options(&configuration, &socket)));
-            let served = listener::serve(socket, app, Arc::new(Unread(shared.guard.clone())), drain.clone());
+            let app = Arc::new(Front::new(proxy, &conf));
+            let served = listener::serve(
+                socket,
+                app,
+                Arc::new(EarlyResponses { guard: shared.guard.clone(), configuration: configuration.clone() }),
+                drain.clone(),
+            );
             accepting.push(tokio::spawn(served));
         }
         serving.fetch_add(1, Ordering::Release);
@@ -229,14 +233,6 @@ fn work(
         }
     });
     telemetry::flush();
-}
-
-fn options(configuration: &Configuration, socket: &Socket) -> HttpServerOptions {
-    let listener = configuration.process().public.iter().find(|it| it.name == *socket.name());
-    let mut options = HttpServerOptions::default();
-    options.h2c = true; // the listener's streams say for themselves whether they take the preface
-    options.h2_idle_timeout = listener.map(|it| it.limits.keep_alive);
-    options
 }
 
 /// Follows signals and changed files until the process has to stop, and then until it may.

@@ -8,13 +8,13 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{
-    AGE, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, EXPIRES, HeaderName, LAST_MODIFIED, SET_COOKIE,
-    VARY,
+    AGE, CONTENT_ENCODING, CONTENT_RANGE, DATE, ETAG, EXPIRES, HeaderName, LAST_MODIFIED, SET_COOKIE, VARY,
 };
 use http::{HeaderMap, StatusCode};
 
 use crate::cache::config::{Per, Rules, SetCookie};
 use crate::cache::directives::{AnswerDirectives, RequestDirectives, seconds};
+use crate::http as codec;
 
 /// So many fields can part an answer's variants; more are a mistake.
 const VARY_MAX: usize = 16;
@@ -173,8 +173,7 @@ fn check(
     headers: &HeaderMap,
     directives: &AnswerDirectives,
 ) -> Result<(), Unfit> {
-    let stream = headers.get(CONTENT_TYPE).is_some_and(|it| it.as_bytes().starts_with(b"text/event-stream"));
-    if status == StatusCode::PARTIAL_CONTENT || stream || headers.contains_key(CONTENT_RANGE) {
+    if status == StatusCode::PARTIAL_CONTENT || codec::is_event_stream(headers) || headers.contains_key(CONTENT_RANGE) {
         return Err(Unfit::NotWhole);
     }
     if !is_good(status) && !is_understood(status) {

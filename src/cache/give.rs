@@ -78,13 +78,18 @@ fn beyond(length: u64) -> Box<ResponseHeader> {
 }
 
 fn not_modified(object: &Object) -> Box<ResponseHeader> {
+    not_modified_of(&object.head)
+}
+
+/// The 304 for a client that has the answer with this head already.
+pub fn not_modified_of(answer: &ResponseHeader) -> Box<ResponseHeader> {
     let mut head = bare(StatusCode::NOT_MODIFIED);
     for name in IN_304 {
-        for value in object.head.headers.get_all(&name) {
+        for value in answer.headers.get_all(&name) {
             let _ = head.append_header(name.clone(), value.clone());
         }
     }
-    if let Some(targeted) = object.head.headers.get("cdn-cache-control") {
+    if let Some(targeted) = answer.headers.get("cdn-cache-control") {
         let _ = head.insert_header("cdn-cache-control", targeted.clone());
     }
     head

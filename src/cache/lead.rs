@@ -102,8 +102,15 @@ impl Lead {
         length(answer).is_some_and(|it| it <= self.body_max())
     }
 
-    /// Makes the request one for the whole answer, or for word that what is kept still holds
-    /// (RFC 9111, section 4.3.1).
+    /// Makes the request one for word that what is kept still holds (RFC 9111, section 4.3.1). Where nothing is kept, the
+    /// client's own conditions go to the upstream, which judges them (section 4.3.2).
+    pub fn ask_on_conditions(&self, request: &mut RequestHeader) {
+        if self.has_kept() {
+            self.ask_for(request);
+        }
+    }
+
+    /// Makes the request one for the whole answer, or for word that what is kept still holds.
     pub fn ask_for(&self, request: &mut RequestHeader) {
         for field in [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_RANGE, RANGE_FIELD] {
             request.remove_header(&field);

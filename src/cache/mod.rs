@@ -27,7 +27,7 @@ mod visit;
 
 pub use conditional::{Condition, Part, Validators};
 pub use config::{CacheConfig, CacheRoomConfig, KeyPart, Per, Room, Rules, SetCookie};
-pub use give::Given;
+pub use give::{Given, not_modified_of};
 pub use key::{Asked, Target};
 pub use lead::{Lead, Refresh};
 pub use news::{Purge, Purged};

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::ByteSize;
 use crate::cache::CacheConfig;
-use crate::exchange::TimeoutsConfig;
 use crate::filters::auth::AuthConfig;
 use crate::filters::{CorsConfig, HeaderEditsConfig, IdempotencyConfig, RateLimitConfig, SchemaConfig, Security};
+use crate::forward::TimeoutsConfig;
 use crate::identity::RolesConfig;
 use crate::routing::MatchConfig;
 use crate::upstream::UpstreamConfig;

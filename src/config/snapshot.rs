@@ -11,13 +11,13 @@ use crate::base::{At, ByteSize, Findings, Period};
 use crate::cache::{CacheConfig, Rules};
 use crate::config::gateway_file::Mode;
 use crate::config::routes_file::{HeadersConfig, PolicyConfig, RedirectConfig, RespondConfig, RouteConfig, RoutesFile};
-use crate::exchange::{Policy, TimeoutsConfig};
 use crate::filters::auth::{Auth, AuthConfig};
 use crate::filters::rate_limit::{self, Written};
 use crate::filters::{
     BodyRules, Chain, Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Idempotency, IdempotencyConfig,
     RateLimitConfig, RateLimits, Rbac, Rewrite, SchemaConfig, Security,
 };
+use crate::forward::{Policy, TimeoutsConfig};
 use crate::identity::Roles;
 use crate::routing::{MatchConfig, Table, Template};
 use crate::services::Directory;

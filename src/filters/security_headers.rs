@@ -1,13 +1,14 @@
 //! Tells browsers to be careful (S2S-30 to 32): on every answer, the gateway's own refusals included.
 
 use http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
-    STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use pingora::http::ResponseHeader;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::http as codec;
 use crate::pipeline::{Exchange, Scheme};
 
 /// Which security fields answers get; a field that the upstream set itself is left as it is.
@@ -48,8 +49,7 @@ impl Security {
         if exchange.scheme == Scheme::Https {
             add_missing(answer, &STRICT_TRANSPORT_SECURITY, &HSTS);
         }
-        let json = answer.headers.get(CONTENT_TYPE).is_some_and(|it| it.as_bytes().starts_with(b"application/json"));
-        if json {
+        if codec::media_type_is(&answer.headers, "application/json") {
             add_missing(answer, &CACHE_CONTROL, &NO_STORE);
         }
     }

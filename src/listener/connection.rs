@@ -1,24 +1,38 @@
 //! What is known about one connection, and the state that its deadlines follow.
 //!
 //! The stream itself moves bytes ([`Downstream`](super::Downstream)); this is the part that others
-//! may look at while Pingora owns the stream.
+//! may look at while an app owns the stream.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use pingora::protocols::Digest;
+use http::HeaderValue;
 
 use crate::identity::ClientCertificate;
 
 use super::config::{Alpn, Limits, Listener};
 use super::drain::{Drain, DrainPhase};
 
-/// Words an answer to a request that never reached the app: malformed, CONNECT, or too slow.
+/// Why something never became a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EarlyReject {
+    /// Its head did not arrive in time.
+    Timeout,
+    /// It is not HTTP as RFC 9112 writes it; the text says in which way.
+    Malformed(&'static str),
+    /// Its target is too long.
+    TargetTooLong,
+    /// Its header fields are too many or too large.
+    FieldsTooLarge,
+}
+
+/// Words an answer to what never became a request.
 pub trait Refuse: Send + Sync {
-    /// A whole HTTP/1.1 answer with `Connection: close`; it is also the place to log and count.
-    fn refuse(&self, status: u16, connection: &Connection) -> Vec<u8>;
+    /// A whole HTTP/1.1 answer with `Connection: close`; it is also the place to log and count. `origin` is the page that
+    /// called, as far as that could be read.
+    fn refuse(&self, why: EarlyReject, origin: Option<&HeaderValue>, connection: &Connection) -> Vec<u8>;
 }
 
 /// What the TLS handshake agreed on.
@@ -48,14 +62,14 @@ pub(super) enum Phase {
     Request,
     /// Between two requests.
     Idle,
-    /// HTTP/2: Pingora and h2 look after it.
+    /// HTTP/2: the app and h2 look after it.
     H2,
     /// To be dropped.
     Cut,
 }
 
 /// One connection, from accept to close. It belongs to one thread; the atomics are there only
-/// because Pingora's types must be `Sync`.
+/// because tasks must be `Send`.
 #[derive(Debug)]
 pub struct Connection {
     listener: Arc<str>,
@@ -71,7 +85,6 @@ pub struct Connection {
     /// Counts changes of `phase`: two idle times in a row are not one.
     turn: AtomicU32,
     refused: AtomicBool,
-    malformed: AtomicBool,
     requests: AtomicU32,
     read: AtomicU64,
     written: AtomicU64,
@@ -92,17 +105,10 @@ impl Connection {
             phase: AtomicU8::new(Phase::Fresh as u8),
             turn: AtomicU32::new(0),
             refused: AtomicBool::new(false),
-            malformed: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
         }
-    }
-
-    /// The connection that a session stands on, HTTP/1 and HTTP/2 alike: `session.digest()`.
-    /// `None` for sessions that did not come through a listener, such as subrequests.
-    pub fn of(digest: Option<&Digest>) -> Option<&Arc<Self>> {
-        digest?.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref()
     }
 
     /// The header is complete and the app has it: its deadline is off, and what is written from
@@ -119,13 +125,9 @@ impl Connection {
         self.requests() >= self.limits.requests || self.drain.phase() > DrainPhase::Serving
     }
 
-    /// Whether a request line came that is not one, which Pingora mends before anybody sees it.
-    pub fn malformed(&self) -> bool {
-        self.malformed.load(Relaxed)
-    }
-
-    pub(super) fn set_malformed(&self) {
-        self.malformed.store(true, Relaxed);
+    /// How long it may wait for its next request.
+    pub fn keep_alive(&self) -> Duration {
+        self.limits.keep_alive
     }
 
     /// The listener's name.

@@ -7,15 +7,15 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pingora::apps::ServerApp;
 use pingora::protocols::l4::stream::Stream as L4Stream;
 use pingora::protocols::tls::TlsStream;
-use pingora::protocols::{ALPN, GetSocketDigest, SocketDigest, Ssl, Stream};
+use pingora::protocols::{ALPN, GetSocketDigest, SocketDigest, Ssl};
 use pingora::server::ShutdownWatch;
 use prometheus::IntGauge;
 use socket2::SockRef;
@@ -41,19 +41,13 @@ const BREATHER: Duration = Duration::from_millis(100);
 /// Accepts on `socket` and gives each connection to `app`, until `drain` closes it; then waits for
 /// the connections that it let in, until they are gone or cut.
 ///
-/// For plain-text HTTP/2 the app must allow it (`HttpServerOptions::h2c`); each connection decides
-/// by its own listener's setting. The app must call [`Connection::admitted`] for every request,
-/// else what it writes is taken for a refusal of Pingora's, and [`Connection::answered`] behind every answer over
+/// The app must call [`Connection::admitted`] for every request, and [`Connection::answered`] behind every answer over
 /// HTTP/1, so that the time between two requests is measured.
-pub async fn serve<A>(socket: Socket, app: Arc<A>, refuse: Arc<dyn Refuse>, drain: Drain) -> io::Result<()>
-where
-    A: ServerApp + Send + Sync + 'static,
-{
+pub async fn serve<A: App>(socket: Socket, app: Arc<A>, refuse: Arc<dyn Refuse>, drain: Drain) -> io::Result<()> {
     let listener = TcpListener::from_std(socket.inner)?;
     let door = Door { shared: socket.shared, app, refuse, drain, guests: Arc::default() };
     door.accept_until_closed(&listener).await;
     drop(listener);
-    door.app.cleanup().await;
     door.guests.abort(Connection::asks_nothing);
     tokio::select! {
         () = door.guests.gone() => return Ok(()),
@@ -64,6 +58,12 @@ where
     Ok(())
 }
 
+/// What speaks with clients.
+pub trait App: Send + Sync + 'static {
+    /// Answers the requests of one connection, until it ends. `shutdown` becomes true when it should end soon.
+    fn serve(&self, stream: Box<Downstream>, shutdown: ShutdownWatch) -> impl Future<Output = ()> + Send;
+}
+
 struct Door<A> {
     shared: Arc<Shared>,
     app: Arc<A>,
@@ -72,7 +72,7 @@ struct Door<A> {
     guests: Arc<Guests>,
 }
 
-impl<A: ServerApp + Send + Sync + 'static> Door<A> {
+impl<A: App> Door<A> {
     async fn accept_until_closed(&self, listener: &TcpListener) {
         let closed = self.drain.reached(DrainPhase::Closed);
         tokio::pin!(closed);
@@ -158,7 +158,7 @@ struct Visit<A> {
     _open: OpenConnection,
 }
 
-impl<A: ServerApp + Send + Sync + 'static> Visit<A> {
+impl<A: App> Visit<A> {
     async fn run(self, stream: TcpStream) {
         let peer = self.connection.peer();
         // The PROXY protocol, when it comes, is read here: before TLS, and before `peer` is used.
@@ -179,10 +179,8 @@ impl<A: ServerApp + Send + Sync + 'static> Visit<A> {
                 }
             }
         };
-        match Downstream::new(stream, self.connection.clone(), self.refuse.clone()) {
-            Ok(stream) => self.talk(Box::new(stream)).await,
-            Err(error) => tracing::error!(event = "connection_lost", %peer, %error, "lost"),
-        }
+        let stream = Downstream::new(stream, self.connection.clone(), self.refuse.clone());
+        self.talk(Box::new(stream)).await;
     }
 
     async fn shake_hands(&self, stream: L4Stream, certificates: &Certificates) -> Option<TlsStream<L4Stream>> {
@@ -206,16 +204,13 @@ impl<A: ServerApp + Send + Sync + 'static> Visit<A> {
     }
 
     /// Until the app is done with it, or a deadline or the drain has ended it.
-    async fn talk(&self, stream: Stream) {
-        let mut next = Some(stream);
-        while let Some(stream) = next {
-            let mut talk = self.app.process_new(stream, &self.shutdown);
-            next = poll_fn(|cx| match talk.as_mut().poll(cx) {
-                Poll::Pending if self.connection.is_over() => Poll::Ready(None),
-                turn => turn,
-            })
-            .await;
-        }
+    async fn talk(&self, stream: Box<Downstream>) {
+        let mut talk = pin!(self.app.serve(stream, self.shutdown.clone()));
+        poll_fn(|cx| match talk.as_mut().poll(cx) {
+            Poll::Pending if self.connection.is_over() => Poll::Ready(()),
+            turn => turn,
+        })
+        .await;
     }
 }
 

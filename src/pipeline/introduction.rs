@@ -8,7 +8,7 @@ use http::header::{FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
 use crate::base::AddressText;
-use crate::pipeline::{Exchange, Scheme};
+use crate::pipeline::{Context, Scheme};
 
 /// Names each request (R10.1, S2S-40).
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -59,7 +59,7 @@ fn begins(name: &HeaderName, start: &str) -> bool {
     name.len() >= start.len() && name.iter().zip(start.as_bytes()).all(same)
 }
 
-impl Exchange {
+impl Context {
     /// Gives every field to `field`, its value in pieces.
     pub fn introduce(&self, request: &RequestHeader, mut field: impl FnMut(&HeaderName, &[&[u8]])) {
         field(&X_REQUEST_ID, &[self.request_id.as_bytes()]);
@@ -135,7 +135,7 @@ mod tests {
         for (name, value) in fields {
             request.append_header(*name, *value).unwrap();
         }
-        Exchange::new(client.parse().unwrap(), Scheme::Http).introduce_in(&mut request);
+        Context::new(client.parse().unwrap(), Scheme::Http).introduce_in(&mut request);
         request
     }
 

@@ -35,6 +35,11 @@ pub enum Refusal {
         /// The value of `Allow`.
         allow: String,
     },
+    /// A route takes the path, but not a change of protocols.
+    UpgradeNotAllowed {
+        /// What the client wants to speak.
+        protocol: String,
+    },
     /// A route takes the path, but offers no media type that the client accepts.
     NotAcceptable,
     /// The body is larger than the route allows.
@@ -131,7 +136,8 @@ impl Refusal {
     /// The one behind this one in the list: a new one does not compile until it has its place.
     fn next(&self) -> Option<Self> {
         Some(match self {
-            Self::BadRequest(_) => Self::BodyInvalid { faults: Vec::new() },
+            Self::BadRequest(_) => Self::UpgradeNotAllowed { protocol: "websocket".to_owned() },
+            Self::UpgradeNotAllowed { .. } => Self::BodyInvalid { faults: Vec::new() },
             Self::BodyInvalid { .. } => Self::IdempotencyKey("it is missing"),
             Self::IdempotencyKey(_) => Self::AmbiguousCredentials("there is more than one"),
             Self::AmbiguousCredentials(_) => Self::Unauthorized {

@@ -1,6 +1,7 @@
 //! What is known about one request while it is under way.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,10 +13,10 @@ use crate::cache::Visit;
 use crate::identity::{Fields, Principal};
 use crate::pipeline::{Allowance, EndState, Recording, Refusal};
 
-/// One request and what became of it. Survives an upgrade and then stands for the connection.
-/// Filters write what they learn into typed fields.
-#[derive(Debug)]
-pub struct Exchange {
+/// Who asks for something, and how: all that is known of a request wherever it goes on, also when its client has left
+/// or there never was one.
+#[derive(Clone, Debug)]
+pub struct Context {
     /// Names the request in every log line, answer and upstream call.
     pub request_id: RequestId,
     /// Where the request stands in its distributed trace.
@@ -26,34 +27,36 @@ pub struct Exchange {
     pub scheme: Scheme,
     /// Who the request acts for; `None` until credentials have proved it.
     pub principal: Option<Arc<Principal>>,
-    /// What is left of the tightest rate limit that counted it.
-    pub allowance: Option<Allowance>,
-    /// When the request's head was complete.
+    /// The route that took it; `None` until one has.
+    pub route: Option<Arc<str>>,
+    /// When the request's head was complete; what bounds it in all counts from here.
     pub started: Instant,
-    /// The target as it was received, kept only when the route rewrites it.
-    pub target_received: Option<http::Uri>,
     /// The host as the client named it, kept only when the route rewrites it.
     pub host_received: Option<HeaderValue>,
     /// What upstreams are told of the principal.
     pub told_of_principal: Option<Arc<Fields>>,
     /// What upstreams are told stands among the request's fields already, and a step may have changed it there.
     pub introduced: bool,
+}
+
+/// One request and what became of it. Survives an upgrade and then stands for the connection.
+/// Filters write what they learn into typed fields.
+#[derive(Debug)]
+pub struct Exchange {
+    /// Who asks, and how.
+    pub context: Context,
+    /// What is left of the tightest rate limit that counted it.
+    pub allowance: Option<Allowance>,
+    /// The target as it was received, kept only when the route rewrites it.
+    pub target_received: Option<http::Uri>,
     /// The request's whole body, where a step had to see it before it went anywhere.
     pub body: Option<Bytes>,
     /// Takes the answer down, where a step wants to keep it.
     pub recording: Option<Box<Recording>>,
     /// What the cache has to do with it.
     pub cache: Option<Box<Visit>>,
-    /// The name of the upstream or local service that was chosen.
-    pub upstream: Option<Arc<str>>,
-    /// The endpoint that answered, or was tried last.
-    pub endpoint: Option<SocketAddr>,
-    /// How many endpoints were tried.
-    pub attempts: u8,
-    /// Whether the upstream connection had served before.
-    pub connection_reused: bool,
-    /// Milestones since `started`.
-    pub timings: Timings,
+    /// What became of the attempts to have it answered.
+    pub attempt: AttemptInfo,
     /// Bytes of the answer's body as the upstream sent them.
     pub body_received: u64,
     /// Whether the answer is a stream: server-sent events, or an upgraded connection.
@@ -64,12 +67,34 @@ pub struct Exchange {
     pub end: Option<EndState>,
 }
 
-/// Milestones of an exchange, each the time since its start.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Timings {
-    /// The upstream connection was there.
+impl Deref for Exchange {
+    type Target = Context;
+
+    fn deref(&self) -> &Context {
+        &self.context
+    }
+}
+
+impl DerefMut for Exchange {
+    fn deref_mut(&mut self) -> &mut Context {
+        &mut self.context
+    }
+}
+
+/// What became of the attempts to have a request answered: for the log, whoever made them.
+#[derive(Clone, Debug, Default)]
+pub struct AttemptInfo {
+    /// The name of the upstream or local service that was chosen.
+    pub upstream: Option<Arc<str>>,
+    /// The endpoint that answered, or was tried last.
+    pub endpoint: Option<SocketAddr>,
+    /// How many endpoints were tried.
+    pub attempts: u8,
+    /// Whether the upstream connection had served before.
+    pub reused: bool,
+    /// From the request's start until the upstream connection was there.
     pub connected: Option<Duration>,
-    /// The answer's head had arrived.
+    /// From the request's start until the answer's head had arrived.
     pub first_byte: Option<Duration>,
 }
 
@@ -105,8 +130,8 @@ pub struct TraceContext {
     pub flags: u8,
 }
 
-impl Exchange {
-    /// A request that has just been read.
+impl Context {
+    /// Of a request that begins now.
     pub fn new(client_ip: IpAddr, scheme: Scheme) -> Self {
         Self {
             request_id: RequestId::random(),
@@ -114,20 +139,26 @@ impl Exchange {
             client_ip,
             scheme,
             principal: None,
-            allowance: None,
+            route: None,
             started: Instant::now(),
-            target_received: None,
             host_received: None,
             told_of_principal: None,
             introduced: false,
+        }
+    }
+}
+
+impl Exchange {
+    /// A request that has just been read.
+    pub fn new(client_ip: IpAddr, scheme: Scheme) -> Self {
+        Self {
+            context: Context::new(client_ip, scheme),
+            allowance: None,
+            target_received: None,
             body: None,
             recording: None,
             cache: None,
-            upstream: None,
-            endpoint: None,
-            attempts: 0,
-            connection_reused: false,
-            timings: Timings::default(),
+            attempt: AttemptInfo::default(),
             body_received: 0,
             streaming: false,
             refusal: None,

@@ -46,15 +46,15 @@ pub(super) fn write(exchange: &Exchange, facts: &Facts<'_>) {
         out.text(br#","http":""#, facts.http.as_bytes());
         out.text(br#","listener":""#, facts.listener.as_bytes());
         out.text(br#","route":""#, facts.route.as_bytes());
-        if let Some(upstream) = &exchange.upstream {
+        if let Some(upstream) = &exchange.attempt.upstream {
             out.text(br#","upstream":""#, upstream.as_bytes());
         }
-        if let Some(endpoint) = exchange.endpoint {
+        if let Some(endpoint) = exchange.attempt.endpoint {
             out.raw(br#","endpoint":""#);
             out.address(endpoint.ip(), Some(endpoint.port()));
             out.raw(b"\"");
-            out.number(br#","attempts":"#, u64::from(exchange.attempts));
-            out.raw(if exchange.connection_reused { br#","reused":true"# } else { br#","reused":false"# });
+            out.number(br#","attempts":"#, u64::from(exchange.attempt.attempts));
+            out.raw(if exchange.attempt.reused { br#","reused":true"# } else { br#","reused":false"# });
         }
         out.raw(br#","client":""#);
         out.address(exchange.client_ip, None);
@@ -69,10 +69,10 @@ pub(super) fn write(exchange: &Exchange, facts: &Facts<'_>) {
         }
         out.number(br#","bytes_received":"#, facts.bytes_received);
         out.number(br#","bytes_sent":"#, facts.bytes_sent);
-        if let Some(connected) = exchange.timings.connected {
+        if let Some(connected) = exchange.attempt.connected {
             out.millis(br#","connect_ms":"#, connected);
         }
-        if let Some(first_byte) = exchange.timings.first_byte {
+        if let Some(first_byte) = exchange.attempt.first_byte {
             out.millis(br#","first_byte_ms":"#, first_byte);
         }
         out.millis(br#","duration_ms":"#, facts.duration);

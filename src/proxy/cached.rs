@@ -2,20 +2,23 @@
 //! may still hold is asked for.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use axum::body::{Body, to_bytes};
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::StatusCode;
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::cache::{self, Asked, Given, Lead, Visit, Visited};
 use crate::client::Client;
 use crate::config::Action;
-use crate::exchange::{Called, Destination, Ended, Policy, WayOut, Worker, call, respond, unless_left};
+use crate::deliver::ResponseFilters;
 use crate::filters::{Deed, Kept};
-use crate::pipeline::{EndState, Exchange, Recording, Refusal, Scheme};
+use crate::forward::{
+    Collected, Destination, ForwardError, Forwarder, Policy, RequestBody, UpstreamResponse, Worker, unless_gone,
+};
+use crate::pipeline::{AttemptInfo, Context, EndState, Exchange, Recording, Refusal, Scheme};
 use crate::proxy::way::Admitted;
-use crate::proxy::{Proxy, Shared, answer, refuse, stopped};
+use crate::proxy::{Cut, Proxy, Shared, answer, refuse, stopped};
 use crate::routing::Params;
 
 /// What a request is about, for the cache: the target as the client named it, and the tags that its route gives it.
@@ -56,9 +59,9 @@ pub(super) async fn visit(
     admitted: &Admitted,
     shared: &Shared,
     exchange: &mut Exchange,
-    client: &mut Client<'_>,
+    client: &mut Client,
     subject: Subject,
-) -> Result<Option<Box<Given>>, Ended> {
+) -> Result<Option<Box<Given>>, ForwardError> {
     let Subject { target, tags, change } = subject;
     let Some(rules) = &admitted.route().chain.cache else {
         exchange.cache = Some(Box::new(Visit { told: None, lead: None, change, word: None }));
@@ -74,7 +77,7 @@ pub(super) async fn visit(
             let request = Box::new(client.request().clone());
             let asked = Asked::new(&target, &request, principal.as_deref(), body.as_deref());
             let visit = Box::pin(shared.cache.visit(rules, asked, &tags));
-            unless_left(client, visit).await?
+            unless_gone(client, visit).await?
         }
     };
     let (told, lead) = match visited {
@@ -83,7 +86,7 @@ pub(super) async fn visit(
         Visited::Lead(lead) => (None, Some(lead)),
         Visited::NotKept(told) => {
             exchange.cache = Some(Box::new(Visit::told(told)));
-            return Err(Ended::Unanswered(Refusal::NotCached));
+            return Err(ForwardError::Refused(Refusal::NotCached));
         }
     };
     exchange.cache = Some(Box::new(Visit { told, lead, change, word: None }));
@@ -117,12 +120,12 @@ impl Proxy {
     /// Gives a client what is kept.
     pub(super) async fn give(
         &self,
-        client: &mut Client<'_>,
+        client: &mut Client,
         exchange: &mut Exchange,
         admitted: &Admitted,
         given: Given,
         deed: Option<Deed>,
-    ) -> pingora::Result<()> {
+    ) -> Result<(), Cut> {
         let Given { mut head, body, told, refresh } = given;
         if let Some(lead) = refresh {
             self.refresh(lead, client.request(), exchange, admitted);
@@ -134,7 +137,6 @@ impl Proxy {
         }
         exchange.cache = Some(Box::new(Visit::told(told)));
         admitted.on_response(exchange, &mut head);
-        client.settle_body();
         answer(client, exchange, (head, body), admitted.route().policy.request, EndState::Done).await
     }
 
@@ -142,23 +144,20 @@ impl Proxy {
     /// and gives the client what comes of it.
     pub(super) async fn ask(
         &self,
-        client: &mut Client<'_>,
+        client: &mut Client,
         exchange: &mut Exchange,
         admitted: &Admitted,
-    ) -> pingora::Result<()> {
+    ) -> Result<(), Cut> {
         let lead = exchange.cache.as_mut().and_then(|it| it.lead.take());
         let Some(mut lead) = lead else { return refuse(client, exchange, admitted, Refusal::Internal).await };
-        let destination = admitted.destination();
-        let policy = &admitted.route().policy;
-        exchange.upstream = Some(destination.name());
-        let mut request = client.request().clone();
-        exchange.introduce_in(&mut request);
-        lead.ask_for(&mut request);
-        let body = exchange.body.clone().unwrap_or_default();
-        let called = call(&self.worker, destination, &request, body, policy);
-        let upstreams = match unless_left(client, called).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(refusal)) => {
+        let mut request = RequestHeader::clone(&client.shared_request());
+        lead.ask_on_conditions(&mut request);
+        let interim = |head: &mut ResponseHeader| admitted.on_interim(head);
+        let body = RequestBody::of(client, exchange.body.clone()).with_interim(&interim);
+        let Exchange { context, attempt, .. } = &mut *exchange;
+        let response = match self.forwarder(admitted).forward(&request, body, context, attempt).await {
+            Ok(response) => response,
+            Err(ForwardError::Refused(refusal)) => {
                 return match lead.failed(None) {
                     Some(given) => self.give(client, exchange, admitted, given, None).await,
                     None => refuse(client, exchange, admitted, refusal).await,
@@ -166,66 +165,56 @@ impl Proxy {
             }
             Err(why) => return stopped(client, exchange, admitted, why).await,
         };
-        if let Some(called) = upstreams.extensions().get::<Called>() {
-            exchange.endpoint = called.endpoint;
-            exchange.attempts = called.attempts;
-            exchange.timings.first_byte = Some(called.first_byte);
-        }
-        let Ok(head) = head_of(&upstreams) else { return refuse(client, exchange, admitted, Refusal::Internal).await };
-        if let Some(given) = lead.failed(Some(head.status)) {
+        if let Some(given) = lead.failed(Some(response.head.status)) {
+            let UpstreamResponse { mut body, .. } = response;
+            body.finish().await;
             return self.give(client, exchange, admitted, given, None).await;
         }
-        if head.status == StatusCode::NOT_MODIFIED && lead.has_kept() {
+        if response.head.status == StatusCode::NOT_MODIFIED && lead.has_kept() {
+            let UpstreamResponse { head, mut body } = response;
+            body.finish().await;
             return match lead.confirmed(&head) {
                 Some(given) => self.give(client, exchange, admitted, given, None).await,
                 None => refuse(client, exchange, admitted, Refusal::UpstreamProtocol).await,
             };
         }
-        if lead.is_known_to_client(&head) && lead.fits(&head) {
-            return self.only_for_the_cache(client, exchange, admitted, (*lead, head), upstreams).await;
+        if lead.is_known_to_client(&response.head) {
+            return self.only_for_the_cache(client, exchange, admitted, *lead, response).await;
         }
         exchange.recording = Some(Box::new(Recording::new(lead.body_max())));
         exchange.cache = Some(Box::new(Visit { told: None, lead: Some(lead), change: None, word: None }));
-        match respond(&self.worker, client, exchange, upstreams, policy, admitted).await {
-            Ok(()) => {
-                finish(exchange);
-                exchange.end.get_or_insert(EndState::Done);
-                Ok(())
-            }
-            Err(why) => stopped(client, exchange, admitted, why).await,
-        }
+        self.deliver(response, client, exchange, admitted).await
     }
 
     /// The client has the answer already: its body is read for the cache alone.
     async fn only_for_the_cache(
         &self,
-        client: &mut Client<'_>,
+        client: &mut Client,
         exchange: &mut Exchange,
         admitted: &Admitted,
-        (mut lead, head): (Lead, ResponseHeader),
-        upstreams: Response<Body>,
-    ) -> pingora::Result<()> {
+        mut lead: Lead,
+        response: UpstreamResponse,
+    ) -> Result<(), Cut> {
         let body_max = lead.body_max();
-        if !lead.on_head(&head) {
+        let fits = lead.fits(&response.head);
+        let wanted = lead.on_head(&response.head) && fits;
+        let UpstreamResponse { head, mut body } = response;
+        if !wanted {
             let told = lead.told();
             exchange.cache = Some(Box::new(Visit::told(told)));
-            let policy = &admitted.route().policy;
-            return match respond(&self.worker, client, exchange, upstreams, policy, admitted).await {
-                Ok(()) => {
-                    exchange.end.get_or_insert(EndState::Done);
-                    Ok(())
-                }
-                Err(why) => stopped(client, exchange, admitted, why).await,
-            };
+            body.finish().await;
+            let known = UpstreamResponse::of(cache::not_modified_of(&head), Bytes::new());
+            return self.deliver(known, client, exchange, admitted).await;
         }
-        let body = match unless_left(client, to_bytes(upstreams.into_body(), body_max)).await {
-            Ok(Ok(body)) => body,
-            Ok(Err(_)) => return refuse(client, exchange, admitted, Refusal::UpstreamClosed).await,
-            Err(why) => return stopped(client, exchange, admitted, why).await,
-        };
-        match lead.finish_and_give(body) {
-            Some(given) => self.give(client, exchange, admitted, given, None).await,
-            None => refuse(client, exchange, admitted, Refusal::Internal).await,
+        let policy = &admitted.route().policy;
+        let until = Instant::now() + policy.request;
+        match unless_gone(client, body.collect(body_max, policy, until)).await {
+            Ok(Ok(Collected::Whole(body))) => match lead.finish_and_give(body) {
+                Some(given) => self.give(client, exchange, admitted, given, None).await,
+                None => refuse(client, exchange, admitted, Refusal::Internal).await,
+            },
+            Ok(_) => refuse(client, exchange, admitted, Refusal::UpstreamClosed).await,
+            Err(why) => stopped(client, exchange, admitted, why).await,
         }
     }
 
@@ -233,43 +222,50 @@ impl Proxy {
     fn refresh(&self, lead: Lead, request: &RequestHeader, exchange: &Exchange, admitted: &Admitted) {
         let Some(room) = lead.in_background() else { return };
         let mut request = request.clone();
-        exchange.introduce_in(&mut request);
         lead.ask_for(&mut request);
         request.set_method(lead.fetches_with());
-        let body = exchange.body.clone().unwrap_or_default();
-        let (worker, destination) = (self.worker.clone(), admitted.destination().clone());
-        let policy = admitted.route().policy.clone();
+        let fetch = Fetch {
+            lead,
+            worker: self.worker.clone(),
+            destination: admitted.destination().clone(),
+            request,
+            body: exchange.body.clone().unwrap_or_default(),
+            policy: admitted.route().policy.clone(),
+            context: Context { started: Instant::now(), ..exchange.context.clone() },
+        };
         tokio::spawn(async move {
-            fetch(lead, worker, destination, request, body, policy).await;
+            fetch.run().await;
             drop(room);
         });
     }
 }
 
-async fn fetch(
-    mut lead: Lead,
+/// An answer that is fetched beside the requests.
+struct Fetch {
+    lead: Lead,
     worker: Arc<Worker>,
     destination: Destination,
     request: RequestHeader,
     body: Bytes,
     policy: Policy,
-) {
-    let Ok(answer) = call(&worker, &destination, &request, body, &policy).await else { return };
-    let Ok(head) = head_of(&answer) else { return };
-    if head.status == StatusCode::NOT_MODIFIED {
-        lead.confirmed(&head);
-    } else if !head.status.is_server_error() && lead.on_head(&head) {
-        let body_max = lead.body_max();
-        if let Ok(body) = to_bytes(answer.into_body(), body_max).await {
-            lead.finish(body);
-        }
-    }
+    context: Context,
 }
 
-fn head_of(answer: &Response<Body>) -> pingora::Result<ResponseHeader> {
-    let mut head = ResponseHeader::build_no_case(answer.status(), Some(answer.headers().len()))?;
-    for (name, value) in answer.headers() {
-        head.append_header(name.clone(), value.clone())?;
+impl Fetch {
+    async fn run(self) {
+        let Self { mut lead, worker, destination, request, body, policy, context } = self;
+        let forwarder = Forwarder { worker: &worker, destination: &destination, policy: &policy };
+        let mut info = AttemptInfo::default();
+        let forwarded = forwarder.forward(&request, RequestBody::bytes(body), &context, &mut info).await;
+        let Ok(UpstreamResponse { head, mut body }) = forwarded else { return };
+        if head.status == StatusCode::NOT_MODIFIED {
+            body.finish().await;
+            lead.confirmed(&head);
+        } else if !head.status.is_server_error() && lead.on_head(&head) {
+            let until = Instant::now() + policy.request;
+            if let Ok(Collected::Whole(body)) = body.collect(lead.body_max(), &policy, until).await {
+                lead.finish(body);
+            }
+        }
     }
-    Ok(head)
 }

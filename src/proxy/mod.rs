@@ -1,15 +1,14 @@
 //! The request's way, from a request that was read to the line in the log.
 //!
-//! `http1` and `http2` bring requests, `way` is the order of the steps, `reply` words what the gateway says itself, `strict` refuses
+//! `shell` brings requests, `way` is the order of the steps, `reply` words what the gateway says itself, `strict` refuses
 //! what could be read in two ways, `access_log` tells of every request.
 
 mod access_log;
 mod cached;
 mod client_ip;
-mod http1;
-mod http2;
-mod once;
+mod idempotent;
 mod reply;
+mod shell;
 mod strict;
 mod way;
 
@@ -17,26 +16,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{StatusCode, Version};
-use pingora::http::ResponseHeader;
-use pingora::{Error, ErrorType, Result};
+use http::{HeaderValue, StatusCode, Version};
+use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::base::{Deadline, RequestId};
 use crate::cache::Cache;
-use crate::client::{Client, TAKE_REFUSAL};
+use crate::client::Client;
 use crate::config::Configuration;
-use crate::exchange::{Called, Caller, Ended, WayOut, Worker, exchange, respond, unless_left};
-use crate::filters::Deed;
+use crate::deliver::{ResponseFilters, deliver};
+use crate::forward::{ForwardError, Forwarder, RequestBody, UpstreamResponse, Worker};
 use crate::guard::{Guard, Offence, Stage};
 use crate::identity::Identity;
-use crate::listener::{Connection, Refuse};
+use crate::listener::{Connection, EarlyReject, Refuse};
 use crate::pipeline::{EndState, Exchange, Refusal, Scheme};
 use crate::proxy::way::{Admitted, Arrival, Routeless, Stopped, way_in};
-
-pub use crate::proxy::http1::Front;
-pub use crate::proxy::reply::{ErrorCode, error_codes};
 use crate::state::State;
 use crate::telemetry::{IN_FLIGHT, refused};
+
+pub use crate::proxy::reply::{ErrorCode, error_codes};
+pub use crate::proxy::shell::Front;
+
+/// How long a client may take to read a refusal that no route stands behind.
+const TAKE_REFUSAL: Duration = Duration::from_secs(10);
+
+/// The answer did not go out whole: the connection or stream has to be cut.
+#[derive(Debug)]
+struct Cut;
 
 /// What all workers share.
 pub struct Shared {
@@ -106,8 +111,8 @@ impl Drop for Request {
             trace_id = exchange.trace.trace_id.as_str(),
             span_id = exchange.trace.span_id.as_str(),
             route = self.admitted.as_ref().map_or("", |it| &it.route().name),
-            upstream = exchange.upstream.as_deref().unwrap_or_default(),
-            endpoint = exchange.endpoint.map(|it| it.to_string()).unwrap_or_default(),
+            upstream = exchange.attempt.upstream.as_deref().unwrap_or_default(),
+            endpoint = exchange.attempt.endpoint.map(|it| it.to_string()).unwrap_or_default(),
             client = %exchange.client_ip,
             status = 0,
             end = EndState::Drained.as_str(),
@@ -122,61 +127,87 @@ impl Proxy {
         Self { configuration, shared, worker: Arc::new(worker) }
     }
 
-    /// Answers a request; an error means that the connection or stream has to be cut.
-    async fn serve(&self, client: &mut Client<'_>, request: &mut Request, peer_trusted: bool) -> Result<()> {
-        let exchange_state = &mut request.exchange;
+    /// Answers a request.
+    async fn serve(&self, client: &mut Client, request: &mut Request, peer_trusted: bool) -> Result<(), Cut> {
+        let exchange = &mut request.exchange;
         let serving = self.configuration.serving();
-        match way_in(serving, &self.shared, exchange_state, client, peer_trusted).await {
+        match way_in(serving, &self.shared, exchange, client, peer_trusted).await {
             Ok(Arrival::Admitted(admitted)) => {
                 let admitted = request.admitted.insert(admitted);
-                if exchange_state.cache.is_some() && cached::begin(exchange_state) {
-                    return Box::pin(self.ask(client, exchange_state, admitted)).await;
+                if exchange.cache.is_some() && cached::begin(exchange) {
+                    return Box::pin(self.ask(client, exchange, admitted)).await;
                 }
-                let destination = admitted.destination();
-                let policy = &admitted.serving.snapshot.routes[admitted.route].policy;
-                let ended = exchange(&self.worker, client, exchange_state, destination, policy, &*admitted).await;
-                match ended {
-                    Ok(()) => {
-                        cached::finish(exchange_state);
-                        exchange_state.end.get_or_insert(EndState::Done);
-                        Ok(())
-                    }
-                    Err(why) => Box::pin(stopped(client, exchange_state, &*admitted, why)).await,
-                }
+                self.forward(client, exchange, admitted).await
             }
             Ok(Arrival::Kept(admitted, given, deed)) => {
                 let admitted = request.admitted.insert(admitted);
                 // What is not ordinary is boxed: the future of every request is as large as the largest of them.
-                Box::pin(self.give(client, exchange_state, admitted, *given, deed)).await
+                Box::pin(self.give(client, exchange, admitted, *given, deed)).await
             }
             Ok(Arrival::Deed(admitted, deed)) => {
                 let admitted = request.admitted.insert(admitted);
-                cached::begin(exchange_state);
-                Box::pin(self.once(client, exchange_state, admitted, deed)).await
+                cached::begin(exchange);
+                Box::pin(self.once(client, exchange, admitted, deed)).await
             }
             Ok(Arrival::Answered(admitted, mut head, body)) => {
-                admitted.on_response(exchange_state, &mut head);
+                admitted.on_response(exchange, &mut head);
                 let patience = admitted.route().policy.request;
                 request.admitted = Some(admitted);
-                client.settle_body();
-                Box::pin(answer(client, exchange_state, (head, body), patience, EndState::Done)).await
+                Box::pin(answer(client, exchange, (head, body), patience, EndState::Done)).await
             }
             Err(Stopped { admitted: Some(admitted), why }) => {
-                let stopped = Box::pin(stopped(client, exchange_state, &admitted, why)).await;
+                let stopped = Box::pin(stopped(client, exchange, &admitted, why)).await;
                 request.admitted = Some(admitted);
                 stopped
             }
             Err(Stopped { admitted: None, why }) => {
                 let way = Routeless::new(self.configuration.serving(), client.request());
-                Box::pin(stopped(client, exchange_state, &way, why)).await
+                Box::pin(stopped(client, exchange, &way, why)).await
             }
+        }
+    }
+
+    /// Has the request answered by its route's destination.
+    async fn forward(&self, client: &mut Client, exchange: &mut Exchange, admitted: &Admitted) -> Result<(), Cut> {
+        let request = client.shared_request();
+        let interim = |head: &mut ResponseHeader| admitted.on_interim(head);
+        let body = RequestBody::of(client, exchange.body.clone()).with_interim(&interim);
+        let Exchange { context, attempt, .. } = &mut *exchange;
+        match self.forwarder(admitted).forward(&request, body, context, attempt).await {
+            Ok(response) => self.deliver(response, client, exchange, admitted).await,
+            Err(why) => Box::pin(stopped(client, exchange, admitted, why)).await,
+        }
+    }
+
+    /// The way to a route's destination.
+    fn forwarder<'a>(&'a self, admitted: &'a Admitted) -> Forwarder<'a> {
+        let policy = &admitted.route().policy;
+        Forwarder { worker: &self.worker, destination: admitted.destination(), policy }
+    }
+
+    /// Passes an answer on to the client.
+    async fn deliver(
+        &self,
+        response: UpstreamResponse,
+        client: &mut Client,
+        exchange: &mut Exchange,
+        admitted: &Admitted,
+    ) -> Result<(), Cut> {
+        let policy = &admitted.route().policy;
+        match deliver(response, client, exchange, policy, admitted, self.worker.ending()).await {
+            Ok(()) => {
+                cached::finish(exchange);
+                exchange.end.get_or_insert(EndState::Done);
+                Ok(())
+            }
+            Err(end) => cut(exchange, end),
         }
     }
 }
 
 impl Proxy {
     /// Of somebody who is blocked nothing more is read.
-    async fn turn_away(&self, client: &mut Client<'_>, exchange: &mut Exchange, left: Duration) -> Result<()> {
+    async fn turn_away(&self, client: &mut Client, exchange: &mut Exchange, left: Duration) -> Result<(), Cut> {
         self.shared.guard.turned_away(Stage::Request);
         client.close_after();
         let retry_after = left.as_secs().max(1);
@@ -192,68 +223,33 @@ impl Proxy {
             self.shared.guard.note(exchange.client_ip, Offence::Errors);
         }
     }
-
-    /// Has a deed done, and gives its client the answer.
-    async fn once(
-        &self,
-        client: &mut Client<'_>,
-        exchange: &mut Exchange,
-        admitted: &Admitted,
-        deed: Deed,
-    ) -> Result<()> {
-        let destination = admitted.destination();
-        let policy = &admitted.route().policy;
-        exchange.upstream = Some(destination.name());
-        let mut request = client.request().clone();
-        exchange.introduce_in(&mut request);
-        request.extensions_mut().insert(Caller::of(exchange));
-        let order = once::Order {
-            worker: self.worker.clone(),
-            destination: destination.clone(),
-            request,
-            body: exchange.body.clone().unwrap_or_default(),
-            policy: policy.clone(),
-        };
-        let told = once::begin(deed, order);
-        let answer = match unless_left(client, told).await {
-            Ok(Ok(Ok(answer))) => answer,
-            Ok(Ok(Err(refusal))) => return refuse(client, exchange, admitted, refusal).await,
-            Ok(Err(_)) => return refuse(client, exchange, admitted, Refusal::Internal).await,
-            Err(why) => return stopped(client, exchange, admitted, why).await,
-        };
-        if let Some(called) = answer.extensions().get::<Called>() {
-            exchange.endpoint = called.endpoint;
-            exchange.attempts = called.attempts;
-        }
-        match respond(&self.worker, client, exchange, answer, policy, admitted).await {
-            Ok(()) => {
-                cached::finish(exchange);
-                exchange.end.get_or_insert(EndState::Done);
-                Ok(())
-            }
-            Err(why) => stopped(client, exchange, admitted, why).await,
-        }
-    }
 }
 
 /// Tells the client why there is no answer, if it can still be told.
-async fn stopped(client: &mut Client<'_>, exchange: &mut Exchange, way: &impl WayOut, why: Ended) -> Result<()> {
+async fn stopped(
+    client: &mut Client,
+    exchange: &mut Exchange,
+    way: &impl ResponseFilters,
+    why: ForwardError,
+) -> Result<(), Cut> {
     match why {
-        Ended::Unanswered(refusal) => refuse(client, exchange, way, refusal).await,
-        Ended::Cut(end) => cut(exchange, end),
-        Ended::ClientGone => cut(exchange, EndState::ClientGone),
+        ForwardError::Refused(refusal) => refuse(client, exchange, way, refusal).await,
+        ForwardError::ClientGone => cut(exchange, EndState::ClientGone),
     }
 }
 
 /// Answers with a refusal; what it looks like is `reply`'s business.
-async fn refuse(client: &mut Client<'_>, exchange: &mut Exchange, way: &impl WayOut, refusal: Refusal) -> Result<()> {
+async fn refuse(
+    client: &mut Client,
+    exchange: &mut Exchange,
+    way: &impl ResponseFilters,
+    refusal: Refusal,
+) -> Result<(), Cut> {
     cached::forsake(exchange); // whoever waits for this answer waits in vain
-    let (mut head, body) = reply::refusal(&refusal, &exchange.request_id);
+    let (mut head, body) = reply::refusal(&refusal, &exchange.request_id, client.request());
     way.on_response(exchange, &mut head);
     if ends_connection(&refusal) {
         client.close_after();
-    } else {
-        client.settle_body();
     }
     let end = match refusal {
         Refusal::NoHealthyEndpoint
@@ -286,12 +282,12 @@ fn ends_connection(refusal: &Refusal) -> bool {
 
 /// Sends an answer of our own. A client that does not take it in time is cut.
 async fn answer(
-    client: &mut Client<'_>,
+    client: &mut Client,
     exchange: &mut Exchange,
     (head, body): (Box<ResponseHeader>, Bytes),
     patience: Duration,
     end: EndState,
-) -> Result<()> {
+) -> Result<(), Cut> {
     if client.connection().closing() {
         client.close_after(); // a stop may have begun since the request came
     }
@@ -305,14 +301,14 @@ async fn answer(
     }
 }
 
-fn cut(exchange: &mut Exchange, end: EndState) -> Result<()> {
+fn cut(exchange: &mut Exchange, end: EndState) -> Result<(), Cut> {
     exchange.end = Some(end);
-    Error::e_explain(ErrorType::ConnectionClosed, end.as_str())
+    Err(Cut)
 }
 
 impl Proxy {
-    /// Answers a request and writes its line; an error means that the connection or stream has to be cut.
-    async fn handle(&self, client: &mut Client<'_>) -> Result<()> {
+    /// Answers a request and writes its line.
+    async fn handle(&self, client: &mut Client) -> Result<(), Cut> {
         let connection = client.connection();
         let peer = connection.peer().ip();
         let scheme = if connection.tls().is_some() { Scheme::Https } else { Scheme::Http };
@@ -332,21 +328,16 @@ impl Proxy {
     }
 
     /// What is refused before anything of the request is looked at.
-    async fn guarded(&self, client: &mut Client<'_>, exchange: &mut Exchange) -> Option<Result<()>> {
+    async fn guarded(&self, client: &mut Client, exchange: &mut Exchange) -> Option<Result<(), Cut>> {
         if let Some(left) = self.shared.guard.blocked(exchange.client_ip) {
             return Some(Box::pin(self.turn_away(client, exchange, left)).await);
         }
         self.shared.guard.note(exchange.client_ip, Offence::Requests);
-        if client.connection().malformed() {
-            let why = "the request line is not method, target and version, each once";
-            let way = Routeless::new(self.configuration.serving(), client.request());
-            return Some(Box::pin(refuse(client, exchange, &way, Refusal::BadRequest(why))).await);
-        }
         None
     }
 
     /// Counts the request, and writes its line.
-    fn tell(&self, client: &Client<'_>, request: &Request) {
+    fn tell(&self, client: &Client, request: &Request) {
         let Request { exchange, admitted, .. } = request;
         let head = client.request();
         let end = exchange.end.unwrap_or(EndState::ClientGone);
@@ -384,7 +375,7 @@ impl Proxy {
     }
 }
 
-fn host(head: &pingora::http::RequestHeader) -> &[u8] {
+fn host(head: &RequestHeader) -> &[u8] {
     let field = head.headers.get(http::header::HOST).map(|it| it.as_bytes());
     field.or_else(|| head.uri.authority().map(|it| it.as_str().as_bytes())).unwrap_or_default()
 }
@@ -394,26 +385,33 @@ static UNROUTED: once_cell::sync::Lazy<Arc<crate::telemetry::RouteMetrics>> =
     once_cell::sync::Lazy::new(|| crate::telemetry::RouteMetrics::of("none"));
 
 /// Answers what never became a request, in the same shape and with the same fields as every refusal.
-pub struct Unread(pub Arc<Guard>);
+pub struct EarlyResponses {
+    /// Who is watched for floods.
+    pub guard: Arc<Guard>,
+    /// What an answer that no route stands behind is like.
+    pub configuration: Arc<Configuration>,
+}
 
-impl Refuse for Unread {
-    fn refuse(&self, status: u16, connection: &Connection) -> Vec<u8> {
-        let refusal = match StatusCode::from_u16(status) {
-            Ok(StatusCode::REQUEST_TIMEOUT) => Refusal::RequestTimeout,
-            Ok(StatusCode::METHOD_NOT_ALLOWED) => Refusal::MethodNotSupported,
-            _ => Refusal::BadRequest("it could not be read"),
+impl Refuse for EarlyResponses {
+    fn refuse(&self, why: EarlyReject, origin: Option<&HeaderValue>, connection: &Connection) -> Vec<u8> {
+        let refusal = match why {
+            EarlyReject::Timeout => Refusal::RequestTimeout,
+            EarlyReject::Malformed(why) => Refusal::BadRequest(why),
+            EarlyReject::TargetTooLong => Refusal::UriTooLong,
+            EarlyReject::FieldsTooLarge => Refusal::HeadersTooLarge,
         };
         let scheme = if connection.tls().is_some() { Scheme::Https } else { Scheme::Http };
-        let exchange = Exchange::new(connection.peer().ip(), scheme);
+        let mut exchange = Exchange::new(connection.peer().ip(), scheme);
         let request_id: RequestId = exchange.request_id;
         let wording = reply::Wording::of(&refusal);
         let mut fields = reply::head(wording.status);
         let _ = fields.insert_header(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-        Security(&exchange).add_to(&mut fields);
+        Routeless::of(self.configuration.serving(), origin.cloned()).on_response(&mut exchange, &mut fields);
+        fields.remove_header(&http::header::DATE); // `raw` writes its own
         let answer = reply::raw(&refusal, &request_id, &fields);
         let slow = refusal == Refusal::RequestTimeout;
         let end = if slow { EndState::ClientTimeout } else { EndState::Refused };
-        self.0.note(connection.peer().ip(), if slow { Offence::Slow } else { Offence::Errors });
+        self.guard.note(connection.peer().ip(), if slow { Offence::Slow } else { Offence::Errors });
         let (duration, sent) = (exchange.started.elapsed(), answer.len() as u64);
         end.count();
         refused(wording.code);
@@ -435,15 +433,5 @@ impl Refuse for Unread {
             duration_ms = duration.as_secs_f64() * 1e3,
         );
         answer
-    }
-}
-
-/// The fields of an answer that no route stands behind.
-struct Security<'a>(&'a Exchange);
-
-impl Security<'_> {
-    fn add_to(&self, head: &mut ResponseHeader) {
-        way::unread(self.0, head);
-        head.remove_header(&http::header::DATE); // `raw` writes its own
     }
 }

@@ -4,13 +4,12 @@
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
-use pingora::Result;
-use pingora::http::ResponseHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::date::get_cached_date;
 use serde_json::{Value, json};
 
 use crate::base::RequestId;
-use crate::client::Client;
+use crate::client::{Client, ClientError, Part};
 use crate::pipeline::Refusal;
 
 /// What a refusal is on the wire.
@@ -82,6 +81,15 @@ impl Wording {
                 "who is calling can't be told at the moment",
                 LATER,
             ),
+            Refusal::UpgradeNotAllowed { protocol } => Self {
+                details: json!({ "protocol": protocol, "setting": "match.websocket" }),
+                ..say(
+                    StatusCode::BAD_REQUEST,
+                    "upgrade_not_allowed",
+                    "this path does not change to the protocol that Upgrade names",
+                    "ask without Upgrade; an operator allows WebSockets with `websocket: true` in the route's `match`",
+                )
+            },
             Refusal::RouteNotFound => say(
                 StatusCode::NOT_FOUND,
                 "route_not_found",
@@ -279,11 +287,22 @@ pub fn error_codes() -> Vec<ErrorCode> {
 }
 
 /// Head and body of the answer to a refusal.
-pub(super) fn refusal(refusal: &Refusal, request_id: &RequestId) -> (Box<ResponseHeader>, Bytes) {
+/// A client of gRPC gets its own kind of error.
+pub(super) fn refusal(
+    refusal: &Refusal,
+    request_id: &RequestId,
+    request: &RequestHeader,
+) -> (Box<ResponseHeader>, Bytes) {
     let wording = Wording::of(refusal);
+    if let Some(content_type) = grpc_type(request) {
+        return (grpc(&wording, content_type), Bytes::new());
+    }
     let body = wording.body(request_id);
     let mut head = head(wording.status);
     let _ = head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if matches!(refusal, Refusal::MethodNotSupported) {
+        let _ = head.insert_header(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+    }
     if let Refusal::MethodNotAllowed { allow } = refusal
         && let Ok(allow) = HeaderValue::from_str(allow)
     {
@@ -299,6 +318,56 @@ pub(super) fn refusal(refusal: &Refusal, request_id: &RequestId) -> (Box<Respons
         let _ = head.insert_header(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     (head, Bytes::from(body))
+}
+
+/// The media type of a request of gRPC, whose clients look at no status and at no body of HTTP's.
+fn grpc_type(request: &RequestHeader) -> Option<&HeaderValue> {
+    let content_type = request.headers.get(CONTENT_TYPE)?;
+    let media_type = content_type.as_bytes().split(|it| *it == b';').next()?.trim_ascii();
+    let (kind, suffix) = media_type.split_at_checked("application/grpc".len())?;
+    let is_one = kind.eq_ignore_ascii_case(b"application/grpc") && matches!(suffix, [] | [b'+', ..]);
+    is_one.then_some(content_type)
+}
+
+/// An answer that is nothing but trailers, in the place of the head (gRPC over HTTP/2, "Trailers-Only").
+fn grpc(wording: &Wording, content_type: &HeaderValue) -> Box<ResponseHeader> {
+    let mut answer = head(StatusCode::OK);
+    if let Ok(content_type) = HeaderValue::from_bytes(&content_type.as_bytes().to_ascii_lowercase()) {
+        let _ = answer.insert_header(CONTENT_TYPE, content_type);
+    }
+    let _ = answer.insert_header("grpc-status", HeaderValue::from(grpc_status(wording.status)));
+    if let Ok(message) = HeaderValue::from_str(&percent_encoded(&wording.message)) {
+        let _ = answer.insert_header("grpc-message", message);
+    }
+    answer
+}
+
+/// The codes of gRPC, as its own mapping from HTTP has them where it has any, and by their meaning elsewhere.
+fn grpc_status(status: StatusCode) -> u16 {
+    match status.as_u16() {
+        400 | 411 | 415 | 417 | 422 | 426 => 3, // INVALID_ARGUMENT
+        408 | 504 => 4,                         // DEADLINE_EXCEEDED
+        404 | 405 => 12,                        // UNIMPLEMENTED
+        401 => 16,                              // UNAUTHENTICATED
+        403 => 7,                               // PERMISSION_DENIED
+        409 => 10,                              // ABORTED
+        413 | 414 | 429 | 431 => 8,             // RESOURCE_EXHAUSTED
+        502 | 503 => 14,                        // UNAVAILABLE
+        500 => 13,                              // INTERNAL
+        _ => 2,                                 // UNKNOWN
+    }
+}
+
+/// `grpc-message` is percent-encoded.
+fn percent_encoded(text: &str) -> String {
+    let plain = |it: u8| matches!(it, b' '..=b'~') && it != b'%';
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+        match plain(byte) {
+            true => out.push(char::from(byte)),
+            false => out.push_str(&format!("%{byte:02X}")),
+        }
+        out
+    })
 }
 
 /// How to authenticate (RFC 9110, section 11.6.1), and what the credential lacks (RFC 6750, section 3.1).
@@ -325,13 +394,15 @@ pub(super) fn head(status: StatusCode) -> Box<ResponseHeader> {
 }
 
 /// Sends an answer that is complete.
-pub(super) async fn send(client: &mut Client<'_>, mut head: Box<ResponseHeader>, body: Bytes) -> Result<()> {
+///
+/// # Errors
+/// When the client is gone.
+pub(super) async fn send(client: &mut Client, mut head: Box<ResponseHeader>, body: Bytes) -> Result<(), ClientError> {
     if head.status != StatusCode::NO_CONTENT && head.status != StatusCode::NOT_MODIFIED {
-        head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()))?;
+        let _ = head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
     let bodiless = body.is_empty() || client.request().method == Method::HEAD;
-    client.write_head(head, bodiless).await?;
-    if bodiless { Ok(()) } else { client.write_body(body, true).await }
+    client.send([Part::Head(head, bodiless), Part::Data(body), Part::End(None)]).await
 }
 
 /// The bytes of an answer to something that never became a request: what Pingora's parser refused, or

@@ -1,4 +1,4 @@
-//! The way of a request, as a table of contents: [`way_in`], the exchange, [`WayOut`].
+//! The way of a request, as a table of contents: [`way_in`], [`forward`](crate::forward), [`deliver`](crate::deliver()), [`ResponseFilters`].
 //!
 //! The order is the same for every route, and `moongate explain` prints it. Each step says why it
 //! stands where it stands.
@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{HeaderValue, LOCATION, ORIGIN, UPGRADE};
-use http::request::Parts as ReqParts;
 use http::{Method, StatusCode, Uri, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::date::get_cached_date;
@@ -15,9 +14,10 @@ use pingora::protocols::http::date::get_cached_date;
 use crate::cache::Given;
 use crate::client::Client;
 use crate::config::{Action, Respond, Route, Serving};
-use crate::exchange::{self, Destination, Ended};
+use crate::deliver::ResponseFilters;
 use crate::filters::rate_limit::Part;
-use crate::filters::{self, Begun, Deed, Idempotency, Kept, Security};
+use crate::filters::{self, Begun, Deed, Idempotency, Kept};
+use crate::forward::{Destination, ForwardError, hold_body, unless_gone};
 use crate::identity::ClientCertificate;
 use crate::pipeline::{Exchange, Refusal};
 use crate::proxy::{Shared, cached, reply, strict};
@@ -38,12 +38,12 @@ pub(super) enum Arrival {
 /// The way in ended early: why, and on which route, if it got so far.
 pub(super) struct Stopped {
     pub(super) admitted: Option<Admitted>,
-    pub(super) why: Ended,
+    pub(super) why: ForwardError,
 }
 
 impl From<Refusal> for Stopped {
     fn from(refusal: Refusal) -> Self {
-        Self { admitted: None, why: Ended::Unanswered(refusal) }
+        Self { admitted: None, why: ForwardError::Refused(refusal) }
     }
 }
 
@@ -60,6 +60,11 @@ impl Admitted {
         &self.serving.snapshot.routes[self.route]
     }
 
+    /// The operator's word about fields counts for interim answers, too.
+    pub(super) fn on_interim(&self, head: &mut ResponseHeader) {
+        self.route().chain.response_headers.on_response(head);
+    }
+
     /// Where the route's requests go.
     pub(super) fn destination(&self) -> &Destination {
         let destination = self.serving.alive[self.route].destination.as_ref();
@@ -72,13 +77,12 @@ pub(super) async fn way_in(
     serving: Arc<Serving>,
     shared: &Shared,
     exchange: &mut Exchange,
-    client: &mut Client<'_>,
+    client: &mut Client,
     peer_trusted: bool,
 ) -> Result<Arrival, Stopped> {
     // Before anything reads a field: what could be read in two ways is not read at all.
     strict::check(client)?;
     let request = client.request_mut();
-    forget_spelling(request);
 
     // Before the first refusal that can name them: every answer and line of the log does.
     filters::request_id::on_request(exchange, request, peer_trusted);
@@ -93,7 +97,9 @@ pub(super) async fn way_in(
     }
     normalise(request)?;
 
-    let (route, params) = find(&serving, request)?;
+    let websocket = asks_for_websocket(client);
+    let request = client.request_mut();
+    let (route, params) = find(&serving, request, websocket)?;
     let origin = serving.snapshot.routes[route].chain.cors.as_ref().and_then(|_| request.headers.get(ORIGIN).cloned());
     let admitted = Admitted { serving, route, origin };
     // Before everything that asks for credentials: a preflight carries none.
@@ -115,7 +121,7 @@ pub(super) async fn way_in(
         Action::Redirect(redirect) => match redirected(redirect.status, &redirect.to, client.request(), &params) {
             Some(head) => Ok(Arrival::Answered(admitted, head, Bytes::new())),
             None => {
-                let why = Ended::Unanswered(Refusal::BadRequest("the target can't be redirected"));
+                let why = ForwardError::Refused(Refusal::BadRequest("the target can't be redirected"));
                 Err(Stopped { admitted: Some(admitted), why })
             }
         },
@@ -131,12 +137,13 @@ async fn filter(
     admitted: &Admitted,
     shared: &Shared,
     exchange: &mut Exchange,
-    client: &mut Client<'_>,
+    client: &mut Client,
     params: &Params,
-) -> Result<Onward, Ended> {
+) -> Result<Onward, ForwardError> {
     // Always, and before anything could believe them: only the gateway says who is calling.
     filters::auth::forget_claims(client.request_mut());
-    admit(admitted, shared, exchange, client).await.map_err(Ended::Unanswered)?;
+    upgrade(admitted.route(), client).map_err(ForwardError::Refused)?;
+    admit(admitted, shared, exchange, client).await.map_err(ForwardError::Refused)?;
     // Before the body is read: what can be refused by its head is.
     let deed = match begin(admitted, shared, exchange, client).await? {
         Begun::Nothing => None,
@@ -152,7 +159,7 @@ async fn filter(
             return Ok(Onward::Kept(given, deed));
         }
     }
-    make_ready(admitted, exchange, client.request_mut(), params).map_err(Ended::Unanswered)?;
+    make_ready(admitted, exchange, client.request_mut(), params).map_err(ForwardError::Refused)?;
     // A stale answer is given only now: the upstream is going to be asked in the background.
     Ok(match (kept, deed) {
         (Some(given), deed) => Onward::Kept(given, deed),
@@ -166,7 +173,7 @@ async fn admit(
     admitted: &Admitted,
     shared: &Shared,
     exchange: &mut Exchange,
-    client: &mut Client<'_>,
+    client: &mut Client,
 ) -> Result<(), Refusal> {
     // No `..` here: a new filter does not compile until it has been given its place.
     let filters::Chain {
@@ -212,16 +219,19 @@ async fn begin(
     admitted: &Admitted,
     shared: &Shared,
     exchange: &mut Exchange,
-    client: &mut Client<'_>,
-) -> Result<Begun, Ended> {
+    client: &mut Client,
+) -> Result<Begun, ForwardError> {
     let route = admitted.route();
     let filters::Chain { body, idempotency, cache, .. } = &route.chain;
     if !body.is_empty() {
         let has_body = !client.has_no_body();
-        body.on_head(&client.request().headers, has_body).map_err(Ended::Unanswered)?;
+        body.on_head(&client.request().headers, has_body).map_err(ForwardError::Refused)?;
     }
     // What comes on an upgraded connection is no body.
     if client.wants_upgrade() {
+        if !client.has_no_body() {
+            return Err(ForwardError::Refused(Refusal::BadRequest("a request to change protocols has a body")));
+        }
         return Ok(Begun::Nothing);
     }
     let method = &client.request().method;
@@ -229,19 +239,19 @@ async fn begin(
     let idempotency = idempotency.as_ref().filter(deed);
     let cached_by_body = cache.as_ref().is_some_and(|it| it.needs_body(method));
     if body.need_body() || idempotency.is_some() || cached_by_body || shared.mocks {
-        Box::pin(exchange::hold_body(client, exchange, &route.policy)).await?;
+        Box::pin(hold_body(client, exchange, &route.policy)).await?;
         let held = exchange.body.clone().unwrap_or_default();
-        body.on_body(&client.request().method, &held).map_err(Ended::Unanswered)?;
+        body.on_body(&client.request().method, &held).map_err(ForwardError::Refused)?;
         if shared.mocks && filters::rate_limit::triggered(&held) {
-            return Err(Ended::Unanswered(Refusal::RateLimited { limit: 0, retry_after: 1 }));
+            return Err(ForwardError::Refused(Refusal::RateLimited { limit: 0, retry_after: 1 }));
         }
     }
     // After everything that may refuse: a refusal is no deed. Before what changes the request: the id
     // belongs to what the client asked for.
-    let mark = idempotency.map(|it| it.mark(exchange, client.request())).transpose().map_err(Ended::Unanswered)?;
+    let mark = idempotency.map(|it| it.mark(exchange, client.request())).transpose().map_err(ForwardError::Refused)?;
     let (Some(idempotency), Some(mark)) = (idempotency, mark.flatten()) else { return Ok(Begun::Nothing) };
-    let begun = Box::pin(exchange::unless_left(client, idempotency.begin(&shared.state.records, mark))).await?;
-    begun.map_err(Ended::Unanswered)
+    let begun = Box::pin(unless_gone(client, idempotency.begin(&shared.state.records, mark))).await?;
+    begun.map_err(ForwardError::Refused)
 }
 
 /// The request as the upstream is to see it.
@@ -259,10 +269,6 @@ fn make_ready(
     // Upstreams are told the host that the client used.
     if rewrite.changes_host() {
         exchange.host_received = request.headers.get(http::header::HOST).cloned();
-    }
-    // Only a route for WebSockets upgrades: elsewhere the wish is ignored (RFC 9110, 7.8).
-    if !route.description.r#match.websocket && request.headers.contains_key(UPGRADE) {
-        request.remove_header(&UPGRADE);
     }
     if rewrite.changes_path() {
         let path = request.uri.path();
@@ -282,7 +288,7 @@ fn make_ready(
     Ok(())
 }
 
-fn client_certificate(client: &Client<'_>) -> Option<Arc<ClientCertificate>> {
+fn client_certificate(client: &Client) -> Option<Arc<ClientCertificate>> {
     client.connection().tls()?.client.clone()
 }
 
@@ -308,7 +314,7 @@ fn replayed(kept: Kept) -> (Box<ResponseHeader>, Bytes) {
 }
 
 /// Back from an answer's head to the client, for refusals and errors too.
-impl exchange::WayOut for Admitted {
+impl ResponseFilters for Admitted {
     fn on_response(&self, exchange: &mut Exchange, answer: &mut ResponseHeader) {
         way_out(&self.route().chain, self.origin.as_ref(), exchange, answer);
     }
@@ -322,20 +328,18 @@ pub(super) struct Routeless {
 
 impl Routeless {
     pub(super) fn new(serving: Arc<Serving>, request: &RequestHeader) -> Self {
-        Self { serving, origin: request.headers.get(ORIGIN).cloned() }
+        Self::of(serving, request.headers.get(ORIGIN).cloned())
+    }
+
+    pub(super) fn of(serving: Arc<Serving>, origin: Option<HeaderValue>) -> Self {
+        Self { serving, origin }
     }
 }
 
-impl exchange::WayOut for Routeless {
+impl ResponseFilters for Routeless {
     fn on_response(&self, exchange: &mut Exchange, answer: &mut ResponseHeader) {
         way_out(&self.serving.snapshot.defaults, self.origin.as_ref(), exchange, answer);
     }
-}
-
-/// The way out of what never became a request: nobody knows what it asked for.
-pub(super) fn unread(exchange: &Exchange, answer: &mut ResponseHeader) {
-    Security::Strict.on_response(exchange, answer);
-    common(exchange, answer);
 }
 
 fn way_out(chain: &filters::Chain, origin: Option<&HeaderValue>, exchange: &mut Exchange, answer: &mut ResponseHeader) {
@@ -374,20 +378,6 @@ fn common(exchange: &Exchange, answer: &mut ResponseHeader) {
     filters::request_id::on_response(exchange, answer);
     if !answer.headers.contains_key(http::header::DATE) {
         let _ = answer.insert_header(http::header::DATE, get_cached_date());
-    }
-}
-
-/// Pingora remembers how the client spelt each name, and every field that is set costs a second map.
-/// Names mean the same in any case (RFC 9110, section 5.1): upstreams get them in lower case.
-fn forget_spelling(request: &mut RequestHeader) {
-    // Other forms of the target are kept beside the URI, and would be lost here.
-    let origin_form = request.raw_path().starts_with(b"/") && request.raw_path_is_utf8();
-    if !origin_form || !request.has_case() {
-        return;
-    }
-    if let Ok(blank) = RequestHeader::build_no_case(Method::GET, b"/", None) {
-        let spelt = std::mem::replace(request, blank);
-        *request = RequestHeader::from(ReqParts::from(spelt));
     }
 }
 
@@ -434,11 +424,31 @@ fn keep_authority(request: &mut RequestHeader) {
     }
 }
 
-fn find(serving: &Serving, request: &RequestHeader) -> Result<(usize, Params), Refusal> {
+/// Whether it is the handshake of a WebSocket (RFC 6455, section 4.1).
+fn asks_for_websocket(client: &Client) -> bool {
+    let request = client.request();
+    let protocol = || request.headers.get(UPGRADE).is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    client.wants_upgrade() && request.method == Method::GET && protocol()
+}
+
+/// Only a route for WebSockets changes protocols. Elsewhere their handshake is refused, since no answer to its GET is
+/// what its client waits for; a wish for anything else is ignored (RFC 9110, section 7.8).
+fn upgrade(route: &Route, client: &mut Client) -> Result<(), Refusal> {
+    if !client.wants_upgrade() {
+        return Ok(());
+    }
+    match asks_for_websocket(client) {
+        true if route.description.r#match.websocket => Ok(()),
+        true => Err(Refusal::UpgradeNotAllowed { protocol: "websocket".to_owned() }),
+        false => {
+            client.ignore_upgrade();
+            Ok(())
+        }
+    }
+}
+
+fn find(serving: &Serving, request: &RequestHeader, websocket: bool) -> Result<(usize, Params), Refusal> {
     let host = request.headers.get(http::header::HOST).and_then(|it| it.to_str().ok());
-    let websocket = request.version == Version::HTTP_11
-        && request.method == Method::GET
-        && request.headers.get(UPGRADE).is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"websocket"));
     let asked = Request {
         host: host.or_else(|| request.uri.authority().map(|it| it.as_str())),
         path: request.uri.path(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 
 use crate::cache::{Cache, Purge};
-use crate::exchange::{LocalFuture, LocalService};
+use crate::pipeline::{Context, LocalFuture, LocalService};
 
 /// `POST /api/cache/clear`: 204 when everything is forgotten.
 #[derive(Default)]
@@ -21,7 +21,7 @@ impl CacheClear {
 }
 
 impl LocalService for CacheClear {
-    fn call(&self, _: http::Request<Body>) -> LocalFuture {
+    fn call(&self, _: http::Request<Body>, _: Context) -> LocalFuture {
         let cache = self.cache.clone();
         Box::pin(async move {
             if let Some(cache) = cache {

@@ -9,7 +9,7 @@ mod status;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::exchange::LocalService;
+use crate::pipeline::LocalService;
 
 pub use cache_clear::CacheClear;
 pub use static_files::StaticFiles;

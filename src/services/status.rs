@@ -5,7 +5,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::exchange::{LocalFuture, LocalService};
+use crate::pipeline::{Context, LocalFuture, LocalService};
 use crate::telemetry::{Timestamp, summary};
 
 /// `GET /api/health`: 200 with the time.
@@ -15,14 +15,14 @@ pub struct HealthStatus;
 pub struct MetricsStatus;
 
 impl LocalService for HealthStatus {
-    fn call(&self, _: http::Request<Body>) -> LocalFuture {
+    fn call(&self, _: http::Request<Body>, _: Context) -> LocalFuture {
         let answer = answer(&json!({ "status": "ok", "timestamp": Timestamp::now().as_str() }));
         Box::pin(std::future::ready(answer))
     }
 }
 
 impl LocalService for MetricsStatus {
-    fn call(&self, _: http::Request<Body>) -> LocalFuture {
+    fn call(&self, _: http::Request<Body>, _: Context) -> LocalFuture {
         Box::pin(async {
             // Walks all series: not for a worker.
             let figures = tokio::task::spawn_blocking(summary).await;

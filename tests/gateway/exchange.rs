@@ -65,7 +65,9 @@ pub fn body_of(request: &[u8]) -> Vec<u8> {
         let at = rest.windows(2).position(|it| it == b"\r\n").unwrap();
         let size = usize::from_str_radix(std::str::from_utf8(&rest[..at]).unwrap(), 16).unwrap();
         if size == 0 {
-            assert_eq!(rest, b"0\r\n\r\n", "the end is not one last chunk");
+            let whole = rest.starts_with(b"0\r\n") && rest.ends_with(b"\r\n\r\n") || rest == b"0\r\n\r\n";
+            let ends = rest.windows(4).filter(|it| it == b"\r\n\r\n").count();
+            assert!(whole && ends == 1, "the end is not one last chunk");
             return body;
         }
         body.extend(&rest[at + 2..at + 2 + size]);
@@ -230,7 +232,7 @@ fn expect_continue_is_relayed_and_the_connection_lives_on() {
         assert_eq!(client.read_head().status, 100, "before any of the body");
         client.send("hello");
         let answer = client.read_response();
-        assert_eq!((answer.text().as_str(), answer.header("connection")), ("thanks", Some("keep-alive")));
+        assert_eq!((answer.text().as_str(), answer.header("connection")), ("thanks", None));
     }
     assert!(upstream.requests().iter().all(|it| body_of(it) == b"hello"));
 }
@@ -525,7 +527,7 @@ fn a_101_that_nobody_asked_for_is_a_502() {
     assert_eq!((answer.status, &answer.json()["error"]["code"]), (502, &"upstream_protocol_error".into()));
     // Nor may a client talk its way into a tunnel where the route has no WebSockets.
     let wish = [("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-key", "x")];
-    assert_eq!(gateway.request("GET", "/", &wish, b"").status, 502);
+    assert_eq!(gateway.request("GET", "/", &wish, b"").status, 400);
     let requests = upstream.requests();
     assert!(requests.iter().all(|it| !String::from_utf8_lossy(it).to_lowercase().contains("upgrade:")));
 }
@@ -769,7 +771,7 @@ fn s2s_7_a_local_service_answers_like_any_upstream() {
         client.send("GET /api/health HTTP/1.1\r\nhost: x\r\n\r\n");
         let answer = client.read_response();
         assert_eq!((answer.status, &answer.json()["status"]), (200, &"ok".into()));
-        assert_eq!(answer.header("connection"), Some("keep-alive"));
+        assert_eq!(answer.header("connection"), None);
         assert_eq!(answer.header("content-length").unwrap(), answer.body.len().to_string());
         client.send("HEAD /api/health HTTP/1.1\r\nhost: x\r\n\r\n");
         let head = client.read_response_to("HEAD");

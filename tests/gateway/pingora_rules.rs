@@ -29,6 +29,9 @@ fn pingora_rule_1_a_101_that_comes_at_once_does_not_end_its_tunnel() {
     }
 }
 
+/// More than is waited for before a request goes on.
+static LARGE: [u8; 20_000] = [b'b'; 20_000];
+
 /// An HTTP/2 request whose end comes in an empty frame was ended twice for HTTP/1 (#935).
 #[test]
 fn pingora_rule_2_no_double_terminator() {
@@ -41,7 +44,7 @@ fn pingora_rule_2_no_double_terminator() {
             let request = HttpRequest::post(format!("http://x/{turn}")).body(()).unwrap();
             let (answer, mut body) = sender.send_request(request, false).unwrap();
             if turn % 2 == 0 {
-                body.send_data(Bytes::from_static(b"body"), false).unwrap();
+                body.send_data(Bytes::from_static(&LARGE), false).unwrap();
             }
             body.send_data(Bytes::new(), true).unwrap();
             answer.await.unwrap().into_body().data().await.unwrap().unwrap()
@@ -49,11 +52,13 @@ fn pingora_rule_2_no_double_terminator() {
         assert_eq!(&echoed[..], format!("/{turn}").as_bytes(), "the connection is in step");
     }
     for (turn, request) in upstream.requests().iter().enumerate() {
-        assert_eq!(body_of(request), if turn % 2 == 0 { &b"body"[..] } else { b"" });
+        // It also sees to it that there is one end.
+        assert_eq!(body_of(request), if turn % 2 == 0 { &LARGE[..] } else { b"" });
     }
     assert_eq!(upstream.connections(), 1);
     let bytes = upstream.received().remove(0);
-    assert_eq!(bytes.windows(7).filter(|it| it == b"\r\n0\r\n\r\n").count(), 20, "one end a request");
+    let ends = bytes.windows(7).filter(|it| it == b"\r\n0\r\n\r\n").count();
+    assert!((10..=20).contains(&ends), "what is not there with its head is sent in chunks: {ends}");
 }
 
 /// Nothing to pass on for a moment is not the end of a body.

@@ -307,26 +307,6 @@ fn a_request_that_takes_too_long_in_all_is_a_504() {
 }
 
 #[test]
-fn an_answer_that_trickles_is_cut_at_the_end_of_the_request_time() {
-    // A piece before each limit on silence, for ever.
-    let upstream = RawUpstream::start(|_| {
-        let mut script = Script::new().read_body().send(chunked_head(200));
-        for _ in 0..500 {
-            script = script.send(chunk(b"x")).pause(Duration::from_millis(20));
-        }
-        script.await_close()
-    });
-    let gateway = Gateway::start(routes(&fixed(&[upstream.address()]), "request: 600ms, idle: 1h, first_byte: 1h"));
-    let mut client = RawClient::connect(gateway.public());
-    client.send(request_bytes(gateway.public(), "GET", "/", &[], b""));
-    let head = client.read_head();
-    assert_eq!(head.status, 200);
-    let end = std::iter::from_fn(|| Some(client.try_read_piece())).find(|it| !matches!(it, Ok(Some(_)))).unwrap();
-    assert!(end.is_err(), "cut, so that nobody takes it for whole");
-    upstream.wait_for_closed(1);
-}
-
-#[test]
 fn an_answer_that_falls_silent_is_cut_and_the_log_says_so() {
     let upstream =
         RawUpstream::start(|_| Script::new().read_body().send(chunked_head(200)).send(chunk(b"half")).await_close());

@@ -1,5 +1,6 @@
 //! Claiming a deed, waiting for another's, and leaving its answer.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use prometheus::{IntCounter, register_int_counter};
 
 use super::record::{Kept, Record};
 use super::{Idempotency, Mark, Streams};
+use crate::base::Deadline;
 use crate::pipeline::Refusal;
 use crate::state::{Claim, Records, Unavailable};
 
@@ -123,7 +125,8 @@ impl Deed {
     /// Renews the claim for as long as it is polled; never ends.
     pub async fn renew(records: Arc<dyn Records>, key: String, running: bytes::Bytes) {
         loop {
-            tokio::time::sleep(RENEW_EVERY).await;
+            let mut due = Deadline::after(RENEW_EVERY);
+            poll_fn(|cx| due.poll_expired(cx)).await;
             let _ = records.swap(&key, &running, running.clone(), LEASE).await;
         }
     }

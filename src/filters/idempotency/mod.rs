@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::base::{At, ByteSize, Findings, Period};
+use crate::http as codec;
 use crate::pipeline::{Exchange, Refusal};
 
 pub use deed::{Begun, Deed};
@@ -212,8 +213,8 @@ fn checked(id: &str) -> Result<String, Refusal> {
 }
 
 fn asks_for_stream(headers: &HeaderMap) -> bool {
-    let accept = headers.get(http::header::ACCEPT).map(|it| it.as_bytes().trim_ascii()).unwrap_or_default();
-    accept.get(..17).is_some_and(|it| it.eq_ignore_ascii_case(b"text/event-stream"))
+    let types = codec::tokens(headers, &http::header::ACCEPT).map(|it| it.split(|it| *it == b';').next());
+    types.flatten().any(|it| it.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
 }
 
 /// Each part with its length, so that no two requests have the same parts in other places.

@@ -16,7 +16,6 @@ mod sign_in;
 mod throttle;
 mod well_known;
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -27,8 +26,8 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use crate::base::unix_seconds;
-use crate::exchange::{Caller, LocalFuture, LocalService};
 use crate::identity::{Denied, Identity, Principal, Revocation, Voucher};
+use crate::pipeline::{Context, LocalFuture, LocalService};
 use crate::services::auth::fault::Fault;
 use crate::services::auth::input::bearer;
 use crate::services::auth::oidc::Providers;
@@ -74,7 +73,7 @@ struct Inner {
 struct Asked {
     head: Parts,
     body: Body,
-    client: IpAddr,
+    context: Context,
 }
 
 type Answer = Result<Response<Body>, Fault>;
@@ -96,15 +95,13 @@ impl AuthService {
 }
 
 impl LocalService for AuthService {
-    fn call(&self, request: http::Request<Body>) -> LocalFuture {
+    fn call(&self, request: http::Request<Body>, context: Context) -> LocalFuture {
         let inner = self.0.clone();
         Box::pin(async move {
             let (head, body) = request.into_parts();
-            let caller = head.extensions.get::<Caller>();
-            let id = caller.map(|it| it.request_id);
-            let client = caller.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |it| it.client_ip);
-            let answer = inner.answer(Asked { head, body, client }).await;
-            answer.unwrap_or_else(|fault| fault.answer(id.as_ref().map_or("", |it| it.as_str())))
+            let id = context.request_id;
+            let answer = inner.answer(Asked { head, body, context }).await;
+            answer.unwrap_or_else(|fault| fault.answer(id.as_str()))
         })
     }
 }
@@ -170,8 +167,8 @@ impl Inner {
 
     /// Who is calling: the one that the route's filters proved, else the bearer of one of our tokens. A
     /// route that forgot its `auth` opens nothing.
-    async fn principal(&self, head: &Parts) -> Result<Arc<Principal>, Fault> {
-        if let Some(principal) = head.extensions.get::<Arc<Principal>>() {
+    async fn principal(&self, head: &Parts, context: &Context) -> Result<Arc<Principal>, Fault> {
+        if let Some(principal) = &context.principal {
             return Ok(principal.clone());
         }
         let token = bearer(&head.headers).ok_or(Fault::Token("a token is needed"))?;
@@ -204,7 +201,7 @@ fn now() -> i64 {
 pub struct NotYet;
 
 impl LocalService for NotYet {
-    fn call(&self, _: http::Request<Body>) -> LocalFuture {
+    fn call(&self, _: http::Request<Body>, _: Context) -> LocalFuture {
         Box::pin(std::future::ready(Fault::Store.answer("")))
     }
 }

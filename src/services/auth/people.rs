@@ -5,11 +5,13 @@
 use std::collections::HashMap;
 
 use http::StatusCode;
-use http::request::Parts;
 use serde_json::{Value, json};
+
+use http::request::Parts;
 
 use crate::base::RequestId;
 use crate::identity::{Principal, Revocation};
+use crate::pipeline::Context;
 use crate::services::auth::accounts::{NAME_RULE, ROLE_RULE, ROLES_MAX, is_role, is_user_name};
 use crate::services::auth::fault::Fault;
 use crate::services::auth::input::Input;
@@ -25,7 +27,7 @@ const PAGE: u32 = 100;
 
 impl Inner {
     pub(super) async fn create_user(&self, asked: Asked) -> Answer {
-        let admin = self.admin(&asked.head).await?;
+        let admin = self.admin(&asked.head, &asked.context).await?;
         let input = Input::read(&asked.head.headers, asked.body).await?;
         let name = input.text("username")?;
         if !is_user_name(name) {
@@ -44,7 +46,7 @@ impl Inner {
     }
 
     pub(super) async fn list_users(&self, asked: Asked) -> Answer {
-        let admin = self.admin(&asked.head).await?;
+        let admin = self.admin(&asked.head, &asked.context).await?;
         let query = query(asked.head.uri.query().unwrap_or_default());
         let limit = match query.get("limit").map(|it| it.parse::<u32>()) {
             None => PAGE,
@@ -59,13 +61,13 @@ impl Inner {
     }
 
     pub(super) async fn show_user(&self, id: &str, asked: Asked) -> Answer {
-        let admin = self.admin(&asked.head).await?;
+        let admin = self.admin(&asked.head, &asked.context).await?;
         Ok(json(StatusCode::OK, &shown(&self.user_for(&admin, id).await?)))
     }
 
     /// Tokens that say otherwise don't count from the next request on.
     pub(super) async fn change_user(&self, id: &str, asked: Asked) -> Answer {
-        let admin = self.admin(&asked.head).await?;
+        let admin = self.admin(&asked.head, &asked.context).await?;
         let input = Input::read(&asked.head.headers, asked.body).await?;
         let mut change = UserChange {
             roles: input.optional_words("roles", ROLES_MAX, (is_role, ROLE_RULE))?,
@@ -92,8 +94,8 @@ impl Inner {
         Ok(json(StatusCode::OK, &shown(&user)))
     }
 
-    async fn admin(&self, head: &Parts) -> Result<std::sync::Arc<Principal>, Fault> {
-        let principal = self.principal(head).await?;
+    async fn admin(&self, head: &Parts, context: &Context) -> Result<std::sync::Arc<Principal>, Fault> {
+        let principal = self.principal(head, context).await?;
         if principal.roles.iter().any(|it| &**it == ADMIN) { Ok(principal) } else { Err(Fault::Role(ADMIN)) }
     }
 

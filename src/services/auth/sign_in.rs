@@ -1,6 +1,5 @@
 //! Sign-in with a password, refresh tokens that rotate, sign-out (R4.3).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -8,7 +7,7 @@ use http::{Response, StatusCode};
 use serde_json::json;
 
 use crate::base::Secret;
-use crate::identity::{Claims, Principal, Revocation, SignError};
+use crate::identity::{Claims, Revocation, SignError};
 use crate::services::auth::accounts::{random_text, sha256};
 use crate::services::auth::fault::Fault;
 use crate::services::auth::input::{Input, bearer};
@@ -29,7 +28,8 @@ struct Tokens {
 impl Inner {
     /// `POST /api/v1/auth/login`.
     pub(super) async fn login(&self, asked: Asked) -> Answer {
-        let Asked { head, body, client } = asked;
+        let Asked { head, body, context } = asked;
+        let client = context.client_ip;
         let input = Input::read(&head.headers, body).await?;
         let (name, password) = (input.text("username")?, input.secret("password")?);
         let attempt = self.throttle.attempt(name, client).map_err(Fault::TooMany)?;
@@ -72,7 +72,7 @@ impl Inner {
             }
             Rotation::Refused => Err(refused),
             Rotation::Reused(family) => {
-                tracing::warn!(event = "refresh_token_reused", subject = %user.id, client = %asked.client);
+                tracing::warn!(event = "refresh_token_reused", subject = %user.id, client = %asked.context.client_ip);
                 self.spread_end_of(family).await;
                 Err(refused)
             }
@@ -82,11 +82,11 @@ impl Inner {
     /// `POST /api/v1/auth/logout`: the access token in `Authorization` and everything that came from the
     /// same sign-in, or that of the refresh token in the body, don't count any more.
     pub(super) async fn logout(&self, asked: Asked) -> Answer {
-        let Asked { head, body, .. } = asked;
+        let Asked { head, body, context } = asked;
         // A filter that proved who is calling may have taken the token out.
-        let known = head.extensions.get::<Arc<Principal>>().is_some();
+        let known = context.principal.is_some();
         let family = if known || bearer(&head.headers).is_some() {
-            let principal = self.principal(&head).await?;
+            let principal = self.principal(&head, &context).await?;
             if let Some(jti) = &principal.credential {
                 self.revoke_token(jti).await?;
             }

@@ -24,7 +24,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use serde_json::json;
 
 use crate::cache::{Condition, Part, Validators};
-use crate::exchange::{LocalFuture, LocalService};
+use crate::pipeline::{Context, LocalFuture, LocalService};
 use crate::telemetry::refused;
 use crate::upstream::Files;
 
@@ -50,7 +50,7 @@ impl StaticFiles {
 }
 
 impl LocalService for StaticFiles {
-    fn call(&self, request: Request<Body>) -> LocalFuture {
+    fn call(&self, request: Request<Body>, _: Context) -> LocalFuture {
         let files = self.files.clone();
         let (request, _) = request.into_parts();
         Box::pin(async move {

@@ -64,7 +64,7 @@ pub fn all() -> Vec<Case> {
 
 /// RFC 9110, section 8.6; RFC 9112, section 6.3.
 fn lengths() -> Vec<Case> {
-    let values: [&[u8]; 30] = [
+    let values: [&[u8]; 28] = [
         b"+5",
         b"-5",
         b"-0",
@@ -86,8 +86,6 @@ fn lengths() -> Vec<Case> {
         b"5;",
         b"\"5\"",
         b"5_0",
-        b"05",
-        b"00",
         b"5\x0b",
         b"\x0c5",
         b"\xef\xbc\x95",
@@ -513,14 +511,14 @@ fn sizes() -> Vec<Case> {
     vec![
         case("a field of 100 KB", Want::No(431), value(100_000)),
         case("a field of 17 KB", Want::No(431), value(17_000)),
-        case("a field of 2 MB", Want::No(400), value(2_000_000)),
-        case("a name of 100 KB", Want::No(400), name(100_000)),
+        case("a field of 2 MB", Want::No(431), value(2_000_000)),
+        case("a name of 100 KB", Want::No(431), name(100_000)),
         case("129 fields", Want::No(431), many(129)),
-        case("10,000 fields", Want::No(400), many(10_000)),
+        case("10,000 fields", Want::No(431), many(10_000)),
         case("9 fields of 8 KB", Want::No(431), fat),
         case("a target of 20 KB", Want::No(414), target(20_000)),
-        case("a target of 2 MB", Want::No(400), target(2_000_000)),
-        case("a request line without an end", Want::No(400), [&b"GET /"[..], &long(2_000_000)].concat()),
+        case("a target of 2 MB", Want::No(414), target(2_000_000)),
+        case("a request line without an end", Want::No(414), [&b"GET /"[..], &long(2_000_000)].concat()),
     ]
 }
 

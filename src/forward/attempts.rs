@@ -1,0 +1,508 @@
+//! From an admitted request to the head of its answer: which endpoint, over which link, and when to try again.
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_TYPE, EXPECT, HeaderValue};
+use http::{Method, StatusCode};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::client::HttpSession;
+use pingora::{Error, ErrorType};
+
+use super::classify::classify;
+use super::hold::client_failed;
+use super::http1::Http1;
+use super::http2::Http2;
+use super::local::Local;
+use super::policy::{Pace, Policy};
+use super::pool;
+use super::request_head::{self, BodyPlan};
+use super::response::{Attempt, Link, UpstreamError, UpstreamResponse};
+use super::upload::{Upload, UploadError};
+use super::worker::Worker;
+use crate::base::Deadline;
+use crate::client::Client;
+use crate::pipeline::{AttemptInfo, Context, LocalService, Refusal};
+use crate::transport::Transport;
+use crate::upstream::{Endpoint, Live, Picked, Protocol};
+
+/// So many endpoints are tried at most.
+const ATTEMPTS_MAX: u8 = 3;
+
+/// Where a route's requests go.
+#[derive(Clone)]
+pub enum Destination {
+    /// To the endpoints of an upstream.
+    Upstream(Arc<Live>),
+    /// To a service inside the process.
+    Local(Arc<str>, Arc<dyn LocalService>),
+}
+
+impl Destination {
+    /// The name of the upstream or local service.
+    pub fn name(&self) -> &Arc<str> {
+        match self {
+            Self::Upstream(live) => &live.upstream().name,
+            Self::Local(name, _) => name,
+        }
+    }
+}
+
+/// Why there is no answer. Nothing but interim answers has gone to the client yet.
+#[derive(Debug)]
+pub enum ForwardError {
+    /// The client can be told why.
+    Refused(Refusal),
+    /// The client left.
+    ClientGone,
+}
+
+/// Where a request's body comes from, and who waits for the answer.
+pub struct RequestBody<'a> {
+    client: Option<&'a mut Client>,
+    whole: Option<Bytes>,
+    interim: Option<&'a (dyn Fn(&mut ResponseHeader) + Send + Sync)>,
+}
+
+impl<'a> RequestBody<'a> {
+    /// All of it is at hand, and nobody waits in person.
+    pub fn bytes(body: Bytes) -> Self {
+        Self { client: None, whole: Some(body), interim: None }
+    }
+
+    /// It comes from a client, who gets interim answers, and whose leaving ends the attempt; `whole` if all of it has
+    /// been read.
+    pub fn of(client: &'a mut Client, whole: Option<Bytes>) -> Self {
+        Self { client: Some(client), whole, interim: None }
+    }
+
+    /// What happens to the heads of interim answers before the client gets them.
+    pub fn with_interim(self, filter: &'a (dyn Fn(&mut ResponseHeader) + Send + Sync)) -> Self {
+        Self { interim: Some(filter), ..self }
+    }
+}
+
+/// Forwards requests to one destination, under one policy.
+#[derive(Clone, Copy)]
+pub struct Forwarder<'a> {
+    /// The thread's ways to upstreams.
+    pub worker: &'a Arc<Worker>,
+    /// Where requests go.
+    pub destination: &'a Destination,
+    /// What bounds them.
+    pub policy: &'a Policy,
+}
+
+impl Forwarder<'_> {
+    /// Sends a request, to other endpoints too where that is safe, until one answers. What became of the attempts is
+    /// told in `info`, whatever comes of them.
+    ///
+    /// # Errors
+    /// Says what the client has to be told, or that it left.
+    pub async fn forward(
+        &self,
+        request: &RequestHeader,
+        body: RequestBody<'_>,
+        context: &Context,
+        info: &mut AttemptInfo,
+    ) -> Result<UpstreamResponse, ForwardError> {
+        info.upstream = Some(self.destination.name().clone());
+        let Self { worker, policy, .. } = *self;
+        let RequestBody { mut client, mut whole, interim } = body;
+        let (mut declared, mut upgrade) = (None, false);
+        if let Some(client) = &mut client
+            && whole.is_none()
+        {
+            upgrade = client.wants_upgrade();
+            declared = client.declared_length().filter(|_| !upgrade);
+            let too_large = |length: u64| length > policy.body_limit;
+            if !request.headers.contains_key(EXPECT) && !upgrade && !declared.is_some_and(too_large) {
+                whole = client.body_at_hand();
+            }
+            let length = whole.as_ref().map_or(declared.unwrap_or(0), |it| it.len() as u64);
+            if too_large(length) {
+                return Err(ForwardError::Refused(Refusal::BodyTooLarge { limit: policy.body_limit }));
+            }
+            if declared == Some(0) && whole.is_none() {
+                Box::pin(ends_in_silence(client, policy.idle)).await?;
+                whole = Some(Bytes::new());
+            }
+        }
+        let upload = match whole {
+            _ if upgrade => Upload::none(),
+            Some(whole) => Upload::whole(whole),
+            None => Upload::streaming(policy.body_limit),
+        };
+        let call =
+            Call { worker, policy, request, context, info, client, upload, declared, upgrade, interim, interims: None };
+        match self.destination {
+            Destination::Upstream(live) => call.ask_upstream(live).await,
+            Destination::Local(_, service) => Box::pin(call.ask_service(&**service)).await,
+        }
+    }
+}
+
+/// One request on its way.
+struct Call<'a> {
+    worker: &'a Arc<Worker>,
+    policy: &'a Policy,
+    request: &'a RequestHeader,
+    context: &'a Context,
+    info: &'a mut AttemptInfo,
+    client: Option<&'a mut Client>,
+    upload: Upload,
+    /// The length of a body that streams, if it is known.
+    declared: Option<u64>,
+    /// The client wants to change protocols.
+    upgrade: bool,
+    interim: Option<&'a (dyn Fn(&mut ResponseHeader) + Send + Sync)>,
+    /// The attempt whose interim answers the client has got: it gets those of no other.
+    interims: Option<u8>,
+}
+
+/// An attempt that came to nothing.
+struct Failed {
+    why: ForwardError,
+    /// No part of the request was looked at.
+    unprocessed: bool,
+}
+
+impl Failed {
+    fn unsent(refusal: Refusal) -> Self {
+        Self { why: ForwardError::Refused(refusal), unprocessed: true }
+    }
+}
+
+impl From<ForwardError> for Failed {
+    fn from(why: ForwardError) -> Self {
+        Self { why, unprocessed: false }
+    }
+}
+
+impl From<UpstreamError> for Failed {
+    fn from(error: UpstreamError) -> Self {
+        let unprocessed = error == UpstreamError::Unprocessed;
+        Self { why: ForwardError::Refused(error.refusal()), unprocessed }
+    }
+}
+
+enum Event {
+    Head(Result<(Box<ResponseHeader>, bool), UpstreamError>),
+    Upload(Result<(), UploadError>),
+    ClientGone,
+    Late,
+}
+
+impl Call<'_> {
+    async fn ask_service(mut self, service: &dyn LocalService) -> Result<UpstreamResponse, ForwardError> {
+        let head = request_head::for_local(self.request, self.context, self.plan());
+        let link = Local::begin(service, &head, self.context, self.upgrade);
+        let mut link = Link::Local(Box::new(link));
+        let began = Instant::now();
+        match self.head_from(&mut link, began).await {
+            Ok(head) => Ok(UpstreamResponse::new(head, link, self.upload, None)),
+            Err(failed) => Err(failed.why),
+        }
+    }
+
+    async fn ask_upstream(mut self, live: &Live) -> Result<UpstreamResponse, ForwardError> {
+        let mut tried: Vec<SocketAddr> = Vec::new();
+        let mut last = Refusal::NoHealthyEndpoint;
+        while self.info.attempts < ATTEMPTS_MAX {
+            let Some(picked) = live.pick(&tried).or_else(|| again(live, &tried)) else { break };
+            let address = picked.endpoint().address();
+            self.info.attempts += 1;
+            self.info.endpoint = Some(address);
+            let failed = match self.attempt(live, picked).await {
+                Ok((head, link, attempt)) => {
+                    return Ok(UpstreamResponse::new(head, link, self.upload, Some(attempt)));
+                }
+                Err(failed) => failed,
+            };
+            let ForwardError::Refused(refusal) = failed.why else { return Err(failed.why) };
+            if !self.may_try_again(&refusal, failed.unprocessed) {
+                return Err(ForwardError::Refused(refusal));
+            }
+            tracing::debug!(
+                event = "attempt_failed", request_id = self.context.request_id.as_str(),
+                upstream = %live.upstream().name, endpoint = %address, reason = ?refusal
+            );
+            last = refusal;
+            tried.push(address);
+            self.upload.rewind();
+        }
+        Err(ForwardError::Refused(last))
+    }
+
+    /// What never reached an upstream may go to another one. What may have reached it is repeated only
+    /// if the method says that doing it twice is doing it once (RFC 9110, 9.2.2).
+    fn may_try_again(&self, refusal: &Refusal, unprocessed: bool) -> bool {
+        self.upload.can_be_sent_again()
+            && match refusal {
+                Refusal::ConnectFailed | Refusal::ConnectTimeout => true,
+                Refusal::UpstreamClosed => unprocessed || is_idempotent(&self.request.method),
+                _ => false,
+            }
+    }
+
+    async fn attempt(
+        &mut self,
+        live: &Live,
+        mut picked: Picked,
+    ) -> Result<(Box<ResponseHeader>, Link, Box<Attempt>), Failed> {
+        let began = Instant::now();
+        let endpoint = picked.endpoint().clone();
+        let link = match live.upstream().protocol {
+            Protocol::Http1 => self.over_http1(&endpoint).await,
+            Protocol::Http2 => Box::pin(self.over_http2(&endpoint)).await,
+        };
+        let answered = match link {
+            Ok(mut link) => match self.head_from(&mut link, began).await {
+                Ok(head) => Ok((head, link)),
+                Err(failed) => {
+                    link.cancel();
+                    self.release(link, &endpoint, live).await;
+                    Err(failed)
+                }
+            },
+            Err(failed) => Err(failed),
+        };
+        let (head, link) = match answered {
+            Ok(answered) => answered,
+            Err(failed) => {
+                picked.record(classify(Err(&failed.why)), Duration::ZERO);
+                return Err(failed);
+            }
+        };
+        let outcome = classify(Ok(head.status));
+        let (worker, keep, latency) = (self.worker.clone(), live.upstream().keep_alive.idle, began.elapsed());
+        Ok((head, link, Box::new(Attempt { endpoint, picked, worker, keep, latency, outcome })))
+    }
+
+    /// A stream of HTTP/2 that failed leaves its connection whole.
+    async fn release(&self, link: Link, endpoint: &Endpoint, live: &Live) {
+        if let Link::Http2(link) = link {
+            let keep = live.upstream().keep_alive.idle;
+            Box::pin(link.release(&self.worker.http2, endpoint.peer(), keep)).await;
+        }
+    }
+
+    fn plan(&self) -> BodyPlan<'_> {
+        match self.upload.whole_body() {
+            Some(whole) => BodyPlan::Whole(whole),
+            None if self.upgrade => BodyPlan::Upgrade,
+            None => BodyPlan::Streams(self.declared),
+        }
+    }
+
+    async fn over_http1(&mut self, endpoint: &Endpoint) -> Result<Link, Failed> {
+        let stream = self.connection(endpoint).await?;
+        let plan = self.plan();
+        let head = |out: &mut BytesMut| request_head::write_http1(self.request, self.context, plan, out);
+        Ok(Link::Http1(Http1::begin(stream, head)))
+    }
+
+    async fn connection(&mut self, endpoint: &Endpoint) -> Result<Transport, Failed> {
+        let pooled = pool::take(endpoint.key());
+        self.info.reused = pooled.is_some();
+        let stream = match pooled {
+            Some(stream) => stream,
+            None => Box::pin(connect(self.policy.connect, self.worker.connect(endpoint))).await?,
+        };
+        self.info.connected = Some(self.context.started.elapsed());
+        Ok(stream)
+    }
+
+    async fn over_http2(&mut self, endpoint: &Endpoint) -> Result<Link, Failed> {
+        if self.upgrade {
+            return Err(Failed::unsent(Refusal::UpstreamProtocol)); // it can't change protocols
+        }
+        let connecting = self.worker.http2.get_http_session(endpoint.peer());
+        let (session, reused) = connect(self.policy.connect, connecting).await?;
+        self.info.reused = reused;
+        self.info.connected = Some(self.context.started.elapsed());
+        let HttpSession::H2(session) = session else { return Err(Failed::unsent(Refusal::UpstreamProtocol)) };
+        let head = request_head::for_http2(self.request, self.context, self.plan());
+        let no_body = self.upload.whole_body().is_some_and(Bytes::is_empty);
+        let link = Http2::begin(session, head, no_body).map_err(|it| Failed::unsent(connect_failed(&it)))?;
+        Ok(Link::Http2(Box::new(link)))
+    }
+
+    /// Sends the body, and waits for the final head.
+    async fn head_from(&mut self, link: &mut Link, began: Instant) -> Result<Box<ResponseHeader>, Failed> {
+        self.upload.begin(link);
+        // An HTTP/1 upstream says by itself that it wants the body.
+        if !self.upload.done
+            && !matches!(link, Link::Http1(_))
+            && let Some(client) = &mut self.client
+        {
+            client.say_continue();
+        }
+        let mut deadline = Deadline::idle();
+        let mut sent_at = self.upload.done.then_some(began);
+        let mut pace = Pace::since(began);
+        let mut acknowledged = None;
+        loop {
+            deadline.arm_at(match sent_at {
+                // While a body moves, only its pace counts; from its end on the upstream has its time to answer.
+                None => pace.next_look(self.policy),
+                Some(sent) => (sent + self.policy.first_byte).min(self.last_moment(sent)),
+            });
+            match self.next(link, &mut deadline).await {
+                Event::Head(Ok((head, true))) => self.on_interim(head),
+                Event::Head(Ok((head, false))) => {
+                    self.info.first_byte = Some(self.context.started.elapsed());
+                    // A change of protocols that nobody asked for.
+                    if head.status == StatusCode::SWITCHING_PROTOCOLS && !self.upgrade {
+                        return Err(UpstreamError::Protocol.into());
+                    }
+                    return Ok(head);
+                }
+                Event::Head(Err(error)) => return Err(error.into()),
+                Event::Upload(Ok(())) => {
+                    pace.saw(self.upload.taken());
+                    sent_at = self.upload.done.then(Instant::now);
+                    if sent_at.is_none() && link.room() && pace.is_lost(self.policy, !is_grpc(self.request)) {
+                        return Err(ForwardError::Refused(Refusal::RequestTimeout).into());
+                    }
+                }
+                Event::Upload(Err(error)) => return Err(self.upload_failed(error).into()),
+                Event::ClientGone => return Err(ForwardError::ClientGone.into()),
+                // An upstream that is slow to take the request is not one that is slow to answer it.
+                Event::Late if link.is_sending() && progressed(link.acknowledged(), &mut acknowledged) => {
+                    sent_at = sent_at.map(|_| Instant::now());
+                    pace = Pace::since(Instant::now());
+                }
+                Event::Late if sent_at.is_none() && !pace.is_lost(self.policy, !is_grpc(self.request)) => {}
+                Event::Late => return Err(self.too_late(link, sent_at).into()),
+            }
+        }
+    }
+
+    async fn next(&mut self, link: &mut Link, deadline: &mut Deadline) -> Event {
+        let Self { client, upload, request, .. } = self;
+        poll_fn(|cx| {
+            link.poll_out(cx);
+            let head = match link {
+                Link::Http1(link) => link.poll_head(&request.method, cx),
+                Link::Http2(link) => link.poll_head(cx),
+                Link::Local(link) => link.poll_head(cx),
+                Link::Nothing => Poll::Ready(Err(UpstreamError::Internal)),
+            };
+            if let Poll::Ready(head) = head {
+                return Poll::Ready(Event::Head(head.map(|it| {
+                    let interim = is_interim(&it);
+                    (it, interim)
+                })));
+            }
+            let Some(client) = client else { return deadline.poll_expired(cx).map(|()| Event::Late) };
+            if client.unwritten() > 0
+                && let Poll::Ready(Err(_)) = client.poll_flush(cx)
+            {
+                return Poll::Ready(Event::ClientGone);
+            }
+            if upload.done {
+                if client.body_is_done() && client.poll_gone(cx).is_ready() {
+                    return Poll::Ready(Event::ClientGone);
+                }
+            } else if let Poll::Ready(moved) = upload.poll(client, link, cx) {
+                return Poll::Ready(Event::Upload(moved));
+            }
+            deadline.poll_expired(cx).map(|()| Event::Late)
+        })
+        .await
+    }
+
+    /// When all attempts have to be over: from the request's begin, unless sending it took that time.
+    fn last_moment(&self, sent: Instant) -> Instant {
+        let streamed = self.upload.whole_body().is_none() && !self.upgrade;
+        (if streamed { sent } else { self.context.started }) + self.policy.request
+    }
+
+    fn too_late(&self, link: &Link, sent_at: Option<Instant>) -> ForwardError {
+        ForwardError::Refused(match sent_at {
+            None if link.room() => Refusal::RequestTimeout, // the client is slow, not the upstream
+            Some(sent) if Instant::now() >= self.last_moment(sent) => Refusal::ExchangeTimeout,
+            _ => Refusal::FirstByteTimeout,
+        })
+    }
+
+    fn upload_failed(&self, error: UploadError) -> ForwardError {
+        match error {
+            UploadError::TooLarge => ForwardError::Refused(Refusal::BodyTooLarge { limit: self.policy.body_limit }),
+            UploadError::Client(error) => client_failed(error),
+        }
+    }
+
+    fn on_interim(&mut self, mut head: Box<ResponseHeader>) {
+        let attempt = self.info.attempts;
+        if *self.interims.get_or_insert(attempt) == attempt
+            && let Some(client) = &mut self.client
+        {
+            if let Some(filter) = self.interim {
+                filter(&mut head);
+            }
+            client.queue_interim(&head);
+        }
+    }
+}
+
+/// A body that was declared empty ends in silence: whoever says one thing and sends another is not passed on. HTTP/2
+/// alone can do so (RFC 9113, section 8.1.1).
+async fn ends_in_silence(client: &mut Client, patience: Duration) -> Result<(), ForwardError> {
+    match Deadline::within(patience, poll_fn(|cx| client.poll_body(cx))).await {
+        Some(Ok(piece)) if piece.as_ref().is_none_or(Bytes::is_empty) => Ok(()),
+        Some(_) => Err(ForwardError::ClientGone),
+        None => Err(ForwardError::Refused(Refusal::RequestTimeout)),
+    }
+}
+
+/// Whether more was acknowledged than at the last look. The first look counts as progress: there is nothing to compare
+/// it with.
+pub fn progressed(now: Option<u64>, before: &mut Option<u64>) -> bool {
+    let Some(now) = now else { return false };
+    before.replace(now).is_none_or(|before| now > before)
+}
+
+/// Every healthy endpoint was tried: one of them may have been restarted just now, or the pooled
+/// connection was a dead one.
+fn again(live: &Live, tried: &[SocketAddr]) -> Option<Picked> {
+    if tried.is_empty() { None } else { live.pick(&[]) }
+}
+
+/// Connects within `limit`.
+async fn connect<T>(limit: Duration, connecting: impl Future<Output = pingora::Result<T>>) -> Result<T, Failed> {
+    match Deadline::within(limit, connecting).await {
+        Some(Ok(connected)) => Ok(connected),
+        Some(Err(error)) => Err(Failed::unsent(connect_failed(&error))),
+        None => Err(Failed::unsent(Refusal::ConnectTimeout)),
+    }
+}
+
+fn connect_failed(error: &Error) -> Refusal {
+    tracing::debug!(event = "connect_failed", kind = error.etype().as_str());
+    match error.etype() {
+        ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Refusal::ConnectTimeout,
+        ErrorType::InternalError => Refusal::Internal,
+        _ => Refusal::ConnectFailed,
+    }
+}
+
+/// Doing it twice is doing it once (RFC 9110, section 9.2.2).
+fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE].contains(method)
+}
+
+/// Whether it is a call of gRPC, by its media type.
+fn is_grpc(request: &RequestHeader) -> bool {
+    let content_type = request.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    content_type.get(..16).is_some_and(|it| it.eq_ignore_ascii_case(b"application/grpc"))
+}
+
+fn is_interim(head: &ResponseHeader) -> bool {
+    head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS
+}

@@ -1,0 +1,130 @@
+//! A request's body on its way from a client to an upstream, and what is kept of it for another attempt.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+
+use super::response::Link;
+use crate::client::{Client, ClientError};
+
+/// What is kept of a body that streams, for another attempt, in bytes. Beyond it there is none.
+const REPLAY_MAX: usize = 64 * 1024;
+
+/// Why an upload does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UploadError {
+    /// The client is gone, or sends what is no body.
+    Client(ClientError),
+    /// It is larger than the route allows.
+    TooLarge,
+}
+
+/// How far the body of a request has come.
+#[derive(Debug, Default)]
+pub(super) struct Upload {
+    /// All of it, where it was at hand.
+    whole: Option<Bytes>,
+    /// What was taken from the client, as long as all of it fits.
+    kept: Vec<Bytes>,
+    taken: u64,
+    limit: u64,
+    /// The client's side has come to its end.
+    read_to_end: bool,
+    /// The end was handed to the upstream.
+    pub(super) done: bool,
+}
+
+impl Upload {
+    /// Of a body that is at hand; an empty one is none.
+    pub(super) fn whole(body: Bytes) -> Self {
+        Self { whole: Some(body), read_to_end: true, ..Self::default() }
+    }
+
+    /// Of a body that a client is going to send, at most `limit` bytes of it.
+    pub(super) fn streaming(limit: u64) -> Self {
+        Self { limit, ..Self::default() }
+    }
+
+    /// Of a connection that is going to change protocols: there is nothing to send.
+    pub(super) fn none() -> Self {
+        Self { read_to_end: true, done: true, ..Self::default() }
+    }
+
+    /// Bytes that were taken from the client.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    pub(super) fn whole_body(&self) -> Option<&Bytes> {
+        self.whole.as_ref()
+    }
+
+    /// Whether everything that was taken of the body can be sent once more.
+    pub(super) fn can_be_sent_again(&self) -> bool {
+        self.whole.is_some() || self.taken as usize == self.kept.iter().map(Bytes::len).sum::<usize>()
+    }
+
+    /// Begins an attempt: what the ones before have taken goes out again.
+    pub(super) fn begin(&mut self, link: &mut Link) {
+        if let Some(whole) = &self.whole {
+            link.send(whole.clone());
+            link.end(None);
+            self.done = true;
+            return;
+        }
+        for piece in &self.kept {
+            link.send(piece.clone());
+        }
+        if self.read_to_end && !self.done {
+            link.end(None);
+        }
+        self.done |= self.read_to_end;
+    }
+
+    /// Moves one piece; ready when something moved.
+    pub(super) fn poll(
+        &mut self,
+        client: &mut Client,
+        link: &mut Link,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), UploadError>> {
+        if self.done || !link.room() {
+            return Poll::Pending; // the link wakes the task when it has room again
+        }
+        match ready!(client.poll_body(cx)) {
+            Ok(Some(piece)) => {
+                self.taken += piece.len() as u64;
+                if self.taken > self.limit {
+                    return Poll::Ready(Err(UploadError::TooLarge));
+                }
+                self.keep(&piece);
+                link.send(piece);
+            }
+            Ok(None) => {
+                self.read_to_end = true;
+                self.done = true;
+                link.end(client.take_trailers());
+            }
+            Err(error) => return Poll::Ready(Err(UploadError::Client(error))),
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn keep(&mut self, piece: &Bytes) {
+        if self.taken as usize <= REPLAY_MAX {
+            self.kept.push(piece.clone());
+        } else {
+            self.forget();
+        }
+    }
+
+    /// Nothing is going to be sent again.
+    pub(super) fn forget(&mut self) {
+        self.kept = Vec::new();
+    }
+
+    /// Another attempt begins.
+    pub(super) fn rewind(&mut self) {
+        self.done = false;
+    }
+}

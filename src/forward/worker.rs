@@ -1,0 +1,55 @@
+//! What the requests of one thread share on their way to upstreams.
+
+use pingora::connectors::http::Connector;
+use pingora::connectors::{ConnectorOptions, TransportConnector};
+use pingora::{ErrorType, OrErr, Result};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::transport::Transport;
+use crate::upstream::Endpoint;
+
+/// Idle HTTP/2 connections that one thread keeps at most; those of HTTP/1 are in `pool.rs`.
+const POOL: usize = 1024;
+
+/// One thread's ways to upstreams, and the word that streams have to end.
+pub struct Worker {
+    /// Connections for HTTP/1.
+    transport: TransportConnector,
+    /// Pingora's client sessions, for HTTP/2.
+    pub(super) http2: Connector,
+    /// Becomes true when streams must end because the process does.
+    ending: watch::Receiver<bool>,
+}
+
+impl Worker {
+    /// How many idle upstream connections one worker keeps at most.
+    pub const IDLE_CONNECTIONS: usize = POOL;
+
+    /// To be made on the thread that uses it. `ending` is set once, when the time that requests under
+    /// way were given at a stop is nearly over.
+    pub fn new(ending: watch::Receiver<bool>) -> Self {
+        let options = || Some(ConnectorOptions::new(POOL));
+        Self { transport: TransportConnector::new(options()), http2: Connector::new(options()), ending }
+    }
+
+    /// Becomes true when streams must end because the process does.
+    pub fn ending(&self) -> &watch::Receiver<bool> {
+        &self.ending
+    }
+
+    /// A new connection for HTTP/1.
+    pub(super) async fn connect(&self, endpoint: &Endpoint) -> Result<Transport> {
+        let peer = endpoint.peer();
+        if peer.is_tls() {
+            return self.transport.new_stream(peer).await.map(Transport::Layered);
+        }
+        let connecting = async {
+            let socket = TcpStream::connect(endpoint.address()).await?;
+            socket.set_nodelay(true)?;
+            Ok::<_, std::io::Error>(socket)
+        };
+        let socket = connecting.await.or_err(ErrorType::ConnectError, "in the clear")?;
+        Ok(Transport::Plain(socket, None))
+    }
+}

@@ -1,0 +1,31 @@
+//! HTTP/1 as it stands on the wire, for both ends: heads, framing, chunks, trailers (RFC 9112), and the
+//! fields that belong to one connection only (RFC 9110, section 7.6.1).
+//!
+//! Pure functions over buffers. Two servers that read the same bytes as different messages let one be
+//! hidden in the other, so whatever leaves room for doubt is an error here, in requests and in responses
+//! alike; nothing is mended. Sockets, deadlines, answers to errors, and what a message means are left to
+//! the rooms above.
+
+mod body;
+mod chunk_line;
+mod fields;
+mod framing;
+mod request;
+mod response;
+mod scan;
+mod target;
+mod trailers;
+mod write;
+
+#[cfg(test)]
+mod properties;
+
+pub use body::{BodyDecoder, BodyError, Decoded};
+pub use fields::{has_token, is_event_stream, is_hop_by_hop, length, media_type_is, strip_hop_by_hop, tokens};
+pub use framing::Framing;
+pub use request::{RequestHead, folds_into_framing, read_request};
+pub use response::{ResponseHead, read_response};
+pub use scan::{HeadError, HeadScan};
+pub use target::authority_is_plain;
+pub use trailers::may_be_trailer;
+pub use write::{chunk_head, write_field, write_last_chunk, write_response_head};

@@ -1,0 +1,237 @@
+//! The fields behind the last chunk (RFC 9112, section 7.1.2), and which of them may stand there.
+
+use bytes::BytesMut;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::body::BodyError;
+use super::fields::{is_hop_by_hop, is_token_byte};
+
+/// The whole section with its empty line, in bytes.
+const SECTION_MAX: usize = 16 * 1024;
+/// Its fields.
+const FIELDS_MAX: u8 = 64;
+
+const NAME: BodyError = BodyError::Malformed("a trailer field's name is not a token with a colon behind it");
+const VALUE: BodyError = BodyError::Malformed("a trailer field holds a control character");
+const LINE_END: BodyError = BodyError::Malformed("a trailer field does not end in CR LF");
+
+/// Fields that a reader would need before the body, or that say who asks for what (RFC 9110, section 6.5.1).
+const NOT_TRAILERS: [&str; 33] = [
+    "accept",
+    "age",
+    "authorization",
+    "cache-control",
+    "content_length",
+    "cookie",
+    "date",
+    "expect",
+    "expires",
+    "forwarded",
+    "from",
+    "host",
+    "last-modified",
+    "location",
+    "max-forwards",
+    "origin",
+    "pragma",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "range",
+    "referer",
+    "retry-after",
+    "set-cookie",
+    "status",
+    "traceparent",
+    "tracestate",
+    "transfer_encoding",
+    "vary",
+    "via",
+    "www-authenticate",
+    "x-api-key",
+    "x-real-ip",
+    "x-request-id",
+];
+
+/// Whether a field may be sent behind a body: it neither frames nor routes the message, nor says who asks, for
+/// how long it may be kept, or how the body is to be read (RFC 9110, section 6.5.1).
+///
+/// Digests may: they are known at the end only (RFC 9530, section 2).
+pub fn may_be_trailer(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    let beginnings = ["content-", "if-", "x-forwarded-", "access-control-"];
+    let begins_wrong = beginnings.iter().any(|it| text.starts_with(it)) && text != "content-digest";
+    !begins_wrong && !is_hop_by_hop(name) && NOT_TRAILERS.binary_search(&text).is_err()
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Place {
+    #[default]
+    LineStart,
+    Name,
+    Value,
+    /// Behind a field's CR.
+    FieldLf,
+    /// Behind the CR of the empty line.
+    LastLf,
+}
+
+/// A section whose end has not come yet. A line that has begun stays in the buffer until it is whole.
+#[derive(Debug, Default)]
+pub(super) struct Trailers {
+    kept: Option<Box<HeaderMap>>,
+    place: Place,
+    /// Bytes of the buffer that were looked at.
+    at: usize,
+    colon: usize,
+    total: usize,
+    fields: u8,
+}
+
+impl Trailers {
+    /// True when the section has ended.
+    pub(super) fn read(&mut self, buffer: &mut BytesMut) -> Result<bool, BodyError> {
+        while let Some(byte) = buffer.get(self.at).copied() {
+            let before = self.place;
+            self.place = self.next(byte)?;
+            self.at += 1;
+            self.total += 1;
+            if self.total > SECTION_MAX {
+                return Err(BodyError::TooMuchOverhead);
+            }
+            if matches!(before, Place::FieldLf | Place::LastLf) {
+                let line = buffer.split_to(self.at);
+                self.at = 0;
+                if matches!(before, Place::LastLf) {
+                    return Ok(true);
+                }
+                self.keep(line)?;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Those that may be trailers.
+    pub(super) fn take(&mut self) -> Option<Box<HeaderMap>> {
+        self.kept.take()
+    }
+
+    fn next(&mut self, byte: u8) -> Result<Place, BodyError> {
+        match (self.place, byte) {
+            (Place::LineStart, b'\r') => Ok(Place::LastLf),
+            (Place::Name, b':') => {
+                self.colon = self.at;
+                Ok(Place::Value)
+            }
+            (Place::LineStart | Place::Name, _) if is_token_byte(byte) => Ok(Place::Name),
+            (Place::LineStart | Place::Name, _) => Err(NAME),
+            (Place::Value, b'\r') => Ok(Place::FieldLf),
+            (Place::Value, b'\t' | b' '..=b'~' | 0x80..) => Ok(Place::Value),
+            (Place::Value, _) => Err(VALUE),
+            (Place::FieldLf | Place::LastLf, b'\n') => Ok(Place::LineStart),
+            (Place::FieldLf | Place::LastLf, _) => Err(LINE_END),
+        }
+    }
+
+    fn keep(&mut self, line: BytesMut) -> Result<(), BodyError> {
+        self.fields += 1;
+        if self.fields > FIELDS_MAX {
+            return Err(BodyError::TooMuchOverhead);
+        }
+        let line = line.freeze();
+        let name = HeaderName::from_bytes(&line[..self.colon]).map_err(|_| NAME)?;
+        if may_be_trailer(&name) {
+            let value = line.slice_ref(line[self.colon + 1..].trim_ascii());
+            let value = HeaderValue::from_maybe_shared(value).map_err(|_| VALUE)?;
+            let _ = self.kept.get_or_insert_default().try_append(name, value); // there are 64 at most
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The fields as text, or the error; the same however the section is cut.
+    #[track_caller]
+    fn read(section: &[u8]) -> Result<Option<String>, BodyError> {
+        let whole = read_in(section, section.len().max(1));
+        assert_eq!(read_in(section, 1), whole, "{}", section.escape_ascii());
+        whole
+    }
+
+    fn read_in(section: &[u8], size: usize) -> Result<Option<String>, BodyError> {
+        let (mut buffer, mut trailers) = (BytesMut::new(), Trailers::default());
+        for piece in section.chunks(size) {
+            buffer.extend_from_slice(piece);
+            if trailers.read(&mut buffer)? {
+                let map = trailers.take().unwrap_or_default();
+                let line =
+                    |(name, value): (&HeaderName, &HeaderValue)| format!("{name}={}|", value.as_bytes().escape_ascii());
+                return Ok(Some(map.iter().map(line).collect()));
+            }
+        }
+        Ok(None)
+    }
+
+    #[test]
+    fn fields_are_read_until_the_empty_line() {
+        assert_eq!(read(b"\r\n"), Ok(Some(String::new())));
+        assert_eq!(read(b"X-Sum: a b \r\nx-empty:\r\n\r\n"), Ok(Some("x-sum=a b|x-empty=|".into())));
+        assert_eq!(read(b"X:\t\xe9\t\r\nX: 2\r\n\r\n"), Ok(Some("x=\\xe9|x=2|".into())));
+        assert_eq!(read(b"X: a\r\n"), Ok(None));
+    }
+
+    #[test]
+    fn what_is_no_field_is_refused() {
+        let sections: [&[u8]; 18] = [
+            b"X",
+            b"\n",
+            b"XX\r\n\r\n",
+            b"X Y: 1\r\n\r\n",
+            b"X : 1\r\n\r\n",
+            b": 1\r\n\r\n",
+            b" X: 1\r\n\r\n",
+            b":path: /\r\n\r\n",
+            b"X: 1\n\r\n",
+            b"X: 1\r\n\n",
+            b"X: 1\r\n\rx",
+            b"X: \0\r\n\r\n",
+            b"X: \x7f\r\n\r\n",
+            b"X: a\rb\r\n\r\n",
+            b"X: 1\r\n folded\r\n\r\n",
+            b"X: 1\r\n\tfolded\r\n\r\n",
+            b"X\0: 1\r\n\r\n",
+            b"X\xe9: 1\r\n\r\n",
+        ];
+        for section in &sections[1..] {
+            assert!(matches!(read(section), Err(BodyError::Malformed(_))), "{}", section.escape_ascii());
+        }
+        assert_eq!(read(sections[0]), Ok(None));
+    }
+
+    #[test]
+    fn the_section_is_bounded() {
+        let fields = |count| "x: 1\r\n".repeat(count) + "\r\n";
+        assert!(read(fields(64).as_bytes()).is_ok());
+        assert_eq!(read(fields(65).as_bytes()), Err(BodyError::TooMuchOverhead));
+        let long = |length| format!("x:{}\r\n\r\n", "y".repeat(length));
+        assert!(read(long(SECTION_MAX - 6).as_bytes()).is_ok());
+        assert_eq!(read(long(SECTION_MAX - 5).as_bytes()), Err(BodyError::TooMuchOverhead));
+    }
+
+    #[test]
+    fn some_fields_may_not_be_trailers() {
+        assert!(NOT_TRAILERS.is_sorted());
+        for name in ["grpc-status", "grpc-message", "etag", "server-timing", "content-digest", "repr-digest", "x-sum"] {
+            assert!(may_be_trailer(&name.parse().unwrap()), "{name}");
+        }
+        let more = ["content-length", "content-type", "transfer-encoding", "te", "trailer", "connection", "upgrade"];
+        let more = more.iter().chain(&["if-match", "x-forwarded-for", "proxy-connection", "keep-alive"]);
+        for name in NOT_TRAILERS.iter().chain(more) {
+            assert!(!may_be_trailer(&name.parse().unwrap()), "{name}");
+        }
+        let section = b"Content-Length: 99\r\nHost: evil\r\nSum: 1\r\nTransfer-Encoding: x\r\nSet-Cookie: a\r\n\r\n";
+        assert_eq!(read(section), Ok(Some("sum=1|".into())));
+    }
+}
