@@ -2,15 +2,19 @@
 //! is under way, how it may be refused, and how it can end.
 
 mod allowance;
+mod custom;
 mod end;
+mod filter;
 mod introduction;
 mod recording;
 mod refusal;
 mod request;
 
-pub use allowance::Allowance;
+pub use allowance::{Allowance, Charge, Charges};
+pub use custom::{AnyFilter, Filters};
 pub use end::EndState;
+pub use filter::{Filter, RequestContext, Scope, Step, Stop};
 pub use introduction::{TRACEPARENT, X_REQUEST_ID, is_of_principal, is_told_by_us};
 pub use recording::Recording;
-pub use refusal::{BodyFault, Missing, Refusal, Step};
-pub use request::{Exchange, Scheme, Timings, TraceContext};
+pub use refusal::{BodyFault, Missing, Refusal};
+pub use request::{Exchange, Origin, Scheme, Timings, TraceContext};

@@ -24,6 +24,8 @@ pub struct Exchange {
     pub client_ip: IpAddr,
     /// How the client reached us.
     pub scheme: Scheme,
+    /// The page that calls, where the route says which may.
+    pub origin: Option<Origin>,
     /// Who the request acts for; `None` until credentials have proved it.
     pub principal: Option<Arc<Principal>>,
     /// What is left of the tightest rate limit that counted it.
@@ -62,6 +64,15 @@ pub struct Exchange {
     pub refusal: Option<Refusal>,
     /// How it ended; unset while it goes on.
     pub end: Option<EndState>,
+}
+
+/// The page that calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// As the browser names it.
+    pub value: HeaderValue,
+    /// Whether it may call.
+    pub allowed: bool,
 }
 
 /// Milestones of an exchange, each the time since its start.
@@ -113,6 +124,7 @@ impl Exchange {
             trace: TraceContext::begin(),
             client_ip,
             scheme,
+            origin: None,
             principal: None,
             allowance: None,
             started: Instant::now(),
