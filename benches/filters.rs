@@ -7,7 +7,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::HeaderValue;
 use moongate::base::{At, Findings};
 use moongate::filters::{Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Security, request_id, trace_context};
-use moongate::pipeline::{Exchange, Scheme};
+use moongate::pipeline::{Exchange, Filter, Scheme, Scope};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 fn request() -> RequestHeader {
@@ -35,7 +35,7 @@ fn walk(criterion: &mut Criterion) {
     let client = "198.51.100.7".parse().expect("an address");
     let mut findings = Findings::default();
     let cors = CorsConfig { origins: vec!["http://localhost:*".to_owned()], ..CorsConfig::default() };
-    let cors = Cors::compile(&cors, &At::ROOT, &mut findings);
+    let cors = Cors::compile(&cors, &Scope::nowhere(), &At::ROOT, &mut findings).expect("a policy");
     let edits = HeaderEdits::compile(&HeaderEditsConfig::default(), &At::ROOT, &mut findings);
     let origin = HeaderValue::from_static("http://localhost:1");
 
@@ -62,15 +62,16 @@ fn walk(criterion: &mut Criterion) {
         ("security fields", Security::Strict, false),
         ("both", Security::Strict, true),
     ] {
-        let exchange = Exchange::new(client, Scheme::Http);
+        let mut exchange = Exchange::new(client, Scheme::Http);
+        exchange.origin = cors.origin(Some(&origin));
         criterion.bench_function(&format!("filters: way out, {name}"), |bencher| {
             bencher.iter_batched_ref(
                 answer,
                 |answer| {
                     if with_cors {
-                        cors.on_response(Some(&origin), answer);
+                        cors.on_response(&mut exchange, answer);
                     }
-                    security.on_response(&exchange, answer);
+                    security.add_to(&exchange, answer);
                     edits.on_response(answer);
                     request_id::on_response(&exchange, answer);
                 },

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::HeaderMap;
-use moongate::filters::rate_limit::{Limits, Part, RateLimits, Takings, Written};
-use moongate::pipeline::{Exchange, Scheme};
+use moongate::filters::rate_limit::{Limits, Part, Rules, ScopedLimit};
+use moongate::pipeline::{Charges, Exchange, Scheme};
 use moongate::state::{Counters, Quota, State};
 
 fn counters(criterion: &mut Criterion) {
@@ -40,7 +40,8 @@ fn walk(criterion: &mut Criterion) {
         "[{ per: ip, requests: 1000000000, every: 1m }, { per: { header: x-client }, requests: 1000000000, every: 1m }]",
     );
     let list = list.expect("two limits");
-    let compiled = RateLimits::join(&[Written { scope: "defaults".to_owned(), limits: &list }]).expect("two limits");
+    let list: Vec<_> = list.into_iter().map(|limit| ScopedLimit { scope: "defaults".to_owned(), limit }).collect();
+    let compiled = Rules::compile(&list).expect("two limits");
     let live = limits.enliven(&Arc::from("route"), Some(&compiled), None);
     let mut headers = HeaderMap::new();
     headers.insert("x-client", http::HeaderValue::from_static("somebody"));
@@ -50,7 +51,7 @@ fn walk(criterion: &mut Criterion) {
         bencher.iter(|| {
             exchange.allowance = None;
             runtime
-                .block_on(live.on_request(&compiled, Part::Arrival, &mut Takings::new(), &mut exchange, &headers))
+                .block_on(live.on_request(&compiled, Part::Arrival, &mut Charges::new(), &mut exchange, &headers))
                 .is_ok()
         });
     });

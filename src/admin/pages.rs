@@ -157,7 +157,7 @@ fn all_limits(admin: &Admin) -> Value {
     let dropped: f64 = figures("moongate_log_lines_dropped_total").iter().map(|it| it.1).sum();
     let (routes, routes_max) = route_series();
     let bodies = serving.snapshot.routes.iter().map(|it| it.policy.body_limit);
-    let used = serving.snapshot.routes.iter().filter_map(|it| it.chain.rate_limits.as_ref());
+    let used = serving.snapshot.routes.iter().filter_map(|it| it.chain.limits());
     json!({
         "rate_limits": admin.configuration.limits().report(used),
         "connections": { "open": admin.drain.open(), "max": connections_max(admin), "refused": refused },

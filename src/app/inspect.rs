@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 
 use crate::app::{Failure, Files, Format};
 use crate::config::{
-    Action, Description, GatewayFile, Mode, Route, RoutesFile, Snapshot, compile_files, compile_routes, schema_of,
+    Action, Description, GatewayFile, Mode, Route, Snapshot, compile_files, compile_routes, routes_schema, schema_of,
 };
 use crate::filters::announced_method;
+use crate::pipeline::Filters;
 use crate::routing::{Explanation, MatchConfig, Request, Target, ValueMatch, ValueRule, Verdict};
 use crate::services::Directory;
 use crate::upstream::{Upstream, UpstreamKind};
@@ -25,10 +26,21 @@ pub struct Checked {
     pub verdict: Result<(), Failure>,
 }
 
+/// A request that is not sent.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Its method.
+    pub method: String,
+    /// A URL, or a path.
+    pub url: String,
+    /// Header fields, as `name: value`.
+    pub fields: Vec<String>,
+}
+
 /// `moongate check`: all faults of both files, or one line that says how much there is. A program
 /// gets the faults as a list on standard output.
-pub fn check(files: &Files, format: Format) -> Checked {
-    let compiled = compile_files(&files.gateway, &files.routes, &Directory::standard());
+pub fn check(files: &Files, filters: &Filters, format: Format) -> Checked {
+    let compiled = compile_files(&files.gateway, &files.routes, &Directory::standard(), filters);
     let (report, verdict) = match (compiled, format) {
         (Ok(compiled), Format::Human) => {
             let (routes, upstreams) = (compiled.snapshot.routes.len(), compiled.snapshot.upstreams.len());
@@ -47,8 +59,8 @@ pub fn check(files: &Files, format: Format) -> Checked {
 ///
 /// # Errors
 /// The file's faults.
-pub fn routes(files: &Files, format: Format) -> Result<String, Failure> {
-    let snapshot = snapshot(files)?;
+pub fn routes(files: &Files, filters: &Filters, format: Format) -> Result<String, Failure> {
+    let snapshot = snapshot(files, filters)?;
     if format == Format::Json {
         let routes: Vec<_> = snapshot.routes.iter().map(|it| &it.description).collect();
         return Ok(pretty(&json!(routes)));
@@ -75,8 +87,9 @@ pub fn routes(files: &Files, format: Format) -> Result<String, Failure> {
 ///
 /// # Errors
 /// The file's faults, or a request that could not be one.
-pub fn explain(files: &Files, method: &str, url: &str, fields: &[String], format: Format) -> Result<String, Failure> {
-    let snapshot = snapshot(files)?;
+pub fn explain(files: &Files, filters: &Filters, asked: &Asked, format: Format) -> Result<String, Failure> {
+    let snapshot = snapshot(files, filters)?;
+    let Asked { method, url, fields } = asked;
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| Failure(format!("`{method}` is not a method")))?;
     let headers = headers(fields)?;
     let (host, raw) = split(url, &headers)?;
@@ -130,12 +143,12 @@ fn explained<'s>(snapshot: &'s Snapshot, request: Request<'_>) -> (Explanation, 
 }
 
 /// `moongate schema config|routes`: the JSON Schema of a file.
-pub fn schema(file: &str) -> String {
-    pretty(&if file == "config" { schema_of::<GatewayFile>() } else { schema_of::<RoutesFile>() })
+pub fn schema(file: &str, filters: &Filters) -> String {
+    pretty(&if file == "config" { schema_of::<GatewayFile>() } else { routes_schema(filters) })
 }
 
-fn snapshot(files: &Files) -> Result<Snapshot, Failure> {
-    let compiled = compile_routes(&files.routes, &Directory::standard(), Mode::of_environment());
+fn snapshot(files: &Files, filters: &Filters) -> Result<Snapshot, Failure> {
+    let compiled = compile_routes(&files.routes, &Directory::standard(), filters, Mode::of_environment());
     compiled.map(|(_, snapshot)| snapshot).map_err(|it| Failure(it.to_string()))
 }
 

@@ -1,6 +1,7 @@
 //! Assembly: read the files, bind, bring everything to life, stop. And the commands that only look.
 
 mod ask;
+mod command_line;
 mod inspect;
 mod keys;
 mod run;
@@ -8,7 +9,8 @@ mod secrets;
 mod signals;
 mod users;
 
-pub use inspect::{Checked, check, explain, routes, schema};
+pub use command_line::main;
+pub use inspect::{Asked, Checked, check, explain, routes, schema};
 pub use keys::{Algorithm, ApiKeyWish, add_api_key, api_keys, new_key, revoke_api_key};
 pub use run::run;
 pub use secrets::{list_secrets, put_secret, remove_secret, rotate_secrets};

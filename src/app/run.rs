@@ -22,6 +22,7 @@ use crate::forward::Worker;
 use crate::guard::Guard;
 use crate::identity::Identity;
 use crate::listener::{self, Certificates, Drain, Socket};
+use crate::pipeline::Filters;
 use crate::proxy::{EarlyResponses, Front, Proxy, Shared};
 use crate::services::auth::{AuthParts, AuthService};
 use crate::services::{CacheClear, Directory};
@@ -36,15 +37,16 @@ const CLOCK_LOOK: Duration = Duration::from_secs(1);
 /// What streams get of the grace at its end, to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Serves until a signal stops it.
+/// Serves until a signal stops it, with these filters beside the built-in ones.
 ///
 /// # Errors
 /// When it can't start: faults in the files, an address in use, a bad certificate.
-pub fn run(files: &Files) -> Result<(), Failure> {
+pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     // The provider of cryptography is chosen before anything could ask for one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut services = Directory::standard();
-    let compiled = compile_files(&files.gateway, &files.routes, &services).map_err(|it| Failure(it.to_string()))?;
+    let compiled = compile_files(&files.gateway, &files.routes, &services, &filters);
+    let compiled = compiled.map_err(|it| Failure(it.to_string()))?;
 
     // Sockets before threads: what can't be bound ends the process before it serves anybody.
     let sockets = listener::bind(&compiled.process.public).map_err(|it| Failure(it.to_string()))?;
@@ -82,7 +84,7 @@ pub fn run(files: &Files) -> Result<(), Failure> {
     let shared = Arc::new(shared);
     let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
     let (gateway, routes) = (files.gateway.clone(), files.routes.clone());
-    let living = Living { fleet, limits: Limits::new(&shared.state), certificates, identity };
+    let living = Living { fleet, limits: Limits::new(&shared.state), certificates, identity, filters };
     side.spawn(Limits::breathe(Arc::downgrade(&living.limits)));
     side.spawn(watch_clock());
     let configuration = Configuration::begin(compiled, gateway, routes, services, living);

@@ -19,7 +19,7 @@ use super::environment::{fill, plain_value};
 use super::faults::{Fault, Faults};
 use super::marks::{self, Child, Content, Marked, Note, Span};
 use super::secret_values::{Places, SecretValues};
-use super::structure::{self, Loaded};
+use super::structure::{self, Loaded, schema_of};
 
 /// The largest file that is read, in bytes.
 const SIZE_MAX: usize = 4 << 20;
@@ -123,17 +123,17 @@ impl Document {
 
     /// Fills in the secrets of which a value says no more than the name. One that can't be had is told
     /// by [`load`](Self::load), with its place.
-    pub(super) fn fill_secrets<T: schemars::JsonSchema>(&mut self, values: &SecretValues) {
+    pub(super) fn fill_secrets(&mut self, schema: &serde_json::Value, values: &SecretValues) {
         if !self.text.contains("secret:") && !self.secrets.iter().any(|it| it.value.contains("secret:")) {
             return;
         }
         let mut value = std::mem::take(&mut self.value);
-        let places = Places::of::<T>();
+        let places = Places::of(schema);
         self.fill_secret(&mut value, &mut String::new(), &places, values);
         self.value = value;
     }
 
-    fn fill_secret(&mut self, value: &mut Value, path: &mut String, places: &Places, values: &SecretValues) {
+    fn fill_secret(&mut self, value: &mut Value, path: &mut String, places: &Places<'_>, values: &SecretValues) {
         let length = path.len();
         match value {
             Value::String(text) => {
@@ -178,13 +178,18 @@ impl Document {
     where
         T: DeserializeOwned + schemars::JsonSchema,
     {
+        self.load_by(&schema_of::<T>(), findings)
+    }
+
+    /// The same, against a schema that says more than `T` does.
+    pub fn load_by<T: DeserializeOwned>(&mut self, schema: &serde_json::Value, findings: &mut Findings) -> Option<T> {
         for (number, note) in self.notes.iter().enumerate() {
             // Their places are not those of values, so they are told by number; see `place`.
             let finding = findings.push(format!("@{number}"), Part::Key, note.message.clone());
             finding.help.clone_from(&note.help);
         }
         let (tainted, unfilled) = (|path: &str| self.tainted(path), &self.unfilled);
-        let (value, loaded) = structure::load(&self.value, findings, &tainted, unfilled);
+        let (value, loaded) = structure::load(&self.value, schema, findings, &tainted, unfilled);
         self.loaded = loaded;
         value
     }

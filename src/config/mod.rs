@@ -24,6 +24,6 @@ pub use gateway_file::{GatewayFile, Mode, Process, ShutdownConfig, TrustedProxie
 pub use routes_file::RoutesFile;
 pub use secret_values::Keeping;
 pub use serving::{Alive, Changes, Compiled, Configuration, Living, Serving, compile_files, compile_routes};
-pub use snapshot::{Action, Description, Redirect, Respond, Route, Snapshot, StepDescription};
-pub use structure::schema_of;
+pub use snapshot::{Action, Description, Known, Redirect, Respond, Route, Snapshot};
+pub use structure::{routes_schema, schema_of};
 pub use watch::{WatchError, Watcher};

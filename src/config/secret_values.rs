@@ -8,14 +8,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use schemars::JsonSchema;
 use serde_json::Value;
 
 use crate::base::{At, Findings, Secret, nearest};
 use crate::config::document::Document;
 use crate::config::faults::Faults;
 use crate::config::gateway_file::GatewayFile;
-use crate::config::structure::{schema_of, schemas_at};
+use crate::config::structure::schemas_at;
 use crate::secrets::{SecretsConfig, Vault};
 use crate::store::{Place, Store};
 
@@ -117,20 +116,19 @@ fn read(gateway: &Path) -> Result<BTreeMap<String, Secret>, String> {
     values?.map_err(|error| error.to_string())
 }
 
-/// The name of the secret that a value of `T` stands for: the text must be marked, and its place one
-/// for a secret.
-pub(super) struct Places {
-    schema: Value,
+/// The name of the secret that a value stands for: the text must be marked, and its place one for a secret.
+pub(super) struct Places<'s> {
+    schema: &'s Value,
 }
 
-impl Places {
-    pub(super) fn of<T: JsonSchema>() -> Self {
-        Self { schema: schema_of::<T>() }
+impl<'s> Places<'s> {
+    pub(super) fn of(schema: &'s Value) -> Self {
+        Self { schema }
     }
 
     pub(super) fn secret_named<'t>(&self, path: &str, text: &'t str) -> Option<&'t str> {
         let name = text.strip_prefix(MARK)?;
         let is_secret = |it: &&Value| it.get("writeOnly") == Some(&Value::Bool(true));
-        schemas_at(&self.schema, path).iter().any(is_secret).then_some(name)
+        schemas_at(self.schema, path).iter().any(is_secret).then_some(name)
     }
 }

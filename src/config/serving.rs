@@ -17,11 +17,14 @@ use crate::config::faults::Faults;
 use crate::config::gateway_file::{GatewayFile, Mode, Process};
 use crate::config::routes_file::RoutesFile;
 use crate::config::secret_values::SecretValues;
-use crate::config::snapshot::{Action, Snapshot};
-use crate::filters::rate_limit::{Limits, LiveLimits};
+use crate::config::snapshot::{Action, Known, Route, Snapshot};
+use crate::config::structure::{routes_schema, schema_of};
+use crate::filters::rate_limit::Limits;
+use crate::filters::{Activation, BodyRules};
 use crate::forward::Destination;
 use crate::identity::{Identity, Tokens};
 use crate::listener::Certificates;
+use crate::pipeline::Filters;
 use crate::services::{Directory, StaticFiles};
 use crate::telemetry::{GENERATIONS_ALIVE, RouteMetrics, Timestamp, last_reload_failed, last_reload_succeeded};
 use crate::upstream::{Fleet, UpstreamKind};
@@ -52,8 +55,6 @@ pub struct Alive {
     pub destination: Option<Destination>,
     /// Its series.
     pub metrics: Arc<RouteMetrics>,
-    /// Its rate limits.
-    pub limits: LiveLimits,
 }
 
 /// What lives on when a snapshot is replaced.
@@ -66,6 +67,8 @@ pub struct Living {
     pub certificates: Vec<Arc<Certificates>>,
     /// Who is who.
     pub identity: Arc<Identity>,
+    /// The filters that were added to the built-in ones.
+    pub filters: Filters,
 }
 
 /// What a reload did.
@@ -115,7 +118,13 @@ fn prints<'p>(files: impl IntoIterator<Item = &'p Path>) -> Prints {
 /// The files that both files name: what they hold is a part of the configuration.
 fn named_files(process: &Process, tokens: &Tokens, snapshot: &Snapshot) -> Vec<PathBuf> {
     let mut files = process.certificate_files();
-    files.extend(snapshot.routes.iter().filter_map(|it| it.chain.body.files()).map(Path::to_owned));
+    files.extend(
+        snapshot
+            .routes
+            .iter()
+            .filter_map(|it| it.chain.body_rules.as_ref().and_then(BodyRules::files))
+            .map(Path::to_owned),
+    );
     files.extend_from_slice(tokens.files());
     files.extend(snapshot.upstreams.iter().filter_map(|it| it.tls.as_ref()).flat_map(|it| it.files().to_vec()));
     files
@@ -125,14 +134,20 @@ fn named_files(process: &Process, tokens: &Tokens, snapshot: &Snapshot) -> Vec<P
 ///
 /// # Errors
 /// All faults of both files.
-pub fn compile_files(gateway: &Path, routes: &Path, services: &Directory) -> Result<Compiled, Faults> {
+pub fn compile_files(
+    gateway: &Path,
+    routes: &Path,
+    services: &Directory,
+    filters: &Filters,
+) -> Result<Compiled, Faults> {
     // Before they are read: a change that falls between is seen as one later.
     let mut prints = prints([gateway, routes]);
     let secrets = SecretValues::of(gateway);
     let process = compile_gateway(gateway, &secrets);
     let issuers = process.as_ref().ok().map(|(_, it)| it.tokens.trusted().map(str::to_owned).collect::<Vec<_>>());
     let mode = process.as_ref().map_or_else(|_| Mode::of_environment(), |it| it.1.mode);
-    let surroundings = Surroundings { services, mode, secrets: Some(&secrets), issuers: issuers.as_deref() };
+    let known = Known { services, filters, issuers: issuers.as_deref() };
+    let surroundings = Surroundings { known, mode, secrets: Some(&secrets) };
     let snapshot = compile_routes_in(routes, surroundings);
     match (process, snapshot) {
         (Ok((_, process)), Ok((hash, snapshot))) => {
@@ -153,7 +168,7 @@ pub(super) fn environment(name: &str) -> Option<String> {
 
 fn compile_gateway(path: &Path, secrets: &SecretValues) -> Result<(Document, Process), Faults> {
     let mut document = Document::read(path, &environment)?;
-    document.fill_secrets::<GatewayFile>(secrets);
+    document.fill_secrets(&schema_of::<GatewayFile>(), secrets);
     let mut findings = Findings::default();
     let file: GatewayFile = document.load(&mut findings).unwrap_or_default();
     let process = Process::compile(&file, &mut findings);
@@ -166,30 +181,35 @@ fn compile_gateway(path: &Path, secrets: &SecretValues) -> Result<(Document, Pro
 ///
 /// # Errors
 /// All its faults.
-pub fn compile_routes(path: &Path, services: &Directory, mode: Mode) -> Result<(String, Snapshot), Faults> {
-    compile_routes_in(path, Surroundings { services, mode, secrets: None, issuers: None })
+pub fn compile_routes(
+    path: &Path,
+    services: &Directory,
+    filters: &Filters,
+    mode: Mode,
+) -> Result<(String, Snapshot), Faults> {
+    let known = Known { services, filters, issuers: None };
+    compile_routes_in(path, Surroundings { known, mode, secrets: None })
 }
 
 /// What `routes.yaml` may refer to.
 #[derive(Clone, Copy)]
 struct Surroundings<'a> {
-    services: &'a Directory,
+    known: Known<'a>,
     mode: Mode,
     secrets: Option<&'a SecretValues>,
-    /// The names in `tokens.trust`, if they are known.
-    issuers: Option<&'a [String]>,
 }
 
 fn compile_routes_in(path: &Path, surroundings: Surroundings<'_>) -> Result<(String, Snapshot), Faults> {
-    let Surroundings { services, mode, secrets, issuers } = surroundings;
+    let Surroundings { known, mode, secrets } = surroundings;
+    let schema = routes_schema(known.filters);
     let mut document = Document::read(path, &environment)?;
     if let Some(secrets) = secrets {
-        document.fill_secrets::<RoutesFile>(secrets);
+        document.fill_secrets(&schema, secrets);
     }
     let mut findings = Findings::default();
-    let file: Option<RoutesFile> = document.load(&mut findings);
+    let file: Option<RoutesFile> = document.load_by(&schema, &mut findings);
     let Some(file) = file else { return Err(document.place(&findings)) };
-    let snapshot = Snapshot::compile(&file, services, mode, issuers, &mut findings);
+    let snapshot = Snapshot::compile(&file, known, mode, &mut findings);
     sound(&document, &findings)?;
     let mut hasher = DefaultHasher::new();
     serde_json::to_string(&file).unwrap_or_default().hash(&mut hasher);
@@ -375,8 +395,8 @@ impl Configuration {
             sound(&document, &findings).map(|()| process.tokens)
         });
         let issuers = gateway.as_ref().ok().map(|it| it.trusted().map(str::to_owned).collect::<Vec<_>>());
-        let (services, mode) = (&self.services, self.process.mode);
-        let surroundings = Surroundings { services, mode, secrets: Some(&secrets), issuers: issuers.as_deref() };
+        let known = Known { services: &self.services, filters: &self.living.filters, issuers: issuers.as_deref() };
+        let surroundings = Surroundings { known, mode: self.process.mode, secrets: Some(&secrets) };
         match (gateway, compile_routes_in(&self.routes_path, surroundings)) {
             (Ok(tokens), Ok((hash, snapshot))) => Ok(Read { tokens, hash, snapshot }),
             (gateway, routes) => {
@@ -411,33 +431,36 @@ impl Configuration {
 }
 
 /// Joins a snapshot with what is alive under its names.
-fn enliven(snapshot: Snapshot, living: &Living, services: &Directory, generation: u64, hash: String) -> Serving {
+fn enliven(mut snapshot: Snapshot, living: &Living, services: &Directory, generation: u64, hash: String) -> Serving {
     let lives = living.fleet.apply(&snapshot.upstreams);
-    let destination = |number: usize| match &snapshot.upstreams[number].kind {
+    let upstreams = &snapshot.upstreams;
+    let destination = |number: usize| match &upstreams[number].kind {
         UpstreamKind::Local(service) => {
             let service = services.find(service).expect("the compilation looked it up");
-            Destination::Local(snapshot.upstreams[number].name.clone(), service.clone())
+            Destination::Local(upstreams[number].name.clone(), service.clone())
         }
         UpstreamKind::Files(files) => {
             let service = Arc::new(StaticFiles::new(files.clone()));
-            Destination::Local(snapshot.upstreams[number].name.clone(), service)
+            Destination::Local(upstreams[number].name.clone(), service)
         }
         UpstreamKind::Remote => Destination::Upstream(lives[number].clone()),
     };
-    let alive = snapshot.routes.iter().map(|route| {
+    let enliven = |route: &mut Route| {
         let upstream = match route.action {
             Action::Upstream(number) => Some(number),
             Action::Redirect(_) | Action::Respond(_) => None,
         };
-        let limits = route.chain.rate_limits.as_ref();
-        Alive {
-            destination: upstream.map(destination),
-            metrics: RouteMetrics::of(&route.name),
-            limits: living.limits.enliven(&route.name, limits, upstream.map(|it| &lives[it])),
-        }
-    });
+        route.chain.activate(&Activation {
+            identity: &living.identity,
+            limits: &living.limits,
+            route: &route.name,
+            upstream: upstream.map(|it| &lives[it]),
+        });
+        Alive { destination: upstream.map(destination), metrics: RouteMetrics::of(&route.name) }
+    };
+    let alive = snapshot.routes.iter_mut().map(enliven).collect();
     GENERATIONS_ALIVE.inc();
-    Serving { alive: alive.collect(), generation, hash, loaded_at: Timestamp::now(), snapshot }
+    Serving { alive, generation, hash, loaded_at: Timestamp::now(), snapshot }
 }
 
 fn changes(old: &Snapshot, new: &Snapshot, generation: u64) -> Changes {

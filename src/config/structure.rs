@@ -8,13 +8,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use jsonschema::ValidationError;
 use jsonschema::error::{TypeKind, ValidationErrorKind as Kind};
 use schemars::JsonSchema;
-use schemars::generate::SchemaSettings;
+use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::base::{Findings, Part, nearest};
+use crate::pipeline::Filters;
 
 use super::marks::{escape, short, unescape};
+use super::routes_file::RoutesFile;
 
 /// Begins the path of a finding that is one in the file as written, not in what was loaded.
 /// Other paths begin with `/` or are empty.
@@ -24,7 +26,19 @@ const ROUNDS_MAX: usize = 200;
 
 /// The JSON Schema of `T`, always in the same order.
 pub fn schema_of<T: JsonSchema>() -> Value {
-    let generator = SchemaSettings::draft2020_12().into_generator();
+    schema_by::<T>(SchemaSettings::draft2020_12().into_generator())
+}
+
+/// The JSON Schema of `routes.yaml`, with the blocks of filters that were added to the built-in ones.
+pub fn routes_schema(filters: &Filters) -> Value {
+    let mut generator = SchemaSettings::draft2020_12().into_generator();
+    let blocks = filters.schemas(&mut generator);
+    let mut schema = schema_by::<RoutesFile>(generator);
+    schema["$defs"]["FiltersConfig"]["properties"] = Value::Object(blocks);
+    schema
+}
+
+fn schema_by<T: JsonSchema>(generator: SchemaGenerator) -> Value {
     let mut rest = generator.into_root_schema_for::<T>().to_value();
     let mut schema = Map::new();
     schema.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
@@ -172,8 +186,9 @@ struct Problem {
 
 /// See `Document::load`; `tainted` tells which values must not be shown, `unfilled` of which nothing
 /// more is to be told.
-pub(super) fn load<T: DeserializeOwned + JsonSchema>(
+pub(super) fn load<T: DeserializeOwned>(
     value: &serde_yaml::Value,
+    schema: &Value,
     findings: &mut Findings,
     tainted: &dyn Fn(&str) -> bool,
     unfilled: &HashSet<String>,
@@ -181,8 +196,7 @@ pub(super) fn load<T: DeserializeOwned + JsonSchema>(
     let mut loaded = Loaded::default();
     // Keys are texts by now. Infinite numbers become null, and are refused as such.
     let whole = serde_json::to_value(value).unwrap_or_default();
-    let schema = schema_of::<T>();
-    let validator = match jsonschema::validator_for(&schema) {
+    let validator = match jsonschema::validator_for(schema) {
         Ok(validator) => validator,
         Err(error) => {
             let message = format!("the schema of this file cannot be used: {error}");
@@ -193,7 +207,7 @@ pub(super) fn load<T: DeserializeOwned + JsonSchema>(
     for round in 0..ROUNDS_MAX {
         let Some(rest) = loaded.rest_of(&whole) else { break };
         let mut problems = Vec::new();
-        let explainer = Explainer { schema: &schema, value: &rest, loaded: &loaded, tainted };
+        let explainer = Explainer { schema, value: &rest, loaded: &loaded, tainted };
         for error in validator.iter_errors(&rest) {
             explainer.explain(&error, &mut problems);
         }
@@ -217,7 +231,7 @@ pub(super) fn load<T: DeserializeOwned + JsonSchema>(
         }
         // Several problems with one value are one cut.
         let at: BTreeSet<String> = at.into_iter().collect();
-        if !at.iter().all(|it| loaded.cut(it, &schema)) {
+        if !at.iter().all(|it| loaded.cut(it, schema)) {
             break;
         }
     }

@@ -9,12 +9,14 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method};
 use jsonschema::Validator;
 use jsonschema::error::ValidationErrorKind;
+use pingora::http::RequestHeader;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::settings::{BuiltIn, Layer};
 use crate::base::{At, Findings};
-use crate::pipeline::{BodyFault, Refusal};
+use crate::pipeline::{BodyFault, Exchange, Filter, Refusal, RequestContext, Scope, Step};
 
 /// So many faults of a body are told at once.
 const FAULTS_MAX: usize = 20;
@@ -29,6 +31,15 @@ pub struct SchemaConfig {
     /// not fit gets 400 with the places that failed; unless `content_types` says otherwise, bodies must
     /// be JSON. References must point into the same file.
     pub request: Option<PathBuf>,
+}
+
+/// What `content_types` and `schema` say together.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub struct BodyRulesConfig {
+    /// Media types.
+    pub content_types: Option<Vec<String>>,
+    /// The shape.
+    pub schema: Option<SchemaConfig>,
 }
 
 /// Compiled: what bodies must be.
@@ -58,42 +69,58 @@ impl fmt::Debug for Schema {
     }
 }
 
-impl BodyRules {
+impl Filter for BodyRules {
+    const NAME: &'static str = "body_rules";
+    const SUMMARY: &'static str = "Takes only bodies of some media types (`content_types`) and shapes (`schema`).";
+    type Config = BodyRulesConfig;
+
     /// Reads the schema's file. Reports every media type that is none, and a schema that can't be used.
-    pub fn compile(
-        types: Option<&Vec<String>>,
-        schema: Option<&SchemaConfig>,
-        (types_at, schema_at): (&At<'_>, &At<'_>),
-        findings: &mut Findings,
-    ) -> Self {
-        let schema = schema.and_then(|it| it.request.as_deref());
-        let at = schema_at.key("request");
+    fn compile(config: &BodyRulesConfig, _: &Scope<'_>, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
+        let schema = config.schema.as_ref().and_then(|it| it.request.as_deref());
         let schema = schema.and_then(|path| match Schema::read(path) {
             Ok(schema) => Some(Arc::new(schema)),
             Err(why) => {
-                findings.error(&at, why).help("name a file that holds a JSON Schema");
+                findings.error(&at.key("schema").key("request"), why).help("name a file that holds a JSON Schema");
                 None
             }
         });
         let json = || vec![MediaType::Exact("application/json".to_owned()), MediaType::Suffix("+json".to_owned())];
-        let types = match types {
-            Some(types) => media_types(types, types_at, findings),
+        let types = match &config.content_types {
+            Some(types) => media_types(types, &at.key("content_types"), findings),
             None if schema.is_some() => json(),
             None => Vec::new(),
         };
-        Self { types, schema }
+        (!types.is_empty() || schema.is_some()).then_some(Self { types, schema })
     }
 
-    /// Whether the body has to be seen whole.
-    pub fn need_body(&self) -> bool {
+    async fn on_request(&self, context: &mut RequestContext<'_>) -> Step {
+        Ok(self.check_type(&context.request.headers, context.has_body)?)
+    }
+
+    fn needs_body(&self, _: &Method) -> bool {
         self.schema.is_some()
     }
 
-    /// Whether there is anything to check.
-    pub fn is_empty(&self) -> bool {
-        self.types.is_empty() && self.schema.is_none()
+    fn on_body(&self, _: &mut Exchange, request: &RequestHeader, body: &Bytes) -> Step {
+        Ok(self.check_body(&request.method, body)?)
+    }
+}
+
+impl BuiltIn for BodyRules {
+    fn settings(layers: &[Layer<'_>], _: &Scope<'_>) -> Option<BodyRulesConfig> {
+        let layers = || layers.iter().rev().map(|it| it.settings);
+        let content_types = layers().find_map(|it| it.content_types.clone());
+        let schema = layers().find_map(|it| it.schema.clone());
+        (content_types.is_some() || schema.is_some()).then_some(BodyRulesConfig { content_types, schema })
     }
 
+    fn check(layer: &Layer<'_>, scope: &Scope<'_>, findings: &mut Findings) {
+        let (content_types, schema) = (layer.settings.content_types.clone(), layer.settings.schema.clone());
+        Self::compile(&BodyRulesConfig { content_types, schema }, scope, &layer.at, findings);
+    }
+}
+
+impl BodyRules {
     /// The files that were read.
     pub fn files(&self) -> Option<&Path> {
         self.schema.as_ref().map(|it| &*it.file)
@@ -103,7 +130,7 @@ impl BodyRules {
     ///
     /// # Errors
     /// 415 for one that is not taken, or is missing.
-    pub fn on_head(&self, headers: &HeaderMap, has_body: bool) -> Result<(), Refusal> {
+    fn check_type(&self, headers: &HeaderMap, has_body: bool) -> Result<(), Refusal> {
         if self.types.is_empty() || !has_body {
             return Ok(());
         }
@@ -120,7 +147,7 @@ impl BodyRules {
     ///
     /// # Errors
     /// 400 with the places that failed; they never quote what was sent.
-    pub fn on_body(&self, method: &Method, body: &Bytes) -> Result<(), Refusal> {
+    fn check_body(&self, method: &Method, body: &Bytes) -> Result<(), Refusal> {
         let Some(schema) = &self.schema else { return Ok(()) };
         // Of these nobody expects a body (RFC 9110, section 9.3).
         if body.is_empty() && [Method::GET, Method::HEAD, Method::DELETE, Method::OPTIONS].contains(method) {
@@ -219,12 +246,17 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn rules(types: &[&str]) -> BodyRules {
+    fn compiled(types: &[&str]) -> (Option<BodyRules>, Findings) {
         let types: Vec<String> = types.iter().map(ToString::to_string).collect();
+        let config = BodyRulesConfig { content_types: Some(types), schema: None };
         let mut findings = Findings::default();
-        let rules = BodyRules::compile(Some(&types), None, (&At::ROOT, &At::ROOT), &mut findings);
+        (BodyRules::compile(&config, &Scope::nowhere(), &At::ROOT, &mut findings), findings)
+    }
+
+    fn rules(types: &[&str]) -> BodyRules {
+        let (rules, findings) = compiled(types);
         assert!(findings.is_empty());
-        rules
+        rules.unwrap()
     }
 
     #[test]
@@ -240,15 +272,13 @@ mod tests {
             (&["application/*+json"], "text/problem+json", false),
         ] {
             let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(sent))]);
-            assert_eq!(rules(types).on_head(&headers, true).is_ok(), taken, "{types:?} {sent}");
+            assert_eq!(rules(types).check_type(&headers, true).is_ok(), taken, "{types:?} {sent}");
         }
     }
 
     #[test]
     fn what_is_not_a_media_type_is_found() {
-        let types = ["json", "*/json", "application/*json", "a b/c"].map(str::to_owned).to_vec();
-        let mut findings = Findings::default();
-        BodyRules::compile(Some(&types), None, (&At::ROOT, &At::ROOT), &mut findings);
+        let (_, findings) = compiled(&["json", "*/json", "application/*json", "a b/c"]);
         assert_eq!(findings.iter().count(), 4);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Preflights are answered here, before anything that wants credentials: a preflight carries none.
 
+use bytes::Bytes;
 use http::Method;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -12,7 +13,9 @@ use pingora::http::ResponseHeader;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::settings::{BuiltIn, Layer};
 use crate::base::{At, Findings, Period};
+use crate::pipeline::{Exchange, Filter, Origin, RequestContext, Scope, Step, Stop};
 
 /// The `cors` section of a route, of a policy, or of `defaults`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -28,12 +31,14 @@ pub struct CorsConfig {
 }
 
 /// A compiled `cors` section.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Cors {
     any: bool,
     origins: Vec<OriginPattern>,
     credentials: bool,
     max_age: HeaderValue,
+    /// What the route takes; `None`: any method.
+    methods: Option<HeaderValue>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -57,9 +62,13 @@ const EXPOSED: HeaderValue = HeaderValue::from_static(
     "x-request-id, retry-after, x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, ratelimit, ratelimit-policy, x-cache, idempotency-replayed",
 );
 
-impl Cors {
+impl Filter for Cors {
+    const NAME: &'static str = "cors";
+    const SUMMARY: &'static str = "Lets pages of other origins call, and answers preflights.";
+    type Config = CorsConfig;
+
     /// Reports every origin that could never match.
-    pub fn compile(config: &CorsConfig, at: &At<'_>, findings: &mut Findings) -> Self {
+    fn compile(config: &CorsConfig, scope: &Scope<'_>, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
         let any = config.origins.iter().any(|it| it == "*");
         if any && config.credentials {
             let finding = findings.error(&at.key("credentials"), "credentials for the origin `*`");
@@ -76,19 +85,65 @@ impl Cors {
             }
         }
         let max_age = config.max_age.map_or(600, |it| it.0.as_secs());
-        Self { any, origins, credentials: config.credentials, max_age: HeaderValue::from(max_age) }
+        let methods = HeaderValue::from_str(&scope.methods.join(", ")).ok().filter(|it| !it.is_empty());
+        Some(Self { any, origins, credentials: config.credentials, max_age: HeaderValue::from(max_age), methods })
+    }
+
+    async fn on_request(&self, context: &mut RequestContext<'_>) -> Step {
+        let RequestContext { exchange, request, .. } = context;
+        exchange.origin = self.origin(request.headers.get(ORIGIN));
+        match self.preflight(&request.method, &request.headers) {
+            Some(answer) => Err(Stop::Answered(answer, Bytes::new())),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells the browser whether the page may read the response.
+    fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader) {
+        let vary =
+            |response: &mut ResponseHeader| drop(response.append_header(VARY, HeaderValue::from_static("Origin")));
+        let Some(Origin { value, allowed }) = &exchange.origin else {
+            // A response without an origin may be kept by a cache and given to one with.
+            if !self.any {
+                vary(response);
+            }
+            return;
+        };
+        if !self.any || self.credentials {
+            vary(response);
+        }
+        if !allowed {
+            return;
+        }
+        let named = if self.any && !self.credentials { HeaderValue::from_static("*") } else { value.clone() };
+        let _ = response.insert_header(ACCESS_CONTROL_ALLOW_ORIGIN, named);
+        if self.credentials {
+            let _ = response.insert_header(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        }
+        let _ = response.insert_header(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    }
+}
+
+impl BuiltIn for Cors {
+    fn block<'a>(layer: &Layer<'a>) -> Option<&'a CorsConfig> {
+        layer.settings.cors.as_ref()
+    }
+}
+
+impl Cors {
+    /// The page that calls, if the request is one of a page.
+    pub fn origin(&self, value: Option<&HeaderValue>) -> Option<Origin> {
+        value.map(|it| Origin { value: it.clone(), allowed: self.allows(it) })
     }
 
     /// The answer to a preflight, if this request is one.
-    pub fn preflight(&self, method: &Method, headers: &HeaderMap, allowed: &[Method]) -> Option<Box<ResponseHeader>> {
+    fn preflight(&self, method: &Method, headers: &HeaderMap) -> Option<Box<ResponseHeader>> {
         announced_method(method, headers)?;
         let asks = headers.get(ACCESS_CONTROL_REQUEST_METHOD);
         let mut answer = Box::new(ResponseHeader::build(204, Some(8)).ok()?);
-        if self.allows(headers.get(ORIGIN)) {
-            let methods: Vec<&str> = allowed.iter().map(Method::as_str).collect();
-            let methods = HeaderValue::from_str(&methods.join(", ")).ok().filter(|_| !methods.is_empty());
+        if headers.get(ORIGIN).is_some_and(|it| self.allows(it)) {
             // Any method that the route takes; a route that takes all gives back what was asked for.
-            let methods = methods.or_else(|| asks.cloned())?;
+            let methods = self.methods.clone().or_else(|| asks.cloned())?;
             let _ = answer.insert_header(ACCESS_CONTROL_ALLOW_METHODS, methods);
             if let Some(wanted) = headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
                 let _ = answer.insert_header(ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
@@ -98,33 +153,9 @@ impl Cors {
         Some(answer)
     }
 
-    /// Tells the browser whether the page may read the answer.
-    pub fn on_response(&self, origin: Option<&HeaderValue>, answer: &mut ResponseHeader) {
-        let Some(origin) = origin else {
-            // An answer without an origin may be kept by a cache and given to one with.
-            if !self.any {
-                let _ = answer.append_header(VARY, HeaderValue::from_static("Origin"));
-            }
-            return;
-        };
-        if !self.any || self.credentials {
-            let _ = answer.append_header(VARY, HeaderValue::from_static("Origin"));
-        }
-        if !self.allows(Some(origin)) {
-            return;
-        }
-        let named = if self.any && !self.credentials { HeaderValue::from_static("*") } else { origin.clone() };
-        let _ = answer.insert_header(ACCESS_CONTROL_ALLOW_ORIGIN, named);
-        if self.credentials {
-            let _ = answer.insert_header(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
-        }
-        let _ = answer.insert_header(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
-    }
-
     /// Whether pages of this origin may call.
-    pub(super) fn allows(&self, origin: Option<&HeaderValue>) -> bool {
-        let origin = origin.and_then(|it| it.to_str().ok());
-        origin.is_some_and(|origin| self.any || self.origins.iter().any(|it| it.matches(origin)))
+    pub(super) fn allows(&self, origin: &HeaderValue) -> bool {
+        origin.to_str().is_ok_and(|origin| self.any || self.origins.iter().any(|it| it.matches(origin)))
     }
 }
 
@@ -211,7 +242,7 @@ mod tests {
         let config =
             CorsConfig { origins: vec!["app.example.org".into(), "*".into()], credentials: true, max_age: None };
         let mut findings = Findings::default();
-        Cors::compile(&config, &At::ROOT, &mut findings);
+        Cors::compile(&config, &Scope::nowhere(), &At::ROOT, &mut findings);
         let paths: Vec<_> = findings.iter().map(|it| it.path.as_str()).collect();
         assert_eq!(paths, ["/credentials", "/origins/0"]);
     }

@@ -1,62 +1,38 @@
 //! Built-in steps, a file each: what is written, its compiled form, and the decision.
 //!
-//! Filters see heads and the [`Exchange`](crate::pipeline::Exchange), never a session. In which order
-//! they run is said in one place, `proxy/way.rs`.
+//! Each is a [`Filter`](crate::pipeline::Filter). In which order they run is said in one place, `table.rs`.
 
 pub mod auth;
 pub mod request_id;
 pub mod trace_context;
 
 mod body_rules;
+mod cache;
 mod cors;
+mod custom;
+mod forwarded;
 mod header_edits;
 mod idempotency;
 pub mod rate_limit;
 mod rbac;
+mod response_headers;
 mod rewrite;
 mod security_headers;
-
-use std::sync::Arc;
+mod settings;
+mod table;
 
 use http::HeaderValue;
 
-use crate::cache::Rules;
-
-pub use body_rules::{BodyRules, SchemaConfig};
+pub use body_rules::{BodyRules, BodyRulesConfig, SchemaConfig};
 pub use cors::{Cors, CorsConfig, announced_method};
 pub use header_edits::{HeaderEdits, HeaderEditsConfig};
 pub use idempotency::{Begun, Deed, Idempotency, IdempotencyConfig, Kept, Mark};
 pub use rate_limit::{RateLimitConfig, RateLimits};
-pub use rbac::Rbac;
-pub use rewrite::Rewrite;
+pub use response_headers::{HeadersConfig, ResponseHeaders};
+pub use rewrite::{Rewrite, RewriteConfig, keep_authority};
 pub use security_headers::Security;
-
-/// What a route's requests and answers pass, beside what all of them do.
-#[derive(Clone, Debug, Default)]
-pub struct Chain {
-    /// Which pages of other origins may call.
-    pub cors: Option<Cors>,
-    /// Who may call.
-    pub auth: Option<auth::Auth>,
-    /// What callers need to be permitted.
-    pub rbac: Option<Rbac>,
-    /// How many requests may come.
-    pub rate_limits: Option<RateLimits>,
-    /// What the request's body must be.
-    pub body: BodyRules,
-    /// Deeds that are done once.
-    pub idempotency: Option<Idempotency>,
-    /// Which answers are kept and given again.
-    pub cache: Option<Arc<Rules>>,
-    /// Path and host of the request.
-    pub rewrite: Rewrite,
-    /// Header fields of the request.
-    pub request_headers: HeaderEdits,
-    /// Header fields of the answer.
-    pub response_headers: HeaderEdits,
-    /// The fields that tell browsers to be careful.
-    pub security: Security,
-}
+pub use settings::{Activation, BuiltIn, Layer, PolicyConfig, StepDescription};
+pub use table::{Chain, Row, TABLE, before_the_route, behind_the_route};
 
 /// A header value of text that was checked or made here.
 fn value_of(text: &str) -> HeaderValue {

@@ -13,7 +13,7 @@ use super::auth::AuthConfig;
 
 /// A compiled `auth` section, as far as it asks what the caller may do.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rbac {
+pub(super) struct Rbac {
     /// One of them is needed; none: any role will do.
     roles: Vec<String>,
     permissions: Vec<Permission>,
@@ -29,7 +29,7 @@ struct Permission {
 
 impl Rbac {
     /// Reports roles and permissions that nobody can have; `None` if nothing is asked.
-    pub fn compile(config: &AuthConfig, roles: &Roles, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
+    pub(super) fn compile(config: &AuthConfig, roles: &Roles, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
         let AuthConfig { roles: needed, permissions, scopes, .. } = config;
         let list = at.key("roles");
         for (number, role) in needed.iter().enumerate() {
@@ -60,7 +60,7 @@ impl Rbac {
     ///
     /// # Errors
     /// When the caller may not.
-    pub fn on_request(&self, exchange: &Exchange) -> Result<(), Refusal> {
+    pub(super) fn check(&self, exchange: &Exchange) -> Result<(), Refusal> {
         let missing = match exchange.principal.as_deref() {
             Some(principal) => self.missing(principal),
             None => self.missing(&Principal::new(Kind::User, "")),

@@ -2,9 +2,31 @@
 
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use crate::base::RequestId;
+use crate::base::{At, Findings, RequestId};
 use crate::filters::value_of;
-use crate::pipeline::{Exchange, X_REQUEST_ID};
+use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step, X_REQUEST_ID};
+
+/// Every request has one.
+pub struct RequestIds;
+
+impl Filter for RequestIds {
+    const NAME: &'static str = "request_id";
+    const SUMMARY: &'static str = "Names the request: `X-Request-Id`, taken over from trusted proxies only.";
+    type Config = ();
+
+    fn compile((): &(), _: &Scope<'_>, _: &At<'_>, _: &mut Findings) -> Option<Self> {
+        Some(Self)
+    }
+
+    async fn on_request(&self, context: &mut RequestContext<'_>) -> Step {
+        on_request(context.exchange, context.request, context.peer_trusted);
+        Ok(())
+    }
+
+    fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader) {
+        on_response(exchange, response);
+    }
+}
 
 /// A stranger's id is replaced: it could be made to collide with another request's in the logs.
 /// No step that follows sees it.

@@ -1,74 +1,118 @@
-//! Changes a request's path and host before the upstream gets it.
+//! Changes a request before the upstream gets it: its path, its host, its header fields.
 
+use http::Version;
 use http::header::{HOST, HeaderValue};
 use pingora::http::RequestHeader;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
+use super::header_edits::{HeaderEdits, HeaderEditsConfig};
+use super::settings::{BuiltIn, Layer};
 use crate::base::{At, Findings};
+use crate::pipeline::{Filter, Refusal, RequestContext, Scope, Step};
 use crate::routing::{Params, Template};
 
-/// A compiled rewrite of path and host.
-#[derive(Clone, Debug, Default)]
+/// What changes in a request before the upstream gets it.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RewriteConfig {
+    /// The new path, with captures of the match in braces: `/players/{rest}`. The query is kept.
+    pub path: Option<String>,
+    /// The new `Host`.
+    pub host: Option<String>,
+    /// Header fields of the request.
+    pub headers: HeaderEditsConfig,
+}
+
+/// A compiled `rewrite` section.
 pub struct Rewrite {
     path: Option<Template>,
     host: Option<HeaderValue>,
+    headers: HeaderEdits,
 }
 
-impl Rewrite {
-    /// `captures` are the names that the route's pattern captures.
-    pub fn compile(
-        path: Option<&str>,
-        host: Option<&str>,
-        captures: &[String],
-        at: &At<'_>,
-        findings: &mut Findings,
-    ) -> Self {
-        let path = path.map(|text| {
-            let at = at.key("path");
-            if text.starts_with('/') {
-                return Template::compile(text, captures, &at, findings);
-            }
-            findings.error(&at, "a path begins with a slash").help(format!("write `/{text}`"));
-            Template::compile(&format!("/{text}"), captures, &at, findings)
-        });
-        let host = host.and_then(|text| {
-            let plain =
-                !text.is_empty() && text.bytes().all(|it| it.is_ascii_alphanumeric() || b"-.:[]_".contains(&it));
-            let host = HeaderValue::from_str(text).ok().filter(|_| plain);
-            if host.is_none() {
-                findings
-                    .error(&at.key("host"), "not a host name")
-                    .help("write it as api.example.org or api.example.org:8080");
-            }
-            host
-        });
-        Self { path, host }
+impl Filter for Rewrite {
+    const NAME: &'static str = "rewrite";
+    const SUMMARY: &'static str = "Changes the request's path, host and header fields for the upstream.";
+    type Config = RewriteConfig;
+
+    fn compile(config: &RewriteConfig, scope: &Scope<'_>, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
+        let path = config.path.as_deref().map(|text| path(text, scope.captures, &at.key("path"), findings));
+        let host = config.host.as_deref().and_then(|text| host(text, &at.key("host"), findings));
+        let headers = HeaderEdits::compile(&config.headers, &at.key("headers"), findings);
+        Some(Self { path, host, headers })
     }
 
-    /// Whether the path changes.
-    pub fn changes_path(&self) -> bool {
-        self.path.is_some()
-    }
-
-    /// Whether the host changes.
-    pub fn changes_host(&self) -> bool {
-        self.host.is_some()
-    }
-
-    /// The new path with the query as it was, if the path changes; `None` if it can't be sent.
-    pub fn target(&self, params: &Params, path: &str, query: Option<&str>) -> Option<http::Uri> {
-        let mut target = String::with_capacity(path.len() + 32);
-        self.path.as_ref()?.expand(params, path, &mut target);
-        if let Some(query) = query {
-            target.push('?');
-            target.push_str(query);
+    async fn on_request(&self, context: &mut RequestContext<'_>) -> Step {
+        let RequestContext { exchange, request, params, .. } = context;
+        if request.version == Version::HTTP_2 && (self.path.is_some() || self.host.is_some()) {
+            keep_authority(request);
         }
-        target.parse().ok()
-    }
-
-    /// Sets the host.
-    pub fn on_request(&self, request: &mut RequestHeader) {
+        // Upstreams are told the host that the client used.
+        if self.host.is_some() {
+            exchange.host_received = request.headers.get(HOST).cloned();
+        }
+        if let Some(path) = &self.path {
+            let Some(target) = target(path, params, request) else {
+                return Err(Refusal::BadRequest("the target can't be rewritten").into());
+            };
+            exchange.target_received = Some(request.uri.clone());
+            request.set_uri(target);
+        }
         if let Some(host) = &self.host {
             let _ = request.insert_header(HOST, host.clone());
         }
+        // Behind what upstreams are told: the operator may change that, too.
+        if !self.headers.is_empty() {
+            exchange.introduce_in(request);
+            exchange.introduced = true;
+            self.headers.on_request(request);
+        }
+        Ok(())
+    }
+}
+
+impl BuiltIn for Rewrite {
+    fn block<'a>(layer: &Layer<'a>) -> Option<&'a RewriteConfig> {
+        layer.rewrite
+    }
+}
+
+fn path(text: &str, captures: &[String], at: &At<'_>, findings: &mut Findings) -> Template {
+    if text.starts_with('/') {
+        return Template::compile(text, captures, at, findings);
+    }
+    findings.error(at, "a path begins with a slash").help(format!("write `/{text}`"));
+    Template::compile(&format!("/{text}"), captures, at, findings)
+}
+
+fn host(text: &str, at: &At<'_>, findings: &mut Findings) -> Option<HeaderValue> {
+    let plain = !text.is_empty() && text.bytes().all(|it| it.is_ascii_alphanumeric() || b"-.:[]_".contains(&it));
+    let host = HeaderValue::from_str(text).ok().filter(|_| plain);
+    if host.is_none() {
+        findings.error(at, "not a host name").help("write it as api.example.org or api.example.org:8080");
+    }
+    host
+}
+
+/// The new path with the query as it was; `None` if it can't be sent.
+fn target(path: &Template, params: &Params, request: &RequestHeader) -> Option<http::Uri> {
+    let old = request.uri.path();
+    let mut target = String::with_capacity(old.len() + 32);
+    path.expand(params, old, &mut target);
+    if let Some(query) = request.uri.query() {
+        target.push('?');
+        target.push_str(query);
+    }
+    target.parse().ok()
+}
+
+/// In HTTP/2 the authority is a part of the target: it stays when the path is written anew.
+pub fn keep_authority(request: &mut RequestHeader) {
+    let authority = request.uri.authority().and_then(|it| HeaderValue::from_str(it.as_str()).ok());
+    if let Some(authority) = authority
+        && !request.headers.contains_key(HOST)
+    {
+        let _ = request.insert_header(HOST, authority);
     }
 }

@@ -8,8 +8,10 @@ use pingora::http::ResponseHeader;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::settings::{BuiltIn, Layer};
+use crate::base::{At, Findings};
 use crate::http as codec;
-use crate::pipeline::{Exchange, Scheme};
+use crate::pipeline::{Exchange, Filter, Scheme, Scope};
 
 /// Which security fields answers get; a field that the upstream set itself is left as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -37,9 +39,30 @@ const ALWAYS: [(HeaderName, HeaderValue); 4] = [
 const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000; includeSubDomains");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
+impl Filter for Security {
+    const NAME: &'static str = "security_headers";
+    const SUMMARY: &'static str = "Adds the fields that tell browsers to be careful.";
+    const RESPONSES_ONLY: bool = true;
+    type Config = Self;
+
+    fn compile(config: &Self, _: &Scope<'_>, _: &At<'_>, _: &mut Findings) -> Option<Self> {
+        Some(*config).filter(|it| *it != Self::Off)
+    }
+
+    fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader) {
+        self.add_to(exchange, response);
+    }
+}
+
+impl BuiltIn for Security {
+    fn settings(layers: &[Layer<'_>], _: &Scope<'_>) -> Option<Self> {
+        Some(layers.iter().rev().find_map(|it| it.settings.headers.security).unwrap_or_default())
+    }
+}
+
 impl Security {
     /// Adds what is missing.
-    pub fn on_response(self, exchange: &Exchange, answer: &mut ResponseHeader) {
+    pub fn add_to(self, exchange: &Exchange, answer: &mut ResponseHeader) {
         if self == Self::Off || answer.status.is_informational() {
             return;
         }

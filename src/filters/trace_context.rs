@@ -3,9 +3,28 @@
 use http::header::{HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
-use crate::pipeline::{Exchange, TRACEPARENT, TraceContext};
+use crate::base::{At, Findings};
+use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step, TRACEPARENT, TraceContext};
 
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// Every request has one.
+pub struct Traces;
+
+impl Filter for Traces {
+    const NAME: &'static str = "trace_context";
+    const SUMMARY: &'static str = "Continues the client's trace, or begins one.";
+    type Config = ();
+
+    fn compile((): &(), _: &Scope<'_>, _: &At<'_>, _: &mut Findings) -> Option<Self> {
+        Some(Self)
+    }
+
+    async fn on_request(&self, context: &mut RequestContext<'_>) -> Step {
+        on_request(context.exchange, context.request);
+        Ok(())
+    }
+}
 
 /// `tracestate` belongs to its `traceparent`: it passes with one that is continued and goes with one
 /// that is not (section 4.3).

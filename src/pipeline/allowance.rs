@@ -1,8 +1,11 @@
-//! What is left to a client.
+//! What is left to a client, and what was counted.
 
 use std::sync::Arc;
 
 use http::HeaderValue;
+use smallvec::SmallVec;
+
+use crate::state::CounterKey;
 
 /// What the tightest rate limit of a request has left, as the answer tells it.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,3 +21,17 @@ pub struct Allowance {
     /// All limits of the route, in the words of `RateLimit-Policy`.
     pub policies: HeaderValue,
 }
+
+/// A request that a limit has counted, for as long as a later step may refuse it and give it back.
+#[derive(Debug)]
+pub struct Charge {
+    /// Which of the route's limits it was.
+    pub number: usize,
+    /// What counted it.
+    pub key: CounterKey,
+    /// Whether gateways count it together.
+    pub shared: bool,
+}
+
+/// What was counted for a request so far.
+pub type Charges = SmallVec<[Charge; 4]>;

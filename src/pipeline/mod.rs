@@ -2,17 +2,21 @@
 //! is under way, how it may be refused, and how it can end.
 
 mod allowance;
+mod custom;
 mod end;
+mod filter;
 mod introduction;
 mod recording;
 mod refusal;
 mod request;
 mod service;
 
-pub use allowance::Allowance;
+pub use allowance::{Allowance, Charge, Charges};
+pub use custom::{AnyFilter, Filters};
 pub use end::EndState;
+pub use filter::{Filter, RequestContext, Scope, Step, Stop};
 pub use introduction::{TRACEPARENT, X_REQUEST_ID, is_of_principal, is_told_by_us};
 pub use recording::Recording;
-pub use refusal::{BodyFault, Missing, Refusal, Step};
-pub use request::{AttemptInfo, Context, Exchange, Scheme, TraceContext};
+pub use refusal::{BodyFault, Missing, Refusal};
+pub use request::{AttemptInfo, Context, Exchange, Origin, Scheme, TraceContext};
 pub use service::{LocalFuture, LocalService, UpgradeSlot};

@@ -1,10 +1,5 @@
 //! Why the gateway answers by itself: it said no, or something behind it broke.
 
-use std::ops::ControlFlow;
-
-/// What a filter decides: go on, or end here with this refusal. `?` stops the walk.
-pub type Step = ControlFlow<Refusal>;
-
 /// An outcome that the gateway has to answer itself. A short, closed list without any feature's
 /// types; the proxy room alone knows what each looks like on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -45,6 +45,8 @@ pub struct Context {
 pub struct Exchange {
     /// Who asks, and how.
     pub context: Context,
+    /// The page that calls, where the route says which may.
+    pub origin: Option<Origin>,
     /// What is left of the tightest rate limit that counted it.
     pub allowance: Option<Allowance>,
     /// The target as it was received, kept only when the route rewrites it.
@@ -65,6 +67,15 @@ pub struct Exchange {
     pub refusal: Option<Refusal>,
     /// How it ended; unset while it goes on.
     pub end: Option<EndState>,
+}
+
+/// The page that calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// As the browser names it.
+    pub value: HeaderValue,
+    /// Whether it may call.
+    pub allowed: bool,
 }
 
 impl Deref for Exchange {
@@ -153,6 +164,7 @@ impl Exchange {
     pub fn new(client_ip: IpAddr, scheme: Scheme) -> Self {
         Self {
             context: Context::new(client_ip, scheme),
+            origin: None,
             allowance: None,
             target_received: None,
             body: None,

@@ -1,7 +1,8 @@
-//! The way of a request, as a table of contents: [`way_in`], [`forward`](crate::forward), [`deliver`](crate::deliver()), [`ResponseFilters`].
+//! The way of a request, as a table of contents: [`way_in`], [`forward`](crate::forward), [`deliver`](crate::deliver()),
+//! [`ResponseFilters`].
 //!
-//! The order is the same for every route, and `moongate explain` prints it. Each step says why it
-//! stands where it stands.
+//! The filters and their order are the [table's](filters::TABLE), the same for every route, and `moongate explain` prints
+//! them. Here is when its parts are walked, and what is no filter.
 
 use std::sync::Arc;
 
@@ -15,11 +16,10 @@ use crate::cache::Given;
 use crate::client::Client;
 use crate::config::{Action, Respond, Route, Serving};
 use crate::deliver::ResponseFilters;
-use crate::filters::rate_limit::Part;
-use crate::filters::{self, Begun, Deed, Idempotency, Kept};
+use crate::filters::{self, Begun, Deed, Kept};
 use crate::forward::{Destination, ForwardError, hold_body, unless_gone};
 use crate::identity::ClientCertificate;
-use crate::pipeline::{Exchange, Refusal};
+use crate::pipeline::{Exchange, Refusal, RequestContext, Stop};
 use crate::proxy::{Shared, cached, reply, strict};
 use crate::routing::{Outcome, Params, Request, Target};
 
@@ -35,6 +35,35 @@ pub(super) enum Arrival {
     Answered(Admitted, Box<ResponseHeader>, Bytes),
 }
 
+/// The way of a route ends before its end.
+enum Early {
+    /// With an answer.
+    Answered(Box<ResponseHeader>, Bytes),
+    /// Without one.
+    Ended(ForwardError),
+}
+
+impl From<ForwardError> for Early {
+    fn from(why: ForwardError) -> Self {
+        Self::Ended(why)
+    }
+}
+
+impl From<Refusal> for Early {
+    fn from(refusal: Refusal) -> Self {
+        Self::Ended(ForwardError::Refused(refusal))
+    }
+}
+
+impl From<Stop> for Early {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Refused(refusal) => refusal.into(),
+            Stop::Answered(head, body) => Self::Answered(head, body),
+        }
+    }
+}
+
 /// The way in ended early: why, and on which route, if it got so far.
 pub(super) struct Stopped {
     pub(super) admitted: Option<Admitted>,
@@ -47,12 +76,11 @@ impl From<Refusal> for Stopped {
     }
 }
 
-/// A route's number and what its way out needs of the request.
+/// A route's number.
 #[derive(Clone)]
 pub(super) struct Admitted {
     pub(super) serving: Arc<Serving>,
     pub(super) route: usize,
-    pub(super) origin: Option<HeaderValue>,
 }
 
 impl Admitted {
@@ -62,7 +90,9 @@ impl Admitted {
 
     /// The operator's word about fields counts for interim answers, too.
     pub(super) fn on_interim(&self, head: &mut ResponseHeader) {
-        self.route().chain.response_headers.on_response(head);
+        if let Some(edits) = &self.route().chain.response_headers {
+            edits.edit(head);
+        }
     }
 
     /// Where the route's requests go.
@@ -85,8 +115,13 @@ pub(super) async fn way_in(
     let request = client.request_mut();
 
     // Before the first refusal that can name them: every answer and line of the log does.
-    filters::request_id::on_request(exchange, request, peer_trusted);
-    filters::trace_context::on_request(exchange, request);
+    let nothing = Params::default();
+    let mut context = RequestContext { peer_trusted, ..RequestContext::new(exchange, request, &nothing) };
+    match filters::before_the_route(&mut context).await {
+        Ok(()) => {}
+        Err(Stop::Refused(refusal)) => return Err(refusal.into()),
+        Err(Stop::Answered(..)) => return Err(Refusal::Internal.into()), // no such filter has answers of its own
+    }
 
     // Before the match: the bytes that are matched are the bytes that are sent on.
     if request.raw_path() == b"*" {
@@ -98,15 +133,9 @@ pub(super) async fn way_in(
     normalise(request)?;
 
     let websocket = asks_for_websocket(client);
-    let request = client.request_mut();
-    let (route, params) = find(&serving, request, websocket)?;
-    let origin = serving.snapshot.routes[route].chain.cors.as_ref().and_then(|_| request.headers.get(ORIGIN).cloned());
-    let admitted = Admitted { serving, route, origin };
-    // Before everything that asks for credentials: a preflight carries none.
-    if let Some(head) = preflight(&admitted, request) {
-        return Ok(Arrival::Answered(admitted, head, Bytes::new()));
-    }
-    match filter(&admitted, shared, exchange, client, &params).await {
+    let (route, params) = find(&serving, client.request(), websocket)?;
+    let admitted = Admitted { serving, route };
+    match filter(&admitted, shared, exchange, client, peer_trusted, &params).await {
         Ok(Onward::Free) => {}
         Ok(Onward::First(deed)) => return Ok(Arrival::Deed(admitted, deed)),
         Ok(Onward::Kept(given, deed)) => return Ok(Arrival::Kept(admitted, given, deed)),
@@ -114,7 +143,8 @@ pub(super) async fn way_in(
             let (head, body) = replayed(kept);
             return Ok(Arrival::Answered(admitted, head, body));
         }
-        Err(why) => return Err(Stopped { admitted: Some(admitted), why }),
+        Err(Early::Answered(head, body)) => return Ok(Arrival::Answered(admitted, head, body)),
+        Err(Early::Ended(why)) => return Err(Stopped { admitted: Some(admitted), why }),
     }
     match &admitted.route().action {
         Action::Upstream(_) => Ok(Arrival::Admitted(admitted)),
@@ -138,20 +168,24 @@ async fn filter(
     shared: &Shared,
     exchange: &mut Exchange,
     client: &mut Client,
+    peer_trusted: bool,
     params: &Params,
-) -> Result<Onward, ForwardError> {
+) -> Result<Onward, Early> {
     // Always, and before anything could believe them: only the gateway says who is calling.
     filters::auth::forget_claims(client.request_mut());
-    upgrade(admitted.route(), client).map_err(ForwardError::Refused)?;
-    admit(admitted, shared, exchange, client).await.map_err(ForwardError::Refused)?;
-    // Before the body is read: what can be refused by its head is.
+    upgrade(admitted.route(), client)?;
+    let chain = &admitted.route().chain;
+    let has_body = (chain.body_rules.is_some() || chain.custom.is_some()) && !client.has_no_body();
+    let certificate = chain.auth.as_ref().and_then(|_| client_certificate(client));
+    let context = RequestContext::new(exchange, client.request_mut(), params);
+    let mut context = RequestContext { has_body, peer_trusted, certificate, ..context };
+    chain.before_the_body(&mut context).await?;
+    drop(context);
     let deed = match begin(admitted, shared, exchange, client).await? {
         Begun::Nothing => None,
         Begun::First(deed) => Some(deed),
         Begun::Replay(kept) => return Ok(Onward::Replay(kept)),
     };
-    // Before the request is rewritten, since answers are kept under what clients ask for; after credentials
-    // have been taken out of it.
     let mut kept = None;
     if let Some(subject) = cached::subject(admitted, shared, exchange, client.request(), params) {
         kept = cached::visit(admitted, shared, exchange, client, subject).await?;
@@ -159,7 +193,9 @@ async fn filter(
             return Ok(Onward::Kept(given, deed));
         }
     }
-    make_ready(admitted, exchange, client.request_mut(), params).map_err(ForwardError::Refused)?;
+    let mut context = RequestContext::new(exchange, client.request_mut(), params);
+    chain.before_the_upstream(&mut context).await?;
+    drop(context);
     // A stale answer is given only now: the upstream is going to be asked in the background.
     Ok(match (kept, deed) {
         (Some(given), deed) => Onward::Kept(given, deed),
@@ -168,124 +204,34 @@ async fn filter(
     })
 }
 
-/// Who is asking, whether they may, and whether it is too much.
-async fn admit(
-    admitted: &Admitted,
-    shared: &Shared,
-    exchange: &mut Exchange,
-    client: &mut Client,
-) -> Result<(), Refusal> {
-    // No `..` here: a new filter does not compile until it has been given its place.
-    let filters::Chain {
-        cors,
-        rate_limits,
-        auth,
-        rbac,
-        body: _,
-        idempotency: _,
-        cache: _,
-        rewrite: _,
-        request_headers: _,
-        response_headers: _,
-        security: _,
-    } = &admitted.route().chain;
-
-    let limits = rate_limits.as_ref().map(|it| (it, &admitted.serving.alive[admitted.route].limits));
-    let mut counted = filters::rate_limit::Takings::new();
-    // Before credentials are looked at: guessing them counts, too.
-    if let Some((limits, live)) = limits {
-        let headers = &client.request().headers;
-        live.on_request(limits, Part::Arrival, &mut counted, exchange, headers).await?;
-    }
-    // Before all work that is done for somebody: from here on it is known for whom.
-    if let Some(auth) = auth {
-        let certificate = client_certificate(client);
-        let request = client.request_mut();
-        auth.on_request(&shared.identity, certificate.as_ref(), cors.as_ref(), exchange, request).await?;
-    }
-    if let Some(rbac) = rbac {
-        rbac.on_request(exchange)?;
-    }
-    // Now that it is known who is asking. A repetition of a deed counts, too.
-    if let Some((limits, live)) = limits {
-        let headers = &client.request().headers;
-        live.on_request(limits, Part::Principal, &mut counted, exchange, headers).await?;
-    }
-    Ok(())
-}
-
 /// What is asked, as far as the body tells, and whether it was asked before.
 async fn begin(
     admitted: &Admitted,
     shared: &Shared,
     exchange: &mut Exchange,
     client: &mut Client,
-) -> Result<Begun, ForwardError> {
+) -> Result<Begun, Early> {
     let route = admitted.route();
-    let filters::Chain { body, idempotency, cache, .. } = &route.chain;
-    if !body.is_empty() {
-        let has_body = !client.has_no_body();
-        body.on_head(&client.request().headers, has_body).map_err(ForwardError::Refused)?;
-    }
     // What comes on an upgraded connection is no body.
     if client.wants_upgrade() {
         if !client.has_no_body() {
-            return Err(ForwardError::Refused(Refusal::BadRequest("a request to change protocols has a body")));
+            return Err(Refusal::BadRequest("a request to change protocols has a body").into());
         }
         return Ok(Begun::Nothing);
     }
-    let method = &client.request().method;
-    let deed = |it: &&Idempotency| matches!(route.action, Action::Upstream(_)) && it.concerns(method);
-    let idempotency = idempotency.as_ref().filter(deed);
-    let cached_by_body = cache.as_ref().is_some_and(|it| it.needs_body(method));
-    if body.need_body() || idempotency.is_some() || cached_by_body || shared.mocks {
+    if route.chain.needs_body(&client.request().method) || shared.mocks {
         Box::pin(hold_body(client, exchange, &route.policy)).await?;
         let held = exchange.body.clone().unwrap_or_default();
-        body.on_body(&client.request().method, &held).map_err(ForwardError::Refused)?;
+        route.chain.on_body(exchange, client.request(), &held)?;
         if shared.mocks && filters::rate_limit::triggered(&held) {
-            return Err(ForwardError::Refused(Refusal::RateLimited { limit: 0, retry_after: 1 }));
+            return Err(Refusal::RateLimited { limit: 0, retry_after: 1 }.into());
         }
     }
-    // After everything that may refuse: a refusal is no deed. Before what changes the request: the id
-    // belongs to what the client asked for.
-    let mark = idempotency.map(|it| it.mark(exchange, client.request())).transpose().map_err(ForwardError::Refused)?;
+    let idempotency = route.chain.idempotency.as_ref().filter(|it| it.concerns(&client.request().method));
+    let mark = idempotency.map(|it| it.mark(exchange, client.request())).transpose()?;
     let (Some(idempotency), Some(mark)) = (idempotency, mark.flatten()) else { return Ok(Begun::Nothing) };
     let begun = Box::pin(unless_gone(client, idempotency.begin(&shared.state.records, mark))).await?;
-    begun.map_err(ForwardError::Refused)
-}
-
-/// The request as the upstream is to see it.
-fn make_ready(
-    admitted: &Admitted,
-    exchange: &mut Exchange,
-    request: &mut RequestHeader,
-    params: &Params,
-) -> Result<(), Refusal> {
-    let route = admitted.route();
-    let filters::Chain { rewrite, request_headers, .. } = &route.chain;
-    if request.version == Version::HTTP_2 && (rewrite.changes_path() || rewrite.changes_host()) {
-        keep_authority(request);
-    }
-    // Upstreams are told the host that the client used.
-    if rewrite.changes_host() {
-        exchange.host_received = request.headers.get(http::header::HOST).cloned();
-    }
-    if rewrite.changes_path() {
-        let path = request.uri.path();
-        let Some(target) = rewrite.target(params, path, request.uri.query()) else {
-            return Err(Refusal::BadRequest("the target can't be rewritten"));
-        };
-        exchange.target_received = Some(request.uri.clone());
-        request.set_uri(target);
-    }
-    rewrite.on_request(request);
-    // Last: the operator's word about a field is the last one, also about those of the gateway.
-    if !request_headers.is_empty() {
-        exchange.introduce_in(request);
-        exchange.introduced = true;
-        request_headers.on_request(request);
-    }
-    Ok(())
+    Ok(begun?)
 }
 
 fn client_certificate(client: &Client) -> Option<Arc<ClientCertificate>> {
@@ -316,7 +262,7 @@ fn replayed(kept: Kept) -> (Box<ResponseHeader>, Bytes) {
 /// Back from an answer's head to the client, for refusals and errors too.
 impl ResponseFilters for Admitted {
     fn on_response(&self, exchange: &mut Exchange, answer: &mut ResponseHeader) {
-        way_out(&self.route().chain, self.origin.as_ref(), exchange, answer);
+        way_out(&self.route().chain, exchange, answer);
     }
 }
 
@@ -338,44 +284,25 @@ impl Routeless {
 
 impl ResponseFilters for Routeless {
     fn on_response(&self, exchange: &mut Exchange, answer: &mut ResponseHeader) {
-        way_out(&self.serving.snapshot.defaults, self.origin.as_ref(), exchange, answer);
+        let chain = &self.serving.snapshot.defaults;
+        exchange.origin = chain.cors.as_ref().and_then(|it| it.origin(self.origin.as_ref()));
+        way_out(chain, exchange, answer);
     }
 }
 
-fn way_out(chain: &filters::Chain, origin: Option<&HeaderValue>, exchange: &mut Exchange, answer: &mut ResponseHeader) {
-    let filters::Chain {
-        cors,
-        auth: _,
-        rbac: _,
-        rate_limits,
-        body: _,
-        idempotency: _,
-        cache: _,
-        rewrite: _,
-        request_headers: _,
-        response_headers,
-        security,
-    } = chain;
-
+fn way_out(chain: &filters::Chain, exchange: &mut Exchange, answer: &mut ResponseHeader) {
     // Before anything changes the answer: kept is what the upstream said.
     if let Some(visit) = &mut exchange.cache
         && !visit.on_response(answer)
     {
         exchange.recording = None;
     }
-    if let Some(cors) = cors {
-        cors.on_response(origin, answer);
-    }
-    security.on_response(exchange, answer);
-    if rate_limits.is_some() {
-        filters::rate_limit::on_response(exchange, answer);
-    }
-    response_headers.on_response(answer);
-    common(exchange, answer);
+    chain.on_response(exchange, answer);
+    filters::behind_the_route(exchange, answer);
+    dated(answer);
 }
 
-fn common(exchange: &Exchange, answer: &mut ResponseHeader) {
-    filters::request_id::on_response(exchange, answer);
+fn dated(answer: &mut ResponseHeader) {
     if !answer.headers.contains_key(http::header::DATE) {
         let _ = answer.insert_header(http::header::DATE, get_cached_date());
     }
@@ -391,7 +318,7 @@ fn normalise(request: &mut RequestHeader) -> Result<(), Refusal> {
     }
     let uri: Uri = target.to_string().parse().map_err(|_| Refusal::BadRequest("the target is not a URI"))?;
     if request.version == Version::HTTP_2 {
-        keep_authority(request);
+        filters::keep_authority(request);
     }
     request.set_uri(uri);
     Ok(())
@@ -411,16 +338,6 @@ fn absolute_path(request: &RequestHeader) -> Result<&[u8], Refusal> {
         None => Ok(b"/"),
         Some(end) if rest[end] == b'/' => Ok(&rest[end..]),
         Some(_) => Err(malformed),
-    }
-}
-
-/// In HTTP/2 the authority is a part of the target: it stays when the path is written anew.
-fn keep_authority(request: &mut RequestHeader) {
-    let authority = request.uri.authority().and_then(|it| HeaderValue::from_str(it.as_str()).ok());
-    if let Some(authority) = authority
-        && !request.headers.contains_key(http::header::HOST)
-    {
-        let _ = request.insert_header(http::header::HOST, authority);
     }
 }
 
@@ -470,11 +387,6 @@ fn find(serving: &Serving, request: &RequestHeader, websocket: bool) -> Result<(
         Outcome::MethodNotAllowed { allow } => Err(Refusal::MethodNotAllowed { allow }),
         Outcome::NotAcceptable => Err(Refusal::NotAcceptable),
     }
-}
-
-fn preflight(admitted: &Admitted, request: &RequestHeader) -> Option<Box<ResponseHeader>> {
-    let route = admitted.route();
-    route.chain.cors.as_ref()?.preflight(&request.method, &request.headers, &route.methods)
 }
 
 fn redirected(

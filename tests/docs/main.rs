@@ -6,6 +6,7 @@
 
 mod blocks;
 mod errors;
+mod filters;
 mod reference;
 
 use std::fs;
@@ -75,6 +76,11 @@ fn the_reference_of_gateway_yaml_is_current() {
 #[test]
 fn the_list_of_errors_is_current() {
     current_part("docs/ERRORS.md", &errors::table());
+}
+
+#[test]
+fn the_table_of_filters_is_current() {
+    current_part("docs/FILTERS.md", &filters::table());
 }
 
 #[test]

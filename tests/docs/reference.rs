@@ -42,6 +42,9 @@ impl Book<'_> {
             writeln!(out, "{text}\n").unwrap();
         }
         if let Some(properties) = schema["properties"].as_object() {
+            if properties.is_empty() {
+                return; // its keys are somebody else's
+            }
             self.keys(out, properties, &schema["required"]);
         } else {
             self.choices(out, schema);

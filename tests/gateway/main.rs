@@ -22,6 +22,7 @@ mod cache;
 mod cache_shared;
 mod clock;
 mod commands;
+mod custom_filter;
 mod exchange;
 mod framing;
 mod fuzz;

@@ -10,7 +10,7 @@ mod told;
 use std::sync::Arc;
 
 use http::Method;
-use http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN, UPGRADE};
+use http::header::{AUTHORIZATION, HOST, HeaderValue, ORIGIN, UPGRADE};
 use pingora::http::RequestHeader;
 
 use crate::base::{At, Findings, unix_seconds};
@@ -18,9 +18,10 @@ use crate::identity::{
     CertificateRules, ClientCertificate, Denied, Flaw, Identity, Kind, Principal, Verdict, Verified, Voucher,
     is_api_key,
 };
-use crate::pipeline::{Exchange, Missing, Refusal};
+use crate::pipeline::{Exchange, Filter, Missing, Refusal, RequestContext, Scope, Step};
 
-use super::cors::Cors;
+use super::rbac::Rbac;
+use super::settings::{Activation, BuiltIn, Layer};
 use credentials::{API_KEY, Place, Places, drop_cookie, drop_parameter};
 
 pub use config::{
@@ -32,9 +33,12 @@ pub use told::forget_claims;
 /// The name of ourselves among issuers.
 const OWN: &str = "own";
 
-/// A compiled `auth` section, as far as it asks who is calling.
-#[derive(Clone, Debug)]
+/// A compiled `auth` section.
 pub struct Auth {
+    /// Who is who; nobody before the route serves.
+    identity: Option<Arc<Identity>>,
+    /// What the caller may have to be permitted.
+    rbac: Option<Rbac>,
     /// Whose tokens count.
     jwt: Option<Issuers>,
     service_token: bool,
@@ -63,21 +67,20 @@ impl Issuers {
     }
 }
 
-impl Auth {
-    /// Reports every fault; `None` if everybody may call. `issuers` are the names in `tokens.trust`, if they are
-    /// known.
-    pub fn compile(
-        config: &AuthConfig,
-        issuers: Option<&[String]>,
-        at: &At<'_>,
-        findings: &mut Findings,
-    ) -> Option<Self> {
+impl Filter for Auth {
+    const NAME: &'static str = "auth";
+    const SUMMARY: &'static str = "Asks who is calling, and whether they may.";
+    type Config = AuthConfig;
+
+    /// Reports every fault; `None` if everybody may call.
+    fn compile(config: &AuthConfig, scope: &Scope<'_>, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
         let AuthConfig { open, jwt, api_key, service_token, mtls, optional, from, roles_from, forward, .. } = config;
         let asks = jwt.is_some() || api_key.is_some() || service_token.is_some() || mtls.is_some();
         if *open && (asks || *config != (AuthConfig { open: true, ..AuthConfig::default() })) {
             let finding = findings.error(&at.key("open"), "open, and yet something is asked for");
             finding.help("`open: true` stands alone");
         }
+        let rbac = Rbac::compile(config, scope.roles, at, findings);
         if *open {
             return None;
         }
@@ -98,7 +101,9 @@ impl Auth {
             places = Places::default();
         }
         Some(Self {
-            jwt: jwt.as_ref().map(|it| trusted(it, issuers, &at.key("jwt"), findings)),
+            identity: None,
+            rbac,
+            jwt: jwt.as_ref().map(|it| trusted(it, scope.issuers, &at.key("jwt"), findings)),
             service_token: service_token.is_some(),
             mtls: mtls.as_ref().map(|it| Arc::new(CertificateRules::compile(it, &at.key("mtls"), findings))),
             places,
@@ -109,6 +114,28 @@ impl Auth {
         })
     }
 
+    async fn on_request(&self, context: &mut RequestContext<'_>) -> Step {
+        let RequestContext { exchange, request, certificate, .. } = context;
+        self.identify(certificate.as_ref(), exchange, request).await?;
+        match &self.rbac {
+            Some(rbac) => Ok(rbac.check(exchange)?),
+            None => Ok(()),
+        }
+    }
+}
+
+impl BuiltIn for Auth {
+    /// The last layer's, as a whole: halves of two could let somebody in whom neither means.
+    fn block<'a>(layer: &Layer<'a>) -> Option<&'a AuthConfig> {
+        layer.settings.auth.as_ref()
+    }
+
+    fn activate(&mut self, activation: &Activation<'_>) {
+        self.identity = Some(activation.identity.clone());
+    }
+}
+
+impl Auth {
     /// Whether it can come to asking the store.
     pub fn needs_store(&self) -> bool {
         self.places.api_key || self.roles_from_account
@@ -118,17 +145,17 @@ impl Auth {
     ///
     /// # Errors
     /// When it is not: nobody passes then.
-    pub async fn on_request(
+    async fn identify(
         &self,
-        identity: &Identity,
         certificate: Option<&Arc<ClientCertificate>>,
-        cors: Option<&Cors>,
         exchange: &mut Exchange,
         request: &mut RequestHeader,
     ) -> Result<(), Refusal> {
+        let Some(identity) = &self.identity else { return Err(Refusal::IdentityUnavailable) };
         let found = self.places.find(request)?;
         let place = found.map(|(place, _)| place);
-        if place == Some(Place::Cookie) && !may_use_cookie(request, cors) {
+        let page = exchange.origin.as_ref().is_some_and(|it| it.allowed);
+        if place == Some(Place::Cookie) && !may_use_cookie(request, page) {
             return Err(other_origin());
         }
         let judged = match found {
@@ -234,18 +261,18 @@ fn trusted(config: &JwtConfig, issuers: Option<&[String]>, at: &At<'_>, findings
 
 /// Browsers send cookies along whoever asks them to. Reading is guarded by CORS; for everything else, and for a
 /// WebSocket, which CORS does not guard, the page has to be of this origin or of one that may call.
-fn may_use_cookie(request: &RequestHeader, cors: Option<&Cors>) -> bool {
+fn may_use_cookie(request: &RequestHeader, page_may_call: bool) -> bool {
     let safe = matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS);
     if safe && !request.headers.contains_key(UPGRADE) && request.method != Method::CONNECT {
         return true;
     }
     let Some(origin) = request.headers.get(ORIGIN) else { return true };
-    same_origin(&request.headers, request) || cors.is_some_and(|it| it.allows(Some(origin)))
+    page_may_call || same_origin(origin, request)
 }
 
-fn same_origin(headers: &HeaderMap, request: &RequestHeader) -> bool {
-    let origin = headers.get(ORIGIN).and_then(|it| it.to_str().ok()).and_then(|it| it.split_once("://"));
-    let host = headers.get(HOST).and_then(|it| it.to_str().ok());
+fn same_origin(origin: &HeaderValue, request: &RequestHeader) -> bool {
+    let origin = origin.to_str().ok().and_then(|it| it.split_once("://"));
+    let host = request.headers.get(HOST).and_then(|it| it.to_str().ok());
     let host = host.or_else(|| request.uri.authority().map(|it| it.as_str()));
     matches!((origin, host), (Some((_, origin)), Some(host)) if origin.eq_ignore_ascii_case(host))
 }
@@ -264,7 +291,8 @@ mod tests {
         let mut findings = Findings::default();
         let config: AuthConfig = serde_yaml::from_str(yaml).unwrap();
         let issuers = ["clinic".to_owned()];
-        Auth::compile(&config, Some(&issuers), &At::ROOT, &mut findings);
+        let scope = Scope { issuers: Some(&issuers), ..Scope::nowhere() };
+        Auth::compile(&config, &scope, &At::ROOT, &mut findings);
         let is: Vec<_> = findings.iter().map(|it| it.path.as_str()).collect();
         assert_eq!(is, paths, "{yaml}: {findings:#?}");
     }
@@ -293,9 +321,8 @@ mod tests {
             for (name, value) in fields {
                 request.append_header(*name, *value).unwrap();
             }
-            let cors: crate::filters::CorsConfig = serde_yaml::from_str("{ origins: ['https://app.tta'] }").unwrap();
-            let cors = Cors::compile(&cors, &At::ROOT, &mut Findings::default());
-            assert_eq!(may_use_cookie(&request, Some(&cors)), may, "{method} {fields:?}");
+            let page_may_call = fields.contains(&("origin", "https://app.tta"));
+            assert_eq!(may_use_cookie(&request, page_may_call), may, "{method} {fields:?}");
         };
         let evil = ("origin", "https://evil.example");
         check("GET", &[evil], true);

@@ -18,9 +18,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::settings::{BuiltIn, Layer};
 use crate::base::{At, ByteSize, Findings, Period};
 use crate::http as codec;
-use crate::pipeline::{Exchange, Refusal};
+use crate::pipeline::{Exchange, Filter, Refusal, Scope};
 
 pub use deed::{Begun, Deed};
 pub use record::Kept;
@@ -94,9 +95,13 @@ fn http_id(tenant: &str, id: &str) -> String {
     format!("idempotency:{}:{tenant}:{id}", tenant.len())
 }
 
-impl Idempotency {
+impl Filter for Idempotency {
+    const NAME: &'static str = "idempotency";
+    const SUMMARY: &'static str = "Lets a request be done once, however often it is sent.";
+    type Config = IdempotencyConfig;
+
     /// Reports places that are none, and a time or size of zero.
-    pub fn compile(config: &IdempotencyConfig, at: &At<'_>, findings: &mut Findings) -> Self {
+    fn compile(config: &IdempotencyConfig, scope: &Scope<'_>, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
         let from = at.key("from");
         let mut places = Vec::new();
         for (number, text) in config.from.iter().enumerate() {
@@ -116,16 +121,29 @@ impl Idempotency {
             findings.error(&at.key("ttl"), "a time of zero").help("leave out `idempotency` to keep nothing");
         }
         let record = config.record.map_or(1024 * 1024, |it| it.0);
-        Self {
+        // What is answered at once is no deed.
+        scope.forwards.then(|| Self {
             ttl,
             required: config.required,
             places,
             wait: config.wait.map_or(Duration::from_secs(10), |it| it.0),
             record_max: usize::try_from(record).unwrap_or(usize::MAX),
             streams: config.streams,
-        }
+        })
     }
 
+    fn needs_body(&self, method: &Method) -> bool {
+        self.concerns(method)
+    }
+}
+
+impl BuiltIn for Idempotency {
+    fn block<'a>(layer: &Layer<'a>) -> Option<&'a IdempotencyConfig> {
+        layer.settings.idempotency.as_ref()
+    }
+}
+
+impl Idempotency {
     /// Whether requests of this method are deeds.
     pub fn concerns(&self, method: &Method) -> bool {
         [Method::POST, Method::PUT, Method::PATCH, Method::DELETE].contains(method)

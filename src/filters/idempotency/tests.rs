@@ -9,9 +9,10 @@ use crate::pipeline::Scheme;
 
 fn compiled(yaml: &str) -> Idempotency {
     let mut findings = Findings::default();
-    let compiled = Idempotency::compile(&serde_yaml::from_str(yaml).unwrap(), &At::ROOT, &mut findings);
+    let config = serde_yaml::from_str(yaml).unwrap();
+    let compiled = Idempotency::compile(&config, &Scope::nowhere(), &At::ROOT, &mut findings);
     assert!(findings.is_empty());
-    compiled
+    compiled.unwrap()
 }
 
 fn mark(

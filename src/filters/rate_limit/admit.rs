@@ -4,15 +4,14 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::header::HeaderMap;
-use smallvec::SmallVec;
 
 use super::fields::seconds;
 use super::live::LiveLimits;
 use super::shared::SharedCounts;
-use super::{OnStateError, RateLimit, RateLimits, Subject};
+use super::{OnStateError, RateLimit, Rules, Subject};
 use crate::base::network_of;
 use crate::identity::{Kind, Principal};
-use crate::pipeline::{Allowance, Exchange, Refusal};
+use crate::pipeline::{Allowance, Charge, Charges, Exchange, Refusal};
 use crate::state::{CounterKey, Moment, Quota, SharedCells, Taken};
 
 /// Which of a route's limits are to be asked.
@@ -24,20 +23,8 @@ pub enum Part {
     Principal,
 }
 
-/// A request that a limit has counted.
-#[derive(Debug)]
-pub struct Held {
-    /// Which of the route's limits it was.
-    number: usize,
-    key: CounterKey,
-    count: Count,
-}
-
-/// What was taken for a request so far.
-pub type Takings = SmallVec<[Held; 4]>;
-
 /// Whose count it is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Count {
     Own,
     Shared,
@@ -136,16 +123,13 @@ impl LiveLimits {
     /// When a limit refuses, or can't be asked and the configuration wants a refusal then.
     pub async fn on_request(
         &self,
-        limits: &RateLimits,
+        limits: &Rules,
         part: Part,
-        taken: &mut Takings,
+        taken: &mut Charges,
         exchange: &mut Exchange,
         headers: &HeaderMap,
     ) -> Result<(), Refusal> {
-        let range = match part {
-            Part::Arrival => 0..limits.early,
-            Part::Principal => limits.early..limits.limits.len(),
-        };
+        let range = limits.range(part);
         if range.is_empty() {
             return Ok(());
         }
@@ -177,7 +161,7 @@ impl LiveLimits {
             self.tell(number, limits, &answer, exchange);
             // The last one has nobody behind it who could refuse.
             if number + 1 < limits.limits.len() {
-                taken.push(Held { number, key, count });
+                taken.push(Charge { number, key, shared: count == Count::Shared });
             }
         }
         Ok(())
@@ -196,11 +180,11 @@ impl LiveLimits {
         limit.quota.slowed(self.thousandths(number))
     }
 
-    fn take(&self, number: usize, limits: &RateLimits, key: CounterKey, now: Moment) -> Taken {
+    fn take(&self, number: usize, limits: &Rules, key: CounterKey, now: Moment) -> Taken {
         self.limits.counters.take(key, self.quota(number, &limits.limits[number]), 1, now)
     }
 
-    fn look(&self, number: usize, limits: &RateLimits, asking: &Asking<'_>, now: Moment) -> Taken {
+    fn look(&self, number: usize, limits: &Rules, asking: &Asking<'_>, now: Moment) -> Taken {
         let limit = &limits.limits[number];
         self.limits.counters.look(self.key(number, limit, asking), self.quota(number, limit), 1, now)
     }
@@ -210,7 +194,7 @@ impl LiveLimits {
         &self,
         shared: &SharedCounts,
         number: usize,
-        limits: &RateLimits,
+        limits: &Rules,
         key: CounterKey,
         asking: &Asking<'_>,
     ) -> Result<Option<(Taken, Count)>, Refusal> {
@@ -231,17 +215,17 @@ impl LiveLimits {
     }
 
     /// A request that is refused eats from no other limit.
-    fn give_back(&self, limits: &RateLimits, taken: &mut Takings) {
-        for Held { number, key, count } in taken.drain(..) {
-            match (&self.limits.shared, count) {
-                (Some(shared), Count::Shared) => shared.give_back(key),
+    fn give_back(&self, limits: &Rules, taken: &mut Charges) {
+        for Charge { number, key, shared } in taken.drain(..) {
+            match &self.limits.shared {
+                Some(counts) if shared => counts.give_back(key),
                 _ => self.limits.counters.give_back(key, self.quota(number, &limits.limits[number]), 1),
             }
         }
     }
 
     /// Of several limits the tightest speaks.
-    fn tell(&self, number: usize, limits: &RateLimits, taken: &Taken, exchange: &mut Exchange) {
+    fn tell(&self, number: usize, limits: &Rules, taken: &Taken, exchange: &mut Exchange) {
         let reset = seconds(taken.full_in);
         let tighter = |it: &Allowance| (taken.remaining, u64::MAX - reset) < (it.remaining, u64::MAX - it.reset);
         if exchange.allowance.as_ref().is_none_or(tighter) {
@@ -249,7 +233,7 @@ impl LiveLimits {
         }
     }
 
-    fn allowance(&self, number: usize, limits: &RateLimits, taken: &Taken) -> Allowance {
+    fn allowance(&self, number: usize, limits: &Rules, taken: &Taken) -> Allowance {
         let limit = &limits.limits[number];
         let share = u128::from(limit.requests) * u128::from(self.thousandths(number)) / 1_000;
         Allowance {
@@ -261,14 +245,7 @@ impl LiveLimits {
         }
     }
 
-    fn refuse(
-        &self,
-        number: usize,
-        limits: &RateLimits,
-        taken: &Taken,
-        wait: Duration,
-        exchange: &mut Exchange,
-    ) -> Refusal {
+    fn refuse(&self, number: usize, limits: &Rules, taken: &Taken, wait: Duration, exchange: &mut Exchange) -> Refusal {
         self.each[number].0.refused.inc();
         let allowance = exchange.allowance.insert(self.allowance(number, limits, taken));
         Refusal::RateLimited { limit: allowance.limit, retry_after: seconds(wait).max(1) }

@@ -19,7 +19,7 @@ const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// Every answer to a counted request tells what is left of the tightest limit, refusals too. What an
 /// upstream said under these names was about its own limits.
-pub fn on_response(exchange: &Exchange, answer: &mut ResponseHeader) {
+pub(super) fn on_response(exchange: &Exchange, answer: &mut ResponseHeader) {
     let Some(Allowance { name, limit, remaining, reset, policies }) = &exchange.allowance else { return };
     let [mut of_limit, mut of_remaining, mut of_reset] = [itoa::Buffer::new(); 3];
     let [limit, remaining, reset] =

@@ -11,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::breath::{BREATH, Breath, Breaths};
 use super::shared::{SharedCounts, SharedReport};
-use super::{RateLimit, RateLimits, Subject};
+use super::{RateLimit, Rules, Subject};
 use crate::state::{Counters, State};
 use crate::upstream::Live;
 
@@ -136,7 +136,7 @@ impl Limits {
     pub fn enliven(
         self: &Arc<Self>,
         route: &Arc<str>,
-        limits: Option<&RateLimits>,
+        limits: Option<&Rules>,
         upstream: Option<&Arc<Live>>,
     ) -> LiveLimits {
         let limits = limits.map_or(&[][..], |it| &it.limits);
@@ -173,7 +173,7 @@ impl Limits {
 
     /// What the admin API shows; `used` are the limits of the routes that serve. Looks at all counters:
     /// not for a worker.
-    pub fn report<'l>(&self, used: impl Iterator<Item = &'l RateLimits>) -> LimitsReport {
+    pub fn report<'l>(&self, used: impl Iterator<Item = &'l Rules>) -> LimitsReport {
         let mut limits: Vec<LimitReport> = used.flat_map(|it| it.limits.iter()).map(|it| self.report_of(it)).collect();
         limits.sort_by(|left, right| left.limit.cmp(&right.limit));
         limits.dedup_by(|left, right| left.limit == right.limit);

@@ -1,6 +1,6 @@
 //! Limits on how many requests somebody may send (decision 3; S2S-10, S2S-33, S2S-35, R5.1, R5.3).
 //!
-//! Written and compiled here. `admit` asks the counters, `shared` counts together with other gateways,
+//! Written and compiled here; `step` is what they are on the way. `admit` asks the counters, `shared` counts together with other gateways,
 //! `breath` makes limits narrower while an upstream struggles, `live` is what survives a reload. docs/LIMITS.md tells operators how it all behaves.
 
 mod admit;
@@ -8,8 +8,10 @@ mod breath;
 mod fields;
 mod live;
 mod shared;
+mod step;
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,11 +23,11 @@ use serde::{Deserialize, Serialize};
 use crate::base::{At, Findings, Period};
 use crate::state::Quota;
 
-pub use admit::{Part, Takings};
+pub use admit::Part;
 pub use breath::{Adaptive, AdaptiveConfig};
-pub use fields::on_response;
 pub use live::{CountersReport, LimitReport, Limits, LimitsReport, LiveLimits};
 pub use shared::SharedReport;
+pub use step::{PrincipalLimits, RateLimits};
 
 /// One limit of a `rate_limits` list.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -112,17 +114,18 @@ impl OnStateError {
     }
 }
 
-/// A list as it stands in one place: where that is for counting, its limits, and where it is written.
-pub struct Written<'a> {
+/// A limit that counts on a route, and where it is written.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub struct ScopedLimit {
     /// `defaults`, `policy/NAME` or `route/NAME`: limits of different scopes never share a count.
     pub scope: String,
-    /// The limits.
-    pub limits: &'a [RateLimitConfig],
+    /// The limit.
+    pub limit: RateLimitConfig,
 }
 
 /// The compiled limits of a route.
 #[derive(Clone, Debug)]
-pub struct RateLimits {
+pub struct Rules {
     /// Those that need no principal first.
     limits: Arc<[RateLimit]>,
     /// How many of them need no principal.
@@ -245,7 +248,14 @@ impl RateLimitConfig {
     }
 }
 
-impl RateLimits {
+impl Rules {
+    fn range(&self, part: Part) -> Range<usize> {
+        match part {
+            Part::Arrival => 0..self.early,
+            Part::Principal => self.early..self.limits.len(),
+        }
+    }
+
     /// Reports every fault of a list where it stands.
     pub fn check(limits: &[RateLimitConfig], at: &At<'_>, findings: &mut Findings) {
         let mut names = BTreeSet::new();
@@ -259,13 +269,12 @@ impl RateLimits {
         }
     }
 
-    /// Joins the lists of `defaults`, policies and the route, in this order; `None` if nothing is
-    /// limited. Each list was checked where it stands.
-    pub fn join(lists: &[Written<'_>]) -> Option<Self> {
-        let compile = |(scope, limit): (&str, &RateLimitConfig)| {
+    /// What a route's limits come to; `None` if nothing is limited. Each was checked where it stands.
+    pub fn compile(limits: &[ScopedLimit]) -> Option<Self> {
+        let compile = |ScopedLimit { scope, limit }: &ScopedLimit| {
             limit.compile(scope, &At::ROOT, &mut Findings::default()) // what lifts limits is none
         };
-        let mut limits: Vec<RateLimit> = applying(lists).filter_map(compile).collect();
+        let mut limits: Vec<RateLimit> = limits.iter().filter_map(compile).collect();
         limits.sort_by_key(|it| it.subject.needs_principal());
         let early = limits.iter().take_while(|it| !it.subject.needs_principal()).count();
         let policies = fields::policies(limits.iter().map(|it| (&*it.name, it.requests, it.every)));
@@ -273,14 +282,16 @@ impl RateLimits {
     }
 }
 
-/// All lists apply, but where one speaks of a `per`, earlier ones have no say about it. Each limit with
-/// its scope.
-pub fn applying<'a>(lists: &'a [Written<'a>]) -> impl Iterator<Item = (&'a str, &'a RateLimitConfig)> {
-    lists.iter().enumerate().flat_map(move |(number, list)| {
-        let later = move || lists[number + 1..].iter().flat_map(|it| it.limits);
-        let kept = list.limits.iter().filter(move |it| !later().any(|later| later.per.names_the_same(&it.per)));
-        kept.map(|it| (list.scope.as_str(), it))
-    })
+/// The limits that count, of the lists of `defaults`, policies and the route, in this order, each with its scope. All
+/// lists apply, but where one speaks of a `per`, earlier ones have no say about it.
+fn applying(lists: &[(&str, &[RateLimitConfig])]) -> Vec<ScopedLimit> {
+    let mut applying = Vec::new();
+    for (number, (scope, limits)) in lists.iter().enumerate() {
+        let later = || lists[number + 1..].iter().flat_map(|it| it.1);
+        let kept = limits.iter().filter(|it| !later().any(|later| later.per.names_the_same(&it.per)));
+        applying.extend(kept.map(|it| ScopedLimit { scope: (*scope).to_owned(), limit: it.clone() }));
+    }
+    applying
 }
 
 /// Whether a request asks to be refused, for those who try out what their client does then (S2S-49).
@@ -301,7 +312,7 @@ mod tests {
     #[track_caller]
     fn check(yaml: &str, faults: &[&str]) {
         let mut findings = Findings::default();
-        RateLimits::check(&list(yaml), &At::ROOT, &mut findings);
+        Rules::check(&list(yaml), &At::ROOT, &mut findings);
         let paths: Vec<_> = findings.iter().map(|it| it.path.as_str()).collect();
         assert_eq!(paths, faults, "{yaml}");
     }
@@ -309,9 +320,8 @@ mod tests {
     #[track_caller]
     fn joined(lists: &[(&str, &str)], ids: &[&str]) {
         let lists: Vec<_> = lists.iter().map(|(scope, yaml)| (*scope, list(yaml))).collect();
-        let lists: Vec<_> =
-            lists.iter().map(|(scope, limits)| Written { scope: (*scope).to_owned(), limits }).collect();
-        let joined = RateLimits::join(&lists);
+        let lists: Vec<_> = lists.iter().map(|(scope, limits)| (*scope, &limits[..])).collect();
+        let joined = Rules::compile(&applying(&lists));
         let joined: Vec<_> = joined.iter().flat_map(|it| it.limits.iter()).map(|it| &*it.id).collect();
         assert_eq!(joined, ids);
     }

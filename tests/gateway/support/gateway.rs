@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -19,6 +20,7 @@ listeners:
 
 /// What a gateway is started with.
 pub struct GatewayBuilder {
+    binary: PathBuf,
     folder: Folder,
     config: String,
     routes: String,
@@ -49,6 +51,12 @@ impl GatewayBuilder {
         self
     }
 
+    /// Another binary than ours, which is a gateway, too.
+    pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
+        self.binary = path.into();
+        self
+    }
+
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.environment.push((name.to_owned(), value.into()));
         self
@@ -76,7 +84,7 @@ impl GatewayBuilder {
         self.folder.write("routes.yaml", &self.routes);
         let mut arguments = vec!["run", "--config", "gateway.yaml", "--routes", "routes.yaml"];
         arguments.extend(self.arguments.iter().map(String::as_str));
-        (Process::moongate(self.folder.path(), &arguments, &self.environment), self.folder)
+        (Process::gateway(&self.binary, self.folder.path(), &arguments, &self.environment), self.folder)
     }
 
     /// Starts it and waits until both listeners serve.
@@ -101,6 +109,7 @@ impl GatewayBuilder {
 impl Gateway {
     pub fn with(routes: impl Into<String>) -> GatewayBuilder {
         GatewayBuilder {
+            binary: env!("CARGO_BIN_EXE_moongate").into(),
             folder: Folder::new(),
             config: CONFIG.to_owned(),
             routes: routes.into(),

@@ -122,7 +122,12 @@ pub struct Process {
 impl Process {
     /// Starts the moongate binary in `folder` with nothing of this environment but `PATH`.
     pub fn moongate(folder: &Path, arguments: &[&str], environment: &[(String, String)]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_moongate"));
+        Self::gateway(Path::new(env!("CARGO_BIN_EXE_moongate")), folder, arguments, environment)
+    }
+
+    /// The same with another binary that is a gateway, too.
+    pub fn gateway(binary: &Path, folder: &Path, arguments: &[&str], environment: &[(String, String)]) -> Self {
+        let mut command = Command::new(binary);
         command.args(arguments).current_dir(folder).env_clear();
         for kept in ["PATH", "LLVM_PROFILE_FILE"] {
             if let Ok(value) = std::env::var(kept) {

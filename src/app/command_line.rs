@@ -1,0 +1,337 @@
+//! The command line: read it, call the app, turn what comes of it into an exit code.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::app::{self, Algorithm, ApiKeyWish, Asked, Failure, Files, Format, NewUserWish};
+use crate::base::Period;
+use crate::demo::{self, DemoOptions};
+use crate::pipeline::Filters;
+use crate::store::UserChange;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A programmable edge gateway.
+#[derive(Parser)]
+#[command(name = "moongate", version, arg_required_else_help = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve.
+    Run {
+        #[command(flatten)]
+        files: FileArgs,
+        /// Take over the sockets of the gateway that runs.
+        #[arg(long)]
+        upgrade: bool,
+    },
+    /// Find every fault in both files.
+    Check {
+        #[command(flatten)]
+        files: FileArgs,
+        #[arg(long, default_value = "human")]
+        format: FormatArg,
+    },
+    /// Show the compiled routes.
+    Routes {
+        #[command(flatten)]
+        files: FileArgs,
+        #[arg(long, default_value = "human")]
+        format: FormatArg,
+    },
+    /// Tell what becomes of a request, without sending one.
+    Explain {
+        method: String,
+        /// A URL, or a path.
+        url: String,
+        /// A header field of the request, as 'name: value'.
+        #[arg(short = 'H', long = "header")]
+        header: Vec<String>,
+        #[command(flatten)]
+        files: FileArgs,
+        #[arg(long, default_value = "human")]
+        format: FormatArg,
+    },
+    /// Who may sign in.
+    Users {
+        #[command(subcommand)]
+        command: UsersCommand,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Keys that sign tokens, and API keys of services.
+    Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Values that the configuration names and nobody sees.
+    Secrets {
+        #[command(subcommand)]
+        command: SecretsCommand,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Print the JSON Schema of a configuration file.
+    Schema { file: SchemaArg },
+    /// A small back end to try the gateway with.
+    DemoBackend {
+        #[arg(long)]
+        listen: SocketAddr,
+        #[arg(long)]
+        name: String,
+    },
+}
+
+#[derive(Args)]
+struct FileArgs {
+    /// gateway.yaml
+    #[arg(long, env = "MOONGATE_CONFIG", default_value = "conf/gateway.yaml")]
+    config: PathBuf,
+    /// routes.yaml
+    #[arg(long, env = "MOONGATE_ROUTES", default_value = "routes.yaml")]
+    routes: PathBuf,
+}
+
+#[derive(Args)]
+struct ConfigArg {
+    /// gateway.yaml
+    #[arg(long, env = "MOONGATE_CONFIG", default_value = "conf/gateway.yaml", global = true)]
+    config: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum UsersCommand {
+    /// Add one; the password is asked for, or read from standard input.
+    Add {
+        name: String,
+        /// A role; may be given more than once.
+        #[arg(long = "role")]
+        roles: Vec<String>,
+        #[arg(long)]
+        tenant: Option<String>,
+        /// Make a password and show it once.
+        #[arg(long)]
+        generate: bool,
+    },
+    /// Show them all.
+    List {
+        #[arg(long, default_value = "human")]
+        format: FormatArg,
+    },
+    /// Sign one out for good.
+    Disable { name: String },
+    /// Let one sign in again.
+    Enable { name: String },
+    /// Give one other roles, in the place of all that they had.
+    Roles {
+        name: String,
+        /// A role; may be given more than once. None: the user keeps none.
+        #[arg(long = "role")]
+        roles: Vec<String>,
+    },
+    /// Give one another password, asked for or read from standard input.
+    Password {
+        name: String,
+        /// Make a password and show it once.
+        #[arg(long)]
+        generate: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum KeysCommand {
+    /// Make a key that signs tokens, and tell its name.
+    New {
+        #[arg(long)]
+        algorithm: AlgorithmArg,
+        /// The file, which must not be there yet.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Make an API key and show it once.
+    Api {
+        name: String,
+        /// A role; may be given more than once.
+        #[arg(long = "role")]
+        roles: Vec<String>,
+        /// What the key is limited to; may be given more than once.
+        #[arg(long = "scope")]
+        scopes: Vec<String>,
+        #[arg(long)]
+        tenant: Option<String>,
+        /// How long it lives, as in 90d or 12h, or never.
+        #[arg(long, default_value = "90d")]
+        expires: String,
+    },
+    /// Show the API keys.
+    List {
+        #[arg(long, default_value = "human")]
+        format: FormatArg,
+    },
+    /// Revoke an API key.
+    Revoke { id: String },
+}
+
+#[derive(Subcommand)]
+enum SecretsCommand {
+    /// Keep a value, asked for or read from standard input.
+    Put { name: String },
+    /// Show names and times.
+    List {
+        #[arg(long, default_value = "human")]
+        format: FormatArg,
+    },
+    /// Forget a value.
+    Remove { name: String },
+    /// Seal all values anew: from OLD_SECRET_KEY, or a file, to the key that is configured.
+    Rotate {
+        /// The file with the old key.
+        #[arg(long)]
+        old_key_file: Option<PathBuf>,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum AlgorithmArg {
+    #[value(name = "EdDSA")]
+    EdDsa,
+    #[value(name = "ES256")]
+    Es256,
+    #[value(name = "RS256")]
+    Rs256,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FormatArg {
+    Human,
+    Json,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SchemaArg {
+    Config,
+    Routes,
+}
+
+impl From<FileArgs> for Files {
+    fn from(args: FileArgs) -> Self {
+        Self { gateway: args.config, routes: args.routes }
+    }
+}
+
+impl From<FormatArg> for Format {
+    fn from(arg: FormatArg) -> Self {
+        match arg {
+            FormatArg::Human => Self::Human,
+            FormatArg::Json => Self::Json,
+        }
+    }
+}
+
+/// A whole gateway: what `main` does, with these filters beside the built-in ones. Every command knows them.
+pub fn main(filters: Filters) -> ExitCode {
+    let done = match CommandLine::parse().command {
+        Command::Run { upgrade: true, .. } => Err(Failure(
+            "taking over the sockets of a running gateway is not there yet; start without --upgrade".into(),
+        )),
+        Command::Run { files, .. } => app::run(&files.into(), filters),
+        Command::Check { files, format } => {
+            let checked = app::check(&files.into(), &filters, format.into());
+            show(checked.report).and(checked.verdict)
+        }
+        Command::Routes { files, format } => app::routes(&files.into(), &filters, format.into()).and_then(show),
+        Command::Explain { method, url, header, files, format } => {
+            let asked = Asked { method, url, fields: header };
+            app::explain(&files.into(), &filters, &asked, format.into()).and_then(show)
+        }
+        Command::Users { command, config } => users(command, &config.config).and_then(show),
+        Command::Keys { command, config } => keys(command, &config.config).and_then(show),
+        Command::Secrets { command, config } => secrets(command, &config.config).and_then(show),
+        Command::Schema { file } => {
+            let file = match file {
+                SchemaArg::Config => "config",
+                SchemaArg::Routes => "routes",
+            };
+            show(app::schema(file, &filters))
+        }
+        Command::DemoBackend { listen, name } => demo_backend(DemoOptions { listen, name }),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn users(command: UsersCommand, config: &Path) -> Result<String, Failure> {
+    let change = |name: &str, change| app::change_user(config, name, change);
+    match command {
+        UsersCommand::Add { name, roles, tenant, generate } => {
+            app::add_user(config, NewUserWish { name, roles, tenant, generate })
+        }
+        UsersCommand::List { format } => app::list_users(config, format.into()),
+        UsersCommand::Disable { name } => change(&name, UserChange { active: Some(false), ..UserChange::default() }),
+        UsersCommand::Enable { name } => change(&name, UserChange { active: Some(true), ..UserChange::default() }),
+        UsersCommand::Roles { name, roles } => {
+            change(&name, UserChange { roles: Some(roles), ..UserChange::default() })
+        }
+        UsersCommand::Password { name, generate } => app::set_password(config, &name, generate),
+    }
+}
+
+fn keys(command: KeysCommand, config: &Path) -> Result<String, Failure> {
+    match command {
+        KeysCommand::New { algorithm, out } => app::new_key(
+            match algorithm {
+                AlgorithmArg::EdDsa => Algorithm::EdDsa,
+                AlgorithmArg::Es256 => Algorithm::Es256,
+                AlgorithmArg::Rs256 => Algorithm::Rs256,
+            },
+            &out,
+        ),
+        KeysCommand::Api { name, roles, scopes, tenant, expires } => {
+            let life = match &*expires {
+                "never" => None,
+                text => {
+                    Some(text.parse::<Period>().map_err(|it| Failure(format!("--expires {text}: {it}, or never")))?.0)
+                }
+            };
+            app::add_api_key(config, ApiKeyWish { name, roles, scopes, tenant, life })
+        }
+        KeysCommand::List { format } => app::api_keys(config, format.into()),
+        KeysCommand::Revoke { id } => app::revoke_api_key(config, &id),
+    }
+}
+
+fn secrets(command: SecretsCommand, config: &Path) -> Result<String, Failure> {
+    match command {
+        SecretsCommand::Put { name } => app::put_secret(config, &name),
+        SecretsCommand::List { format } => app::list_secrets(config, format.into()),
+        SecretsCommand::Remove { name } => app::remove_secret(config, &name),
+        SecretsCommand::Rotate { old_key_file } => app::rotate_secrets(config, old_key_file.as_deref()),
+    }
+}
+
+fn show(text: String) -> Result<(), Failure> {
+    // A pipe that closed early, such as `| head`, is nobody's fault.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
+fn demo_backend(options: DemoOptions) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure(format!("no thread can be started: {error}")))?;
+    let listen = options.listen;
+    runtime
+        .block_on(demo::serve(options))
+        .map_err(|error| Failure(format!("the demo back end can't use {listen}: {error}")))
+}

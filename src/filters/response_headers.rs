@@ -1,0 +1,85 @@
+//! Header fields of responses, as the operator wants them: the last word about them.
+
+use std::collections::BTreeMap;
+
+use pingora::http::ResponseHeader;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::header_edits::{HeaderEdits, HeaderEditsConfig};
+use super::security_headers::Security;
+use super::settings::{BuiltIn, Layer};
+use crate::base::{At, Findings};
+use crate::pipeline::{Exchange, Filter, Scope};
+
+/// Header fields of answers.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeadersConfig {
+    /// The fields that tell browsers to be careful. Default `strict`.
+    pub security: Option<Security>,
+    /// Fields that get this value, whatever the upstream said.
+    pub set: BTreeMap<String, String>,
+    /// Fields that get this value beside those of the upstream.
+    pub add: BTreeMap<String, String>,
+    /// Fields that go.
+    pub remove: Vec<String>,
+}
+
+impl HeadersConfig {
+    fn edits(&self) -> HeaderEditsConfig {
+        let Self { set, add, remove, .. } = self.clone();
+        HeaderEditsConfig { set, add, remove }
+    }
+}
+
+/// The compiled edits of a `headers` section.
+pub struct ResponseHeaders(HeaderEdits);
+
+impl ResponseHeaders {
+    /// Makes the edits, in interim responses too.
+    pub fn edit(&self, response: &mut ResponseHeader) {
+        self.0.on_response(response);
+    }
+}
+
+impl Filter for ResponseHeaders {
+    const NAME: &'static str = "response_headers";
+    const SUMMARY: &'static str = "Sets, adds and removes header fields of responses.";
+    const RESPONSES_ONLY: bool = true;
+    type Config = HeaderEditsConfig;
+
+    fn compile(config: &HeaderEditsConfig, _: &Scope<'_>, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
+        Some(Self(HeaderEdits::compile(config, at, findings))).filter(|it| !it.0.is_empty())
+    }
+
+    fn on_response(&self, _: &mut Exchange, response: &mut ResponseHeader) {
+        self.edit(response);
+    }
+}
+
+impl BuiltIn for ResponseHeaders {
+    /// A later layer's word about a field replaces that of an earlier one.
+    fn settings(layers: &[Layer<'_>], _: &Scope<'_>) -> Option<HeaderEditsConfig> {
+        let mut edits = HeaderEditsConfig::default();
+        for HeadersConfig { set, add, remove, .. } in layers.iter().map(|it| &it.settings.headers) {
+            let lower = |fields: &BTreeMap<String, String>| -> BTreeMap<String, String> {
+                fields.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect()
+            };
+            let (set, add) = (lower(set), lower(add));
+            let remove: Vec<String> = remove.iter().map(|it| it.to_ascii_lowercase()).collect();
+            let named = |name: &String| set.contains_key(name) || add.contains_key(name) || remove.contains(name);
+            edits.set.retain(|name, _| !named(name));
+            edits.add.retain(|name, _| !named(name));
+            edits.remove.retain(|name| !named(name));
+            edits.set.extend(set);
+            edits.add.extend(add);
+            edits.remove.extend(remove);
+        }
+        Some(edits).filter(|it| *it != HeaderEditsConfig::default())
+    }
+
+    fn check(layer: &Layer<'_>, scope: &Scope<'_>, findings: &mut Findings) {
+        Self::compile(&layer.settings.headers.edits(), scope, &layer.at.key("headers"), findings);
+    }
+}

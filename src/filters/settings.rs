@@ -1,0 +1,130 @@
+//! The settings that `defaults`, policies and routes share, as an operator writes them, and how a built-in filter
+//! finds its own among them.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::auth::AuthConfig;
+use super::custom::FiltersConfig;
+use super::rate_limit::{Limits, RateLimitConfig};
+use super::{CorsConfig, HeadersConfig, IdempotencyConfig, RewriteConfig, SchemaConfig};
+use crate::base::{At, ByteSize, Findings};
+use crate::cache::CacheConfig;
+use crate::forward::TimeoutsConfig;
+use crate::identity::Identity;
+use crate::pipeline::{Filter, Scope};
+use crate::upstream::Live;
+
+/// Settings that `defaults`, policies and routes share. A route's own setting wins over those of the
+/// policies it uses (the last one named first), and these win over `defaults`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PolicyConfig {
+    /// How long each part of an exchange may take.
+    pub timeouts: TimeoutsConfig,
+    /// The largest request body. Default 256KiB.
+    pub body_limit: Option<ByteSize>,
+    /// Header fields of answers.
+    pub headers: HeadersConfig,
+    /// Which pages of other origins may call. Without it, none.
+    pub cors: Option<CorsConfig>,
+    /// Who may call. Without it, everybody. A route's own takes the place of what its policies and `defaults` say, as
+    /// a whole.
+    pub auth: Option<AuthConfig>,
+    /// How many requests may come. The lists of `defaults`, of policies and of the route all apply, but
+    /// where a list speaks of a `per`, earlier lists have no say about it. A limit counts over all
+    /// routes that take it from the same place.
+    pub rate_limits: Vec<RateLimitConfig>,
+    /// Media types of request bodies, such as `application/json`, `image/*` or `application/*+json`;
+    /// others get 415. Default: any, and JSON where there is a `schema`.
+    pub content_types: Option<Vec<String>>,
+    /// What request bodies must look like.
+    pub schema: Option<SchemaConfig>,
+    /// Filters that this binary adds to the built-in ones.
+    pub filters: FiltersConfig,
+    /// Deeds that are done once, however often they are asked for.
+    pub idempotency: Option<IdempotencyConfig>,
+    /// Which answers are kept and given again. Without it, none.
+    pub cache: Option<CacheConfig>,
+}
+
+/// The settings of one place, which is `defaults`, a policy or a route.
+pub struct Layer<'a> {
+    /// `defaults`, `policy/NAME` or `route/NAME`.
+    pub scope: String,
+    /// The settings.
+    pub settings: &'a PolicyConfig,
+    /// What a route alone can say.
+    pub rewrite: Option<&'a RewriteConfig>,
+    /// Where they are written.
+    pub at: At<'a>,
+}
+
+/// A step in words.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StepDescription {
+    /// The step's name.
+    pub step: &'static str,
+    /// Its settings.
+    pub settings: Value,
+}
+
+impl StepDescription {
+    pub(super) fn new(step: &'static str, settings: &impl Serialize) -> Self {
+        Self { step, settings: serde_json::to_value(settings).unwrap_or_default() }
+    }
+}
+
+/// What a compiled route meets when it begins to serve.
+pub struct Activation<'a> {
+    /// Who is who.
+    pub identity: &'a Arc<Identity>,
+    /// All rate limits that live.
+    pub limits: &'a Arc<Limits>,
+    /// The route's name.
+    pub route: &'a Arc<str>,
+    /// Where its requests go, if that is an upstream.
+    pub upstream: Option<&'a Arc<Live>>,
+}
+
+/// A filter of this house: a [`Filter`], and where its settings stand. The provided methods are for one with a block
+/// under its own name, of which the last layer's counts as a whole.
+pub trait BuiltIn: Filter<Config: Clone> {
+    /// Its block in one layer.
+    fn block<'a>(layer: &Layer<'a>) -> Option<&'a Self::Config> {
+        let _ = layer;
+        None
+    }
+
+    /// What all layers of a route come to; `None` if the route does without.
+    fn settings(layers: &[Layer<'_>], scope: &Scope<'_>) -> Option<Self::Config> {
+        let _ = scope;
+        layers.iter().rev().find_map(Self::block).cloned()
+    }
+
+    /// Reports what is wrong with one layer by itself, also with one that no route uses.
+    fn check(layer: &Layer<'_>, scope: &Scope<'_>, findings: &mut Findings) {
+        if let Some(block) = Self::block(layer) {
+            Self::compile(block, scope, &layer.at.key(Self::NAME), findings);
+        }
+    }
+
+    /// Reports what is wrong with a layer's settings on this route alone.
+    fn check_on_route(layers: &[Layer<'_>], scope: &Scope<'_>, findings: &mut Findings) {
+        let _ = (layers, scope, findings);
+    }
+
+    /// Its lines in `moongate explain`.
+    fn describe(layers: &[Layer<'_>], scope: &Scope<'_>) -> Vec<StepDescription> {
+        let settings = Self::settings(layers, scope);
+        settings.iter().map(|it| StepDescription::new(Self::NAME, it)).collect()
+    }
+
+    /// Takes hold of what it needs to serve.
+    fn activate(&mut self, activation: &Activation<'_>) {
+        let _ = activation;
+    }
+}

@@ -1,0 +1,191 @@
+//! Filters that a binary adds to the built-in ones.
+//!
+//! The same trait, behind a pointer: whoever builds a gateway of their own names their filters before it starts, and
+//! from then on they have blocks in `routes.yaml`, places in its schema, lines in `moongate explain` and a step on
+//! the way like any other.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Method;
+use pingora::http::{RequestHeader, ResponseHeader};
+use schemars::Schema;
+use schemars::generate::SchemaGenerator;
+use serde_json::{Map, Value};
+
+use crate::base::{At, Findings};
+use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step};
+
+/// The filters that a binary adds, in the order in which requests pass them.
+#[derive(Clone, Debug, Default)]
+pub struct Filters {
+    list: Vec<Registered>,
+}
+
+/// What is known of a filter before it is compiled.
+#[derive(Clone, Copy)]
+struct Registered {
+    name: &'static str,
+    summary: &'static str,
+    schema: fn(&mut SchemaGenerator) -> Schema,
+    compile: Compile,
+}
+
+type Compile = fn(&Value, &Scope<'_>, &At<'_>, &mut Findings) -> Option<Arc<dyn AnyFilter>>;
+
+impl Filters {
+    /// None but the built-in ones.
+    pub const fn none() -> Self {
+        Self { list: Vec::new() }
+    }
+
+    /// One more, behind those that are there already.
+    ///
+    /// # Panics
+    /// When its name is not a key (`lower_case`), or another one has it.
+    #[must_use]
+    pub fn with<F: Filter>(mut self) -> Self {
+        let plain = |it: u8| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'_';
+        assert!(!F::NAME.is_empty() && F::NAME.bytes().all(plain), "`{}` is not a name for a filter", F::NAME);
+        assert!(self.list.iter().all(|it| it.name != F::NAME), "two filters are called `{}`", F::NAME);
+        self.list.push(Registered {
+            name: F::NAME,
+            summary: F::SUMMARY,
+            schema: |generator| generator.subschema_for::<F::Config>(),
+            compile: compile::<F>,
+        });
+        self
+    }
+
+    /// Their names, in their order.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.list.iter().map(|it| it.name)
+    }
+
+    /// The schema of each block, by name; what they have in common is left with the generator.
+    pub fn schemas(&self, generator: &mut SchemaGenerator) -> Map<String, Value> {
+        let mut described = |it: &Registered| {
+            let mut schema = (it.schema)(generator);
+            schema.insert("description".to_owned(), it.summary.into());
+            (it.name.to_owned(), schema.to_value())
+        };
+        self.list.iter().map(&mut described).collect()
+    }
+
+    /// Compiles the blocks that are there, in the order of the filters; `at` is the place of them all.
+    pub fn compile(
+        &self,
+        blocks: &BTreeMap<String, Value>,
+        scope: &Scope<'_>,
+        at: &At<'_>,
+        findings: &mut Findings,
+    ) -> Vec<Arc<dyn AnyFilter>> {
+        for name in blocks.keys().filter(|name| self.names().all(|it| it != *name)) {
+            let finding = findings.error_at_key(&at.key(name), format!("no filter `{name}`"));
+            finding.suggest(name, self.names());
+        }
+        let compile = |it: &Registered| (it.compile)(blocks.get(it.name)?, scope, &at.key(it.name), findings);
+        self.list.iter().filter_map(compile).collect()
+    }
+}
+
+fn compile<F: Filter>(
+    block: &Value,
+    scope: &Scope<'_>,
+    at: &At<'_>,
+    findings: &mut Findings,
+) -> Option<Arc<dyn AnyFilter>> {
+    match serde_json::from_value::<F::Config>(block.clone()) {
+        Ok(config) => Some(Arc::new(F::compile(&config, scope, at, findings)?)),
+        Err(error) => {
+            findings.error(at, error.to_string());
+            None
+        }
+    }
+}
+
+impl fmt::Debug for Registered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// A [`Filter`] behind a pointer: every filter is one.
+pub trait AnyFilter: Send + Sync {
+    /// See [`Filter::on_request`].
+    fn on_request<'a, 'r: 'a>(
+        &'a self,
+        context: &'a mut RequestContext<'r>,
+    ) -> Pin<Box<dyn Future<Output = Step> + Send + 'a>>;
+    /// See [`Filter::needs_body`].
+    fn needs_body(&self, method: &Method) -> bool;
+    /// See [`Filter::on_body`].
+    fn on_body(&self, exchange: &mut Exchange, request: &RequestHeader, body: &Bytes) -> Step;
+    /// See [`Filter::on_response`].
+    fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader);
+}
+
+impl<F: Filter> AnyFilter for F {
+    fn on_request<'a, 'r: 'a>(
+        &'a self,
+        context: &'a mut RequestContext<'r>,
+    ) -> Pin<Box<dyn Future<Output = Step> + Send + 'a>> {
+        Box::pin(Filter::on_request(self, context))
+    }
+
+    fn needs_body(&self, method: &Method) -> bool {
+        Filter::needs_body(self, method)
+    }
+
+    fn on_body(&self, exchange: &mut Exchange, request: &RequestHeader, body: &Bytes) -> Step {
+        Filter::on_body(self, exchange, request, body)
+    }
+
+    fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader) {
+        Filter::on_response(self, exchange, response);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Named;
+
+    impl Filter for Named {
+        const NAME: &'static str = "named";
+        const SUMMARY: &'static str = "Does nothing.";
+        type Config = bool;
+
+        fn compile(config: &bool, _: &Scope<'_>, _: &At<'_>, _: &mut Findings) -> Option<Self> {
+            config.then_some(Self)
+        }
+    }
+
+    #[test]
+    fn a_block_is_compiled_by_the_filter_of_its_name() {
+        let filters = Filters::none().with::<Named>();
+        for (blocks, count, faults) in [
+            ("{}", 0, &[][..]),
+            ("{ named: true }", 1, &[]),
+            ("{ named: false }", 0, &[]),
+            ("{ named: 1, nmaed: 1 }", 0, &["/nmaed", "/named"]),
+        ] {
+            let mut findings = Findings::default();
+            let blocks = serde_yaml::from_str(blocks).unwrap();
+            assert_eq!(filters.compile(&blocks, &Scope::nowhere(), &At::ROOT, &mut findings).len(), count);
+            let paths: Vec<_> = findings.iter().map(|it| &*it.path).collect();
+            assert_eq!(paths, faults);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "two filters are called `named`")]
+    fn a_name_stands_for_one_filter() {
+        let _ = Filters::none().with::<Named>().with::<Named>();
+    }
+}
