@@ -174,14 +174,14 @@ fn all_limits(admin: &Admin) -> Value {
             "threads": process.threads,
             "idle_max_per_thread": Worker::IDLE_CONNECTIONS,
         },
-        "cache": admin.cache.fill(),
+        "cache": admin.cache.usage(),
         "log": { "lines_dropped": dropped as u64 },
         "metrics": { "routes": routes, "routes_max": routes_max },
         "shutdown": process.written.shutdown,
     })
 }
 
-/// Forgets kept answers (R9.4): `{"tag": "player:7"}`, `{"route": "players"}`, `{"key": "/players/7"}`,
+/// Purges cached responses (R9.4): `{"tag": "player:7"}`, `{"route": "players"}`, `{"key": "/players/7"}`,
 /// `{"prefix": "/players/"}` or `{"all": true}`. 200 with how many this gateway had.
 pub(super) async fn purge(State(admin): Page, body: Bytes) -> Response {
     let Some(what) = purge_of(&body) else {

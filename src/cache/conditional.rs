@@ -1,5 +1,5 @@
 //! Conditional requests and ranges, answered from something that is there as a whole (RFC 9110, sections
-//! 13 and 14): a kept answer, or a file.
+//! 13 and 14): a cached response, or a file.
 
 use std::ops::Range;
 use std::time::SystemTime;

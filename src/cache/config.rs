@@ -12,7 +12,7 @@ use crate::base::{At, ByteSize, Findings, Period};
 use crate::cache::credentials::is_credential;
 use crate::cache::tag::Tag;
 
-/// Which answers of a route are kept and given again. Without this section, none are.
+/// Which responses of a route are cached and served again. Without this section, none are.
 ///
 /// What an answer says about itself counts (RFC 9111): `no-store`, `private`, `no-cache`,
 /// `must-revalidate`, `Vary`, `s-maxage`, `CDN-Cache-Control`. Nothing is ever guessed from
@@ -20,7 +20,7 @@ use crate::cache::tag::Tag;
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CacheConfig {
-    /// How long a good answer is fresh, whatever lifetime it gives itself. Without it, its own.
+    /// How long a good answer is fresh, whatever lifetime it has of its own. Without it, its own.
     pub ttl: Option<Period>,
     /// Whose answers are the same. Without it, answers to requests with credentials are kept only if they
     /// say themselves that they are for everybody (RFC 9111, section 3.5).
@@ -29,7 +29,7 @@ pub struct CacheConfig {
     /// here, every credential has answers of its own.
     pub vary: Vec<String>,
     /// What the answers depend on, with captures of the path: `player:{path.rest}`. A purge by tag, or a
-    /// change through a route with the same tag, forgets them.
+    /// change through a route with the same tag, invalidates them.
     pub tags: Vec<String>,
     /// `[body]`: requests with the same body have the same answer, also for POST. JSON is compared by
     /// what it means, not by its blanks and the order of its keys.
@@ -37,13 +37,13 @@ pub struct CacheConfig {
     /// The methods whose answers are kept. Default GET (and HEAD, from what GET has kept); POST with
     /// `key: [body]`.
     pub methods: Vec<String>,
-    /// How long a stale answer may be given while a new one is fetched, if the answer says nothing else.
+    /// How long a stale answer may be served while a new one is fetched, if the answer says nothing else.
     pub stale_while_revalidate: Option<Period>,
-    /// How long a stale answer may be given when the upstream fails, if the answer says nothing else.
+    /// How long a stale answer may be served when the upstream fails, if the answer says nothing else.
     pub stale_if_error: Option<Period>,
     /// The largest answer that is kept. Default: `cache.max_object` in gateway.yaml.
     pub max_object: Option<ByteSize>,
-    /// How long a request waits for another one that fetches the same answer, before it goes on its
+    /// How long a request waits for another one that fetches the same response, before it goes on its
     /// own. Default 5s.
     pub collapse: Option<Period>,
     /// What becomes of answers with `Set-Cookie`. Default `refuse`.
@@ -77,7 +77,7 @@ pub enum SetCookie {
     /// They are not kept.
     #[default]
     Refuse,
-    /// They are kept without it; the client that asked first gets it.
+    /// They are kept without it; the first client gets it.
     Strip,
 }
 
@@ -141,7 +141,7 @@ impl Rules {
         }
     }
 
-    /// Whether the request's body has to be there, whole, before the cache can be asked.
+    /// Whether the request's body has to be there, whole, before the cache can be looked up.
     pub fn needs_body(&self, method: &Method) -> bool {
         self.by_body && self.methods.contains(method)
     }
@@ -192,11 +192,11 @@ fn methods(config: &CacheConfig, by_body: bool, at: &At<'_>, findings: &mut Find
     methods
 }
 
-/// The `cache` section of gateway.yaml: the room that kept answers have.
+/// The `cache` section of gateway.yaml: the room for cached responses.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CacheRoomConfig {
-    /// What all kept answers together may take. Default 256MiB.
+    /// What all cached responses together may take. Default 256MiB.
     pub memory: ByteSize,
     /// The largest answer that is kept. Default 1MiB.
     pub max_object: ByteSize,
@@ -211,7 +211,7 @@ impl Default for CacheRoomConfig {
     }
 }
 
-/// Compiled: the room that kept answers have.
+/// Compiled: the room for cached responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
     pub(super) memory: u64,

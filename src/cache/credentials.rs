@@ -1,7 +1,7 @@
-//! Which fields say who is asking.
+//! Which fields are credentials: they say who the caller is.
 //!
-//! What gets an answer by such a field is that one's own, until the answer says otherwise. Which fields an upstream
-//! goes by nobody can know, so names that sound like it count: at worst an answer is not kept that could have
+//! A response to such a request is that caller's own, until the response says otherwise. Which fields an upstream
+//! goes by can't be known, so names that sound like it count: at worst an answer is not kept that could have
 //! been.
 
 use http::header::{
@@ -27,7 +27,7 @@ const HARMLESS: [HeaderName; 14] = [
     REFERER,
 ];
 
-/// How the names of such fields begin that a browser adds, or the gateway itself. What it tells of a principal says
+/// How the names of such fields begin that a browser adds, or the gateway itself. What it says of a principal says
 /// nothing that the principal does not.
 const HARMLESS_PREFIXES: [&str; 5] =
     ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "sec-", "x-moongate-"];
@@ -51,7 +51,7 @@ const TELLING: [&str; 15] = [
     "player",
 ];
 
-/// Whether a field of this name may say who is asking.
+/// Whether a field of this name may say who the caller is.
 pub(super) fn is_credential(field: &HeaderName) -> bool {
     if HARMLESS.contains(field) {
         return false;

@@ -2,7 +2,7 @@
 //! sections 3 and 4.2; RFC 5861).
 //!
 //! Plain functions over heads and times. Written here rather than taken from `http-cache-semantics`: that
-//! crate parses a kept answer's fields anew for each request, knows neither `stale-*` on answers nor targeted
+//! crate parses a cached response's fields anew for each request, knows neither `stale-*` on answers nor targeted
 //! fields, and reads dates in one of HTTP's three formats. Its verdicts are compared with these in the tests.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,9 +19,9 @@ use crate::http as codec;
 /// So many fields can part an answer's variants; more are a mistake.
 const VARY_MAX: usize = 16;
 
-/// Why an answer is not kept.
+/// Why a response is not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unfit {
+pub(super) enum NotStorable {
     /// Its status is not one whose answers can be kept.
     Status,
     /// `no-store`, by the answer.
@@ -40,90 +40,90 @@ pub(super) enum Unfit {
     NoLifetime,
 }
 
-/// How long a kept answer may be used, and how. Times are since 1970.
+/// How long a cached response may be used, and how. Times are since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Terms {
+pub(super) struct Freshness {
     /// When it came to be: `now - born` is its age.
     pub(super) born: Duration,
     /// How old it is when it is stale.
     pub(super) lifetime: Duration,
-    /// How long after that it may be given while a new one is fetched.
+    /// How long after that it may be served while a new one is fetched.
     pub(super) while_revalidate: Duration,
-    /// How long after that it may be given when the upstream fails.
+    /// How long after that it may be served when the upstream fails.
     pub(super) if_error: Duration,
-    /// Each use has to be asked for (`no-cache`).
+    /// Each use has to be revalidated (`no-cache`).
     pub(super) always_ask: bool,
-    /// It must not be given stale, whatever the client takes (`must-revalidate` and its like).
+    /// It must not be served stale, whatever the client accepts (`must-revalidate` and its like).
     pub(super) never_stale: bool,
-    /// It may be given to requests with credentials, whoever they are of.
+    /// It may be served to requests with any credentials.
     pub(super) for_everybody: bool,
 }
 
-/// What a request is to the answers of its route.
+/// What the credentials of a request mean for the responses of its route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct Credentials {
     /// It shows credentials that are no part of its key.
-    pub(super) credentials: bool,
+    pub(super) outside_key: bool,
 }
 
-/// What may be done with a kept answer.
+/// What may be done with a cached response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Use {
-    /// It can be given as it is.
+    /// It can be served as it is.
     Fresh,
-    /// It can be given, while a new one is fetched.
+    /// It can be served, while a new one is fetched.
     WhileRevalidate,
-    /// The upstream has to be asked first; if that fails, `true` says that it can be given even so.
+    /// The response has to be revalidated first; if the upstream fails, `true` says that it can be served even so.
     Ask(bool),
 }
 
-impl Terms {
+impl Freshness {
     /// The terms on which an answer may be kept.
     ///
     /// # Errors
     /// Says why it may not.
     pub(super) fn of(
         rules: &Rules,
-        standing: Standing,
+        credentials: Credentials,
         status: StatusCode,
         headers: &HeaderMap,
         now: SystemTime,
-    ) -> Result<Self, Unfit> {
+    ) -> Result<Self, NotStorable> {
         let directives = AnswerDirectives::of(headers);
-        check(rules, standing, status, headers, &directives)?;
+        check(rules, credentials, status, headers, &directives)?;
         let good = is_good(status);
         let own = own_lifetime(&directives, headers, now);
         let lifetime = rules.ttl.filter(|_| good).or(own);
         let overridden = rules.ttl.is_some() && good;
-        let asked_always = directives.no_cache;
+        let always_ask = directives.no_cache;
         let validators = headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED);
-        let Some(lifetime) = lifetime.or((asked_always && validators).then_some(Duration::ZERO)) else {
-            return Err(Unfit::NoLifetime);
+        let Some(lifetime) = lifetime.or((always_ask && validators).then_some(Duration::ZERO)) else {
+            return Err(NotStorable::NoLifetime);
         };
-        let strict = directives.must_revalidate || directives.proxy_revalidate || asked_always;
+        let strict = directives.must_revalidate || directives.proxy_revalidate || always_ask;
         // `s-maxage` forbids stale answers too (section 5.2.2.10), unless the same answer allows them.
         let shared_limit = directives.s_maxage.is_some() && !overridden;
         let stale = |said: Option<Duration>, by_route: Option<Duration>| {
             let by_route = by_route.filter(|_| !shared_limit);
             if strict { Duration::ZERO } else { said.or(by_route).unwrap_or_default() }
         };
-        let terms = Self {
+        let freshness = Self {
             born: since_1970(now).saturating_sub(age(headers, now)),
             lifetime,
             while_revalidate: stale(directives.stale_while_revalidate, rules.stale_while_revalidate),
             if_error: stale(directives.stale_if_error, rules.stale_if_error),
-            always_ask: asked_always,
+            always_ask: always_ask,
             never_stale: strict || shared_limit,
             for_everybody: for_everybody(rules, &directives),
         };
-        let useless = (lifetime.is_zero() || asked_always)
+        let useless = (lifetime.is_zero() || always_ask)
             && !validators
-            && terms.while_revalidate.is_zero()
-            && terms.if_error.is_zero();
-        if useless { Err(Unfit::NoLifetime) } else { Ok(terms) }
+            && freshness.while_revalidate.is_zero()
+            && freshness.if_error.is_zero();
+        if useless { Err(NotStorable::NoLifetime) } else { Ok(freshness) }
     }
 
-    /// Since it left its origin, as far as anybody can tell (RFC 9111, section 4.2.3).
+    /// Since it left its origin, as far as can be known (RFC 9111, section 4.2.3).
     pub(super) fn age(&self, now: SystemTime) -> Duration {
         since_1970(now).saturating_sub(self.born)
     }
@@ -141,14 +141,14 @@ impl Terms {
     }
 
     /// What may be done with it for a client with these wishes.
-    pub(super) fn verdict(&self, wishes: &RequestDirectives, now: SystemTime) -> Use {
+    pub(super) fn verdict(&self, directives: &RequestDirectives, now: SystemTime) -> Use {
         let age = self.age(now);
         let behind = age.saturating_sub(self.lifetime);
         let fresh = age < self.lifetime;
         let on_error = behind < self.if_error;
-        let too_old = wishes.max_age.is_some_and(|it| age > it)
-            || wishes.min_fresh.is_some_and(|it| fresh && self.lifetime - age < it);
-        if self.always_ask || wishes.no_cache || too_old {
+        let too_old = directives.max_age.is_some_and(|it| age > it)
+            || directives.min_fresh.is_some_and(|it| fresh && self.lifetime - age < it);
+        if self.always_ask || directives.no_cache || too_old {
             return Use::Ask(on_error);
         }
         if fresh {
@@ -158,7 +158,7 @@ impl Terms {
             return Use::WhileRevalidate;
         }
         // The client takes stale ones, as far as the answer allows it.
-        if !self.never_stale && wishes.max_stale.is_some_and(|it| behind <= it) {
+        if !self.never_stale && directives.max_stale.is_some_and(|it| behind <= it) {
             return Use::Fresh;
         }
         Use::Ask(on_error)
@@ -168,34 +168,34 @@ impl Terms {
 /// RFC 9111, section 3, and what a shared cache must leave alone.
 fn check(
     rules: &Rules,
-    standing: Standing,
+    credentials: Credentials,
     status: StatusCode,
     headers: &HeaderMap,
     directives: &AnswerDirectives,
-) -> Result<(), Unfit> {
+) -> Result<(), NotStorable> {
     if status == StatusCode::PARTIAL_CONTENT || codec::is_event_stream(headers) || headers.contains_key(CONTENT_RANGE) {
-        return Err(Unfit::NotWhole);
+        return Err(NotStorable::NotWhole);
     }
     if !is_good(status) && !is_understood(status) {
-        return Err(Unfit::Status);
+        return Err(NotStorable::Status);
     }
     if directives.no_store {
-        return Err(Unfit::NoStore);
+        return Err(NotStorable::NoStore);
     }
     if directives.private && rules.per != Some(Per::User) {
-        return Err(Unfit::Private);
+        return Err(NotStorable::Private);
     }
-    if standing.credentials && !for_everybody(rules, directives) {
-        return Err(Unfit::Credentials);
+    if credentials.outside_key && !for_everybody(rules, directives) {
+        return Err(NotStorable::Credentials);
     }
     if headers.contains_key(SET_COOKIE) && rules.set_cookie == SetCookie::Refuse {
-        return Err(Unfit::SetCookie);
+        return Err(NotStorable::SetCookie);
     }
     vary(headers).map(|_| ())
 }
 
-/// What lets a shared cache give others the answer to a request with credentials (RFC 9111, section 3.5).
-/// `must-revalidate` would, too, but frameworks put it on answers that are anything but everybody's.
+/// What lets a shared cache serve the response to a request with credentials to others (RFC 9111, section 3.5).
+/// `must-revalidate` would, too, but frameworks put it on answers that are anything but public.
 fn for_everybody(rules: &Rules, directives: &AnswerDirectives) -> bool {
     rules.per == Some(Per::Public) || directives.public || directives.s_maxage.is_some()
 }
@@ -230,23 +230,23 @@ fn own_lifetime(directives: &AnswerDirectives, headers: &HeaderMap, now: SystemT
 
 /// How old an answer is when it arrives (RFC 9111, section 4.2.3).
 fn age(headers: &HeaderMap, now: SystemTime) -> Duration {
-    let told = headers.get(AGE).and_then(|it| it.to_str().ok());
-    let told = told.map_or(Duration::ZERO, |it| seconds(it.split(',').next().unwrap_or_default().trim()));
+    let reported = headers.get(AGE).and_then(|it| it.to_str().ok());
+    let reported = reported.map_or(Duration::ZERO, |it| seconds(it.split(',').next().unwrap_or_default().trim()));
     let date = headers.get(DATE).and_then(date);
     let apparent = date.and_then(|it| now.duration_since(it).ok()).unwrap_or_default();
     // Dates have whole seconds: less than one is no age.
-    told.max(Duration::from_secs(apparent.as_secs().saturating_sub(1)))
+    reported.max(Duration::from_secs(apparent.as_secs().saturating_sub(1)))
 }
 
 /// The fields that part an answer's variants, in alphabetical order. What is packed parts by
-/// `Accept-Encoding`, also when its origin forgot to say so.
-pub(super) fn vary(headers: &HeaderMap) -> Result<Vec<HeaderName>, Unfit> {
+/// `Accept-Encoding`, also when its origin left that out.
+pub(super) fn vary(headers: &HeaderMap) -> Result<Vec<HeaderName>, NotStorable> {
     let mut fields: Vec<HeaderName> = Vec::new();
     for line in headers.get_all(VARY) {
-        let text = line.to_str().map_err(|_| Unfit::Vary)?;
+        let text = line.to_str().map_err(|_| NotStorable::Vary)?;
         for name in text.split(',').map(str::trim).filter(|it| !it.is_empty()) {
             // `*` is no name.
-            fields.push(HeaderName::from_bytes(name.as_bytes()).ok().filter(|_| name != "*").ok_or(Unfit::Vary)?);
+            fields.push(HeaderName::from_bytes(name.as_bytes()).ok().filter(|_| name != "*").ok_or(NotStorable::Vary)?);
         }
     }
     if headers.get(CONTENT_ENCODING).is_some_and(|it| it != "identity") {
@@ -254,7 +254,7 @@ pub(super) fn vary(headers: &HeaderMap) -> Result<Vec<HeaderName>, Unfit> {
     }
     fields.sort_by(|left, right| left.as_str().cmp(right.as_str()));
     fields.dedup();
-    if fields.len() > VARY_MAX { Err(Unfit::Vary) } else { Ok(fields) }
+    if fields.len() > VARY_MAX { Err(NotStorable::Vary) } else { Ok(fields) }
 }
 
 /// A date in any of HTTP's formats (RFC 9110, section 5.6.7).

@@ -28,14 +28,14 @@ fn headers(lines: &[(&str, &str)]) -> HeaderMap {
     headers
 }
 
-fn terms(yaml: &str, status: u16, lines: &[(&str, &str)]) -> Result<Terms, Unfit> {
+fn freshness(yaml: &str, status: u16, lines: &[(&str, &str)]) -> Result<Freshness, NotStorable> {
     let status = StatusCode::from_u16(status).unwrap();
-    Terms::of(&rules(yaml), Standing::default(), status, &headers(lines), now())
+    Freshness::of(&rules(yaml), Credentials::default(), status, &headers(lines), now())
 }
 
 #[track_caller]
-fn lifetime(yaml: &str, status: u16, lines: &[(&str, &str)], expected: Result<u64, Unfit>) {
-    let found = terms(yaml, status, lines).map(|it| it.lifetime.as_secs());
+fn lifetime(yaml: &str, status: u16, lines: &[(&str, &str)], expected: Result<u64, NotStorable>) {
+    let found = freshness(yaml, status, lines).map(|it| it.lifetime.as_secs());
     assert_eq!(found, expected, "{yaml} {status} {lines:?}");
 }
 
@@ -52,55 +52,55 @@ fn rfc_9111_lifetimes_come_from_the_first_that_says_one() {
     lifetime("{}", 200, &[expires[0], expires[1], ("cache-control", "max-age=3")], Ok(3));
     lifetime("{}", 200, &[("expires", "0"), ("etag", "\"a\"")], Ok(0));
     lifetime("{}", 200, &[("expires", "Sunday, 06-Nov-94 08:49:47 GMT")], Ok(10));
-    lifetime("{}", 200, &[("last-modified", "Sat, 05 Nov 1994 08:49:37 GMT")], Err(Unfit::NoLifetime));
-    lifetime("{}", 200, &[], Err(Unfit::NoLifetime));
+    lifetime("{}", 200, &[("last-modified", "Sat, 05 Nov 1994 08:49:37 GMT")], Err(NotStorable::NoLifetime));
+    lifetime("{}", 200, &[], Err(NotStorable::NoLifetime));
     lifetime("{}", 404, &cc("max-age=9"), Ok(9));
-    lifetime("{}", 500, &cc("max-age=9"), Err(Unfit::Status));
-    lifetime("{}", 206, &cc("max-age=9"), Err(Unfit::NotWhole));
+    lifetime("{}", 500, &cc("max-age=9"), Err(NotStorable::Status));
+    lifetime("{}", 206, &cc("max-age=9"), Err(NotStorable::NotWhole));
 }
 
 #[test]
 fn a_routes_ttl_wins_but_not_over_what_forbids_keeping() {
     lifetime("{ ttl: 30s }", 200, &[], Ok(30));
     lifetime("{ ttl: 30s }", 200, &cc("max-age=5"), Ok(30));
-    lifetime("{ ttl: 30s }", 404, &[], Err(Unfit::NoLifetime));
+    lifetime("{ ttl: 30s }", 404, &[], Err(NotStorable::NoLifetime));
     lifetime("{ ttl: 30s }", 404, &cc("max-age=5"), Ok(5));
-    lifetime("{ ttl: 30s }", 200, &cc("no-store"), Err(Unfit::NoStore));
-    lifetime("{ ttl: 30s }", 200, &cc("private"), Err(Unfit::Private));
+    lifetime("{ ttl: 30s }", 200, &cc("no-store"), Err(NotStorable::NoStore));
+    lifetime("{ ttl: 30s }", 200, &cc("private"), Err(NotStorable::Private));
     lifetime("{ ttl: 30s, per: user }", 200, &cc("private"), Ok(30));
-    lifetime("{ ttl: 30s, per: public }", 200, &cc("private"), Err(Unfit::Private));
-    lifetime("{ ttl: 30s }", 200, &[("content-type", "text/event-stream")], Err(Unfit::NotWhole));
+    lifetime("{ ttl: 30s, per: public }", 200, &cc("private"), Err(NotStorable::Private));
+    lifetime("{ ttl: 30s }", 200, &[("content-type", "text/event-stream")], Err(NotStorable::NotWhole));
 }
 
 #[test]
 fn rfc_9213_the_targeted_field_replaces_the_others() {
     let both = |targeted| [("cache-control", "no-store"), ("cdn-cache-control", targeted), ("expires", DATE_NOW)];
     lifetime("{}", 200, &both("max-age=60"), Ok(60));
-    lifetime("{}", 200, &both("must-revalidate"), Err(Unfit::NoLifetime));
-    lifetime("{}", 200, &both("max-age=60,"), Err(Unfit::NoStore));
+    lifetime("{}", 200, &both("must-revalidate"), Err(NotStorable::NoLifetime));
+    lifetime("{}", 200, &both("max-age=60,"), Err(NotStorable::NoStore));
 }
 
 #[test]
 fn r9_2_set_cookie_is_never_shared() {
     let cookie = [("cache-control", "max-age=60"), ("set-cookie", "id=1")];
-    lifetime("{}", 200, &cookie, Err(Unfit::SetCookie));
-    lifetime("{ per: public, ttl: 1m }", 200, &cookie, Err(Unfit::SetCookie));
+    lifetime("{}", 200, &cookie, Err(NotStorable::SetCookie));
+    lifetime("{ per: public, ttl: 1m }", 200, &cookie, Err(NotStorable::SetCookie));
     lifetime("{ set_cookie: strip }", 200, &cookie, Ok(60));
 }
 
 #[test]
 fn rfc_9111_answers_to_credentials_are_shared_only_if_they_say_so() {
     let with = |yaml: &str, value: &str| {
-        let standing = Standing { credentials: true };
-        Terms::of(&rules(yaml), standing, StatusCode::OK, &headers(&cc(value)), now()).map(|it| it.for_everybody)
+        let credentials = Credentials { outside_key: true };
+        Freshness::of(&rules(yaml), credentials, StatusCode::OK, &headers(&cc(value)), now()).map(|it| it.for_everybody)
     };
-    assert_eq!(with("{}", "max-age=60"), Err(Unfit::Credentials));
-    assert_eq!(with("{ ttl: 1m }", "max-age=60"), Err(Unfit::Credentials));
-    assert_eq!(with("{}", "max-age=60, must-revalidate"), Err(Unfit::Credentials));
+    assert_eq!(with("{}", "max-age=60"), Err(NotStorable::Credentials));
+    assert_eq!(with("{ ttl: 1m }", "max-age=60"), Err(NotStorable::Credentials));
+    assert_eq!(with("{}", "max-age=60, must-revalidate"), Err(NotStorable::Credentials));
     assert_eq!(with("{}", "max-age=60, public"), Ok(true));
     assert_eq!(with("{}", "s-maxage=60"), Ok(true));
     assert_eq!(with("{ per: public }", "max-age=60"), Ok(true));
-    assert!(!terms("{}", 200, &cc("max-age=60")).unwrap().for_everybody);
+    assert!(!freshness("{}", 200, &cc("max-age=60")).unwrap().for_everybody);
 }
 
 #[test]
@@ -110,19 +110,20 @@ fn rfc_9111_vary_names_the_variants() {
         names.map(|it| it.iter().map(|it| it.as_str().to_owned()).collect::<Vec<_>>().join(" "))
     };
     assert_eq!(fields(&[("vary", "B, a"), ("vary", "A")]), Ok("a b".to_owned()));
-    assert_eq!(fields(&[("vary", "a, *")]), Err(Unfit::Vary));
-    assert_eq!(fields(&[("vary", "a b")]), Err(Unfit::Vary));
+    assert_eq!(fields(&[("vary", "a, *")]), Err(NotStorable::Vary));
+    assert_eq!(fields(&[("vary", "a b")]), Err(NotStorable::Vary));
     assert_eq!(fields(&[("content-encoding", "gzip")]), Ok("accept-encoding".to_owned()));
 }
 
 #[test]
 fn rfc_9111_age_counts_what_was_spent_on_the_way() {
-    let terms = terms("{}", 200, &[("cache-control", "max-age=60"), ("age", "50"), ("date", DATE_NOW)]).unwrap();
-    assert_eq!((terms.age(now()).as_secs(), terms.age(later(5)).as_secs()), (50, 55));
-    assert_eq!(terms.seconds_left(later(5)), 5);
-    let old = Terms::of(
+    let freshness =
+        freshness("{}", 200, &[("cache-control", "max-age=60"), ("age", "50"), ("date", DATE_NOW)]).unwrap();
+    assert_eq!((freshness.age(now()).as_secs(), freshness.age(later(5)).as_secs()), (50, 55));
+    assert_eq!(freshness.seconds_left(later(5)), 5);
+    let old = Freshness::of(
         &rules("{}"),
-        Standing::default(),
+        Credentials::default(),
         StatusCode::OK,
         &headers(&[("cache-control", "max-age=60"), ("date", DATE_NOW)]),
         later(40),
@@ -132,32 +133,33 @@ fn rfc_9111_age_counts_what_was_spent_on_the_way() {
 
 #[test]
 fn rfc_5861_stale_answers_are_given_as_long_as_they_allow() {
-    let swr = terms("{}", 200, &cc("max-age=10, stale-while-revalidate=5, stale-if-error=20")).unwrap();
+    let swr = freshness("{}", 200, &cc("max-age=10, stale-while-revalidate=5, stale-if-error=20")).unwrap();
     let none = RequestDirectives::default();
     assert_eq!(swr.verdict(&none, later(9)), Use::Fresh);
     assert_eq!(swr.verdict(&none, later(10)), Use::WhileRevalidate);
     assert_eq!(swr.verdict(&none, later(15)), Use::Ask(true));
     assert_eq!(swr.verdict(&none, later(30)), Use::Ask(false));
-    let strict = terms("{ stale_if_error: 1h }", 200, &cc("max-age=10, must-revalidate, stale-if-error=99")).unwrap();
+    let strict =
+        freshness("{ stale_if_error: 1h }", 200, &cc("max-age=10, must-revalidate, stale-if-error=99")).unwrap();
     assert_eq!(strict.verdict(&none, later(11)), Use::Ask(false));
-    let shared = terms("{ stale_if_error: 1h }", 200, &cc("s-maxage=10")).unwrap();
+    let shared = freshness("{ stale_if_error: 1h }", 200, &cc("s-maxage=10")).unwrap();
     assert_eq!(shared.verdict(&none, later(11)), Use::Ask(false));
-    let route = terms("{ stale_if_error: 1h }", 200, &cc("max-age=10")).unwrap();
+    let route = freshness("{ stale_if_error: 1h }", 200, &cc("max-age=10")).unwrap();
     assert_eq!(route.verdict(&none, later(11)), Use::Ask(true));
-    let asks = terms("{ ttl: 1m }", 200, &[("cache-control", "no-cache"), ("etag", "\"a\"")]).unwrap();
+    let asks = freshness("{ ttl: 1m }", 200, &[("cache-control", "no-cache"), ("etag", "\"a\"")]).unwrap();
     assert_eq!(asks.verdict(&none, now()), Use::Ask(false));
 }
 
 #[test]
 fn rfc_9111_clients_may_be_choosy() {
-    let terms = terms("{}", 200, &[("cache-control", "max-age=10"), ("etag", "\"a\"")]).unwrap();
+    let freshness = freshness("{}", 200, &[("cache-control", "max-age=10"), ("etag", "\"a\"")]).unwrap();
     let wish = |text: &str| RequestDirectives::of(&headers(&cc(text)));
-    assert_eq!(terms.verdict(&wish("no-cache"), now()), Use::Ask(false));
-    assert_eq!(terms.verdict(&wish("max-age=3"), later(4)), Use::Ask(false));
-    assert_eq!(terms.verdict(&wish("max-age=5"), later(4)), Use::Fresh);
-    assert_eq!(terms.verdict(&wish("min-fresh=7"), later(4)), Use::Ask(false));
-    assert_eq!(terms.verdict(&wish("max-stale=7"), later(14)), Use::Fresh);
-    assert_eq!(terms.verdict(&wish("max-stale=3"), later(14)), Use::Ask(false));
+    assert_eq!(freshness.verdict(&wish("no-cache"), now()), Use::Ask(false));
+    assert_eq!(freshness.verdict(&wish("max-age=3"), later(4)), Use::Ask(false));
+    assert_eq!(freshness.verdict(&wish("max-age=5"), later(4)), Use::Fresh);
+    assert_eq!(freshness.verdict(&wish("min-fresh=7"), later(4)), Use::Ask(false));
+    assert_eq!(freshness.verdict(&wish("max-stale=7"), later(14)), Use::Fresh);
+    assert_eq!(freshness.verdict(&wish("max-stale=3"), later(14)), Use::Ask(false));
 }
 
 proptest! {
@@ -192,13 +194,13 @@ proptest! {
         *response.headers_mut() = answer.clone();
         let options = CacheOptions { shared: true, cache_heuristic: 0.0, ..CacheOptions::default() };
         let theirs = CachePolicy::new_options(&request, &response, now(), options);
-        let ours = Terms::of(&rules("{}"), Standing { credentials: authorized }, StatusCode::OK, &answer, now());
+        let ours = Freshness::of(&rules("{}"), Credentials { outside_key: authorized }, StatusCode::OK, &answer, now());
         // Without any lifetime we keep nothing.
-        let says_nothing = ours == Err(Unfit::NoLifetime);
+        let says_nothing = ours == Err(NotStorable::NoLifetime);
         prop_assert!(says_nothing || ours.is_ok() == theirs.is_storable(), "{value} {ours:?}");
-        if let Ok(terms) = ours {
+        if let Ok(freshness) = ours {
             let at = later(age);
-            let fresh = terms.verdict(&RequestDirectives::default(), at) == Use::Fresh;
+            let fresh = freshness.verdict(&RequestDirectives::default(), at) == Use::Fresh;
             prop_assert_eq!(fresh, !theirs.is_stale(at), "{} at {}", value, age);
         }
     }

@@ -13,10 +13,10 @@ use pingora::http::RequestHeader;
 use crate::cache::body;
 use crate::cache::config::{Per, Rules};
 use crate::cache::credentials::is_credential;
-use crate::cache::freshness::Standing;
+use crate::cache::freshness::Credentials;
 use crate::identity::{Kind, Principal};
 
-/// What a client asked for, before its route changed any of it: `api.example.org/players/7?x=1`.
+/// The target that a client requested, before its route changed any of it: `api.example.org/players/7?x=1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     text: Arc<str>,
@@ -27,20 +27,20 @@ pub struct Target {
 
 /// A request, as far as the cache is concerned. The head is that which the upstream gets.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
-    /// What the client asked for.
+pub struct CacheRequest<'a> {
+    /// The target that the client requested.
     pub target: &'a Target,
     /// The method.
     pub method: &'a Method,
     /// The fields.
     pub headers: &'a HeaderMap,
-    /// Who is asking.
+    /// The caller.
     pub principal: Option<&'a Principal>,
     /// The body, if [`Rules::needs_body`] says that it is needed.
     pub body: Option<&'a [u8]>,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> CacheRequest<'a> {
     /// A request for this target.
     pub fn new(
         target: &'a Target,
@@ -99,21 +99,21 @@ impl Target {
 }
 
 /// The key of a request, before the answer's own `Vary` is known.
-pub(super) fn primary(rules: &Rules, asked: &Asked<'_>) -> Result<(Vec<u8>, Standing), Nobody> {
+pub(super) fn primary(rules: &Rules, request: &CacheRequest<'_>) -> Result<(Vec<u8>, Credentials), Nobody> {
     let mut key = Vec::with_capacity(256);
-    key.push(u8::from(asked.target.https) | u8::from(rules.by_body) << 1);
+    key.push(u8::from(request.target.https) | u8::from(rules.by_body) << 1);
     part(&mut key, rules.route.as_bytes());
-    part(&mut key, asked.target.host().as_bytes());
-    part(&mut key, asked.target.path().as_bytes());
+    part(&mut key, request.target.host().as_bytes());
+    part(&mut key, request.target.path().as_bytes());
     if rules.by_body {
-        part(&mut key, asked.method.as_str().as_bytes());
-        let media = asked.headers.get(CONTENT_TYPE).map(|it| it.as_bytes());
+        part(&mut key, request.method.as_str().as_bytes());
+        let media = request.headers.get(CONTENT_TYPE).map(|it| it.as_bytes());
         part(&mut key, media.unwrap_or_default());
-        key.extend_from_slice(&body::fingerprint(media, asked.body.unwrap_or_default()));
+        key.extend_from_slice(&body::fingerprint(media, request.body.unwrap_or_default()));
     }
-    let standing = scope(rules, asked, &mut key)?;
-    vary(&rules.vary, asked.headers, &mut key);
-    Ok((key, standing))
+    let credentials = scope(rules, request, &mut key)?;
+    vary(&rules.vary, request.headers, &mut key);
+    Ok((key, credentials))
 }
 
 /// Makes a primary key that of the variant for these fields.
@@ -123,8 +123,8 @@ pub(super) fn variant(key: &mut Vec<u8>, fields: &[HeaderName], headers: &Header
 }
 
 /// Whose answers these are.
-fn scope(rules: &Rules, asked: &Asked<'_>, key: &mut Vec<u8>) -> Result<Standing, Nobody> {
-    match (rules.per, asked.principal) {
+fn scope(rules: &Rules, request: &CacheRequest<'_>, key: &mut Vec<u8>) -> Result<Credentials, Nobody> {
+    match (rules.per, request.principal) {
         (Some(Per::Public), _) => key.push(b'p'),
         (Some(Per::User), Some(principal)) => {
             key.push(b'u');
@@ -135,7 +135,7 @@ fn scope(rules: &Rules, asked: &Asked<'_>, key: &mut Vec<u8>) -> Result<Standing
             part(key, tenant.as_bytes());
         }
         (Some(Per::Tenant), Some(_)) => return Err(Nobody),
-        (Some(_), None) if asked.headers.keys().any(is_credential) => return Err(Nobody),
+        (Some(_), None) if request.headers.keys().any(is_credential) => return Err(Nobody),
         (Some(_), None) => key.push(b'a'),
         (None, principal) => {
             key.push(b'n');
@@ -144,11 +144,11 @@ fn scope(rules: &Rules, asked: &Asked<'_>, key: &mut Vec<u8>) -> Result<Standing
                 identity(principal, key);
             }
             let open = |field: &HeaderName| is_credential(field) && !rules.parts_by(field);
-            let credentials = principal.is_some() && mine.is_none() || asked.headers.keys().any(open);
-            return Ok(Standing { credentials });
+            let outside_key = principal.is_some() && mine.is_none() || request.headers.keys().any(open);
+            return Ok(Credentials { outside_key });
         }
     }
-    Ok(Standing::default())
+    Ok(Credentials::default())
 }
 
 fn identity(principal: &Principal, key: &mut Vec<u8>) {
@@ -238,15 +238,20 @@ mod tests {
         principal: Option<&'a Principal>,
     }
 
-    fn key(rules: &Rules, case: &Case<'_>) -> Result<(Vec<u8>, Standing), Nobody> {
+    fn key(rules: &Rules, case: &Case<'_>) -> Result<(Vec<u8>, Credentials), Nobody> {
         let target = Target::new(false, "h", &case.target.parse().unwrap_or_default());
         let mut headers = HeaderMap::new();
         for (name, value) in case.headers {
             headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
         }
-        let asked =
-            Asked { target: &target, method: &Method::GET, headers: &headers, principal: case.principal, body: None };
-        primary(rules, &asked)
+        let request = CacheRequest {
+            target: &target,
+            method: &Method::GET,
+            headers: &headers,
+            principal: case.principal,
+            body: None,
+        };
+        primary(rules, &request)
     }
 
     #[track_caller]
@@ -254,7 +259,7 @@ mod tests {
         let rules = rules(yaml);
         let left = key(&rules, &left).expect("a key");
         if let Ok(right) = key(&rules, &right) {
-            assert!(left.0 != right.0 || right.1.credentials, "{yaml}");
+            assert!(left.0 != right.0 || right.1.outside_key, "{yaml}");
         }
     }
 
@@ -286,14 +291,14 @@ mod tests {
             let case = Case { headers: &shown, ..Case::default() };
             assert!(key(&rules("{ per: user }"), &case).is_err());
             assert!(key(&rules("{ per: tenant }"), &case).is_err());
-            assert!(key(&rules("{ ttl: 1s }"), &case).unwrap().1.credentials);
-            assert!(!key(&rules("{ per: public }"), &case).unwrap().1.credentials);
+            assert!(key(&rules("{ ttl: 1s }"), &case).unwrap().1.outside_key);
+            assert!(!key(&rules("{ per: public }"), &case).unwrap().1.outside_key);
         }
         // One credential parts answers, another is shown beside it.
         let both = [("authorization", "x"), ("cookie", "y")];
         let case = Case { headers: &both, ..Case::default() };
-        assert!(key(&rules("{ vary: [authorization] }"), &case).unwrap().1.credentials);
-        assert!(!key(&rules("{ vary: [authorization, cookie] }"), &case).unwrap().1.credentials);
+        assert!(key(&rules("{ vary: [authorization] }"), &case).unwrap().1.outside_key);
+        assert!(!key(&rules("{ vary: [authorization, cookie] }"), &case).unwrap().1.outside_key);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Kept answers in memory: bounded in bytes, evicted by S3-FIFO (what was asked for once does not push
-//! out what is asked for again and again).
+//! Cached responses in memory: bounded in bytes, evicted by S3-FIFO (what was requested once does not push
+//! out what is requested again and again).
 
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
@@ -12,7 +12,7 @@ const SHARDS_MAX: u64 = 32;
 /// What an answer takes, about: only to size the store's own tables.
 const TYPICAL: u64 = 4 * 1024;
 
-/// Kept answers by key.
+/// Cached responses by key.
 pub(super) struct Memory {
     slots: Cache<Box<[u8]>, Slot, Weight, DefaultHashBuilder, Evictions>,
     capacity: u64,

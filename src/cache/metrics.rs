@@ -20,11 +20,11 @@ pub(super) struct Metrics {
     pub(super) evicted: IntCounter,
     pub(super) purged: IntCounter,
     pub(super) refreshes: IntGauge,
-    pub(super) second_hits: IntCounter,
-    pub(super) second_misses: IntCounter,
-    pub(super) second_failed: IntCounter,
-    pub(super) second_skipped: IntCounter,
-    pub(super) second_written: IntCounter,
+    pub(super) shared_hits: IntCounter,
+    pub(super) shared_misses: IntCounter,
+    pub(super) shared_failed: IntCounter,
+    pub(super) shared_skipped: IntCounter,
+    pub(super) shared_written: IntCounter,
 }
 
 impl Metrics {
@@ -32,8 +32,8 @@ impl Metrics {
         let help = "Requests on routes with a cache, by what the cache could do for them";
         let requests: IntCounterVec =
             register_int_counter_vec!("moongate_cache_requests_total", help, &["result"]).expect(ONCE);
-        let help = "Reads and writes of kept answers in the shared state, by result";
-        let second: IntCounterVec =
+        let help = "Reads and writes of cached responses in the shared state, by result";
+        let shared_tier: IntCounterVec =
             register_int_counter_vec!("moongate_cache_shared_total", help, &["result"]).expect(ONCE);
         let counter = |name: &str, help: &str| register_int_counter!(name, help).expect(ONCE);
         Self {
@@ -43,24 +43,24 @@ impl Metrics {
             revalidated: requests.with_label_values(&["revalidated"]),
             bypassed: requests.with_label_values(&["bypass"]),
             collapsed: counter("moongate_cache_collapsed_total", "Requests that waited for another one's answer"),
-            stored: counter("moongate_cache_stored_total", "Answers that were kept"),
-            evicted: counter("moongate_cache_evicted_total", "Kept answers that had to make room"),
-            purged: counter("moongate_cache_purged_total", "Kept answers that were purged"),
+            stored: counter("moongate_cache_stored_total", "Responses that were stored"),
+            evicted: counter("moongate_cache_evicted_total", "Cached responses that had to make room"),
+            purged: counter("moongate_cache_purged_total", "Cached responses that were purged"),
             refreshes: register_int_gauge!(
                 "moongate_cache_refreshes_in_flight",
-                "Answers that are fetched anew while stale ones are given"
+                "Answers that are fetched anew while stale ones are served"
             )
             .expect(ONCE),
-            second_hits: second.with_label_values(&["hit"]),
-            second_misses: second.with_label_values(&["miss"]),
-            second_failed: second.with_label_values(&["failed"]),
-            second_skipped: second.with_label_values(&["skipped"]),
-            second_written: second.with_label_values(&["written"]),
+            shared_hits: shared_tier.with_label_values(&["hit"]),
+            shared_misses: shared_tier.with_label_values(&["miss"]),
+            shared_failed: shared_tier.with_label_values(&["failed"]),
+            shared_skipped: shared_tier.with_label_values(&["skipped"]),
+            shared_written: shared_tier.with_label_values(&["written"]),
         }
     }
 }
 
 pub(super) static BYTES: Lazy<IntGauge> =
-    Lazy::new(|| register_int_gauge!("moongate_cache_bytes", "What kept answers take in memory").expect(ONCE));
+    Lazy::new(|| register_int_gauge!("moongate_cache_bytes", "What cached responses take in memory").expect(ONCE));
 pub(super) static OBJECTS: Lazy<IntGauge> =
-    Lazy::new(|| register_int_gauge!("moongate_cache_objects", "Kept answers in memory").expect(ONCE));
+    Lazy::new(|| register_int_gauge!("moongate_cache_objects", "Cached responses in memory").expect(ONCE));

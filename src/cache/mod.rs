@@ -1,37 +1,37 @@
 //! A shared HTTP cache: what may be kept, for whom, how long, and what becomes of it (RFC 9111, 5861, 9211,
 //! 9213).
 //!
-//! Plain arithmetic over heads, and the store. It sends nothing and answers nobody: the request's way asks it,
-//! fetches what it lacks, and tells it what came back.
+//! Plain arithmetic over heads, and the store. It sends nothing and answers nothing itself: the request path looks up in it,
+//! fetches what it lacks, and hands it the responses.
 
 mod body;
+mod cache_status;
+mod cached_response;
 mod conditional;
 mod config;
 mod credentials;
 mod directives;
-mod flights;
+mod fill;
 mod freshness;
-mod give;
+mod in_flight;
+mod invalidations;
 mod key;
-mod lead;
-mod marks;
+mod lookup;
 mod memory;
 mod metrics;
-mod news;
 mod object;
-mod second;
+mod purges;
+mod shared_tier;
 mod store;
 mod tag;
-mod told;
-mod visit;
 
+pub use cache_status::{CacheStatus, Forwarded, Verdict};
+pub use cached_response::{CachedResponse, not_modified_of};
 pub use conditional::{Condition, Part, Validators};
 pub use config::{CacheConfig, CacheRoomConfig, KeyPart, Per, Room, Rules, SetCookie};
-pub use give::{Given, not_modified_of};
-pub use key::{Asked, Target};
-pub use lead::{Lead, Refresh};
-pub use news::{Purge, Purged};
+pub use fill::{Fill, Refresh};
+pub use key::{CacheRequest, Target};
+pub use lookup::{Change, Lookup, LookupResult};
 pub use object::Object;
-pub use store::{Cache, Fill};
-pub use told::{Forwarded, Told, Verdict};
-pub use visit::{Change, Visit, Visited};
+pub use purges::{Purge, Purged};
+pub use store::{Cache, CacheUsage};

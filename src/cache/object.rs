@@ -1,4 +1,4 @@
-//! A kept answer, in memory and as bytes.
+//! A cached response, in memory and as bytes.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,7 +11,7 @@ use http::header::{
 use pingora::http::ResponseHeader;
 
 use crate::cache::conditional::Validators;
-use crate::cache::freshness::{Terms, date};
+use crate::cache::freshness::{Freshness, date};
 use crate::cache::key::Target;
 
 /// What an entry takes beside its bytes, about.
@@ -34,18 +34,18 @@ const NOT_KEPT: [HeaderName; 13] = [
     HeaderName::from_static("x-request-id"),
 ];
 
-/// A kept answer.
+/// A cached response.
 #[derive(Debug)]
 pub struct Object {
-    /// Ready to be given, but for what belongs to one delivery.
+    /// Ready to be served, but for what belongs to one delivery.
     pub(super) head: ResponseHeader,
     pub(super) body: Bytes,
-    pub(super) terms: Terms,
+    pub(super) freshness: Freshness,
     pub(super) route: Arc<str>,
     pub(super) target: Target,
     /// Fingerprints of everything that it depends on: a change of one of them makes it useless.
     pub(super) depends: Arc<[u64]>,
-    /// Which changes were known when it was asked for.
+    /// Which changes were known when it was requested.
     pub(super) known: u64,
     modified: Option<SystemTime>,
 }
@@ -55,21 +55,21 @@ impl Object {
     pub(super) fn new(
         answer: &ResponseHeader,
         body: Bytes,
-        terms: Terms,
+        freshness: Freshness,
         (route, target): (Arc<str>, Target),
         depends: Arc<[u64]>,
         known: u64,
     ) -> Option<Self> {
         let head = kept(answer, body.len())?;
         // Of its own, here and in the head: what was read from a connection is a slice of something larger,
-        // which would stay in memory and be counted by nobody.
+        // which would stay in memory and not be counted.
         let body = Bytes::copy_from_slice(&body);
         let modified = head.headers.get(LAST_MODIFIED).and_then(date);
-        Some(Self { head, body, terms, route, target, depends, known, modified })
+        Some(Self { head, body, freshness, route, target, depends, known, modified })
     }
 
     /// The same answer, confirmed by a 304: its fields replace those of the same name (RFC 9111, section 3.2).
-    pub(super) fn confirmed(&self, answer: &ResponseHeader, terms: Terms, known: u64) -> Option<Self> {
+    pub(super) fn confirmed(&self, answer: &ResponseHeader, freshness: Freshness, known: u64) -> Option<Self> {
         let mut head = self.head.clone();
         // What describes the body stays: it is the same body.
         let stays = |name: &HeaderName| {
@@ -88,7 +88,7 @@ impl Object {
         }
         let modified = head.headers.get(LAST_MODIFIED).and_then(date);
         let (body, route, target) = (self.body.clone(), self.route.clone(), self.target.clone());
-        Some(Self { head, body, terms, route, target, depends: self.depends.clone(), known, modified })
+        Some(Self { head, body, freshness, route, target, depends: self.depends.clone(), known, modified })
     }
 
     pub(super) fn validators(&self) -> Validators<'_> {
@@ -150,7 +150,7 @@ impl Slot {
 /// The form in which slots lie in the shared state. Another version is as good as nothing.
 const VERSION: &[u8; 4] = b"mgc1";
 
-/// A slot as bytes, with its whole key, and with the `stamp` that tells whether it still counts.
+/// A slot as bytes, with its whole key, and with the `stamp` that says whether it still counts.
 pub(super) fn encode(key: &[u8], slot: &Slot, stamp: u64) -> Bytes {
     let mut out = BytesMut::with_capacity(slot.weight() + key.len());
     out.put_slice(VERSION);
@@ -176,11 +176,11 @@ pub(super) fn encode(key: &[u8], slot: &Slot, stamp: u64) -> Bytes {
 }
 
 fn put_object(out: &mut BytesMut, object: &Object) {
-    let terms = &object.terms;
-    for time in [terms.born, terms.lifetime, terms.while_revalidate, terms.if_error] {
+    let freshness = &object.freshness;
+    for time in [freshness.born, freshness.lifetime, freshness.while_revalidate, freshness.if_error] {
         out.put_u64(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     }
-    let flags = [terms.always_ask, terms.never_stale, terms.for_everybody];
+    let flags = [freshness.always_ask, freshness.never_stale, freshness.for_everybody];
     out.put_u8(flags.iter().enumerate().map(|(bit, it)| u8::from(*it) << bit).sum());
     out.put_u16(object.head.status.as_u16());
     out.put_u32(u32::try_from(object.head.headers.len()).unwrap_or(u32::MAX));
@@ -208,8 +208,8 @@ fn put(out: &mut BytesMut, bytes: &[u8]) {
 /// What lies under `key`, and its stamp; `None` if the bytes are anything else than what was put there.
 pub(super) fn decode(key: &[u8], bytes: &Bytes, known: u64) -> Option<(Slot, u64)> {
     let rest = bytes.strip_prefix(VERSION)?;
-    let (told, rest) = rest.split_first_chunk::<8>()?;
-    if u64::from_be_bytes(*told) != sum(rest) {
+    let (status, rest) = rest.split_first_chunk::<8>()?;
+    if u64::from_be_bytes(*status) != sum(rest) {
         return None;
     }
     let mut read = Read { bytes, at: 12 };
@@ -285,7 +285,7 @@ impl Read<'_> {
         let depends = (0..count).map(|_| self.u64()).collect::<Option<Vec<u64>>>()?;
         // Of its own: a slice would keep the head's bytes in memory, too.
         let body = Bytes::copy_from_slice(&self.part()?);
-        let terms = Terms {
+        let freshness = Freshness {
             born,
             lifetime,
             while_revalidate,
@@ -296,13 +296,13 @@ impl Read<'_> {
         };
         let modified = head.headers.get(LAST_MODIFIED).and_then(date);
         let route = route.as_str().into();
-        Some(Object { head, body, terms, route, target, depends: depends.into(), known, modified })
+        Some(Object { head, body, freshness, route, target, depends: depends.into(), known, modified })
     }
 }
 
 /// Finds what was cut or overwritten; against forgery, the state keeps strangers out.
 fn sum(bytes: &[u8]) -> u64 {
-    crate::cache::marks::fingerprint(&[bytes])
+    crate::cache::invalidations::fingerprint(&[bytes])
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@ use super::*;
 use http::StatusCode;
 use proptest::prelude::*;
 
-fn terms() -> Terms {
-    Terms {
+fn freshness() -> Freshness {
+    Freshness {
         born: Duration::from_millis(1_700_000_000_123),
         lifetime: Duration::from_secs(60),
         while_revalidate: Duration::from_secs(5),
@@ -20,7 +20,7 @@ fn object(fields: &[(&'static str, &'static str)], body: &'static str) -> Object
         head.append_header(*name, *value).unwrap();
     }
     let target = Target::new(true, "example.org", &"/a?b".parse().unwrap());
-    Object::new(&head, body.into(), terms(), ("r".into(), target), [1, 2].into(), 7).unwrap()
+    Object::new(&head, body.into(), freshness(), ("r".into(), target), [1, 2].into(), 7).unwrap()
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn rfc_9111_a_304_replaces_fields_but_not_the_body_and_what_describes_it() {
     for (name, value) in [("x-a", "3"), ("x-new", "4"), ("content-length", "0"), ("content-type", "text/html")] {
         answer.append_header(name, value).unwrap();
     }
-    let confirmed = kept.confirmed(&answer, terms(), 9).unwrap();
+    let confirmed = kept.confirmed(&answer, freshness(), 9).unwrap();
     let all =
         |name: &str| confirmed.head.headers.get_all(name).iter().map(|it| it.to_str().unwrap()).collect::<Vec<_>>();
     assert_eq!((all("x-a"), all("x-new"), all("etag")), (vec!["3"], vec!["4"], vec!["\"a\""]));
@@ -63,7 +63,7 @@ fn r9_1_a_slot_comes_back_from_its_bytes() {
     let Some((Slot::Whole(read), 42)) = decode(b"key", &bytes, 9) else { panic!("not read") };
     let Slot::Whole(written) = slot else { panic!() };
     assert_eq!(read.head.headers, written.head.headers);
-    assert_eq!((read.head.status, &read.body, read.terms), (StatusCode::OK, &written.body, written.terms));
+    assert_eq!((read.head.status, &read.body, read.freshness), (StatusCode::OK, &written.body, written.freshness));
     assert_eq!((&read.target, &read.depends, read.known), (&written.target, &written.depends, 9));
 
     let spec = Slot::Varied([http::header::ACCEPT_ENCODING].into());

@@ -10,21 +10,21 @@ use quick_cache::sync::Cache as Table;
 use serde::Serialize;
 
 use crate::cache::config::{Room, Rules};
-use crate::cache::flights::Flights;
+use crate::cache::in_flight::InFlightFills;
+use crate::cache::invalidations::{Invalidations, fingerprint};
 use crate::cache::key::Target;
-use crate::cache::marks::{Marks, fingerprint};
 use crate::cache::memory::Memory;
 use crate::cache::metrics::METRICS;
 use crate::cache::object::{Object, Slot};
-use crate::cache::second::Second;
+use crate::cache::shared_tier::SharedTier;
 use crate::routing::Params;
 use crate::state::{Notices, State};
 
-/// How long a key is taken for one whose answers can't be kept, so that nobody waits for the next one.
+/// How long a key counts as one whose responses can't be stored (hit-for-miss), so that no request waits for the next one.
 const ALONE: Duration = Duration::from_secs(10);
 /// So many of these keys are remembered.
 const ALONE_MAX: usize = 16_384;
-/// How long a stale answer is given without another try, after the upstream has failed.
+/// How long a stale response is served without another attempt, after the upstream has failed.
 const FAILING: Duration = Duration::from_secs(1);
 /// So many of these keys are remembered.
 const FAILING_MAX: usize = 16_384;
@@ -34,9 +34,9 @@ pub(super) const GRACE: Duration = Duration::from_secs(3600);
 /// A shared HTTP cache (RFC 9111); one for all workers.
 pub struct Cache {
     pub(super) memory: Memory,
-    pub(super) second: Option<Second>,
-    pub(super) flights: Flights,
-    pub(super) marks: Marks,
+    pub(super) shared_tier: Option<SharedTier>,
+    pub(super) in_flight: InFlightFills,
+    pub(super) invalidations: Invalidations,
     pub(super) notices: Notices,
     /// Tells this gateway's notices from those of others.
     pub(super) id: u64,
@@ -50,8 +50,8 @@ pub struct Cache {
 
 /// How full the cache is, for operators.
 #[derive(Clone, Debug, Serialize)]
-pub struct Fill {
-    /// What kept answers take, in bytes.
+pub struct CacheUsage {
+    /// What cached responses take, in bytes.
     pub bytes: u64,
     /// What they may take.
     pub bytes_max: u64,
@@ -61,7 +61,7 @@ pub struct Fill {
     pub objects: usize,
     /// Requests answered from the cache.
     pub hits: u64,
-    /// Requests for which the upstream was asked.
+    /// Requests that were forwarded to the upstream.
     pub misses: u64,
     /// Requests answered with something stale.
     pub stale: u64,
@@ -83,11 +83,11 @@ impl Cache {
         let taken_down_max = usize::try_from(room.memory / room.max_object.max(1) as u64).unwrap_or(usize::MAX);
         Arc::new(Self {
             memory: Memory::new(room.memory, room.max_object),
-            second: (shared && room.shared).then(|| Second::new(state.records.clone())),
+            shared_tier: (shared && room.shared).then(|| SharedTier::new(state.records.clone())),
             notices: state.notices.clone(),
             id: fastrand::u64(..),
-            flights: Flights::default(),
-            marks: Marks::default(),
+            in_flight: InFlightFills::default(),
+            invalidations: Invalidations::default(),
             alone: Table::new(ALONE_MAX),
             failing: Table::new(FAILING_MAX),
             object_max: room.max_object,
@@ -120,14 +120,14 @@ impl Cache {
             target.beside(reference)
         });
         let targets = beside.chain([target.clone()]).map(|it| of_target(it.host(), it.path()));
-        let mut changed: Vec<u64> = targets.filter(|it| on_cached_route || self.marks.was_kept(*it)).collect();
+        let mut changed: Vec<u64> = targets.filter(|it| on_cached_route || self.invalidations.was_kept(*it)).collect();
         changed.extend_from_slice(tags);
         changed
     }
 
-    /// How full it is.
-    pub fn fill(&self) -> Fill {
-        Fill {
+    /// How full the cache is.
+    pub fn usage(&self) -> CacheUsage {
+        CacheUsage {
             bytes: self.memory.bytes(),
             bytes_max: self.memory.capacity(),
             object_bytes_max: self.object_max,
@@ -139,7 +139,7 @@ impl Cache {
             bypassed: METRICS.bypassed.get(),
             collapsed: METRICS.collapsed.get(),
             evicted: METRICS.evicted.get(),
-            shared: self.second.is_some(),
+            shared: self.shared_tier.is_some(),
         }
     }
 
@@ -147,7 +147,7 @@ impl Cache {
     pub(super) fn get(&self, key: &[u8]) -> Option<Slot> {
         let slot = self.memory.get(key)?;
         if let Slot::Whole(object) = &slot
-            && self.marks.outdated(object.known, &object.depends)
+            && self.invalidations.outdated(object.known, &object.depends)
         {
             self.memory.remove(key);
             return None;
@@ -157,13 +157,13 @@ impl Cache {
 
     /// Keeps an answer in memory, if nothing that it depends on has changed meanwhile.
     pub(super) fn put(&self, key: &[u8], object: &Arc<Object>) -> bool {
-        if !self.marks.may_keep(object.known, &object.depends) {
+        if !self.invalidations.may_keep(object.known, &object.depends) {
             return false;
         }
-        self.marks.keep(of_target(object.target.host(), object.target.path()));
+        self.invalidations.keep(of_target(object.target.host(), object.target.path()));
         self.memory.put(key.into(), Slot::Whole(object.clone()));
-        // A change may have come between the question and the deed; its purge, before the deed.
-        if self.marks.may_keep(object.known, &object.depends) {
+        // A change may have come between the check and the write; its purge, before the write.
+        if self.invalidations.may_keep(object.known, &object.depends) {
             METRICS.stored.inc();
             return true;
         }

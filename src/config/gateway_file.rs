@@ -44,7 +44,7 @@ pub struct GatewayFile {
     pub tokens: TokensConfig,
     /// How the local service `auth` lets people in.
     pub auth: AuthConfig,
-    /// The room that kept answers have.
+    /// The room for cached responses.
     pub cache: CacheRoomConfig,
     /// `production`, or `dev` for what is of use while developing, and nowhere else:
     /// `POST /api/cache/clear`. Default: `MOONGATE_MODE` from the environment, or `production`.
@@ -181,7 +181,7 @@ pub struct Process {
     pub guard: GuardRules,
     /// Where short-lived values are kept.
     pub state: Backend,
-    /// The room that kept answers have.
+    /// The room for cached responses.
     pub cache: Room,
     /// What it is for.
     pub mode: Mode,

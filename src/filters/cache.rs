@@ -1,4 +1,4 @@
-//! The place of the cache among the steps. What may be kept is the cache room's business; the way itself asks it
+//! The place of the cache among the steps. What may be kept is the cache room's business; the request path calls it
 //! (`proxy/cached.rs`).
 
 use std::sync::Arc;

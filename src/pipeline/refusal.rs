@@ -74,7 +74,7 @@ pub enum Refusal {
         /// For so many seconds more.
         retry_after: u64,
     },
-    /// The client takes nothing but a kept answer (`only-if-cached`), and none is kept.
+    /// The client accepts cached responses alone (`only-if-cached`), and there is none.
     NotCached,
     /// The request's target is too long.
     UriTooLong,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 use crate::base::{RequestId, SpanId, TraceId};
-use crate::cache::Visit;
+use crate::cache::Lookup;
 use crate::identity::{Fields, Principal};
 use crate::pipeline::{Allowance, EndState, Recording, Refusal};
 
@@ -56,7 +56,7 @@ pub struct Exchange {
     /// Takes the answer down, where a step wants to keep it.
     pub recording: Option<Box<Recording>>,
     /// What the cache has to do with it.
-    pub cache: Option<Box<Visit>>,
+    pub cache: Option<Box<Lookup>>,
     /// What became of the attempts to have it answered.
     pub attempt: AttemptInfo,
     /// Bytes of the answer's body as the upstream sent them.

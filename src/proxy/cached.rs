@@ -1,5 +1,5 @@
-//! What the cache has to do with a request's way: kept answers are given, what is to be kept is taken down, what
-//! may still hold is asked for.
+//! What the cache has to do with a request's way: cached responses are served, what is to be stored is recorded, what
+//! may still hold is revalidated.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use crate::cache::{self, Asked, Given, Lead, Visit, Visited};
+use crate::cache::{self, CacheRequest, CachedResponse, Fill, Lookup, LookupResult};
 use crate::client::Client;
 use crate::config::Action;
 use crate::deliver::ResponseFilters;
@@ -54,154 +54,154 @@ pub(super) fn subject(
     Some(Subject { target, tags, change })
 }
 
-/// Asks the cache for a kept answer.
-pub(super) async fn visit(
+/// Looks up a cached response.
+pub(super) async fn lookup(
     admitted: &Admitted,
     shared: &Shared,
     exchange: &mut Exchange,
     client: &mut Client,
     subject: Subject,
-) -> Result<Option<Box<Given>>, ForwardError> {
+) -> Result<Option<Box<CachedResponse>>, ForwardError> {
     let Subject { target, tags, change } = subject;
     let Some(rules) = &admitted.route().chain.cache else {
-        exchange.cache = Some(Box::new(Visit { told: None, lead: None, change, word: None }));
+        exchange.cache = Some(Box::new(Lookup { status: None, fill: None, change, word: None }));
         return Ok(None);
     };
     exchange.introduce_principal_in(client.request_mut());
     let (principal, body) = (exchange.principal.clone(), exchange.body.clone());
-    let asked = Asked::new(&target, client.request(), principal.as_deref(), body.as_deref());
-    let visited = match shared.cache.look(rules, asked, &tags) {
-        Some(visited) => visited,
+    let asked = CacheRequest::new(&target, client.request(), principal.as_deref(), body.as_deref());
+    let result = match shared.cache.lookup_in_memory(rules, asked, &tags) {
+        Some(result) => result,
         None => {
             // What has to be waited for is waited for only as long as the client does.
             let request = Box::new(client.request().clone());
-            let asked = Asked::new(&target, &request, principal.as_deref(), body.as_deref());
-            let visit = Box::pin(shared.cache.visit(rules, asked, &tags));
-            unless_gone(client, visit).await?
+            let asked = CacheRequest::new(&target, &request, principal.as_deref(), body.as_deref());
+            let lookup = Box::pin(shared.cache.lookup(rules, asked, &tags));
+            unless_gone(client, lookup).await?
         }
     };
-    let (told, lead) = match visited {
-        Visited::Given(given) => return Ok(Some(given)),
-        Visited::Pass(told) => (Some(told), None),
-        Visited::Lead(lead) => (None, Some(lead)),
-        Visited::NotKept(told) => {
-            exchange.cache = Some(Box::new(Visit::told(told)));
+    let (status, fill) = match result {
+        LookupResult::Hit(cached) => return Ok(Some(cached)),
+        LookupResult::Pass(status) => (Some(status), None),
+        LookupResult::Fill(fill) => (None, Some(fill)),
+        LookupResult::NotCached(status) => {
+            exchange.cache = Some(Box::new(Lookup::status(status)));
             return Err(ForwardError::Refused(Refusal::NotCached));
         }
     };
-    exchange.cache = Some(Box::new(Visit { told, lead, change, word: None }));
+    exchange.cache = Some(Box::new(Lookup { status, fill, change, word: None }));
     Ok(None)
 }
 
-/// Prepares to take the answer down, if it may be kept. True if the upstream has to be asked in another way
-/// than the client has: for the whole answer, or whether what is kept still holds.
+/// Prepares to record the response, if it may be stored. True if the upstream request has to be another one
+/// than the client's: for the whole response, or a revalidation of the stored one.
 pub(super) fn begin(exchange: &mut Exchange) -> bool {
-    let Some(lead) = exchange.cache.as_ref().and_then(|it| it.lead.as_ref()) else { return false };
-    exchange.recording = Some(Box::new(Recording::new(lead.body_max())));
-    lead.asks()
+    let Some(fill) = exchange.cache.as_ref().and_then(|it| it.fill.as_ref()) else { return false };
+    exchange.recording = Some(Box::new(Recording::new(fill.body_max())));
+    fill.asks()
 }
 
 /// The answer has passed.
 pub(super) fn finish(exchange: &mut Exchange) {
-    let Some(visit) = &mut exchange.cache else { return };
+    let Some(lookup) = &mut exchange.cache else { return };
     let answer = exchange.recording.take().and_then(|it| it.into_answer());
-    visit.finish(answer.map(|it| it.1));
+    lookup.finish(answer.map(|it| it.1));
 }
 
-/// There is no answer to take down.
-pub(super) fn forsake(exchange: &mut Exchange) {
-    if let Some(visit) = &mut exchange.cache {
-        visit.forsake();
+/// There is no response to record.
+pub(super) fn abandon(exchange: &mut Exchange) {
+    if let Some(lookup) = &mut exchange.cache {
+        lookup.abandon();
     }
     exchange.recording = None;
 }
 
 impl Proxy {
-    /// Gives a client what is kept.
+    /// Sends a client a cached response.
     pub(super) async fn give(
         &self,
         client: &mut Client,
         exchange: &mut Exchange,
         admitted: &Admitted,
-        given: Given,
+        cached: CachedResponse,
         deed: Option<Deed>,
     ) -> Result<(), Cut> {
-        let Given { mut head, body, told, refresh } = given;
-        if let Some(lead) = refresh {
-            self.refresh(lead, client.request(), exchange, admitted);
+        let CachedResponse { mut head, body, status, refresh } = cached;
+        if let Some(fill) = refresh {
+            self.refresh(fill, client.request(), exchange, admitted);
         }
         if let Some(deed) = deed {
             let mut headers = head.headers.clone();
             headers.remove(http::header::CONTENT_LENGTH); // it is that of the body
             deed.keep(&Kept { status: head.status, headers, body: body.clone() }).await;
         }
-        exchange.cache = Some(Box::new(Visit::told(told)));
+        exchange.cache = Some(Box::new(Lookup::status(status)));
         admitted.on_response(exchange, &mut head);
         answer(client, exchange, (head, body), admitted.route().policy.request, EndState::Done).await
     }
 
-    /// Asks the upstream for a whole answer or for word that what is kept still holds (RFC 9111, section 4.3),
-    /// and gives the client what comes of it.
+    /// Fetches a whole response, or revalidates the stored one (RFC 9111, section 4.3),
+    /// and sends the client what comes of it.
     pub(super) async fn ask(
         &self,
         client: &mut Client,
         exchange: &mut Exchange,
         admitted: &Admitted,
     ) -> Result<(), Cut> {
-        let lead = exchange.cache.as_mut().and_then(|it| it.lead.take());
-        let Some(mut lead) = lead else { return refuse(client, exchange, admitted, Refusal::Internal).await };
+        let fill = exchange.cache.as_mut().and_then(|it| it.fill.take());
+        let Some(mut fill) = fill else { return refuse(client, exchange, admitted, Refusal::Internal).await };
         let mut request = RequestHeader::clone(&client.shared_request());
-        lead.ask_on_conditions(&mut request);
+        fill.ask_on_conditions(&mut request);
         let interim = |head: &mut ResponseHeader| admitted.on_interim(head);
         let body = RequestBody::of(client, exchange.body.clone()).with_interim(&interim);
         let Exchange { context, attempt, .. } = &mut *exchange;
         let response = match self.forwarder(admitted).forward(&request, body, context, attempt).await {
             Ok(response) => response,
             Err(ForwardError::Refused(refusal)) => {
-                return match lead.failed(None) {
-                    Some(given) => self.give(client, exchange, admitted, given, None).await,
+                return match fill.failed(None) {
+                    Some(cached) => self.give(client, exchange, admitted, cached, None).await,
                     None => refuse(client, exchange, admitted, refusal).await,
                 };
             }
             Err(why) => return stopped(client, exchange, admitted, why).await,
         };
-        if let Some(given) = lead.failed(Some(response.head.status)) {
+        if let Some(cached) = fill.failed(Some(response.head.status)) {
             let UpstreamResponse { mut body, .. } = response;
             body.finish().await;
-            return self.give(client, exchange, admitted, given, None).await;
+            return self.give(client, exchange, admitted, cached, None).await;
         }
-        if response.head.status == StatusCode::NOT_MODIFIED && lead.has_kept() {
+        if response.head.status == StatusCode::NOT_MODIFIED && fill.has_kept() {
             let UpstreamResponse { head, mut body } = response;
             body.finish().await;
-            return match lead.confirmed(&head) {
-                Some(given) => self.give(client, exchange, admitted, given, None).await,
+            return match fill.confirmed(&head) {
+                Some(cached) => self.give(client, exchange, admitted, cached, None).await,
                 None => refuse(client, exchange, admitted, Refusal::UpstreamProtocol).await,
             };
         }
-        if lead.is_known_to_client(&response.head) {
-            return self.only_for_the_cache(client, exchange, admitted, *lead, response).await;
+        if fill.is_known_to_client(&response.head) {
+            return self.only_for_the_cache(client, exchange, admitted, *fill, response).await;
         }
-        exchange.recording = Some(Box::new(Recording::new(lead.body_max())));
-        exchange.cache = Some(Box::new(Visit { told: None, lead: Some(lead), change: None, word: None }));
+        exchange.recording = Some(Box::new(Recording::new(fill.body_max())));
+        exchange.cache = Some(Box::new(Lookup { status: None, fill: Some(fill), change: None, word: None }));
         self.deliver(response, client, exchange, admitted).await
     }
 
-    /// The client has the answer already: its body is read for the cache alone.
+    /// The client has the response already: its body is read for the cache alone.
     async fn only_for_the_cache(
         &self,
         client: &mut Client,
         exchange: &mut Exchange,
         admitted: &Admitted,
-        mut lead: Lead,
+        mut fill: Fill,
         response: UpstreamResponse,
     ) -> Result<(), Cut> {
-        let body_max = lead.body_max();
-        let fits = lead.fits(&response.head);
-        let wanted = lead.on_head(&response.head) && fits;
+        let body_max = fill.body_max();
+        let fits = fill.fits(&response.head);
+        let wanted = fill.on_head(&response.head) && fits;
         let UpstreamResponse { head, mut body } = response;
         if !wanted {
-            let told = lead.told();
-            exchange.cache = Some(Box::new(Visit::told(told)));
+            let status = fill.status();
+            exchange.cache = Some(Box::new(Lookup::status(status)));
             body.finish().await;
             let known = UpstreamResponse::of(cache::not_modified_of(&head), Bytes::new());
             return self.deliver(known, client, exchange, admitted).await;
@@ -209,8 +209,8 @@ impl Proxy {
         let policy = &admitted.route().policy;
         let until = Instant::now() + policy.request;
         match unless_gone(client, body.collect(body_max, policy, until)).await {
-            Ok(Ok(Collected::Whole(body))) => match lead.finish_and_give(body) {
-                Some(given) => self.give(client, exchange, admitted, given, None).await,
+            Ok(Ok(Collected::Whole(body))) => match fill.finish_and_give(body) {
+                Some(cached) => self.give(client, exchange, admitted, cached, None).await,
                 None => refuse(client, exchange, admitted, Refusal::Internal).await,
             },
             Ok(_) => refuse(client, exchange, admitted, Refusal::UpstreamClosed).await,
@@ -218,14 +218,14 @@ impl Proxy {
         }
     }
 
-    /// Fetches an answer anew, beside the requests.
-    fn refresh(&self, lead: Lead, request: &RequestHeader, exchange: &Exchange, admitted: &Admitted) {
-        let Some(room) = lead.in_background() else { return };
+    /// Fetches a response anew, in the background.
+    fn refresh(&self, fill: Fill, request: &RequestHeader, exchange: &Exchange, admitted: &Admitted) {
+        let Some(room) = fill.in_background() else { return };
         let mut request = request.clone();
-        lead.ask_for(&mut request);
-        request.set_method(lead.fetches_with());
+        fill.ask_for(&mut request);
+        request.set_method(fill.fetches_with());
         let fetch = Fetch {
-            lead,
+            fill,
             worker: self.worker.clone(),
             destination: admitted.destination().clone(),
             request,
@@ -240,9 +240,9 @@ impl Proxy {
     }
 }
 
-/// An answer that is fetched beside the requests.
+/// A refresh: a response that is fetched in the background.
 struct Fetch {
-    lead: Lead,
+    fill: Fill,
     worker: Arc<Worker>,
     destination: Destination,
     request: RequestHeader,
@@ -253,18 +253,18 @@ struct Fetch {
 
 impl Fetch {
     async fn run(self) {
-        let Self { mut lead, worker, destination, request, body, policy, context } = self;
+        let Self { mut fill, worker, destination, request, body, policy, context } = self;
         let forwarder = Forwarder { worker: &worker, destination: &destination, policy: &policy };
         let mut info = AttemptInfo::default();
         let forwarded = forwarder.forward(&request, RequestBody::bytes(body), &context, &mut info).await;
         let Ok(UpstreamResponse { head, mut body }) = forwarded else { return };
         if head.status == StatusCode::NOT_MODIFIED {
             body.finish().await;
-            lead.confirmed(&head);
-        } else if !head.status.is_server_error() && lead.on_head(&head) {
+            fill.confirmed(&head);
+        } else if !head.status.is_server_error() && fill.on_head(&head) {
             let until = Instant::now() + policy.request;
-            if let Ok(Collected::Whole(body)) = body.collect(lead.body_max(), &policy, until).await {
-                lead.finish(body);
+            if let Ok(Collected::Whole(body)) = body.collect(fill.body_max(), &policy, until).await {
+                fill.finish(body);
             }
         }
     }

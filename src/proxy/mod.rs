@@ -47,11 +47,11 @@ struct Cut;
 pub struct Shared {
     /// Who is watched for floods, and who is blocked.
     pub guard: Arc<Guard>,
-    /// Short-lived values: claims, kept answers, counters.
+    /// Short-lived values: claims, cached responses, counters.
     pub state: State,
     /// Who is who.
     pub identity: Arc<Identity>,
-    /// Kept answers.
+    /// Cached responses.
     pub cache: Arc<Cache>,
     /// Whether special words in bodies trigger what clients want to be prepared for.
     pub mocks: bool,
@@ -245,7 +245,7 @@ async fn refuse(
     way: &impl ResponseFilters,
     refusal: Refusal,
 ) -> Result<(), Cut> {
-    cached::forsake(exchange); // whoever waits for this answer waits in vain
+    cached::abandon(exchange); // whoever waits for this answer waits in vain
     let (mut head, body) = reply::refusal(&refusal, &exchange.request_id, client.request());
     way.on_response(exchange, &mut head);
     if ends_connection(&refusal) {

@@ -190,8 +190,8 @@ impl Wording {
             Refusal::NotCached => say(
                 StatusCode::GATEWAY_TIMEOUT,
                 "not_cached",
-                "only a kept answer was asked for, and none is kept",
-                "ask without Cache-Control: only-if-cached",
+                "the client accepts cached responses alone, and there is none",
+                "send the request without Cache-Control: only-if-cached",
             ),
             Refusal::UriTooLong => say(
                 StatusCode::URI_TOO_LONG,

@@ -12,7 +12,7 @@ use http::{Method, StatusCode, Uri, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::date::get_cached_date;
 
-use crate::cache::Given;
+use crate::cache::CachedResponse;
 use crate::client::Client;
 use crate::config::{Action, Respond, Route, Serving};
 use crate::deliver::ResponseFilters;
@@ -30,7 +30,7 @@ pub(super) enum Arrival {
     /// It goes there, and is a deed that is done once.
     Deed(Admitted, Deed),
     /// Its answer is kept; with the deed that is done by giving it.
-    Kept(Admitted, Box<Given>, Option<Deed>),
+    Kept(Admitted, Box<CachedResponse>, Option<Deed>),
     /// It is answered at once.
     Answered(Admitted, Box<ResponseHeader>, Bytes),
 }
@@ -188,7 +188,7 @@ async fn filter(
     };
     let mut kept = None;
     if let Some(subject) = cached::subject(admitted, shared, exchange, client.request(), params) {
-        kept = cached::visit(admitted, shared, exchange, client, subject).await?;
+        kept = cached::lookup(admitted, shared, exchange, client, subject).await?;
         if let Some(given) = kept.take_if(|it| it.refresh.is_none()) {
             return Ok(Onward::Kept(given, deed));
         }
@@ -247,7 +247,7 @@ enum Onward {
     /// Its deed was done: this is the answer.
     Replay(Kept),
     /// Its answer is kept; with the deed that is done by giving it.
-    Kept(Box<Given>, Option<Deed>),
+    Kept(Box<CachedResponse>, Option<Deed>),
 }
 
 fn replayed(kept: Kept) -> (Box<ResponseHeader>, Bytes) {
@@ -292,8 +292,8 @@ impl ResponseFilters for Routeless {
 
 fn way_out(chain: &filters::Chain, exchange: &mut Exchange, answer: &mut ResponseHeader) {
     // Before anything changes the answer: kept is what the upstream said.
-    if let Some(visit) = &mut exchange.cache
-        && !visit.on_response(answer)
+    if let Some(lookup) = &mut exchange.cache
+        && !lookup.on_response(answer)
     {
         exchange.recording = None;
     }

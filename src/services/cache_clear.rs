@@ -1,4 +1,4 @@
-//! Forgetting all kept answers, for whoever develops against the gateway (S2S-15).
+//! Purges all cached responses, for developers (S2S-15).
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use axum::body::Body;
 use crate::cache::{Cache, Purge};
 use crate::pipeline::{Context, LocalFuture, LocalService};
 
-/// `POST /api/cache/clear`: 204 when everything is forgotten.
+/// `POST /api/cache/clear`: 204 when everything is purged.
 #[derive(Default)]
 pub struct CacheClear {
     cache: Option<Arc<Cache>>,

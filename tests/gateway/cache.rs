@@ -1,4 +1,4 @@
-//! Kept answers as clients see them: what is kept, how long, and what becomes of it when it is stale.
+//! Cached responses as clients see them: what is kept, how long, and what becomes of it when it is stale.
 
 use std::collections::BTreeSet;
 use std::thread;

@@ -1,4 +1,4 @@
-//! Kept answers and other people: whose they are (R9.2), who makes them useless (R9.4), and where else they lie
+//! Cached responses and other people: whose they are (R9.2), who makes them useless (R9.4), and where else they lie
 //! (R9.1).
 
 use std::thread;

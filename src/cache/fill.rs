@@ -1,4 +1,4 @@
-//! A request that fetches an answer which may be kept: from its head to the end of its body.
+//! A request that fetches a response which may be stored: from its head to the end of its body.
 
 use std::sync::Arc;
 
@@ -7,22 +7,22 @@ use http::header::{HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_
 use http::{HeaderMap, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 
+use crate::cache::cache_status::{CacheStatus, Verdict};
+use crate::cache::cached_response::{CachedResponse, give};
 use crate::cache::conditional::{Condition, Validators};
 use crate::cache::config::Rules;
 use crate::cache::directives::AnswerDirectives;
-use crate::cache::flights::{Flight, Landing};
-use crate::cache::freshness::{self, Standing, Terms, Unfit};
-use crate::cache::give::{Given, give};
+use crate::cache::freshness::{self, Credentials, Freshness, NotStorable};
+use crate::cache::in_flight::{InFlight, Outcome};
 use crate::cache::key::{self, Target};
 use crate::cache::metrics::METRICS;
 use crate::cache::object::{Object, Slot};
 use crate::cache::store::{Cache, GRACE, TakenDown, now};
-use crate::cache::told::{Told, Verdict};
 
-/// So many answers are fetched beside the requests at a time.
+/// So many background refreshes run at a time.
 const REFRESHES_MAX: i64 = 256;
 
-/// Counts an answer that is fetched beside the requests.
+/// Counts a refresh: a response that is fetched in the background.
 pub struct Refresh(());
 
 impl Refresh {
@@ -38,8 +38,8 @@ impl Drop for Refresh {
     }
 }
 
-/// A request that fetches an answer which may be kept. Dropped, it keeps nothing and lets others go.
-pub struct Lead {
+/// A request that fetches a response which may be stored. Dropped, it keeps nothing and lets others go.
+pub struct Fill {
     pub(super) cache: Arc<Cache>,
     pub(super) rules: Arc<Rules>,
     /// Without the fields that answers part by.
@@ -55,23 +55,23 @@ pub struct Lead {
     pub(super) depends: Arc<[u64]>,
     pub(super) known: u64,
     pub(super) stamp: Option<u64>,
-    pub(super) standing: Standing,
-    pub(super) flight: Option<Flight>,
+    pub(super) credentials: Credentials,
+    pub(super) in_flight: Option<InFlight>,
     pub(super) taken_down: Option<TakenDown>,
-    /// What is kept and has to be confirmed, and whether it can be given if the upstream fails.
+    /// What is kept and has to be confirmed, and whether it can be served if the upstream fails.
     pub(super) stale: Option<(Arc<Object>, bool)>,
-    pub(super) told: Told,
+    pub(super) status: CacheStatus,
     /// What the answer's head said.
-    pub(super) terms: Option<(Terms, Box<ResponseHeader>)>,
+    pub(super) freshness: Option<(Freshness, Box<ResponseHeader>)>,
 }
 
-impl std::fmt::Debug for Lead {
+impl std::fmt::Debug for Fill {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lead").field("target", &self.target).field("told", &self.told).finish_non_exhaustive()
+        f.debug_struct("Fill").field("target", &self.target).field("status", &self.status).finish_non_exhaustive()
     }
 }
 
-impl Lead {
+impl Fill {
     /// The largest body that is of use, in bytes.
     pub fn body_max(&self) -> usize {
         self.cache.object_max(&self.rules)
@@ -82,12 +82,12 @@ impl Lead {
         if self.method == Method::HEAD { Method::GET } else { self.method.clone() }
     }
 
-    /// What the client is told if it gets the upstream's answer.
-    pub const fn told(&self) -> Told {
-        self.told
+    /// The cache status if the client gets the upstream's response.
+    pub const fn status(&self) -> CacheStatus {
+        self.status
     }
 
-    /// Whether something is kept, or asked for on conditions: then the answer is not simply passed on.
+    /// Whether something is stored, or the request is conditional: then the response is not simply passed on.
     pub fn asks(&self) -> bool {
         self.stale.is_some() || self.headers.contains_key(IF_NONE_MATCH) || self.headers.contains_key(IF_MODIFIED_SINCE)
     }
@@ -124,35 +124,35 @@ impl Lead {
         }
     }
 
-    /// The upstream says that what is kept still holds: it is fresh again, and given. `None` if it speaks of
+    /// The upstream says that what is kept still holds: it is fresh again, and served. `None` if it speaks of
     /// something else (RFC 9111, section 4.3.4).
-    pub fn confirmed(mut self, answer: &ResponseHeader) -> Option<Given> {
+    pub fn confirmed(mut self, answer: &ResponseHeader) -> Option<CachedResponse> {
         let (stale, _) = self.stale.take()?;
         if !stale.validators().are_those_of(&answer.headers) {
             self.cache.memory.remove(&self.key);
             return None;
         }
         let merged = merged(&stale.head.headers, &answer.headers);
-        let terms = Terms::of(&self.rules, self.standing, stale.head.status, &merged, now());
-        self.told.verdict = Verdict::Revalidated;
-        self.told.forwarded_status = Some(304);
-        match terms {
-            Ok(terms) => {
-                let object = Arc::new(stale.confirmed(answer, terms, self.known)?);
-                self.told.stored = self.keep(&object);
-                self.land(if self.told.stored { Landing::Kept } else { Landing::Useless });
+        let freshness = Freshness::of(&self.rules, self.credentials, stale.head.status, &merged, now());
+        self.status.verdict = Verdict::Revalidated;
+        self.status.forwarded_status = Some(304);
+        match freshness {
+            Ok(freshness) => {
+                let object = Arc::new(stale.confirmed(answer, freshness, self.known)?);
+                self.status.stored = self.keep(&object);
+                self.complete(if self.status.stored { Outcome::Stored } else { Outcome::NotStored });
                 Some(self.give(&object))
             }
             Err(_) => {
                 self.cache.memory.remove(&self.key);
-                self.told.stored = false;
+                self.status.stored = false;
                 Some(self.give(&stale))
             }
         }
     }
 
-    /// The upstream fails: what is kept is given, if it may be (RFC 5861, section 4).
-    pub fn failed(&mut self, status: Option<StatusCode>) -> Option<Given> {
+    /// The upstream fails: the stale response is served, if it may be (RFC 5861, section 4).
+    pub fn failed(&mut self, status: Option<StatusCode>) -> Option<CachedResponse> {
         let (stale, true) = self.stale.as_ref()? else { return None };
         if status.is_some_and(|it| ![500, 502, 503, 504].contains(&it.as_u16())) {
             return None;
@@ -160,10 +160,10 @@ impl Lead {
         let stale = stale.clone();
         // Those who wait, and those who come in the next moment, need not find out for themselves.
         self.cache.is_failing(&self.key);
-        self.land(Landing::Useless);
-        self.told.verdict = Verdict::Stale;
-        self.told.forwarded_status = status.map(|it| it.as_u16());
-        self.told.stored = false;
+        self.complete(Outcome::NotStored);
+        self.status.verdict = Verdict::Stale;
+        self.status.forwarded_status = status.map(|it| it.as_u16());
+        self.status.stored = false;
         Some(self.give(&stale))
     }
 
@@ -176,29 +176,29 @@ impl Lead {
     }
 
     /// The head of the upstream's answer, before anything was changed in it. Says whether the body is
-    /// wanted. Whoever waits for an answer that is not kept waits no longer.
+    /// wanted. Requests that wait for a response that is not stored wait no longer.
     pub fn on_head(&mut self, answer: &ResponseHeader) -> bool {
-        let terms = Terms::of(&self.rules, self.standing, answer.status, &answer.headers, now());
-        let terms = terms.and_then(|it| freshness::vary(&answer.headers).map(|_| it));
+        let freshness = Freshness::of(&self.rules, self.credentials, answer.status, &answer.headers, now());
+        let freshness = freshness.and_then(|it| freshness::vary(&answer.headers).map(|_| it));
         let fits = length(answer).is_none_or(|it| it <= self.body_max()) && self.taken_down.is_some();
-        match terms {
-            Ok(terms) if fits => {
-                self.told.stored = true;
-                self.terms = Some((terms, Box::new(answer.clone())));
+        match freshness {
+            Ok(freshness) if fits => {
+                self.status.stored = true;
+                self.freshness = Some((freshness, Box::new(answer.clone())));
                 true
             }
-            terms => {
-                self.give_up(terms.err(), answer);
+            freshness => {
+                self.give_up(freshness.err(), answer);
                 false
             }
         }
     }
 
-    fn give_up(&mut self, why: Option<Unfit>, answer: &ResponseHeader) {
-        self.told.stored = false;
+    fn give_up(&mut self, why: Option<NotStorable>, answer: &ResponseHeader) {
+        self.status.stored = false;
         tracing::trace!(event = "cache_unfit", reason = ?why, status = answer.status.as_u16());
         // An error says nothing about the next answer.
-        if !answer.status.is_server_error() && !self.standing.credentials {
+        if !answer.status.is_server_error() && !self.credentials.outside_key {
             self.cache.go_alone(&self.key);
         }
         let replaced = answer.status.is_success() || AnswerDirectives::of(&answer.headers).no_store;
@@ -206,10 +206,10 @@ impl Lead {
             self.cache.memory.remove(&self.key); // it is not what the upstream would say now
         }
         self.taken_down = None;
-        self.land(Landing::Useless);
+        self.complete(Outcome::NotStored);
     }
 
-    /// Room to fetch beside the requests; `None` if enough others do.
+    /// Room for a background refresh; `None` if enough others do.
     pub fn in_background(&self) -> Option<Refresh> {
         let refresh = Refresh::begin();
         (METRICS.refreshes.get() <= REFRESHES_MAX).then_some(refresh)
@@ -222,30 +222,30 @@ impl Lead {
         }
     }
 
-    /// As [`Lead::finish`], for a client that gets it from the cache.
-    pub fn finish_and_give(mut self, body: Bytes) -> Option<Given> {
-        let (terms, head) = self.terms.take()?;
+    /// As [`Fill::finish`], for a client that gets it from the cache.
+    pub fn finish_and_give(mut self, body: Bytes) -> Option<CachedResponse> {
+        let (freshness, head) = self.freshness.take()?;
         let owner = (self.rules.route.clone(), self.target.clone());
-        let object = Arc::new(Object::new(&head, body, terms, owner, self.depends.clone(), self.known)?);
-        self.told.stored = self.keep(&object);
-        if self.told.stored {
+        let object = Arc::new(Object::new(&head, body, freshness, owner, self.depends.clone(), self.known)?);
+        self.status.stored = self.keep(&object);
+        if self.status.stored {
             self.cache.go_together(&self.key);
         }
-        self.land(if self.told.stored { Landing::Kept } else { Landing::Useless });
+        self.complete(if self.status.stored { Outcome::Stored } else { Outcome::NotStored });
         Some(self.give(&object))
     }
 
     /// What the client gets of an object.
-    fn give(&self, object: &Arc<Object>) -> Given {
+    fn give(&self, object: &Arc<Object>) -> CachedResponse {
         let now = now();
-        let time = (object.terms.seconds_left(now), object.terms.age(now).as_secs());
-        let told = Told { time: Some(time), public: self.told.public, ..self.told };
-        give(object, &self.method, &self.headers, told)
+        let time = (object.freshness.seconds_left(now), object.freshness.age(now).as_secs());
+        let status = CacheStatus { time: Some(time), public: self.status.public, ..self.status };
+        give(object, &self.method, &self.headers, status)
     }
 
-    fn land(&mut self, landing: Landing) {
-        if let Some(flight) = self.flight.take() {
-            flight.land(landing);
+    fn complete(&mut self, outcome: Outcome) {
+        if let Some(in_flight) = self.in_flight.take() {
+            in_flight.complete(outcome);
         }
     }
 
@@ -280,8 +280,8 @@ impl Lead {
     }
 
     fn write_shared(&self, key: &[u8], slot: &Slot, object: &Object) {
-        if let (Some(second), Some(stamp)) = (&self.cache.second, self.stamp) {
-            second.write(key, slot, stamp, object.terms.life(now(), GRACE));
+        if let (Some(shared_tier), Some(stamp)) = (&self.cache.shared_tier, self.stamp) {
+            shared_tier.write(key, slot, stamp, object.freshness.life(now(), GRACE));
         }
     }
 }

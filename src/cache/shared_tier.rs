@@ -1,4 +1,4 @@
-//! Kept answers in the shared state: a restarted gateway is warm, and gateways have each other's.
+//! Cached responses in the shared state: a restarted gateway is warm, and gateways have each other's.
 //!
 //! Never waited for longer than [`PATIENCE`], and left alone for a while when it does not answer: without
 //! it, there is the memory. What lies there carries a stamp over tokens of everything that it depends on. A
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::future::{join, join_all};
 use parking_lot::Mutex;
 
-use crate::cache::marks::fingerprint;
+use crate::cache::invalidations::fingerprint;
 use crate::cache::metrics::METRICS;
 use crate::cache::object::{Slot, decode, encode};
 use crate::state::Records;
@@ -27,16 +27,16 @@ const WRITES_MAX: usize = 256;
 /// The longest that anything lies there, and the life of tokens: they outlive what was stamped with them.
 pub(super) const LIFE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Kept answers in the shared state; clones share it.
+/// Cached responses in the shared state; clones share it.
 #[derive(Clone)]
-pub(super) struct Second {
+pub(super) struct SharedTier {
     records: Arc<dyn Records>,
     writes: Arc<AtomicUsize>,
     /// Until when it is left alone.
     paused: Arc<Mutex<Option<Instant>>>,
 }
 
-impl Second {
+impl SharedTier {
     pub(super) fn new(records: Arc<dyn Records>) -> Self {
         Self { records, writes: Arc::default(), paused: Arc::default() }
     }
@@ -45,7 +45,7 @@ impl Second {
     /// nobody knows, and nothing is to be written.
     pub(super) async fn read(&self, key: &[u8], depends: &[u64], known: u64) -> (Option<Slot>, Option<u64>) {
         if self.is_paused() {
-            METRICS.second_skipped.inc();
+            METRICS.shared_skipped.inc();
             return (None, None);
         }
         let name = name(key);
@@ -56,9 +56,9 @@ impl Second {
         };
         let slot = found.and_then(|it| decode(key, &it, known)).filter(|it| it.1 == stamp).map(|it| it.0);
         if slot.is_some() {
-            METRICS.second_hits.inc()
+            METRICS.shared_hits.inc()
         } else {
-            METRICS.second_misses.inc()
+            METRICS.shared_misses.inc()
         }
         (slot, Some(stamp))
     }
@@ -67,19 +67,20 @@ impl Second {
     pub(super) fn write(&self, key: &[u8], slot: &Slot, stamp: u64, life: Duration) {
         let under_way = self.writes.fetch_add(1, Ordering::Relaxed);
         if life.is_zero() || under_way >= WRITES_MAX || self.is_paused() {
-            METRICS.second_skipped.inc();
+            METRICS.shared_skipped.inc();
             self.writes.fetch_sub(1, Ordering::Relaxed);
             return;
         }
         let (name, bytes) = (name(key), encode(key, slot, stamp));
-        let second = self.clone();
+        let shared_tier = self.clone();
         tokio::spawn(async move {
-            let written = tokio::time::timeout(PAUSE, second.records.write(&name, bytes, life.min(LIFE_MAX))).await;
+            let written =
+                tokio::time::timeout(PAUSE, shared_tier.records.write(&name, bytes, life.min(LIFE_MAX))).await;
             match written {
-                Ok(Ok(())) => METRICS.second_written.inc(),
-                Ok(Err(_)) | Err(_) => second.pause(),
+                Ok(Ok(())) => METRICS.shared_written.inc(),
+                Ok(Err(_)) | Err(_) => shared_tier.pause(),
             }
-            second.writes.fetch_sub(1, Ordering::Relaxed);
+            shared_tier.writes.fetch_sub(1, Ordering::Relaxed);
         });
     }
 
@@ -114,7 +115,7 @@ impl Second {
     }
 
     fn pause(&self) {
-        METRICS.second_failed.inc();
+        METRICS.shared_failed.inc();
         *self.paused.lock() = Some(Instant::now() + PAUSE);
     }
 }

@@ -1,8 +1,8 @@
-//! What has changed: which kept answers no longer count, without looking for them.
+//! Invalidations: which cached responses no longer count, without looking for them.
 //!
 //! Every answer knows the fingerprints of what it depends on (its target, its route, its tags), and up to
 //! which change it knows of the world. A change only writes down the fingerprint and the next number. An
-//! answer that is older than a change of something it depends on is useless, also one that was asked
+//! answer that is older than a change of something it depends on is useless, also one that was requested
 //! for before the change and arrives after it.
 
 use std::collections::{HashMap, VecDeque};
@@ -11,17 +11,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::RwLock;
 
 /// So many changes are remembered; what is older than the oldest of them counts as changed.
-const MARKS_MAX: usize = 65_536;
-/// Bits of the filter that tells which targets were ever kept.
+const INVALIDATIONS_MAX: usize = 65_536;
+/// Bits of the filter that says which targets were ever stored.
 const FILTER_BITS: u64 = 1 << 20;
 
 /// The changes.
-pub(super) struct Marks {
+pub(super) struct Invalidations {
     /// The number of the last change.
     last: AtomicU64,
     /// Answers that know less than this are useless, whatever they depend on.
     floor: AtomicU64,
-    /// What was asked for before this change must not be kept; what is kept already stays.
+    /// What was requested before this change must not be stored; what is stored already stays.
     barrier: AtomicU64,
     table: RwLock<Table>,
     /// Whether anything was ever kept.
@@ -36,7 +36,7 @@ struct Table {
     order: VecDeque<(u64, u64)>,
 }
 
-impl Default for Marks {
+impl Default for Invalidations {
     fn default() -> Self {
         let kept = (0..FILTER_BITS / 64).map(|_| AtomicU64::new(0)).collect();
         let zero = || AtomicU64::new(0);
@@ -51,8 +51,8 @@ impl Default for Marks {
     }
 }
 
-impl Marks {
-    /// The last change: what is asked for now knows of it.
+impl Invalidations {
+    /// The last change: what is requested now knows of it.
     pub(super) fn now(&self) -> u64 {
         self.last.load(Ordering::Acquire)
     }
@@ -60,13 +60,13 @@ impl Marks {
     /// Writes down that what these fingerprints name has changed.
     pub(super) fn changed(&self, fingerprints: &[u64]) {
         let mut table = self.table.write();
-        // Under the lock: whoever sees the new number and then looks into the table finds it there.
+        // Under the lock: a reader that sees the new number and then looks into the table finds it there.
         let number = self.last.load(Ordering::Relaxed) + 1;
         for fingerprint in fingerprints {
             table.changed.insert(*fingerprint, number);
             table.order.push_back((*fingerprint, number));
         }
-        while table.order.len() > MARKS_MAX {
+        while table.order.len() > INVALIDATIONS_MAX {
             let Some((fingerprint, number)) = table.order.pop_front() else { break };
             if table.changed.get(&fingerprint) == Some(&number) {
                 table.changed.remove(&fingerprint);
@@ -104,7 +104,7 @@ impl Marks {
         }
     }
 
-    /// Whether an answer that was asked for when `known` was the last change may be kept.
+    /// Whether a response that was requested when `known` was the last change may be kept.
     pub(super) fn may_keep(&self, known: u64, depends: &[u64]) -> bool {
         known >= self.barrier.load(Ordering::Acquire) && !self.outdated(known, depends)
     }
@@ -155,43 +155,43 @@ mod tests {
 
     #[test]
     fn rfc_9111_an_answer_that_was_under_way_during_a_change_is_useless() {
-        let marks = Marks::default();
-        let before = marks.now();
-        marks.changed(&[7]);
-        assert!(marks.outdated(before, &[1, 7]) && !marks.outdated(before, &[1, 2]));
-        assert!(!marks.may_keep(before, &[7]) && marks.may_keep(before, &[1]));
-        assert!(!marks.outdated(marks.now(), &[7]));
+        let invalidations = Invalidations::default();
+        let before = invalidations.now();
+        invalidations.changed(&[7]);
+        assert!(invalidations.outdated(before, &[1, 7]) && !invalidations.outdated(before, &[1, 2]));
+        assert!(!invalidations.may_keep(before, &[7]) && invalidations.may_keep(before, &[1]));
+        assert!(!invalidations.outdated(invalidations.now(), &[7]));
     }
 
     #[test]
     fn r9_4_a_change_without_a_name_stops_what_is_under_way_alone() {
-        let marks = Marks::default();
-        let before = marks.now();
-        marks.unnamed_change();
-        assert!(!marks.may_keep(before, &[1]) && !marks.outdated(before, &[1]));
-        marks.all_changed();
-        assert!(marks.outdated(before, &[1]));
+        let invalidations = Invalidations::default();
+        let before = invalidations.now();
+        invalidations.unnamed_change();
+        assert!(!invalidations.may_keep(before, &[1]) && !invalidations.outdated(before, &[1]));
+        invalidations.all_changed();
+        assert!(invalidations.outdated(before, &[1]));
     }
 
     #[test]
     fn what_was_forgotten_counts_as_changed() {
-        let marks = Marks::default();
-        marks.changed(&[0]);
-        let before = marks.now();
-        marks.changed(&[1]);
-        for number in 0..MARKS_MAX as u64 {
-            marks.changed(&[number + 100]);
+        let invalidations = Invalidations::default();
+        invalidations.changed(&[0]);
+        let before = invalidations.now();
+        invalidations.changed(&[1]);
+        for number in 0..INVALIDATIONS_MAX as u64 {
+            invalidations.changed(&[number + 100]);
         }
-        assert!(marks.outdated(before, &[5]), "the change of 1 is forgotten: nobody knows any more");
-        assert!(!marks.outdated(marks.now(), &[5]));
+        assert!(invalidations.outdated(before, &[5]), "the change of 1 is forgotten: nobody knows any more");
+        assert!(!invalidations.outdated(invalidations.now(), &[5]));
     }
 
     #[test]
     fn only_targets_that_were_kept_are_worth_a_mark() {
-        let marks = Marks::default();
+        let invalidations = Invalidations::default();
         let (kept, other) = (fingerprint(&[b"h", b"/a"]), fingerprint(&[b"h", b"/b"]));
-        marks.keep(kept);
-        assert!(marks.was_kept(kept) && !marks.was_kept(other));
+        invalidations.keep(kept);
+        assert!(invalidations.was_kept(kept) && !invalidations.was_kept(other));
         assert_ne!(fingerprint(&[b"ab", b"c"]), fingerprint(&[b"a", b"bc"]));
     }
 }

@@ -1,4 +1,4 @@
-//! What a client is told about the cache: `X-Cache` (S2S-12), `Cache-Status` (RFC 9211), `Age`.
+//! What a client receives about the cache: `X-Cache` (S2S-12), `Cache-Status` (RFC 9211), `Age`.
 
 use http::HeaderValue;
 use http::header::{AGE, CACHE_CONTROL, HeaderName};
@@ -16,9 +16,9 @@ pub enum Verdict {
     Hit,
     /// The upstream's answer.
     Miss,
-    /// A kept answer that is no longer fresh.
+    /// A cached response that is no longer fresh.
     Stale,
-    /// A kept answer that the upstream has confirmed.
+    /// A cached response that the upstream has confirmed.
     Revalidated,
     /// Nothing: the request is none whose answer is kept.
     Bypass,
@@ -39,13 +39,13 @@ pub enum Forwarded {
     Stale,
     /// The client wanted it so.
     Request,
-    /// A part was asked for, and nothing was kept.
+    /// A range was requested, and nothing was stored.
     Partial,
 }
 
-/// What a client is told about the cache.
+/// What a client receives about the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct CacheStatus {
     pub(super) verdict: Verdict,
     pub(super) forwarded: Option<Forwarded>,
     /// What the upstream said, if the client gets something else.
@@ -54,11 +54,11 @@ pub struct Told {
     pub(super) collapsed: bool,
     /// Seconds of freshness that are left, and the age in seconds.
     pub(super) time: Option<(i64, u64)>,
-    /// The same answer is for everybody: clients may keep it, if they ask each time whether it still holds.
+    /// The same answer is for everybody: clients may keep it, if they revalidate it each time.
     pub(super) public: bool,
 }
 
-impl Told {
+impl CacheStatus {
     pub(super) const fn forwarded(verdict: Verdict, forwarded: Forwarded) -> Self {
         Self {
             verdict,
@@ -116,7 +116,7 @@ impl Told {
         if let Some((_, age)) = self.time {
             let _ = answer.insert_header(AGE, HeaderValue::from(age));
         }
-        // The gateway's own `no-store` (S2S-30) is for what is nobody else's business.
+        // The gateway's own `no-store` (S2S-30) is for what is private.
         if self.public && !answer.headers.contains_key(CACHE_CONTROL) {
             let _ = answer.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         }
@@ -163,26 +163,26 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(told: Told, word: &str, status: &str) {
+    fn check(status: CacheStatus, word: &str, field: &str) {
         let mut head = ResponseHeader::build(200, None).unwrap();
-        told.on_response(&mut head);
+        status.on_response(&mut head);
         assert_eq!(head.headers[X_CACHE], word);
-        assert_eq!(head.headers[CACHE_STATUS], status);
+        assert_eq!(head.headers[CACHE_STATUS], field);
     }
 
     #[test]
     fn s2s_12_clients_see_what_the_cache_did() {
-        check(Told::kept(Verdict::Hit, (30, 5), true), "hit", "moongate; hit; ttl=30");
-        check(Told::kept(Verdict::Stale, (-3, 33), true), "stale", "moongate; hit; ttl=-3");
-        let miss = Told { stored: true, ..Told::forwarded(Verdict::Miss, Forwarded::UriMiss) };
+        check(CacheStatus::kept(Verdict::Hit, (30, 5), true), "hit", "moongate; hit; ttl=30");
+        check(CacheStatus::kept(Verdict::Stale, (-3, 33), true), "stale", "moongate; hit; ttl=-3");
+        let miss = CacheStatus { stored: true, ..CacheStatus::forwarded(Verdict::Miss, Forwarded::UriMiss) };
         check(miss, "miss", "moongate; fwd=uri-miss; stored");
-        let asked = Told {
+        let revalidated = CacheStatus {
             forwarded_status: Some(304),
             collapsed: true,
             stored: true,
-            ..Told::forwarded(Verdict::Revalidated, Forwarded::Stale)
+            ..CacheStatus::forwarded(Verdict::Revalidated, Forwarded::Stale)
         };
-        check(asked, "revalidated", "moongate; fwd=stale; fwd-status=304; stored; collapsed");
-        check(Told::forwarded(Verdict::Bypass, Forwarded::Method), "bypass", "moongate; fwd=method");
+        check(revalidated, "revalidated", "moongate; fwd=stale; fwd-status=304; stored; collapsed");
+        check(CacheStatus::forwarded(Verdict::Bypass, Forwarded::Method), "bypass", "moongate; fwd=method");
     }
 }

@@ -1,4 +1,4 @@
-//! From a kept answer to the one that a client gets: whole, a part of it, or word that it has it already.
+//! From a cached response to the one that a client gets: whole, a part of it, or word that it has it already.
 
 use std::sync::Arc;
 
@@ -10,28 +10,28 @@ use http::header::{
 use http::{HeaderMap, Method, StatusCode};
 use pingora::http::ResponseHeader;
 
+use crate::cache::cache_status::CacheStatus;
 use crate::cache::conditional::{Condition, Part};
-use crate::cache::lead::Lead;
+use crate::cache::fill::Fill;
 use crate::cache::object::Object;
-use crate::cache::told::Told;
 
 /// What a client gets from the cache.
-pub struct Given {
-    /// The head, without what is told about the cache.
+pub struct CachedResponse {
+    /// The head, without the fields about the cache.
     pub head: Box<ResponseHeader>,
     /// The body; for HEAD it is not sent.
     pub body: Bytes,
-    /// What is told about the cache.
-    pub told: Told,
+    /// What the client receives about the cache.
+    pub status: CacheStatus,
     /// The answer has to be fetched anew, while the client gets this one.
-    pub refresh: Option<Lead>,
+    pub refresh: Option<Fill>,
 }
 
 /// What a 304 repeats of the answer that it stands for (RFC 9110, section 15.4.5).
 const IN_304: [HeaderName; 7] = [CACHE_CONTROL, CONTENT_LOCATION, DATE, ETAG, EXPIRES, VARY, LAST_MODIFIED];
 
 /// Answers a request with these fields from what is kept.
-pub(super) fn give(object: &Arc<Object>, method: &Method, headers: &HeaderMap, told: Told) -> Given {
+pub(super) fn give(object: &Arc<Object>, method: &Method, headers: &HeaderMap, status: CacheStatus) -> CachedResponse {
     let validators = object.validators();
     // Conditions and ranges are for GET, conditions for HEAD, too (RFC 9110, sections 13.2.1 and 14.2).
     let good = object.head.status == StatusCode::OK && [Method::GET, Method::HEAD].contains(method);
@@ -47,7 +47,7 @@ pub(super) fn give(object: &Arc<Object>, method: &Method, headers: &HeaderMap, t
     } else {
         whole(object)
     };
-    Given { head, body, told, refresh: None }
+    CachedResponse { head, body, status, refresh: None }
 }
 
 fn whole(object: &Object) -> (Box<ResponseHeader>, Bytes) {

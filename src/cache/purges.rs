@@ -1,4 +1,4 @@
-//! Forgetting: by an operator's word, or because something has changed; here, in the shared state, and on the
+//! Purges: by an operator's word, or because something has changed; here, in the shared state, and on the
 //! other gateways.
 
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use crate::cache::object::{Object, Slot};
 use crate::cache::store::{Cache, EVERYTHING, of_path, of_route, of_tag, of_target};
 use crate::state::{Notice, Subscription};
 
-/// What gateways tell one another about.
+/// The topic on which gateways publish purges.
 const TOPIC: &str = "cache";
 
-/// What is to be forgotten.
+/// What is to be purged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Purge {
@@ -35,37 +35,37 @@ pub enum Purge {
 pub struct Purged {
     /// So many answers were in this gateway's memory.
     pub count: u64,
-    /// Whether the shared state and the other gateways could be told.
+    /// Whether the shared state and the other gateways could be reached.
     pub everywhere: bool,
 }
 
-/// A gateway's word to the others.
+/// A gateway's message to the others.
 #[derive(Debug, Serialize, Deserialize)]
-struct Word {
+struct Envelope {
     from: u64,
-    news: News,
+    purge: PurgeMessage,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum News {
+enum PurgeMessage {
     Purge(Purge),
     Changed(Vec<u64>),
 }
 
 impl Cache {
-    /// Forgets, here and everywhere.
+    /// Purges, here and everywhere.
     pub async fn purge(self: &Arc<Self>, what: Purge) -> Purged {
-        // The shared state before the memory: what is forgotten must not come back from there.
+        // The shared state before the memory: what is purged must not come back from there.
         let names = what.names();
         let names: &[u64] = if names.is_empty() { &[EVERYTHING] } else { &names };
-        let shared = match &self.second {
-            Some(second) => second.void(names).await,
+        let shared = match &self.shared_tier {
+            Some(shared_tier) => shared_tier.void(names).await,
             None => true,
         };
         let count = self.forget(&what).await;
-        let told = self.tell(News::Purge(what)).await;
-        Purged { count, everywhere: shared && told }
+        let status = self.tell(PurgeMessage::Purge(what)).await;
+        Purged { count, everywhere: shared && status }
     }
 
     /// Makes useless whatever depends on one of these.
@@ -73,37 +73,39 @@ impl Cache {
         if fingerprints.is_empty() {
             return;
         }
-        self.marks.changed(&fingerprints);
+        self.invalidations.changed(&fingerprints);
         let cache = self.clone();
         tokio::spawn(async move {
-            let shared = match &cache.second {
-                Some(second) => second.void(&fingerprints).await,
+            let shared = match &cache.shared_tier {
+                Some(shared_tier) => shared_tier.void(&fingerprints).await,
                 None => true,
             };
-            if !(cache.tell(News::Changed(fingerprints)).await && shared) {
+            if !(cache.tell(PurgeMessage::Changed(fingerprints)).await && shared) {
                 tracing::warn!(event = "cache_change_untold", "other gateways may give an outdated answer");
             }
         });
     }
 
-    /// Hears what the other gateways forget, until the state is gone.
+    /// Follows the purges of the other gateways, until the state is gone.
     pub async fn listen(self: Arc<Self>) {
         let mut heard: Subscription = self.notices.subscribe(TOPIC);
         while let Some(notice) = heard.next().await {
             let word = match notice {
-                Notice::Said(said) => serde_json::from_slice::<Word>(&said),
+                Notice::Said(said) => serde_json::from_slice::<Envelope>(&said),
                 Notice::Missed => {
-                    // Whatever it was: what is kept may be what others were told to forget.
+                    // Whatever it was: what is stored may be what others have purged.
                     self.forget(&Purge::All).await;
                     continue;
                 }
             };
             match word {
                 Ok(word) if word.from == self.id => {}
-                Ok(Word { news: News::Purge(what), .. }) => {
+                Ok(Envelope { purge: PurgeMessage::Purge(what), .. }) => {
                     self.forget(&what).await;
                 }
-                Ok(Word { news: News::Changed(fingerprints), .. }) => self.marks.changed(&fingerprints),
+                Ok(Envelope { purge: PurgeMessage::Changed(fingerprints), .. }) => {
+                    self.invalidations.changed(&fingerprints)
+                }
                 Err(_) => tracing::warn!(event = "cache_notice_unread", "it is not of this version"),
             }
         }
@@ -112,9 +114,9 @@ impl Cache {
     /// In this gateway's memory, all of which is looked at: not on a worker.
     async fn forget(self: &Arc<Self>, what: &Purge) -> u64 {
         match (what, &what.names()[..]) {
-            (Purge::All, _) => self.marks.all_changed(),
-            (_, []) => self.marks.unnamed_change(),
-            (_, names) => self.marks.changed(names),
+            (Purge::All, _) => self.invalidations.all_changed(),
+            (_, []) => self.invalidations.unnamed_change(),
+            (_, names) => self.invalidations.changed(names),
         }
         let (cache, what) = (self.clone(), what.clone());
         let removing = tokio::task::spawn_blocking(move || {
@@ -128,8 +130,8 @@ impl Cache {
         count
     }
 
-    async fn tell(&self, news: News) -> bool {
-        let Ok(word) = serde_json::to_vec(&Word { from: self.id, news }) else { return false };
+    async fn tell(&self, purge: PurgeMessage) -> bool {
+        let Ok(word) = serde_json::to_vec(&Envelope { from: self.id, purge }) else { return false };
         self.notices.publish(TOPIC, Bytes::from(word)).await.is_ok()
     }
 }
