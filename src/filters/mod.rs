@@ -26,7 +26,7 @@ use http::HeaderValue;
 pub use body_rules::{BodyRules, BodyRulesConfig, SchemaConfig};
 pub use cors::{Cors, CorsConfig, announced_method};
 pub use header_edits::{HeaderEdits, HeaderEditsConfig};
-pub use idempotency::{Begun, Deed, Idempotency, IdempotencyConfig, Kept, Mark};
+pub use idempotency::{Idempotency, IdempotencyConfig, IdempotencyKey, Reservation, ReserveOutcome, StoredResponse};
 pub use rate_limit::{RateLimitConfig, RateLimits};
 pub use response_headers::{HeadersConfig, ResponseHeaders};
 pub use rewrite::{Rewrite, RewriteConfig, keep_authority};

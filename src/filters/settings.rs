@@ -45,7 +45,7 @@ pub struct PolicyConfig {
     pub schema: Option<SchemaConfig>,
     /// Filters that this binary adds to the built-in ones.
     pub filters: FiltersConfig,
-    /// Deeds that are done once, however often they are asked for.
+    /// Idempotent requests: each is done once, however often it is sent.
     pub idempotency: Option<IdempotencyConfig>,
     /// Which answers are kept and given again. Without it, none.
     pub cache: Option<CacheConfig>,

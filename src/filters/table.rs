@@ -191,7 +191,7 @@ table! {
         custom: Custom,
     }
     before_the_upstream {
-        /// After everything that may refuse: a refusal is no deed. Before what changes the request: the key belongs to
+        /// After everything that may refuse: a refusal uses up no key. Before what changes the request: the key belongs to
         /// what the client asked for.
         idempotency: Idempotency,
         /// Before the request is rewritten, since responses are kept under what clients ask for; after credentials have

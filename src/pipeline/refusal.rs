@@ -58,7 +58,7 @@ pub enum Refusal {
     IdempotencyRunning,
     /// The idempotency key was used with another request.
     IdempotencyMismatch,
-    /// The first answer under this idempotency key was not kept, and its deed is not done again.
+    /// The response of the first request under this idempotency key was not stored, and it is not forwarded again.
     IdempotencyNotKept,
     /// What gateways share can't be reached, and the request can't do without.
     StateUnavailable,

@@ -12,7 +12,7 @@ use crate::cache::{self, CacheRequest, CachedResponse, Fill, Lookup, LookupResul
 use crate::client::Client;
 use crate::config::Action;
 use crate::deliver::ResponseFilters;
-use crate::filters::{Deed, Kept};
+use crate::filters::{Reservation, StoredResponse};
 use crate::forward::{
     Collected, Destination, ForwardError, Forwarder, Policy, RequestBody, UpstreamResponse, Worker, unless_gone,
 };
@@ -118,22 +118,22 @@ pub(super) fn abandon(exchange: &mut Exchange) {
 
 impl Proxy {
     /// Sends a client a cached response.
-    pub(super) async fn give(
+    pub(super) async fn send_cached(
         &self,
         client: &mut Client,
         exchange: &mut Exchange,
         admitted: &Admitted,
         cached: CachedResponse,
-        deed: Option<Deed>,
+        reservation: Option<Reservation>,
     ) -> Result<(), Cut> {
         let CachedResponse { mut head, body, status, refresh } = cached;
         if let Some(fill) = refresh {
             self.refresh(fill, client.request(), exchange, admitted);
         }
-        if let Some(deed) = deed {
+        if let Some(reservation) = reservation {
             let mut headers = head.headers.clone();
             headers.remove(http::header::CONTENT_LENGTH); // it is that of the body
-            deed.keep(&Kept { status: head.status, headers, body: body.clone() }).await;
+            reservation.store(&StoredResponse { status: head.status, headers, body: body.clone() }).await;
         }
         exchange.cache = Some(Box::new(Lookup::status(status)));
         admitted.on_response(exchange, &mut head);
@@ -142,7 +142,7 @@ impl Proxy {
 
     /// Fetches a whole response, or revalidates the stored one (RFC 9111, section 4.3),
     /// and sends the client what comes of it.
-    pub(super) async fn ask(
+    pub(super) async fn fetch_for_cache(
         &self,
         client: &mut Client,
         exchange: &mut Exchange,
@@ -159,7 +159,7 @@ impl Proxy {
             Ok(response) => response,
             Err(ForwardError::Refused(refusal)) => {
                 return match fill.failed(None) {
-                    Some(cached) => self.give(client, exchange, admitted, cached, None).await,
+                    Some(cached) => self.send_cached(client, exchange, admitted, cached, None).await,
                     None => refuse(client, exchange, admitted, refusal).await,
                 };
             }
@@ -168,13 +168,13 @@ impl Proxy {
         if let Some(cached) = fill.failed(Some(response.head.status)) {
             let UpstreamResponse { mut body, .. } = response;
             body.finish().await;
-            return self.give(client, exchange, admitted, cached, None).await;
+            return self.send_cached(client, exchange, admitted, cached, None).await;
         }
         if response.head.status == StatusCode::NOT_MODIFIED && fill.has_kept() {
             let UpstreamResponse { head, mut body } = response;
             body.finish().await;
             return match fill.confirmed(&head) {
-                Some(cached) => self.give(client, exchange, admitted, cached, None).await,
+                Some(cached) => self.send_cached(client, exchange, admitted, cached, None).await,
                 None => refuse(client, exchange, admitted, Refusal::UpstreamProtocol).await,
             };
         }
@@ -210,7 +210,7 @@ impl Proxy {
         let until = Instant::now() + policy.request;
         match unless_gone(client, body.collect(body_max, policy, until)).await {
             Ok(Ok(Collected::Whole(body))) => match fill.finish_and_give(body) {
-                Some(cached) => self.give(client, exchange, admitted, cached, None).await,
+                Some(cached) => self.send_cached(client, exchange, admitted, cached, None).await,
                 None => refuse(client, exchange, admitted, Refusal::Internal).await,
             },
             Ok(_) => refuse(client, exchange, admitted, Refusal::UpstreamClosed).await,

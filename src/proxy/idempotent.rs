@@ -13,7 +13,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::client::Client;
 use crate::deliver::deliver_parts;
-use crate::filters::{Deed, Kept};
+use crate::filters::{Reservation, StoredResponse};
 use crate::forward::{
     Collected, Destination, ForwardError, Forwarder, Frame, Policy, RequestBody, UpstreamBody, UpstreamResponse,
     Worker, unless_gone,
@@ -23,8 +23,8 @@ use crate::pipeline::{AttemptInfo, Context, EndState, Exchange, Recording, Refus
 use crate::proxy::way::Admitted;
 use crate::proxy::{Cut, Proxy, cached, cut, stopped};
 
-/// What an idempotent request needs, owned: it may outlive the client that asked for it.
-struct Order {
+/// What an idempotent request needs, owned: it may outlive the client that sent it.
+struct IdempotentRequest {
     worker: Arc<Worker>,
     destination: Destination,
     request: Arc<RequestHeader>,
@@ -40,17 +40,17 @@ struct Performed {
     info: AttemptInfo,
     policy: Policy,
     /// Where the answer is a stream that is stored when it has ended: what it is stored in.
-    recorded: Option<Deed>,
+    recorded: Option<Reservation>,
 }
 
-/// A future that is brought to its end whatever becomes of whoever waits for it.
+/// A future that is brought to its end even if the task that waits for it is dropped.
 struct Unstoppable<F: Future<Output = Performed> + Send + 'static>(Option<Pin<Box<F>>>);
 
 impl<F: Future<Output = Performed> + Send + 'static> Unstoppable<F> {
     async fn done(&mut self) -> Performed {
         let performed = poll_fn(|cx| match &mut self.0 {
             Some(work) => work.as_mut().poll(cx),
-            None => Poll::Pending, // it is asked once
+            None => Poll::Pending, // it is polled to its end once
         })
         .await;
         self.0 = None;
@@ -65,8 +65,8 @@ impl<F: Future<Output = Performed> + Send + 'static> Drop for Unstoppable<F> {
         {
             runtime.spawn(async move {
                 let Performed { answer, recorded, policy, .. } = work.await;
-                if let (Ok(response), Some(deed)) = (answer, recorded) {
-                    record_rest(deed, response, policy).await;
+                if let (Ok(response), Some(reservation)) = (answer, recorded) {
+                    record_rest(reservation, response, policy).await;
                 }
             });
         }
@@ -74,15 +74,15 @@ impl<F: Future<Output = Performed> + Send + 'static> Drop for Unstoppable<F> {
 }
 
 impl Proxy {
-    /// Has an idempotent request done, and gives its client the answer.
-    pub(super) async fn once(
+    /// Forwards an idempotent request, and sends its client the response.
+    pub(super) async fn forward_idempotent(
         &self,
         client: &mut Client,
         exchange: &mut Exchange,
         admitted: &Admitted,
-        deed: Deed,
+        reservation: Reservation,
     ) -> Result<(), Cut> {
-        let order = Order {
+        let idempotent = IdempotentRequest {
             worker: self.worker.clone(),
             destination: admitted.destination().clone(),
             request: client.shared_request(),
@@ -91,8 +91,8 @@ impl Proxy {
             context: exchange.context.clone(),
             info: AttemptInfo { upstream: Some(admitted.destination().name().clone()), ..AttemptInfo::default() },
         };
-        exchange.attempt = order.info.clone();
-        let mut work = Unstoppable(Some(Box::pin(claimed(deed, order))));
+        exchange.attempt = idempotent.info.clone();
+        let mut work = Unstoppable(Some(Box::pin(claimed(reservation, idempotent))));
         let Performed { answer, info, recorded, .. } = match unless_gone(client, work.done()).await {
             Ok(performed) => performed,
             Err(why) => return stopped(client, exchange, admitted, why).await,
@@ -100,7 +100,9 @@ impl Proxy {
         exchange.attempt = info;
         match (answer, recorded) {
             (Ok(response), None) => self.deliver(response, client, exchange, admitted).await,
-            (Ok(response), Some(deed)) => self.deliver_and_record(client, exchange, admitted, response, deed).await,
+            (Ok(response), Some(reservation)) => {
+                self.deliver_and_record(client, exchange, admitted, response, reservation).await
+            }
             (Err(why), _) => stopped(client, exchange, admitted, why).await,
         }
     }
@@ -112,40 +114,40 @@ impl Proxy {
         exchange: &mut Exchange,
         admitted: &Admitted,
         response: UpstreamResponse,
-        deed: Deed,
+        reservation: Reservation,
     ) -> Result<(), Cut> {
         let UpstreamResponse { head, mut body } = response;
         let policy = &admitted.route().policy;
-        exchange.recording = Some(Box::new(Recording::new(deed.record_max())));
+        exchange.recording = Some(Box::new(Recording::new(reservation.record_max())));
         let ending = self.worker.ending();
         let ended = deliver_parts(head, &mut body, client, exchange, policy, admitted, ending).await;
         let recording = exchange.recording.take();
         match ended {
             Ok(()) => {
                 body.finish().await;
-                store(deed, recording).await;
+                store(reservation, recording).await;
                 cached::finish(exchange);
                 exchange.end.get_or_insert(EndState::Done);
                 Ok(())
             }
             Err(end @ (EndState::ClientGone | EndState::ClientTimeout)) => {
-                tokio::spawn(drain(deed, body, recording, policy.clone()));
+                tokio::spawn(drain(reservation, body, recording, policy.clone()));
                 cut(exchange, end)
             }
             Err(end) => {
                 // Half a stream was seen: what it stands for may be done.
-                deed.keep_nothing().await;
+                reservation.store_nothing().await;
                 cut(exchange, end)
             }
         }
     }
 }
 
-/// Does it, and renews the claim meanwhile.
-async fn claimed(deed: Deed, order: Order) -> Performed {
-    let (records, key, running) = deed.claim();
-    let mut performed = pin!(perform(deed, order));
-    let mut renewed = pin!(Deed::renew(records, key, running));
+/// Forwards the request, and renews its reservation meanwhile.
+async fn claimed(reservation: Reservation, idempotent: IdempotentRequest) -> Performed {
+    let (records, key, running) = reservation.claim();
+    let mut performed = pin!(perform(reservation, idempotent));
+    let mut renewed = pin!(Reservation::renew(records, key, running));
     poll_fn(|cx| {
         if let Poll::Ready(performed) = performed.as_mut().poll(cx) {
             return Poll::Ready(performed);
@@ -156,45 +158,45 @@ async fn claimed(deed: Deed, order: Order) -> Performed {
     .await
 }
 
-async fn perform(deed: Deed, order: Order) -> Performed {
-    let Order { worker, destination, request, body, policy, context, mut info } = order;
+async fn perform(reservation: Reservation, idempotent: IdempotentRequest) -> Performed {
+    let IdempotentRequest { worker, destination, request, body, policy, context, mut info } = idempotent;
     let forwarder = Forwarder { worker: &worker, destination: &destination, policy: &policy };
     let mut recorded = None;
     let answer = match forwarder.forward(&request, RequestBody::bytes(body), &context, &mut info).await {
         // Server errors are not stored: the request may be tried again (decision 4).
         Ok(response) if response.head.status.is_server_error() => {
-            deed.give_up().await;
+            reservation.release().await;
             Ok(response)
         }
         Ok(response) if codec::is_event_stream(&response.head.headers) => {
-            if deed.keeps_streams() {
-                recorded = Some(deed);
+            if reservation.stores_streams() {
+                recorded = Some(reservation);
             } else {
-                deed.keep_nothing().await;
+                reservation.store_nothing().await;
             }
             Ok(response)
         }
-        Ok(response) => whole(deed, response, &policy, &context).await,
+        Ok(response) => whole(reservation, response, &policy, &context).await,
         Err(why) => {
-            deed.give_up().await;
+            reservation.release().await;
             Err(why)
         }
     };
     Performed { answer, info, policy, recorded }
 }
 
-/// Reads the whole answer and stores it, before anybody gets it.
+/// Reads the whole answer and stores it, before the client gets it.
 async fn whole(
-    deed: Deed,
+    reservation: Reservation,
     response: UpstreamResponse,
     policy: &Policy,
     context: &Context,
 ) -> Result<UpstreamResponse, ForwardError> {
     let UpstreamResponse { head, mut body } = response;
     let until = Instant::max(Instant::now(), context.started) + policy.request;
-    match body.collect(deed.record_max(), policy, until).await {
+    match body.collect(reservation.record_max(), policy, until).await {
         Ok(Collected::Whole(body)) => {
-            deed.keep(&kept(&head, body.clone())).await;
+            reservation.store(&stored_response(&head, body.clone())).await;
             let mut head = head;
             // What came in chunks is at hand now, and its length known.
             if !head.headers.contains_key(CONTENT_LENGTH) && head.status != http::StatusCode::NO_CONTENT {
@@ -203,32 +205,32 @@ async fn whole(
             Ok(UpstreamResponse::of(head, body))
         }
         Ok(Collected::TooLarge) => {
-            deed.keep_nothing().await;
+            reservation.store_nothing().await;
             Ok(UpstreamResponse { head, body })
         }
         Err(_) => {
             body.finish().await;
-            deed.give_up().await;
+            reservation.release().await;
             Err(ForwardError::Refused(Refusal::UpstreamClosed))
         }
     }
 }
 
-fn kept(head: &ResponseHeader, body: Bytes) -> Kept {
+fn stored_response(head: &ResponseHeader, body: Bytes) -> StoredResponse {
     let mut headers = head.headers.clone();
     headers.remove(CONTENT_LENGTH); // it is that of the body
-    Kept { status: head.status, headers, body }
+    StoredResponse { status: head.status, headers, body }
 }
 
-async fn store(deed: Deed, recording: Option<Box<Recording>>) {
+async fn store(reservation: Reservation, recording: Option<Box<Recording>>) {
     match recording.and_then(|it| it.into_answer()) {
-        Some((head, body)) => deed.keep(&kept(&head, body)).await,
-        None => deed.keep_nothing().await,
+        Some((head, body)) => reservation.store(&stored_response(&head, body)).await,
+        None => reservation.store_nothing().await,
     }
 }
 
 /// Reads the rest of a stream whose client has left.
-async fn drain(deed: Deed, mut body: UpstreamBody, recording: Option<Box<Recording>>, policy: Policy) {
+async fn drain(reservation: Reservation, mut body: UpstreamBody, recording: Option<Box<Recording>>, policy: Policy) {
     let mut recording = recording;
     loop {
         match body.frame(&policy).await {
@@ -241,17 +243,17 @@ async fn drain(deed: Deed, mut body: UpstreamBody, recording: Option<Box<Recordi
                 if let Some(recording) = &mut recording {
                     recording.on_end();
                 }
-                return store(deed, recording).await;
+                return store(reservation, recording).await;
             }
-            Err(_) => return deed.keep_nothing().await,
+            Err(_) => return reservation.store_nothing().await,
         }
     }
 }
 
 /// Reads a stream whose client left before it began.
-async fn record_rest(deed: Deed, response: UpstreamResponse, policy: Policy) {
+async fn record_rest(reservation: Reservation, response: UpstreamResponse, policy: Policy) {
     let UpstreamResponse { head, body } = response;
-    let mut recording = Box::new(Recording::new(deed.record_max()));
+    let mut recording = Box::new(Recording::new(reservation.record_max()));
     recording.on_head(&head);
-    drain(deed, body, Some(recording), policy).await;
+    drain(reservation, body, Some(recording), policy).await;
 }

@@ -29,7 +29,7 @@ use crate::guard::{Guard, Offence, Stage};
 use crate::identity::Identity;
 use crate::listener::{Connection, EarlyReject, Refuse};
 use crate::pipeline::{EndState, Exchange, Refusal, Scheme};
-use crate::proxy::way::{Admitted, Arrival, Routeless, Stopped, way_in};
+use crate::proxy::way::{Admitted, Decision, DefaultResponse, Stopped, request_filters};
 use crate::state::State;
 use crate::telemetry::{IN_FLIGHT, refused};
 
@@ -131,25 +131,25 @@ impl Proxy {
     async fn serve(&self, client: &mut Client, request: &mut Request, peer_trusted: bool) -> Result<(), Cut> {
         let exchange = &mut request.exchange;
         let serving = self.configuration.serving();
-        match way_in(serving, &self.shared, exchange, client, peer_trusted).await {
-            Ok(Arrival::Admitted(admitted)) => {
+        match request_filters(serving, &self.shared, exchange, client, peer_trusted).await {
+            Ok(Decision::Forward(admitted)) => {
                 let admitted = request.admitted.insert(admitted);
                 if exchange.cache.is_some() && cached::begin(exchange) {
-                    return Box::pin(self.ask(client, exchange, admitted)).await;
+                    return Box::pin(self.fetch_for_cache(client, exchange, admitted)).await;
                 }
                 self.forward(client, exchange, admitted).await
             }
-            Ok(Arrival::Kept(admitted, given, deed)) => {
+            Ok(Decision::Cached(admitted, cached, reservation)) => {
                 let admitted = request.admitted.insert(admitted);
                 // What is not ordinary is boxed: the future of every request is as large as the largest of them.
-                Box::pin(self.give(client, exchange, admitted, *given, deed)).await
+                Box::pin(self.send_cached(client, exchange, admitted, *cached, reservation)).await
             }
-            Ok(Arrival::Deed(admitted, deed)) => {
+            Ok(Decision::Idempotent(admitted, reservation)) => {
                 let admitted = request.admitted.insert(admitted);
                 cached::begin(exchange);
-                Box::pin(self.once(client, exchange, admitted, deed)).await
+                Box::pin(self.forward_idempotent(client, exchange, admitted, reservation)).await
             }
-            Ok(Arrival::Answered(admitted, mut head, body)) => {
+            Ok(Decision::Respond(admitted, mut head, body)) => {
                 admitted.on_response(exchange, &mut head);
                 let patience = admitted.route().policy.request;
                 request.admitted = Some(admitted);
@@ -161,7 +161,7 @@ impl Proxy {
                 stopped
             }
             Err(Stopped { admitted: None, why }) => {
-                let way = Routeless::new(self.configuration.serving(), client.request());
+                let way = DefaultResponse::new(self.configuration.serving(), client.request());
                 Box::pin(stopped(client, exchange, &way, why)).await
             }
         }
@@ -211,7 +211,7 @@ impl Proxy {
         self.shared.guard.turned_away(Stage::Request);
         client.close_after();
         let retry_after = left.as_secs().max(1);
-        let way = Routeless::new(self.configuration.serving(), client.request());
+        let way = DefaultResponse::new(self.configuration.serving(), client.request());
         refuse(client, exchange, &way, Refusal::AddressBlocked { retry_after }).await
     }
 
@@ -406,7 +406,7 @@ impl Refuse for EarlyResponses {
         let wording = reply::Wording::of(&refusal);
         let mut fields = reply::head(wording.status);
         let _ = fields.insert_header(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-        Routeless::of(self.configuration.serving(), origin.cloned()).on_response(&mut exchange, &mut fields);
+        DefaultResponse::of(self.configuration.serving(), origin.cloned()).on_response(&mut exchange, &mut fields);
         fields.remove_header(&http::header::DATE); // `raw` writes its own
         let answer = reply::raw(&refusal, &request_id, &fields);
         let slow = refusal == Refusal::RequestTimeout;

@@ -143,7 +143,7 @@ impl Wording {
                 StatusCode::BAD_REQUEST,
                 "idempotency_key",
                 &format!("this path needs an idempotency key: {why}"),
-                "send Idempotency-Key with a new UUID for each deed, and the same one when you repeat it",
+                "send Idempotency-Key with a new UUID for each new request, and the same one when you repeat it",
             ),
             Refusal::IdempotencyRunning => say(
                 StatusCode::CONFLICT,
@@ -155,13 +155,13 @@ impl Wording {
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "idempotency_mismatch",
                 "this idempotency key belongs to another request",
-                "use a new key for a new deed",
+                "use a new key for a new request",
             ),
             Refusal::IdempotencyNotKept => say(
                 StatusCode::CONFLICT,
                 "idempotency_not_kept",
-                "this was done already, but its answer was a stream or too large to be kept",
-                "ask for the deed's result in another way; do not repeat it under a new key",
+                "this was done already, but its response was a stream or too large to be stored",
+                "fetch the result of the first request in another way; do not repeat it under a new key",
             ),
             Refusal::StateUnavailable => say(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -1,4 +1,4 @@
-//! The way of a request, as a table of contents: [`way_in`], [`forward`](crate::forward), [`deliver`](crate::deliver()),
+//! The way of a request, as a table of contents: [`request_filters`], [`forward`](crate::forward), [`deliver`](crate::deliver()),
 //! [`ResponseFilters`].
 //!
 //! The filters and their order are the [table's](filters::TABLE), the same for every route, and `moongate explain` prints
@@ -16,23 +16,23 @@ use crate::cache::CachedResponse;
 use crate::client::Client;
 use crate::config::{Action, Respond, Route, Serving};
 use crate::deliver::ResponseFilters;
-use crate::filters::{self, Begun, Deed, Kept};
+use crate::filters::{self, Reservation, ReserveOutcome, StoredResponse};
 use crate::forward::{Destination, ForwardError, hold_body, unless_gone};
 use crate::identity::ClientCertificate;
 use crate::pipeline::{Exchange, Refusal, RequestContext, Stop};
 use crate::proxy::{Shared, cached, reply, strict};
 use crate::routing::{Outcome, Params, Request, Target};
 
-/// What the way in comes to.
-pub(super) enum Arrival {
-    /// The request goes to the destination of this route.
-    Admitted(Admitted),
-    /// It goes there, and is a deed that is done once.
-    Deed(Admitted, Deed),
-    /// Its answer is kept; with the deed that is done by giving it.
-    Kept(Admitted, Box<CachedResponse>, Option<Deed>),
+/// What the request filters decide.
+pub(super) enum Decision {
+    /// The request is forwarded to the destination of this route.
+    Forward(Admitted),
+    /// It is forwarded, as the first one under its idempotency key.
+    Idempotent(Admitted, Reservation),
+    /// Its response is cached; it fills the reservation of an idempotent request, too.
+    Cached(Admitted, Box<CachedResponse>, Option<Reservation>),
     /// It is answered at once.
-    Answered(Admitted, Box<ResponseHeader>, Bytes),
+    Respond(Admitted, Box<ResponseHeader>, Bytes),
 }
 
 /// The way of a route ends before its end.
@@ -64,7 +64,7 @@ impl From<Stop> for Early {
     }
 }
 
-/// The way in ended early: why, and on which route, if it got so far.
+/// The request filters ended early: why, and on which route, if it got so far.
 pub(super) struct Stopped {
     pub(super) admitted: Option<Admitted>,
     pub(super) why: ForwardError,
@@ -103,13 +103,13 @@ impl Admitted {
 }
 
 /// From a request's head to the decision what becomes of it.
-pub(super) async fn way_in(
+pub(super) async fn request_filters(
     serving: Arc<Serving>,
     shared: &Shared,
     exchange: &mut Exchange,
     client: &mut Client,
     peer_trusted: bool,
-) -> Result<Arrival, Stopped> {
+) -> Result<Decision, Stopped> {
     // Before anything reads a field: what could be read in two ways is not read at all.
     strict::check(client)?;
     let request = client.request_mut();
@@ -136,20 +136,20 @@ pub(super) async fn way_in(
     let (route, params) = find(&serving, client.request(), websocket)?;
     let admitted = Admitted { serving, route };
     match filter(&admitted, shared, exchange, client, peer_trusted, &params).await {
-        Ok(Onward::Free) => {}
-        Ok(Onward::First(deed)) => return Ok(Arrival::Deed(admitted, deed)),
-        Ok(Onward::Kept(given, deed)) => return Ok(Arrival::Kept(admitted, given, deed)),
-        Ok(Onward::Replay(kept)) => {
-            let (head, body) = replayed(kept);
-            return Ok(Arrival::Answered(admitted, head, body));
+        Ok(RouteDecision::Forward) => {}
+        Ok(RouteDecision::Idempotent(reservation)) => return Ok(Decision::Idempotent(admitted, reservation)),
+        Ok(RouteDecision::Cached(cached, reservation)) => return Ok(Decision::Cached(admitted, cached, reservation)),
+        Ok(RouteDecision::Replay(stored)) => {
+            let (head, body) = replayed(stored);
+            return Ok(Decision::Respond(admitted, head, body));
         }
-        Err(Early::Answered(head, body)) => return Ok(Arrival::Answered(admitted, head, body)),
+        Err(Early::Answered(head, body)) => return Ok(Decision::Respond(admitted, head, body)),
         Err(Early::Ended(why)) => return Err(Stopped { admitted: Some(admitted), why }),
     }
     match &admitted.route().action {
-        Action::Upstream(_) => Ok(Arrival::Admitted(admitted)),
+        Action::Upstream(_) => Ok(Decision::Forward(admitted)),
         Action::Redirect(redirect) => match redirected(redirect.status, &redirect.to, client.request(), &params) {
-            Some(head) => Ok(Arrival::Answered(admitted, head, Bytes::new())),
+            Some(head) => Ok(Decision::Respond(admitted, head, Bytes::new())),
             None => {
                 let why = ForwardError::Refused(Refusal::BadRequest("the target can't be redirected"));
                 Err(Stopped { admitted: Some(admitted), why })
@@ -157,7 +157,7 @@ pub(super) async fn way_in(
         },
         Action::Respond(respond) => {
             let (head, body) = respond_with(respond);
-            Ok(Arrival::Answered(admitted, head, body))
+            Ok(Decision::Respond(admitted, head, body))
         }
     }
 }
@@ -170,8 +170,8 @@ async fn filter(
     client: &mut Client,
     peer_trusted: bool,
     params: &Params,
-) -> Result<Onward, Early> {
-    // Always, and before anything could believe them: only the gateway says who is calling.
+) -> Result<RouteDecision, Early> {
+    // Always, and before anything could believe them: only the gateway says who the caller is.
     filters::auth::forget_claims(client.request_mut());
     upgrade(admitted.route(), client)?;
     let chain = &admitted.route().chain;
@@ -181,43 +181,43 @@ async fn filter(
     let mut context = RequestContext { has_body, peer_trusted, certificate, ..context };
     chain.before_the_body(&mut context).await?;
     drop(context);
-    let deed = match begin(admitted, shared, exchange, client).await? {
-        Begun::Nothing => None,
-        Begun::First(deed) => Some(deed),
-        Begun::Replay(kept) => return Ok(Onward::Replay(kept)),
+    let reservation = match reserve(admitted, shared, exchange, client).await? {
+        ReserveOutcome::NoKey => None,
+        ReserveOutcome::First(reservation) => Some(reservation),
+        ReserveOutcome::Replay(stored) => return Ok(RouteDecision::Replay(stored)),
     };
-    let mut kept = None;
+    let mut cached_response = None;
     if let Some(subject) = cached::subject(admitted, shared, exchange, client.request(), params) {
-        kept = cached::lookup(admitted, shared, exchange, client, subject).await?;
-        if let Some(given) = kept.take_if(|it| it.refresh.is_none()) {
-            return Ok(Onward::Kept(given, deed));
+        cached_response = cached::lookup(admitted, shared, exchange, client, subject).await?;
+        if let Some(cached) = cached_response.take_if(|it| it.refresh.is_none()) {
+            return Ok(RouteDecision::Cached(cached, reservation));
         }
     }
     let mut context = RequestContext::new(exchange, client.request_mut(), params);
     chain.before_the_upstream(&mut context).await?;
     drop(context);
-    // A stale answer is given only now: the upstream is going to be asked in the background.
-    Ok(match (kept, deed) {
-        (Some(given), deed) => Onward::Kept(given, deed),
-        (None, Some(deed)) => Onward::First(deed),
-        (None, None) => Onward::Free,
+    // A stale response is served only now: the upstream is going to be called in the background.
+    Ok(match (cached_response, reservation) {
+        (Some(cached), reservation) => RouteDecision::Cached(cached, reservation),
+        (None, Some(reservation)) => RouteDecision::Idempotent(reservation),
+        (None, None) => RouteDecision::Forward,
     })
 }
 
-/// What is asked, as far as the body tells, and whether it was asked before.
-async fn begin(
+/// The steps that need the body, and the reservation of an idempotent request.
+async fn reserve(
     admitted: &Admitted,
     shared: &Shared,
     exchange: &mut Exchange,
     client: &mut Client,
-) -> Result<Begun, Early> {
+) -> Result<ReserveOutcome, Early> {
     let route = admitted.route();
     // What comes on an upgraded connection is no body.
     if client.wants_upgrade() {
         if !client.has_no_body() {
             return Err(Refusal::BadRequest("a request to change protocols has a body").into());
         }
-        return Ok(Begun::Nothing);
+        return Ok(ReserveOutcome::NoKey);
     }
     if route.chain.needs_body(&client.request().method) || shared.mocks {
         Box::pin(hold_body(client, exchange, &route.policy)).await?;
@@ -228,10 +228,10 @@ async fn begin(
         }
     }
     let idempotency = route.chain.idempotency.as_ref().filter(|it| it.concerns(&client.request().method));
-    let mark = idempotency.map(|it| it.mark(exchange, client.request())).transpose()?;
-    let (Some(idempotency), Some(mark)) = (idempotency, mark.flatten()) else { return Ok(Begun::Nothing) };
-    let begun = Box::pin(unless_gone(client, idempotency.begin(&shared.state.records, mark))).await?;
-    Ok(begun?)
+    let key = idempotency.map(|it| it.key(exchange, client.request())).transpose()?;
+    let (Some(idempotency), Some(key)) = (idempotency, key.flatten()) else { return Ok(ReserveOutcome::NoKey) };
+    let outcome = Box::pin(unless_gone(client, idempotency.reserve(&shared.state.records, key))).await?;
+    Ok(outcome?)
 }
 
 fn client_certificate(client: &Client) -> Option<Arc<ClientCertificate>> {
@@ -239,40 +239,40 @@ fn client_certificate(client: &Client) -> Option<Arc<ClientCertificate>> {
 }
 
 /// How a request that nothing refused goes on.
-enum Onward {
+enum RouteDecision {
     /// To its destination.
-    Free,
-    /// To its destination, as the first of its kind.
-    First(Deed),
-    /// Its deed was done: this is the answer.
-    Replay(Kept),
-    /// Its answer is kept; with the deed that is done by giving it.
-    Kept(Box<CachedResponse>, Option<Deed>),
+    Forward,
+    /// To its destination, as the first one under its idempotency key.
+    Idempotent(Reservation),
+    /// It was answered before: this is the stored response.
+    Replay(StoredResponse),
+    /// Its response is cached; it fills the reservation of an idempotent request, too.
+    Cached(Box<CachedResponse>, Option<Reservation>),
 }
 
-fn replayed(kept: Kept) -> (Box<ResponseHeader>, Bytes) {
-    let mut head = reply::head(kept.status);
-    for (name, value) in &kept.headers {
+fn replayed(stored: StoredResponse) -> (Box<ResponseHeader>, Bytes) {
+    let mut head = reply::head(stored.status);
+    for (name, value) in &stored.headers {
         let _ = head.append_header(name, value);
     }
     let _ = head.insert_header("idempotency-replayed", HeaderValue::from_static("true"));
-    (head, kept.body)
+    (head, stored.body)
 }
 
 /// Back from an answer's head to the client, for refusals and errors too.
 impl ResponseFilters for Admitted {
     fn on_response(&self, exchange: &mut Exchange, answer: &mut ResponseHeader) {
-        way_out(&self.route().chain, exchange, answer);
+        response_filters(&self.route().chain, exchange, answer);
     }
 }
 
 /// What no route took leaves as a route with nothing but `defaults` would answer.
-pub(super) struct Routeless {
+pub(super) struct DefaultResponse {
     serving: Arc<Serving>,
     origin: Option<HeaderValue>,
 }
 
-impl Routeless {
+impl DefaultResponse {
     pub(super) fn new(serving: Arc<Serving>, request: &RequestHeader) -> Self {
         Self::of(serving, request.headers.get(ORIGIN).cloned())
     }
@@ -282,16 +282,16 @@ impl Routeless {
     }
 }
 
-impl ResponseFilters for Routeless {
+impl ResponseFilters for DefaultResponse {
     fn on_response(&self, exchange: &mut Exchange, answer: &mut ResponseHeader) {
         let chain = &self.serving.snapshot.defaults;
         exchange.origin = chain.cors.as_ref().and_then(|it| it.origin(self.origin.as_ref()));
-        way_out(chain, exchange, answer);
+        response_filters(chain, exchange, answer);
     }
 }
 
-fn way_out(chain: &filters::Chain, exchange: &mut Exchange, answer: &mut ResponseHeader) {
-    // Before anything changes the answer: kept is what the upstream said.
+fn response_filters(chain: &filters::Chain, exchange: &mut Exchange, answer: &mut ResponseHeader) {
+    // Before anything changes the response: stored is what the upstream sent.
     if let Some(lookup) = &mut exchange.cache
         && !lookup.on_response(answer)
     {

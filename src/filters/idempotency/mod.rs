@@ -1,13 +1,13 @@
-//! A deed is done once, however often it is asked for (CP2-B, S2S-13; the IETF draft
+//! Idempotent requests: one is done once, however often it is sent (CP2-B, S2S-13; the IETF draft
 //! `httpapi-idempotency-key-header`).
 //!
-//! What is kept is found by tenant and id, and nothing else. The first request under an id claims it,
-//! goes on though its client leaves, and leaves its answer for those that come later. A claim lapses
-//! when its gateway does not renew it, so that one that was killed blocks nobody for long. The deed
-//! itself is the proxy room's business (`proxy/once.rs`).
+//! What is stored is found by tenant and key, and nothing else. The first request under a key reserves it,
+//! goes on though its client leaves, and stores its response for repetitions. A reservation lapses
+//! when its gateway does not renew it, so that one that was killed blocks no repetition for long. Forwarding
+//! the request is the proxy room's business (`proxy/idempotent.rs`).
 
-mod deed;
 mod record;
+mod reservation;
 
 use std::time::Duration;
 
@@ -23,43 +23,43 @@ use crate::base::{At, ByteSize, Findings, Period};
 use crate::http as codec;
 use crate::pipeline::{Exchange, Filter, Refusal, Scope};
 
-pub use deed::{Begun, Deed};
-pub use record::Kept;
+pub use record::StoredResponse;
+pub use reservation::{Reservation, ReserveOutcome};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const X_IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("x-idempotency-key");
 
-/// The longest id, in bytes.
+/// The longest key, in bytes.
 const ID_MAX: usize = 255;
 
 /// The `idempotency` section of a route or of a policy. It concerns POST, PUT, PATCH and DELETE.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct IdempotencyConfig {
-    /// How long an answer is kept: within this time the same id gets the same answer. Default 24h.
+    /// How long a response is stored: within this time the same key gets the same response. Default 24h.
     pub ttl: Option<Period>,
-    /// Whether requests without an id are refused. Default: they pass, unprotected.
+    /// Whether requests without a key are refused. Default: they pass, unprotected.
     pub required: bool,
-    /// Where the id is, the first place that has one wins: `header` (`Idempotency-Key` or
+    /// Where the key is, the first place that has one wins: `header` (`Idempotency-Key` or
     /// `X-Idempotency-Key`), or a field of a JSON body, as `body.assignment_id`. Default `[header]`.
     pub from: Vec<String>,
-    /// How long a second request waits for the first one's answer before it is told to come again
+    /// How long a second request waits for the first one's answer before it is refused
     /// (409). Default 10s.
     pub wait: Option<Period>,
-    /// The largest answer that is kept. A larger one passes, and repetitions get 409. Default 1MiB.
+    /// The largest response that is stored. A larger one passes, and repetitions get 409. Default 1MiB.
     pub record: Option<ByteSize>,
     /// What becomes of event streams. Default `refuse`.
     pub streams: Streams,
 }
 
-/// What becomes of event streams under an id.
+/// What becomes of event streams under a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Streams {
-    /// A request that asks for one is refused; one that comes unasked passes and is not kept.
+    /// A request that accepts one is refused; one that comes all the same passes and is not stored.
     #[default]
     Refuse,
-    /// They pass as they come and are kept, up to the size in `record`; a repetition gets all events at once.
+    /// They pass as they come and are stored, up to the size in `record`; a repetition gets all events at once.
     Record,
 }
 
@@ -80,16 +80,16 @@ enum Place {
     Body(String),
 }
 
-/// What names a deed, and what the deed is.
+/// The key of an idempotent request, and what the request is.
 #[derive(Debug)]
-pub struct Mark {
-    /// Under which it is kept.
-    pub key: String,
+pub struct IdempotencyKey {
+    /// Under which the record is.
+    pub record_key: String,
     /// Of the request: the same id with another request is refused.
     pub fingerprint: [u8; 32],
 }
 
-/// The key of everything that is kept for an id: tenant and id, and nothing else (CP2-B). The length
+/// The key of everything that is stored for an idempotency key: tenant and id, and nothing else (CP2-B). The length
 /// in front keeps `a:b` + `c` apart from `a` + `b:c`.
 fn http_id(tenant: &str, id: &str) -> String {
     format!("idempotency:{}:{tenant}:{id}", tenant.len())
@@ -121,7 +121,7 @@ impl Filter for Idempotency {
             findings.error(&at.key("ttl"), "a time of zero").help("leave out `idempotency` to keep nothing");
         }
         let record = config.record.map_or(1024 * 1024, |it| it.0);
-        // What is answered at once is no deed.
+        // What is answered at once needs no idempotency.
         scope.forwards.then(|| Self {
             ttl,
             required: config.required,
@@ -144,31 +144,31 @@ impl BuiltIn for Idempotency {
 }
 
 impl Idempotency {
-    /// Whether requests of this method are deeds.
+    /// Whether requests of this method may be idempotent.
     pub fn concerns(&self, method: &Method) -> bool {
         [Method::POST, Method::PUT, Method::PATCH, Method::DELETE].contains(method)
     }
 
-    /// The largest answer that is kept, in bytes.
+    /// The largest response that is stored, in bytes.
     pub fn record_max(&self) -> usize {
         self.record_max
     }
 
-    /// What names the deed; `None` if it has no id and need not have one. The body has to be held.
+    /// The key of a request; `None` if it has none and need not have one. The body has to be held.
     ///
     /// # Errors
-    /// 400 for an id that is missing or can't be one.
-    pub fn mark(&self, exchange: &Exchange, request: &RequestHeader) -> Result<Option<Mark>, Refusal> {
+    /// 400 for a key that is missing or can't be one.
+    pub fn key(&self, exchange: &Exchange, request: &RequestHeader) -> Result<Option<IdempotencyKey>, Refusal> {
         let body = exchange.body.as_deref().unwrap_or_default();
         let Some((id, from_header)) = self.id(&request.headers, body)? else {
             return if self.required { Err(Refusal::IdempotencyKey("it is missing")) } else { Ok(None) };
         };
         if self.streams == Streams::Refuse && asks_for_stream(&request.headers) {
-            return Err(Refusal::IdempotencyKey("an event stream can't be asked for with one"));
+            return Err(Refusal::IdempotencyKey("an event stream can't be requested with one"));
         }
         let principal = exchange.principal.as_deref();
         let tenant = principal.and_then(|it| it.tenant.as_deref()).unwrap_or_default();
-        // Whoever made up an id gets the answer, not another one who hit on the same. The ids of
+        // The caller that made up a key gets the response, not another caller that hit on the same. The ids of
         // assignments and the like belong to the tenant.
         let subject = principal.filter(|_| from_header).map_or("", |it| &it.subject);
         let target = exchange.target_received.as_ref().unwrap_or(&request.uri);
@@ -178,7 +178,7 @@ impl Idempotency {
             subject.as_bytes(),
             body,
         ]);
-        Ok(Some(Mark { key: http_id(tenant, &id), fingerprint }))
+        Ok(Some(IdempotencyKey { record_key: http_id(tenant, &id), fingerprint }))
     }
 
     fn id(&self, headers: &HeaderMap, body: &[u8]) -> Result<Option<(String, bool)>, Refusal> {

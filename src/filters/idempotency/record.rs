@@ -1,4 +1,4 @@
-//! What is kept under an id: that a request is under way, its answer, or that the answer was not kept.
+//! What is stored under a key: that a request is under way, its response, or that the response was not stored.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -6,12 +6,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 /// Begins every record; another version's is not read.
 const VERSION: u8 = 1;
 
-/// An answer that was kept.
+/// A stored response.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Kept {
+pub struct StoredResponse {
     /// Its status.
     pub status: StatusCode,
-    /// Its fields, as the upstream gave them.
+    /// Its fields, as the upstream sent them.
     pub headers: HeaderMap,
     /// Its body, byte for byte.
     pub body: Bytes,
@@ -20,39 +20,39 @@ pub struct Kept {
 /// A record, read.
 #[derive(Debug, PartialEq)]
 pub(super) enum Record {
-    /// A gateway is at it.
+    /// A request is under way.
     Running { fingerprint: [u8; 32] },
-    /// The answer.
-    Done { fingerprint: [u8; 32], kept: Kept },
-    /// It was done, and its answer could not be kept.
-    NotKept { fingerprint: [u8; 32] },
+    /// The response.
+    Done { fingerprint: [u8; 32], response: StoredResponse },
+    /// It was done, and its response could not be stored.
+    NotStored { fingerprint: [u8; 32] },
 }
 
 const RUNNING: u8 = 1;
 const DONE: u8 = 2;
-const NOT_KEPT: u8 = 3;
+const NOT_STORED: u8 = 3;
 
 impl Record {
-    /// A claim is told from every other by `owner`: only who made it may end it.
+    /// A reservation differs from every other by `owner`: only who made it may end it.
     pub(super) fn running(fingerprint: &[u8; 32], owner: u128) -> Bytes {
         let mut out = begin(RUNNING, fingerprint);
         out.put_u128(owner);
         out.freeze()
     }
 
-    pub(super) fn not_kept(fingerprint: &[u8; 32]) -> Bytes {
-        begin(NOT_KEPT, fingerprint).freeze()
+    pub(super) fn not_stored(fingerprint: &[u8; 32]) -> Bytes {
+        begin(NOT_STORED, fingerprint).freeze()
     }
 
-    pub(super) fn done(fingerprint: &[u8; 32], kept: &Kept) -> Bytes {
+    pub(super) fn done(fingerprint: &[u8; 32], response: &StoredResponse) -> Bytes {
         let mut out = begin(DONE, fingerprint);
-        out.put_u16(kept.status.as_u16());
-        out.put_u16(u16::try_from(kept.headers.len()).unwrap_or(u16::MAX));
-        for (name, value) in kept.headers.iter().take(usize::from(u16::MAX)) {
+        out.put_u16(response.status.as_u16());
+        out.put_u16(u16::try_from(response.headers.len()).unwrap_or(u16::MAX));
+        for (name, value) in response.headers.iter().take(usize::from(u16::MAX)) {
             put(&mut out, name.as_str().as_bytes());
             put(&mut out, value.as_bytes());
         }
-        out.extend_from_slice(&kept.body);
+        out.extend_from_slice(&response.body);
         out.freeze()
     }
 
@@ -66,7 +66,7 @@ impl Record {
         bytes.try_copy_to_slice(&mut fingerprint).ok()?;
         match kind {
             RUNNING => Some(Self::Running { fingerprint }),
-            NOT_KEPT => Some(Self::NotKept { fingerprint }),
+            NOT_STORED => Some(Self::NotStored { fingerprint }),
             DONE => {
                 let status = StatusCode::from_u16(bytes.try_get_u16().ok()?).ok()?;
                 let count = bytes.try_get_u16().ok()?;
@@ -75,7 +75,7 @@ impl Record {
                     let name = HeaderName::from_bytes(&take(&mut bytes)?).ok()?;
                     headers.append(name, HeaderValue::from_maybe_shared(take(&mut bytes)?).ok()?);
                 }
-                Some(Self::Done { fingerprint, kept: Kept { status, headers, body: bytes } })
+                Some(Self::Done { fingerprint, response: StoredResponse { status, headers, body: bytes } })
             }
             _ => None,
         }
@@ -110,16 +110,16 @@ mod tests {
         headers.append("set-cookie", HeaderValue::from_static("a=1"));
         headers.append("set-cookie", HeaderValue::from_static("b=2"));
         headers.insert("x-odd", HeaderValue::from_bytes(b"\xff").unwrap());
-        let kept = Kept { status: StatusCode::CREATED, headers, body: Bytes::from_static(b"\0body") };
+        let response = StoredResponse { status: StatusCode::CREATED, headers, body: Bytes::from_static(b"\0body") };
         let fingerprint = [7; 32];
-        let read = Record::read(Record::done(&fingerprint, &kept));
-        assert_eq!(read, Some(Record::Done { fingerprint, kept }));
+        let read = Record::read(Record::done(&fingerprint, &response));
+        assert_eq!(read, Some(Record::Done { fingerprint, response }));
     }
 
     #[test]
     fn what_was_cut_or_made_up_is_no_record() {
-        let kept = Kept { status: StatusCode::OK, headers: HeaderMap::new(), body: Bytes::new() };
-        let whole = Record::done(&[1; 32], &kept);
+        let response = StoredResponse { status: StatusCode::OK, headers: HeaderMap::new(), body: Bytes::new() };
+        let whole = Record::done(&[1; 32], &response);
         for length in 0..whole.len() {
             assert_eq!(Record::read(whole.slice(..length)), None, "{length}");
         }

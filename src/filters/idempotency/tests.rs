@@ -15,12 +15,12 @@ fn compiled(yaml: &str) -> Idempotency {
     compiled.unwrap()
 }
 
-fn mark(
+fn key_of(
     yaml: &str,
     fields: &[(&'static str, &str)],
     body: &'static str,
     principal: Option<(&str, &str)>,
-) -> Result<Option<Mark>, Refusal> {
+) -> Result<Option<IdempotencyKey>, Refusal> {
     let mut request = RequestHeader::build("POST", b"/orders", None).unwrap();
     for (name, value) in fields {
         request.append_header(*name, *value).unwrap();
@@ -30,12 +30,13 @@ fn mark(
     exchange.principal = principal.map(|(tenant, subject)| {
         Arc::new(Principal { tenant: Some(tenant.into()), ..Principal::new(Kind::User, subject) })
     });
-    compiled(yaml).mark(&exchange, &request)
+    compiled(yaml).key(&exchange, &request)
 }
 
 #[test]
 fn cp2_b_the_key_is_tenant_and_id() {
-    let key = |tenant| mark("{}", &[("idempotency-key", "one")], "", Some((tenant, "ann"))).unwrap().unwrap().key;
+    let key =
+        |tenant| key_of("{}", &[("idempotency-key", "one")], "", Some((tenant, "ann"))).unwrap().unwrap().record_key;
     assert_eq!(key("clinic"), "idempotency:6:clinic:one");
     assert_ne!(key("clinic"), key("hospital"));
     assert_ne!(http_id("a:b", "c"), http_id("a", "b:c"));
@@ -43,7 +44,7 @@ fn cp2_b_the_key_is_tenant_and_id() {
 
 #[test]
 fn both_headers_mean_the_same_and_quotes_do_not_count() {
-    let key = |fields: &[(&'static str, &str)]| mark("{}", fields, "", None).map(|it| it.map(|it| it.key));
+    let key = |fields: &[(&'static str, &str)]| key_of("{}", fields, "", None).map(|it| it.map(|it| it.record_key));
     let plain = key(&[("idempotency-key", "one")]);
     assert!(plain.as_ref().is_ok_and(Option::is_some));
     assert_eq!(plain, key(&[("x-idempotency-key", "one")]));
@@ -56,7 +57,7 @@ fn both_headers_mean_the_same_and_quotes_do_not_count() {
 #[test]
 fn an_id_may_come_from_the_body() {
     let key = |from: &str, fields: &[(&'static str, &str)], body| {
-        mark(&format!("{{ required: true, from: {from} }}"), fields, body, None).map(|it| it.unwrap().key)
+        key_of(&format!("{{ required: true, from: {from} }}"), fields, body, None).map(|it| it.unwrap().record_key)
     };
     let body = r#"{"assignment_id":"a-1","usage_id":7}"#;
     assert_eq!(key("[header, body.assignment_id]", &[], body).unwrap(), http_id("", "a-1"));
@@ -69,14 +70,14 @@ fn an_id_may_come_from_the_body() {
 #[test]
 fn another_request_or_another_person_has_another_fingerprint() {
     let print = |body, subject| {
-        mark("{}", &[("idempotency-key", "one")], body, Some(("clinic", subject))).unwrap().unwrap().fingerprint
+        key_of("{}", &[("idempotency-key", "one")], body, Some(("clinic", subject))).unwrap().unwrap().fingerprint
     };
     assert_eq!(print("a", "ann"), print("a", "ann"));
     assert_ne!(print("a", "ann"), print("b", "ann"));
     assert_ne!(print("a", "ann"), print("a", "bob"));
     let of_tenant = |subject| {
         let body = r#"{"ack_id":"x"}"#;
-        mark("{ from: [body.ack_id] }", &[], body, Some(("clinic", subject))).unwrap().unwrap().fingerprint
+        key_of("{ from: [body.ack_id] }", &[], body, Some(("clinic", subject))).unwrap().unwrap().fingerprint
     };
     assert_eq!(of_tenant("ann"), of_tenant("bob"));
 }
@@ -84,9 +85,9 @@ fn another_request_or_another_person_has_another_fingerprint() {
 #[test]
 fn an_id_that_can_be_none_is_refused() {
     for id in ["", "\"\"", &"x".repeat(256)] {
-        assert!(mark("{}", &[("idempotency-key", id)], "", None).is_err(), "{id}");
+        assert!(key_of("{}", &[("idempotency-key", id)], "", None).is_err(), "{id}");
     }
     let body = "{\"ack_id\":\"a\\u0000b\"}";
-    assert!(mark("{ from: [body.ack_id] }", &[], body, None).is_err());
-    assert!(mark("{}", &[("idempotency-key", "one"), ("accept", "text/event-stream")], "", None).is_err());
+    assert!(key_of("{ from: [body.ack_id] }", &[], body, None).is_err());
+    assert!(key_of("{}", &[("idempotency-key", "one"), ("accept", "text/event-stream")], "", None).is_err());
 }
