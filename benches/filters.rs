@@ -47,7 +47,7 @@ fn walk(criterion: &mut Criterion) {
                 request_id::on_request(&mut exchange, request, false);
                 trace_context::on_request(&mut exchange, request);
                 let mut written = Vec::with_capacity(1024);
-                exchange.introduce(request, |name, value| {
+                exchange.forwarded_headers(request, |name, value| {
                     written.extend_from_slice(name.as_str().as_bytes());
                     value.iter().for_each(|it| written.extend_from_slice(it));
                 });

@@ -41,7 +41,7 @@ fn identity(key: Option<&[u8]>, remembered: usize) -> std::sync::Arc<Identity> {
     Identity::begin(tokens)
 }
 
-fn judge(c: &mut Criterion) {
+fn verify(c: &mut Criterion) {
     let mut group = c.benchmark_group("token");
     let mut bench = |name: &str, key: Option<&[u8]>, remembered: usize| {
         let identity = identity(key, remembered);
@@ -50,7 +50,7 @@ fn judge(c: &mut Criterion) {
         claims.roles = vec!["user".to_owned(), "clinician".to_owned()];
         let token = identity.keys().sign(&claims).expect("there is a key");
         group.bench_function(name, |b| {
-            b.iter(|| assert!(matches!(identity.judge(black_box(token.as_bytes())), Verdict::Valid(_))));
+            b.iter(|| assert!(matches!(identity.verify(black_box(token.as_bytes())), Verdict::Valid(_))));
         });
     };
     bench("known", None, 100);
@@ -61,5 +61,5 @@ fn judge(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, judge);
+criterion_group!(benches, verify);
 criterion_main!(benches);

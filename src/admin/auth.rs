@@ -1,4 +1,4 @@
-//! Who may use the admin API. On loopback whoever is on the machine; elsewhere the bearer of one of our own tokens.
+//! Who may use the admin API. On loopback anybody on the machine; elsewhere the bearer of one of our own tokens.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::admin::pages::error;
-use crate::identity::{Flaw, Identity, Verdict, Voucher};
+use crate::identity::{Identity, IssuerId, TokenError, Verdict};
 
 /// The roles that may use it.
 const ROLES: [&str; 2] = ["admin", "operator"];
@@ -36,10 +36,10 @@ impl Guard {
         if !scheme.eq_ignore_ascii_case(b"bearer ") {
             return Err(Refused::Unknown(None));
         }
-        let verified = match identity.judge(token.trim_ascii()) {
-            Verdict::Valid(verified) if verified.voucher == Voucher::Own => verified,
-            Verdict::Invalid(flaw) => return Err(Refused::Unknown(Some(flaw))),
-            Verdict::Valid(_) | Verdict::KeysWanted => return Err(Refused::Unknown(Some(Flaw::Untrusted))),
+        let verified = match identity.verify(token.trim_ascii()) {
+            Verdict::Valid(verified) if verified.issuer == IssuerId::Own => verified,
+            Verdict::Invalid(token_error) => return Err(Refused::Unknown(Some(token_error))),
+            Verdict::Valid(_) | Verdict::KeysMissing => return Err(Refused::Unknown(Some(TokenError::Untrusted))),
         };
         let trusted = verified.principal.roles.iter().any(|it| ROLES.contains(&&**it));
         if trusted { Ok(()) } else { Err(Refused::Forbidden) }
@@ -48,7 +48,7 @@ impl Guard {
 
 enum Refused {
     /// Nobody that is known; why, if there was a token.
-    Unknown(Option<Flaw>),
+    Unknown(Option<TokenError>),
     Forbidden,
 }
 
@@ -56,14 +56,14 @@ enum Refused {
 pub(super) async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     match guard.admits(&request) {
         Ok(()) => next.run(request).await,
-        Err(Refused::Unknown(flaw)) => {
-            let message = flaw.map_or("a valid token is needed", Flaw::reason);
+        Err(Refused::Unknown(token_error)) => {
+            let message = token_error.map_or("a valid token is needed", TokenError::reason);
             let advice = "send Authorization: Bearer …";
             let mut answer = error(StatusCode::UNAUTHORIZED, "unauthorized", message, advice).into_response();
-            let challenge = match flaw {
+            let challenge = match token_error {
                 None => "Bearer realm=\"moongate\"".to_owned(),
-                Some(flaw) => {
-                    let reason = flaw.reason();
+                Some(token_error) => {
+                    let reason = token_error.reason();
                     format!("Bearer realm=\"moongate\", error=\"invalid_token\", error_description=\"{reason}\"")
                 }
             };

@@ -1,5 +1,5 @@
-//! What upstreams are told of the request and its client: `X-Request-Id`, `traceparent`, `Forwarded` and its like,
-//! and who is calling. They are written where the request is ([`Exchange::introduce`](crate::pipeline::Exchange)).
+//! What upstreams receive about the request and its client: `X-Request-Id`, `traceparent`, `Forwarded` and its like,
+//! and the caller. They are written where the request is ([`Exchange::forwarded_headers`](crate::pipeline::Exchange)).
 
 use http::header::UPGRADE;
 

@@ -48,7 +48,7 @@ impl Filter for Rewrite {
         if request.version == Version::HTTP_2 && (self.path.is_some() || self.host.is_some()) {
             keep_authority(request);
         }
-        // Upstreams are told the host that the client used.
+        // Upstreams receive the host that the client used.
         if self.host.is_some() {
             exchange.host_received = request.headers.get(HOST).cloned();
         }
@@ -62,10 +62,10 @@ impl Filter for Rewrite {
         if let Some(host) = &self.host {
             let _ = request.insert_header(HOST, host.clone());
         }
-        // Behind what upstreams are told: the operator may change that, too.
+        // Behind the forwarded headers: the operator may change that, too.
         if !self.headers.is_empty() {
-            exchange.introduce_in(request);
-            exchange.introduced = true;
+            exchange.set_forwarded_headers(request);
+            exchange.forwarded_headers_set = true;
             self.headers.on_request(request);
         }
         Ok(())

@@ -47,7 +47,7 @@ pub struct PolicyConfig {
     pub filters: FiltersConfig,
     /// Idempotent requests: each is done once, however often it is sent.
     pub idempotency: Option<IdempotencyConfig>,
-    /// Which answers are kept and given again. Without it, none.
+    /// Which responses are cached and served again. Without it, none.
     pub cache: Option<CacheConfig>,
 }
 

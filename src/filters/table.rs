@@ -176,13 +176,13 @@ table! {
         response_headers: ResponseHeaders,
         /// Behind everything that makes a response what it is: only what is missing is added.
         security_headers: Security,
-        /// Before everything that asks for credentials: a preflight carries none.
+        /// Before everything that requires credentials: a preflight carries none.
         cors: Cors,
         /// Before credentials are looked at: guessing them counts, too.
         rate_limits: RateLimits,
         /// Before all work that is done for somebody: from here on it is known for whom, and that they may.
         auth: Auth,
-        /// Now that it is known who is asking. A repetition of a request counts, too.
+        /// Now that the caller is known. A repetition of a request counts, too.
         principal_limits: PrincipalLimits,
         /// Before the body is read: what can be refused by its head is.
         body_rules: BodyRules,
@@ -192,14 +192,14 @@ table! {
     }
     before_the_upstream {
         /// After everything that may refuse: a refusal uses up no key. Before what changes the request: the key belongs to
-        /// what the client asked for.
+        /// what the client requested.
         idempotency: Idempotency,
-        /// Before the request is rewritten, since responses are kept under what clients ask for; after credentials have
-        /// been taken out of it. On the way out first: kept is what the upstream said.
+        /// Before the request is rewritten, since responses are cached under what clients request; after credentials have
+        /// been taken out of it. On the way out first: stored is what the upstream sent.
         cache: Arc<Rules>,
         /// Behind everything that reads what the client said of itself.
         forwarded: Forwarded,
-        /// Last: the operator's word about the request is the last one, also about what the gateway tells.
+        /// Last: the operator's word about the request is the last one, also about the headers that the gateway adds.
         rewrite: Rewrite,
     }
 }

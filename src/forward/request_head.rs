@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use super::http1::UploadFraming;
 use crate::http::{self as codec, write_field};
-use crate::pipeline::{Context, is_told_by_us};
+use crate::pipeline::{Context, is_gateway_header};
 
 /// What a request's body is, for its head.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +65,7 @@ pub(super) fn write_http1(
     let expects = matches!(plan, BodyPlan::Streams(_));
     let mut has_host = false;
     for (name, value) in &request.headers {
-        let ours = !context.introduced && is_told_by_us(name);
+        let ours = !context.forwarded_headers_set && is_gateway_header(name);
         if ours || stays_behind(name) || (crumbs && *name == COOKIE) || (!expects && *name == EXPECT) {
             continue;
         }
@@ -81,8 +81,8 @@ pub(super) fn write_http1(
     if !has_host && let Some(authority) = request.uri.authority() {
         write_field(out, "host", &[authority.as_str().as_bytes()]);
     }
-    if !context.introduced {
-        context.introduce(request, |name, value| write_field(out, name.as_str(), value));
+    if !context.forwarded_headers_set {
+        context.forwarded_headers(request, |name, value| write_field(out, name.as_str(), value));
     }
     let framing = framing(request, plan, out);
     out.put_slice(b"\r\n");
@@ -136,7 +136,7 @@ pub(super) fn for_http2(received: &RequestHeader, context: &Context, plan: BodyP
         insert(&mut request, TE, HeaderValue::from_static("trailers")); // the one word that HTTP/2 knows
     }
     declare(&mut request, plan);
-    context.introduce_in(&mut request);
+    context.set_forwarded_headers(&mut request);
     request
 }
 
@@ -163,7 +163,7 @@ pub(super) fn for_local(received: &RequestHeader, context: &Context, plan: BodyP
         }
     }
     declare(&mut request, plan);
-    context.introduce_in(&mut request);
+    context.set_forwarded_headers(&mut request);
     request
 }
 
@@ -214,7 +214,7 @@ mod tests {
             request.append_header(*name, *value).unwrap();
         }
         let mut context = Context::new([192, 0, 2, 7].into(), Scheme::Http);
-        context.introduced = true;
+        context.forwarded_headers_set = true;
         (request, context)
     }
 

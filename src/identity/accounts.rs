@@ -1,5 +1,5 @@
-//! Records about who may come in that are kept elsewhere: API keys and accounts. Asked for, remembered for a
-//! little while, and never guessed: what can't be asked lets nobody in.
+//! Records about who may come in that are kept elsewhere: API keys and accounts. Looked up, remembered for a
+//! little while, and never guessed: what can't be looked up lets nobody in.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -53,19 +53,19 @@ pub trait Accounts: Send + Sync {
     /// The API key of this id.
     ///
     /// # Errors
-    /// When it can't be asked for.
+    /// When it can't be looked up.
     async fn api_key(&self, id: &str) -> Result<Option<ApiKeyRecord>, Unavailable>;
 
     /// The account of this subject.
     ///
     /// # Errors
-    /// When it can't be asked for.
+    /// When it can't be looked up.
     async fn account(&self, subject: &str) -> Result<Option<Account>, Unavailable>;
 }
 
 /// For one question.
 const ASK_TIME: Duration = Duration::from_secs(3);
-/// How long it is remembered that nothing is there, or that it could not be asked.
+/// How long it is remembered that nothing is there, or that it could not be looked up.
 const NOTHING_LIFE: Duration = Duration::from_secs(5);
 const FAILURE_LIFE: Duration = Duration::from_secs(1);
 /// So many answers are remembered, of each kind.
@@ -74,7 +74,7 @@ const SHARDS: usize = 16;
 
 pub(super) type Answer<V> = Result<Option<Arc<V>>, Unavailable>;
 
-/// Answers by name, each asked for once at a time however many wait for it.
+/// Answers by name, each looked up once at a time however many wait for it.
 pub(super) struct Lookups<V> {
     shards: Vec<Mutex<HashMap<String, Arc<Entry<V>>>>>,
     random: RandomState,
@@ -115,7 +115,7 @@ impl<V> Lookups<V> {
         entry.get_or_init(|| asked).await.0.clone()
     }
 
-    /// Whatever is asked from now on is asked anew.
+    /// Every later lookup is made anew.
     pub(super) fn forget(&self, name: &str) {
         self.shard(name).lock().remove(name);
     }

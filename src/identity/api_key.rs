@@ -6,8 +6,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use subtle::ConstantTimeEq;
 
 use super::accounts::ApiKeyRecord;
-use super::flaw::Flaw;
 use super::principal::{Kind, Principal};
+use super::token_error::TokenError;
 
 /// The longest API key in bytes.
 const KEY_MAX: usize = 256;
@@ -38,11 +38,11 @@ impl<'k> ApiKey<'k> {
         sound.then_some(Self { id, secret })
     }
 
-    pub(super) fn opens(self, holder: &Holder, now: u64) -> Result<Arc<Principal>, Flaw> {
+    pub(super) fn opens(self, holder: &Holder, now: u64) -> Result<Arc<Principal>, TokenError> {
         let hash = digest(&SHA256, self.secret.as_bytes());
         let same = bool::from(hash.as_ref().ct_eq(&holder.hash));
         let over = holder.revoked || holder.expires.is_some_and(|it| now >= it);
-        if same && !over { Ok(holder.principal.clone()) } else { Err(Flaw::ApiKey) }
+        if same && !over { Ok(holder.principal.clone()) } else { Err(TokenError::ApiKey) }
     }
 }
 

@@ -11,8 +11,8 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::base::{At, Findings};
 
-use super::flaw::Flaw;
 use super::principal::{Kind, Principal};
+use super::token_error::TokenError;
 
 /// The longest name of a certificate, in bytes.
 const NAME_MAX: usize = 256;
@@ -132,15 +132,15 @@ impl ClientCertificate {
     ///
     /// # Errors
     /// When it stands for nobody.
-    pub fn principal(&self, rules: &Arc<CertificateRules>, now: u64) -> Result<Arc<Principal>, Flaw> {
+    pub fn principal(&self, rules: &Arc<CertificateRules>, now: u64) -> Result<Arc<Principal>, TokenError> {
         let now = i64::try_from(now).unwrap_or(i64::MAX);
         if now < self.begins || now > self.ends {
-            return Err(Flaw::Certificate);
+            return Err(TokenError::Certificate);
         }
         if let Some(last) = self.last.load().as_ref().filter(|it| Arc::ptr_eq(&it.0, rules)) {
             return Ok(last.1.clone());
         }
-        let name = self.names.iter().find(|it| rules.counts(it)).ok_or(Flaw::Certificate)?;
+        let name = self.names.iter().find(|it| rules.counts(it)).ok_or(TokenError::Certificate)?;
         let principal = Arc::new(Principal {
             tenant: rules.tenant.clone(),
             roles: rules.roles.clone(),

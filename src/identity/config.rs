@@ -36,7 +36,7 @@ pub struct TokensConfig {
     /// Files with further keys whose signatures count, in PEM, private or public: the one that signed before,
     /// and the one that is going to. They are published, too.
     pub verification_keys: Vec<PathBuf>,
-    /// The secret that signs what upstreams are told of callers (`X-Moongate-Identity`), at least 32 bytes, for
+    /// The secret that signs what upstreams receive about callers (`X-Moongate-Identity`), at least 32 bytes, for
     /// upstreams that can't check the signing key's signature. Not one that signs tokens.
     pub identity_secret: Option<Secret>,
     /// How long access tokens live. Default 5m.
@@ -49,7 +49,7 @@ pub struct TokensConfig {
     /// needs a restart. Default 20000; 0 remembers none.
     pub remembered: Option<usize>,
     /// How long API keys and accounts are remembered after they were looked up in the store: so late may a change
-    /// count that nobody told the gateway of. Default 30s.
+    /// count that the gateway has not heard of. Default 30s.
     pub records_life: Option<Period>,
     /// Other issuers whose tokens count.
     pub trust: Vec<TrustConfig>,
@@ -119,7 +119,7 @@ impl TokensConfig {
             refresh_life,
             signing,
             secret: self.hs256_secret.as_ref().map(encoding),
-            badge_secret: self.identity_secret.as_ref().map(encoding),
+            identity_secret: self.identity_secret.as_ref().map(encoding),
             published: public,
         };
         let own_rules = self.own_rules(&keys, at, findings);
@@ -164,7 +164,7 @@ impl TokensConfig {
         keys
     }
 
-    /// An issuer is told by its name in `iss`: two of the same could not be told apart.
+    /// An issuer is found by its name in `iss`: two of the same could not be distinguished.
     fn trust(&self, own: &Rules, at: &At<'_>, findings: &mut Findings) -> Vec<Trust> {
         let list = at.key("trust");
         let mut compiled: Vec<Trust> = Vec::new();

@@ -7,17 +7,17 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::flaw::Flaw;
+use super::token_error::TokenError;
 
 /// Reads an object, at any depth without a name twice.
-pub(super) fn object(text: &[u8]) -> Result<Map<String, Value>, Flaw> {
+pub(super) fn object(text: &[u8]) -> Result<Map<String, Value>, TokenError> {
     let twice = Cell::new(false);
     let mut reader = serde_json::Deserializer::from_slice(text);
     let read = Unique { twice: &twice }.deserialize(&mut reader);
     match read {
         Ok(Value::Object(members)) if reader.end().is_ok() => Ok(members),
-        Err(_) if twice.get() => Err(Flaw::Duplicate),
-        _ => Err(Flaw::NotJson),
+        Err(_) if twice.get() => Err(TokenError::Duplicate),
+        _ => Err(TokenError::NotJson),
     }
 }
 
@@ -95,10 +95,10 @@ mod tests {
     fn a_name_twice_is_seen_at_any_depth_and_in_any_spelling() {
         assert_eq!(object(br#"{"a":1,"b":{"a":[1.5,null,true,-2]}}"#).unwrap()["b"]["a"][0], 1.5);
         for twice in [r#"{"a":1,"a":1}"#, r#"{"b":[{"a":1,"a":2}]}"#, r#"{"exp":1,"\u0065xp":2}"#] {
-            assert_eq!(object(twice.as_bytes()), Err(Flaw::Duplicate), "{twice}");
+            assert_eq!(object(twice.as_bytes()), Err(TokenError::Duplicate), "{twice}");
         }
         for other in ["", "[]", "1", "{} {}", "{\"a\":}", "{\"a\":1}x", "\u{feff}{}", &"{\"a\":".repeat(500)] {
-            assert_eq!(object(other.as_bytes()), Err(Flaw::NotJson), "{other}");
+            assert_eq!(object(other.as_bytes()), Err(TokenError::NotJson), "{other}");
         }
     }
 }

@@ -9,8 +9,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
-use super::badge::{self, Said};
 use super::claims::Claims;
+use super::identity_token::{self, IdentityClaims};
 use super::pem::PrivateKey;
 use crate::base::unix_seconds;
 
@@ -34,7 +34,7 @@ pub struct Keys {
     pub(super) signing: Option<Signing>,
     pub(super) secret: Option<EncodingKey>,
     /// What signs the statements that upstreams get, if not the signing key.
-    pub(super) badge_secret: Option<EncodingKey>,
+    pub(super) identity_secret: Option<EncodingKey>,
     /// Public halves, the signing key's first.
     pub(super) published: Vec<Value>,
 }
@@ -113,18 +113,18 @@ impl Keys {
         Ok(jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, secret)?)
     }
 
-    /// Signs what upstreams are told of a principal; `None` if there is no key for that. The secret of tokens is
+    /// Signs an identity token for upstreams; `None` if there is no key for that. The secret of tokens is
     /// none: upstreams would need it, and could then make tokens.
-    pub(super) fn sign_badge(&self, said: &Said<'_>) -> Option<String> {
+    pub(super) fn sign_identity(&self, claims: &IdentityClaims<'_>) -> Option<String> {
         let mut header = Header::new(Algorithm::HS256);
-        header.typ = Some(badge::TYPE.to_owned());
-        if let Some(secret) = &self.badge_secret {
-            return jsonwebtoken::encode(&header, said, secret).ok();
+        header.typ = Some(identity_token::TYPE.to_owned());
+        if let Some(secret) = &self.identity_secret {
+            return jsonwebtoken::encode(&header, claims, secret).ok();
         }
         let Signing { kid, algorithm, encoding } = self.signing.as_ref()?;
         header.alg = *algorithm;
         header.kid = Some(kid.clone());
-        jsonwebtoken::encode(&header, said, encoding).ok()
+        jsonwebtoken::encode(&header, claims, encoding).ok()
     }
 
     /// The public halves of all keys whose signatures count, as a JWK set (RFC 7517, section 5): what

@@ -4,8 +4,8 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use serde_json::Value;
 
-use super::flaw::Flaw;
 use super::token::Token;
+use super::token_error::TokenError;
 
 /// No honest set is larger.
 const KEYS_MAX: usize = 64;
@@ -86,18 +86,18 @@ impl KeySet {
     }
 
     /// Whether one of the keys signed the token. The name of a key is looked up and means nothing else.
-    pub(super) fn check(&self, token: &Token<'_>) -> Result<(), Flaw> {
+    pub(super) fn check(&self, token: &Token<'_>) -> Result<(), TokenError> {
         let named = |it: &&VerifyingKey| token.kid.is_none() || it.kid == token.kid;
         if !self.keys.iter().any(|it| named(&it)) {
-            return Err(Flaw::Key);
+            return Err(TokenError::Key);
         }
         let fitting = self.keys.iter().filter(named).filter(|it| it.algorithm == token.algorithm);
-        let mut outcome = Err(Flaw::Algorithm);
+        let mut outcome = Err(TokenError::Algorithm);
         for VerifyingKey { algorithm, key, .. } in fitting.take(TRIES_MAX) {
             if let Ok(true) = jsonwebtoken::crypto::verify(token.signature, token.message, key, *algorithm) {
                 return Ok(());
             }
-            outcome = Err(Flaw::Signature);
+            outcome = Err(TokenError::Signature);
         }
         outcome
     }

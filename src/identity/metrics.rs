@@ -6,22 +6,22 @@ use prometheus::{
     register_int_gauge_vec,
 };
 
-use super::flaw::Flaw;
+use super::token_error::TokenError;
 
 const ONCE: &str = "a family is registered once, under a name of its own";
 
 static TOKENS: Lazy<IntCounterVec> = Lazy::new(|| {
-    let help = "Tokens looked at, by what came of it: known (verified before), verified, or the flaw";
+    let help = "Tokens looked at, by what came of it: known (verified before), verified, or the error";
     register_int_counter_vec!("moongate_tokens_total", help, &["result"]).expect(ONCE)
 });
 /// Tokens that had been verified before.
 pub(super) static KNOWN: Lazy<IntCounter> = Lazy::new(|| TOKENS.with_label_values(&["known"]));
 /// Tokens whose signature was checked and is good.
 pub(super) static VERIFIED: Lazy<IntCounter> = Lazy::new(|| TOKENS.with_label_values(&["verified"]));
-/// Tokens that could not be judged.
-pub(super) static UNJUDGED: Lazy<IntCounter> = Lazy::new(|| TOKENS.with_label_values(&["unavailable"]));
-static FLAWED: Lazy<[IntCounter; Flaw::COUNT]> =
-    Lazy::new(|| Flaw::all_words().map(|it| TOKENS.with_label_values(&[it])));
+/// Tokens that could not be verified.
+pub(super) static UNAVAILABLE: Lazy<IntCounter> = Lazy::new(|| TOKENS.with_label_values(&["unavailable"]));
+static INVALID: Lazy<[IntCounter; TokenError::COUNT]> =
+    Lazy::new(|| TokenError::all_words().map(|it| TOKENS.with_label_values(&[it])));
 /// Verified tokens that are remembered.
 pub(super) static REMEMBERED: Lazy<IntGauge> = Lazy::new(|| {
     register_int_gauge!("moongate_token_cache_entries", "Verified tokens that are remembered").expect(ONCE)
@@ -68,8 +68,8 @@ pub(super) static API_KEYS: Lazy<ApiKeys> = Lazy::new(|| {
 });
 
 /// Counts a token that does not count.
-pub(super) fn flawed(flaw: Flaw) {
-    FLAWED[flaw as usize].inc();
+pub(super) fn count_invalid(error: TokenError) {
+    INVALID[error as usize].inc();
 }
 
 /// The series of one issuer. They go with it.

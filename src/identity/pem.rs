@@ -33,7 +33,7 @@ pub(super) struct PrivateKey {
 /// What a file with a key may hold.
 const PRIVATE: &str = "an Ed25519, P-256, P-384 or RSA key in PEM, PKCS #8";
 
-/// Reads a private key; which algorithm it signs with is told by its kind.
+/// Reads a private key; its kind says which algorithm it signs with.
 pub(super) fn private(path: &Path) -> Result<PrivateKey, String> {
     let bytes = read(path)?;
     // What the parser says might quote the file.

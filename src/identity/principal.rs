@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::badge::Badge;
+use super::identity_token::IdentityToken;
 
 /// Who a request acts for, as its credentials prove.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub struct Principal {
     pub kind: Kind,
     /// Who it is: the `sub` of a token, the name of a key, of a service or of a certificate.
     pub subject: Arc<str>,
-    /// Who vouches for it: the `iss` of a token; nobody but this gateway's own records for keys.
+    /// Its issuer: the `iss` of a token; none for keys, which are this gateway's own records.
     pub issuer: Option<Arc<str>>,
     /// For whom it counts.
     pub tenant: Option<Arc<str>>,
@@ -24,7 +24,7 @@ pub struct Principal {
     /// Names the sign-in that it comes from: the family of its refresh tokens.
     pub session: Option<Arc<str>>,
     /// What upstreams are shown of it, once it was made.
-    pub badge: Badge,
+    pub identity_token: IdentityToken,
 }
 
 impl Principal {
@@ -39,7 +39,7 @@ impl Principal {
             scopes: Vec::new(),
             credential: None,
             session: None,
-            badge: Badge::default(),
+            identity_token: IdentityToken::default(),
         }
     }
 }
@@ -58,7 +58,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The word that upstreams are told.
+    /// The word that upstreams receive.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::User => "jwt",

@@ -1,4 +1,4 @@
-//! The store's records as the identity room asks for them, and how news of revocations come in: from the store when
+//! The store's records as the identity room reads them, and how revocations come in: from the store when
 //! the gateway starts, from notices as soon as anybody takes something back, and from the store again every few
 //! seconds, since notices are not promised and the command line gives none.
 
@@ -13,14 +13,14 @@ use crate::state::{Notice, Notices};
 use crate::store::{self, Revoked, Store, StoreError};
 
 use super::accounts::{Account, Accounts, ApiKeyRecord, Unavailable};
-use super::life::Identity;
 use super::revocations::Revocation;
+use super::verifier::Identity;
 use crate::base::unix_seconds;
 
 /// Under which notices of revocations are said.
 const TOPIC: &str = "identity.revocations";
 
-/// How often the store is asked for revocations.
+/// How often revocations are read from the store.
 const PERIOD: Duration = Duration::from_secs(2);
 /// How much further back than the last time: others may have been about to record, by other clocks.
 const OVERLAP: u64 = 30;
@@ -52,14 +52,14 @@ impl Accounts for Store {
     }
 }
 
-/// The store has told of it already.
+/// The store has reported it already.
 fn unavailable(_: StoreError) -> Unavailable {
     Unavailable
 }
 
 impl Identity {
     /// Takes something back, here at once and at the other gateways as soon as they hear of it. To be recorded in the
-    /// store before, by whoever calls.
+    /// store before, by the caller.
     pub async fn revoke_everywhere(&self, revocation: Revocation, notices: &Notices) {
         let said = serde_json::to_vec(&revocation).unwrap_or_default();
         self.revoke(revocation);

@@ -71,7 +71,7 @@ pub(super) enum Effect {
     Roles(Vec<Arc<str>>),
 }
 
-/// What revocations ask of a token.
+/// What revocations need to know of a token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts<'a> {
     pub(super) subject: &'a str,

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::badge::Badge;
-use super::flaw::Flaw;
+use super::identity_token::IdentityToken;
 use super::principal::{Kind, Principal};
+use super::token_error::TokenError;
 
 /// The longest name of a subject, tenant or token, in bytes.
 const NAME_MAX: usize = 256;
@@ -48,34 +48,34 @@ pub(super) struct Accepted {
 
 impl Rules {
     /// `now` is in seconds since 1970. The issuer has been found by the caller.
-    pub(super) fn check(&self, claims: &Map<String, Value>, now: u64) -> Result<Accepted, Flaw> {
-        let ends = time(claims, "exp")?.ok_or(Flaw::Endless)?.saturating_add(self.leeway);
+    pub(super) fn check(&self, claims: &Map<String, Value>, now: u64) -> Result<Accepted, TokenError> {
+        let ends = time(claims, "exp")?.ok_or(TokenError::Endless)?.saturating_add(self.leeway);
         if now >= ends {
-            return Err(Flaw::Expired);
+            return Err(TokenError::Expired);
         }
         let issued = time(claims, "iat")?;
         // One second more: what was signed within a second of ours may have the next one.
         let early = now + self.leeway.max(1);
         if time(claims, "nbf")?.is_some_and(|it| it > early) || issued.is_some_and(|it| it > early) {
-            return Err(Flaw::Early);
+            return Err(TokenError::Early);
         }
         self.check_audience(claims.get("aud"))?;
         Ok(Accepted { principal: self.principal(claims)?, issued: issued.unwrap_or(0), ends })
     }
 
-    fn check_audience(&self, aud: Option<&Value>) -> Result<(), Flaw> {
+    fn check_audience(&self, aud: Option<&Value>) -> Result<(), TokenError> {
         let ours = |it: &Value| it.as_str().is_some_and(|it| self.audience.iter().any(|ours| ours == it));
         let meant = match aud {
             None => !self.audience_needed,
             Some(Value::String(_)) => aud.is_some_and(ours),
             Some(Value::Array(list)) => list.iter().any(ours),
-            Some(_) => return Err(Flaw::Malformed),
+            Some(_) => return Err(TokenError::Malformed),
         };
-        if meant { Ok(()) } else { Err(Flaw::Audience) }
+        if meant { Ok(()) } else { Err(TokenError::Audience) }
     }
 
-    fn principal(&self, claims: &Map<String, Value>) -> Result<Principal, Flaw> {
-        let subject = name(claims, "sub")?.ok_or(Flaw::Malformed)?;
+    fn principal(&self, claims: &Map<String, Value>) -> Result<Principal, TokenError> {
+        let subject = name(claims, "sub")?.ok_or(TokenError::Malformed)?;
         let mut roles = words(find(claims, &self.roles_claim))?;
         if let Some(counting) = &self.roles {
             roles.retain(|it| counting.iter().any(|role| **role == **it));
@@ -103,7 +103,7 @@ impl Rules {
             scopes,
             credential: name(claims, "jti")?.map(Arc::from),
             session: name(claims, "sid")?.map(Arc::from),
-            badge: Badge::default(),
+            identity_token: IdentityToken::default(),
         })
     }
 }
@@ -118,42 +118,42 @@ fn find<'c>(claims: &'c Map<String, Value>, claim: &str) -> Option<&'c Value> {
 }
 
 /// A moment in seconds since 1970; fractions are allowed and cut off (RFC 7519, section 2).
-fn time(claims: &Map<String, Value>, claim: &str) -> Result<Option<u64>, Flaw> {
+fn time(claims: &Map<String, Value>, claim: &str) -> Result<Option<u64>, TokenError> {
     let Some(value) = claims.get(claim) else { return Ok(None) };
     if let Some(seconds) = value.as_u64() {
         return Ok(Some(seconds));
     }
-    let seconds = value.as_f64().filter(|it| (0.0..=2f64.powi(53)).contains(it)).ok_or(Flaw::Malformed)?;
+    let seconds = value.as_f64().filter(|it| (0.0..=2f64.powi(53)).contains(it)).ok_or(TokenError::Malformed)?;
     Ok(Some(seconds as u64))
 }
 
-fn name<'c>(claims: &'c Map<String, Value>, claim: &str) -> Result<Option<&'c str>, Flaw> {
+fn name<'c>(claims: &'c Map<String, Value>, claim: &str) -> Result<Option<&'c str>, TokenError> {
     claims.get(claim).map(plain).transpose()
 }
 
 /// A name that can stand in a log line, in a key of the state and in a header field.
-fn plain(value: &Value) -> Result<&str, Flaw> {
-    let name = value.as_str().ok_or(Flaw::Malformed)?;
+fn plain(value: &Value) -> Result<&str, TokenError> {
+    let name = value.as_str().ok_or(TokenError::Malformed)?;
     let sound = !name.is_empty() && name.len() <= NAME_MAX && !name.chars().any(char::is_control);
-    if sound { Ok(name) } else { Err(Flaw::Malformed) }
+    if sound { Ok(name) } else { Err(TokenError::Malformed) }
 }
 
 /// A list of words, or a single one.
-fn words(value: Option<&Value>) -> Result<Vec<Arc<str>>, Flaw> {
+fn words(value: Option<&Value>) -> Result<Vec<Arc<str>>, TokenError> {
     match value {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(Value::String(word)) => separate(std::iter::once(word.as_str())),
         Some(Value::Array(list)) => {
             let words: Option<Vec<&str>> = list.iter().map(Value::as_str).collect();
-            separate(words.ok_or(Flaw::Malformed)?.into_iter())
+            separate(words.ok_or(TokenError::Malformed)?.into_iter())
         }
-        Some(_) => Err(Flaw::Malformed),
+        Some(_) => Err(TokenError::Malformed),
     }
 }
 
 /// Words that could be taken for two in a list, or could not stand in a header field, are no words of ours:
 /// nothing is permitted to them anyway.
-fn separate<'w>(words: impl Iterator<Item = &'w str>) -> Result<Vec<Arc<str>>, Flaw> {
+fn separate<'w>(words: impl Iterator<Item = &'w str>) -> Result<Vec<Arc<str>>, TokenError> {
     let mut list: Vec<Arc<str>> = Vec::new();
     let sound = |it: &&str| {
         let printable = it.bytes().all(|byte| byte.is_ascii_graphic() && !b",\"\\".contains(&byte));
@@ -161,7 +161,7 @@ fn separate<'w>(words: impl Iterator<Item = &'w str>) -> Result<Vec<Arc<str>>, F
     };
     for word in words.filter(sound) {
         if list.len() == WORDS_MAX {
-            return Err(Flaw::Malformed);
+            return Err(TokenError::Malformed);
         }
         if !list.iter().any(|it| **it == *word) {
             list.push(word.into());
@@ -193,7 +193,7 @@ mod tests {
     const NOW: u64 = 1_000_000;
 
     /// The outcome for sound claims with these changes; `null` takes a claim away.
-    fn outcome(rules: &Rules, changes: Value) -> Result<Accepted, Flaw> {
+    fn outcome(rules: &Rules, changes: Value) -> Result<Accepted, TokenError> {
         let mut claims = json!({ "sub": "ada", "aud": "tta", "exp": NOW + 100, "iat": NOW, "nbf": NOW });
         let members = claims.as_object_mut().unwrap();
         for (name, value) in changes.as_object().unwrap() {
@@ -204,42 +204,42 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(changes: Value, flaw: Option<Flaw>) {
-        assert_eq!(outcome(&rules(), changes.clone()).err(), flaw, "{changes}");
+    fn check(changes: Value, error: Option<TokenError>) {
+        assert_eq!(outcome(&rules(), changes.clone()).err(), error, "{changes}");
     }
 
     #[test]
     fn r4_2_times_are_checked_with_little_leeway() {
         check(json!({}), None);
         check(json!({ "exp": NOW - 29 }), None);
-        check(json!({ "exp": NOW - 30 }), Some(Flaw::Expired));
-        check(json!({ "exp": NOW as f64 - 29.5 }), Some(Flaw::Expired));
-        check(json!({ "exp": null }), Some(Flaw::Endless));
-        check(json!({ "exp": "1e9" }), Some(Flaw::Malformed));
-        check(json!({ "exp": -1 }), Some(Flaw::Malformed));
-        check(json!({ "exp": 1e300 }), Some(Flaw::Malformed));
+        check(json!({ "exp": NOW - 30 }), Some(TokenError::Expired));
+        check(json!({ "exp": NOW as f64 - 29.5 }), Some(TokenError::Expired));
+        check(json!({ "exp": null }), Some(TokenError::Endless));
+        check(json!({ "exp": "1e9" }), Some(TokenError::Malformed));
+        check(json!({ "exp": -1 }), Some(TokenError::Malformed));
+        check(json!({ "exp": 1e300 }), Some(TokenError::Malformed));
         check(json!({ "exp": u64::MAX }), None);
         check(json!({ "nbf": NOW + 30 }), None);
-        check(json!({ "nbf": NOW + 31 }), Some(Flaw::Early));
-        check(json!({ "iat": NOW + 31 }), Some(Flaw::Early));
+        check(json!({ "nbf": NOW + 31 }), Some(TokenError::Early));
+        check(json!({ "iat": NOW + 31 }), Some(TokenError::Early));
         check(json!({ "iat": null, "nbf": null }), None);
     }
 
     #[test]
     fn r4_2_a_token_is_for_us_and_somebodys() {
         check(json!({ "aud": ["other", "tta"] }), None);
-        check(json!({ "aud": ["other"] }), Some(Flaw::Audience));
-        check(json!({ "aud": [] }), Some(Flaw::Audience));
-        check(json!({ "aud": null }), Some(Flaw::Audience));
-        check(json!({ "aud": {"tta": 1} }), Some(Flaw::Malformed));
-        check(json!({ "sub": null }), Some(Flaw::Malformed));
-        check(json!({ "sub": "" }), Some(Flaw::Malformed));
-        check(json!({ "sub": "ada\r\nx: y" }), Some(Flaw::Malformed));
-        check(json!({ "sub": "a".repeat(257) }), Some(Flaw::Malformed));
-        check(json!({ "tenant": ["a"] }), Some(Flaw::Malformed));
+        check(json!({ "aud": ["other"] }), Some(TokenError::Audience));
+        check(json!({ "aud": [] }), Some(TokenError::Audience));
+        check(json!({ "aud": null }), Some(TokenError::Audience));
+        check(json!({ "aud": {"tta": 1} }), Some(TokenError::Malformed));
+        check(json!({ "sub": null }), Some(TokenError::Malformed));
+        check(json!({ "sub": "" }), Some(TokenError::Malformed));
+        check(json!({ "sub": "ada\r\nx: y" }), Some(TokenError::Malformed));
+        check(json!({ "sub": "a".repeat(257) }), Some(TokenError::Malformed));
+        check(json!({ "tenant": ["a"] }), Some(TokenError::Malformed));
         let lax = Rules { audience_needed: false, ..rules() };
         assert!(outcome(&lax, json!({ "aud": null })).is_ok());
-        assert_eq!(outcome(&lax, json!({ "aud": "other" })).err(), Some(Flaw::Audience));
+        assert_eq!(outcome(&lax, json!({ "aud": "other" })).err(), Some(TokenError::Audience));
     }
 
     #[test]
@@ -258,9 +258,9 @@ mod tests {
         assert_eq!(roles(&named, json!({ "https://example.org/roles": ["x"] })), ["x"]);
         let few = Rules { roles: Some(vec!["clinician".to_owned()]), ..rules() };
         assert_eq!(roles(&few, json!({ "roles": ["admin", "clinician"] })), ["clinician"]);
-        check(json!({ "roles": [1] }), Some(Flaw::Malformed));
-        check(json!({ "roles": { "admin": true } }), Some(Flaw::Malformed));
-        check(json!({ "roles": (0..65).map(|it| it.to_string()).collect::<Vec<_>>() }), Some(Flaw::Malformed));
+        check(json!({ "roles": [1] }), Some(TokenError::Malformed));
+        check(json!({ "roles": { "admin": true } }), Some(TokenError::Malformed));
+        check(json!({ "roles": (0..65).map(|it| it.to_string()).collect::<Vec<_>>() }), Some(TokenError::Malformed));
     }
 
     #[test]

@@ -8,8 +8,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
-use super::flaw::Flaw;
 use super::json;
+use super::token_error::TokenError;
 
 /// The longest token in bytes.
 pub(super) const TOKEN_MAX: usize = 8 * 1024;
@@ -30,16 +30,16 @@ pub(super) struct Token<'t> {
 }
 
 impl<'t> Token<'t> {
-    pub(super) fn parse(token: &'t [u8]) -> Result<Self, Flaw> {
+    pub(super) fn parse(token: &'t [u8]) -> Result<Self, TokenError> {
         if token.len() > TOKEN_MAX {
-            return Err(Flaw::TooLong);
+            return Err(TokenError::TooLong);
         }
-        let text = std::str::from_utf8(token).map_err(|_| Flaw::NotCanonical)?;
+        let text = std::str::from_utf8(token).map_err(|_| TokenError::NotCanonical)?;
         let mut parts = text.split('.');
         let (Some(header), Some(claims), Some(signature), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(Flaw::NotThreeParts);
+            return Err(TokenError::NotThreeParts);
         };
         let (algorithm, kid) = read_header(&json::object(&decode(header)?)?)?;
         let claims = json::object(&decode(claims)?)?;
@@ -49,47 +49,47 @@ impl<'t> Token<'t> {
     }
 
     /// Who it says it is from.
-    pub(super) fn issuer(&self) -> Result<Option<&str>, Flaw> {
+    pub(super) fn issuer(&self) -> Result<Option<&str>, TokenError> {
         match self.claims.get("iss") {
             None => Ok(None),
             Some(Value::String(issuer)) => Ok(Some(issuer)),
-            Some(_) => Err(Flaw::Malformed),
+            Some(_) => Err(TokenError::Malformed),
         }
     }
 }
 
 /// The decoder takes one form only: no padding, no bits left over, no other alphabet.
-fn decode(part: &str) -> Result<Vec<u8>, Flaw> {
-    URL_SAFE_NO_PAD.decode(part).map_err(|_| Flaw::NotCanonical)
+fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::NotCanonical)
 }
 
-fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>), Flaw> {
+fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>), TokenError> {
     if ["jwk", "jku", "x5u", "x5c"].iter().any(|it| header.contains_key(*it)) {
-        return Err(Flaw::OwnKey);
+        return Err(TokenError::OwnKey);
     }
     // `b64` and `zip` change what was signed; an encrypted token and one within another are none of ours.
     if ["crit", "b64", "zip", "enc", "cty"].iter().any(|it| header.contains_key(*it)) {
-        return Err(Flaw::Critical);
+        return Err(TokenError::Critical);
     }
     check_type(header.get("typ"))?;
     let kid = match header.get("kid") {
         None => None,
         Some(Value::String(kid)) if kid.len() <= KID_MAX => Some(kid.clone()),
-        Some(_) => return Err(Flaw::Malformed),
+        Some(_) => return Err(TokenError::Malformed),
     };
-    let algorithm = header.get("alg").and_then(Value::as_str).ok_or(Flaw::Algorithm)?;
-    let algorithm = Algorithm::from_str(algorithm).map_err(|_| Flaw::Algorithm)?;
+    let algorithm = header.get("alg").and_then(Value::as_str).ok_or(TokenError::Algorithm)?;
+    let algorithm = Algorithm::from_str(algorithm).map_err(|_| TokenError::Algorithm)?;
     Ok((algorithm, kid))
 }
 
 /// A token for anything else than access, such as a logout token or the identity that upstreams get, is
 /// signed by the same keys and says so here (RFC 8725, section 3.11).
-fn check_type(typ: Option<&Value>) -> Result<(), Flaw> {
+fn check_type(typ: Option<&Value>) -> Result<(), TokenError> {
     let Some(typ) = typ else { return Ok(()) };
-    let typ = typ.as_str().ok_or(Flaw::Type)?.to_ascii_lowercase();
+    let typ = typ.as_str().ok_or(TokenError::Type)?.to_ascii_lowercase();
     match typ.strip_prefix("application/").unwrap_or(&typ) {
         "jwt" | "at+jwt" => Ok(()),
-        _ => Err(Flaw::Type),
+        _ => Err(TokenError::Type),
     }
 }
 
@@ -102,28 +102,28 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(header: &str, flaw: Flaw) {
-        assert_eq!(Token::parse(token(header, "{}").as_bytes()).err(), Some(flaw), "{header}");
+    fn check(header: &str, error: TokenError) {
+        assert_eq!(Token::parse(token(header, "{}").as_bytes()).err(), Some(error), "{header}");
     }
 
     #[test]
     fn r4_2_a_header_that_asks_to_be_believed_is_not() {
-        check(r#"{"alg":"none"}"#, Flaw::Algorithm);
-        check(r#"{"alg":"NONE"}"#, Flaw::Algorithm);
-        check(r#"{"alg":"hs256"}"#, Flaw::Algorithm);
-        check(r#"{"alg":["HS256"]}"#, Flaw::Algorithm);
-        check(r#"{}"#, Flaw::Algorithm);
-        check(r#"{"alg":"RS256","jwk":{}}"#, Flaw::OwnKey);
-        check(r#"{"alg":"RS256","jku":"https://evil.example/jwks"}"#, Flaw::OwnKey);
-        check(r#"{"alg":"RS256","x5u":"https://evil.example/cert"}"#, Flaw::OwnKey);
-        check(r#"{"alg":"RS256","x5c":["…"]}"#, Flaw::OwnKey);
-        check(r#"{"alg":"RS256","crit":["exp"]}"#, Flaw::Critical);
-        check(r#"{"alg":"RS256","crit":[]}"#, Flaw::Critical);
-        check(r#"{"alg":"RS256","b64":false}"#, Flaw::Critical);
-        check(r#"{"alg":"RS256","typ":"logout+jwt"}"#, Flaw::Type);
-        check(r#"{"alg":"RS256","typ":7}"#, Flaw::Type);
-        check(r#"{"alg":"RS256","kid":7}"#, Flaw::Malformed);
-        check(r#"{"alg":"RS256","alg":"none"}"#, Flaw::Duplicate);
+        check(r#"{"alg":"none"}"#, TokenError::Algorithm);
+        check(r#"{"alg":"NONE"}"#, TokenError::Algorithm);
+        check(r#"{"alg":"hs256"}"#, TokenError::Algorithm);
+        check(r#"{"alg":["HS256"]}"#, TokenError::Algorithm);
+        check(r#"{}"#, TokenError::Algorithm);
+        check(r#"{"alg":"RS256","jwk":{}}"#, TokenError::OwnKey);
+        check(r#"{"alg":"RS256","jku":"https://evil.example/jwks"}"#, TokenError::OwnKey);
+        check(r#"{"alg":"RS256","x5u":"https://evil.example/cert"}"#, TokenError::OwnKey);
+        check(r#"{"alg":"RS256","x5c":["…"]}"#, TokenError::OwnKey);
+        check(r#"{"alg":"RS256","crit":["exp"]}"#, TokenError::Critical);
+        check(r#"{"alg":"RS256","crit":[]}"#, TokenError::Critical);
+        check(r#"{"alg":"RS256","b64":false}"#, TokenError::Critical);
+        check(r#"{"alg":"RS256","typ":"logout+jwt"}"#, TokenError::Type);
+        check(r#"{"alg":"RS256","typ":7}"#, TokenError::Type);
+        check(r#"{"alg":"RS256","kid":7}"#, TokenError::Malformed);
+        check(r#"{"alg":"RS256","alg":"none"}"#, TokenError::Duplicate);
     }
 
     #[test]
@@ -131,22 +131,22 @@ mod tests {
         let good = token(r#"{"alg":"HS256","typ":"JWT"}"#, r#"{"sub":"a"}"#);
         assert!(Token::parse(good.as_bytes()).is_ok());
         let parts: Vec<&str> = good.split('.').collect();
-        for (bad, flaw) in [
-            (format!("{good}."), Flaw::NotThreeParts),
-            (parts[..2].join("."), Flaw::NotThreeParts),
-            (String::new(), Flaw::NotThreeParts),
-            (format!("{good}="), Flaw::NotCanonical),
-            (format!(" {good}"), Flaw::NotCanonical),
-            (format!("{good}\n"), Flaw::NotCanonical),
+        for (bad, error) in [
+            (format!("{good}."), TokenError::NotThreeParts),
+            (parts[..2].join("."), TokenError::NotThreeParts),
+            (String::new(), TokenError::NotThreeParts),
+            (format!("{good}="), TokenError::NotCanonical),
+            (format!(" {good}"), TokenError::NotCanonical),
+            (format!("{good}\n"), TokenError::NotCanonical),
             // The last character has bits left over: the same bytes in another spelling.
-            (format!("{}.{}.c2lnAB", parts[0], parts[1]), Flaw::NotCanonical),
-            (good.replace('-', "+").replace("eyJ", "eyJ+/"), Flaw::NotCanonical),
-            (format!("{}.{}.c2ln", parts[0], "W10"), Flaw::NotJson),
-            (format!("{}.{}.{}", parts[0], parts[1], "c".repeat(TOKEN_MAX)), Flaw::TooLong),
+            (format!("{}.{}.c2lnAB", parts[0], parts[1]), TokenError::NotCanonical),
+            (good.replace('-', "+").replace("eyJ", "eyJ+/"), TokenError::NotCanonical),
+            (format!("{}.{}.c2ln", parts[0], "W10"), TokenError::NotJson),
+            (format!("{}.{}.{}", parts[0], parts[1], "c".repeat(TOKEN_MAX)), TokenError::TooLong),
         ] {
-            assert_eq!(Token::parse(bad.as_bytes()).err(), Some(flaw), "{bad}");
+            assert_eq!(Token::parse(bad.as_bytes()).err(), Some(error), "{bad}");
         }
         let twice = token(r#"{"alg":"HS256"}"#, r#"{"sub":"a","sub":"b"}"#);
-        assert_eq!(Token::parse(twice.as_bytes()).err(), Some(Flaw::Duplicate));
+        assert_eq!(Token::parse(twice.as_bytes()).err(), Some(TokenError::Duplicate));
     }
 }

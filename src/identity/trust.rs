@@ -48,14 +48,14 @@ pub struct TrustConfig {
     /// Put before its subjects, so that they can't be taken for those of another issuer: `"clinic:"`.
     #[serde(default)]
     pub subject_prefix: String,
-    /// File with the authorities, in PEM, that vouch for the server with its keys. Default: those of the system.
+    /// File with the authorities, in PEM, that sign for the server with its keys. Default: those of the system.
     #[serde(default)]
     pub ca: Option<PathBuf>,
-    /// Whether its keys may be fetched in the clear from elsewhere than this machine. Whoever can change what is
+    /// Whether its keys may be fetched in the clear from elsewhere than this machine. Anybody who can change what is
     /// sent in the clear can sign tokens.
     #[serde(default)]
     pub allow_http: bool,
-    /// The least time between two fetches that tokens with an unknown key ask for. Default 30s.
+    /// The least time between two fetches that tokens with an unknown key cause. Default 30s.
     #[serde(default)]
     pub refetch_after: Option<Period>,
     /// How long keys count after the last time that they could be fetched. Default 24h.
@@ -135,7 +135,7 @@ impl TrustConfig {
                 None if name.starts_with("HS") => {
                     let message = format!("`{name}` can't be another issuer's");
                     let finding = findings.error(&at.index(number), message);
-                    finding.help("whoever checks such a token could make one: use an algorithm with two keys");
+                    finding.help("anybody who verifies such a token could make one: use an algorithm with two keys");
                 }
                 None => {
                     let finding = findings.error(&at.index(number), format!("no algorithm `{name}`"));
@@ -187,7 +187,7 @@ impl TrustConfig {
             "https" => {}
             "http" if here || self.allow_http => {}
             "http" => {
-                let message = "keys in the clear: whoever can change them can sign tokens";
+                let message = "keys in the clear: anybody who can change them can sign tokens";
                 findings.error(at, message).help("fetch them over https, or set allow_http: true");
             }
             _ => findings.error(at, "neither https nor http").help("write it as https://id.example.org/jwks"),

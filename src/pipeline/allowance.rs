@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::state::CounterKey;
 
-/// What the tightest rate limit of a request has left, as the answer tells it.
+/// What the tightest rate limit of a request has left, as the response says it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Allowance {
     /// The limit's name.

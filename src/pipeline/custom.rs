@@ -1,6 +1,6 @@
 //! Filters that a binary adds to the built-in ones.
 //!
-//! The same trait, behind a pointer: whoever builds a gateway of their own names their filters before it starts, and
+//! The same trait, behind a pointer: a gateway built from this crate names its filters before it starts, and
 //! from then on they have blocks in `routes.yaml`, places in its schema, lines in `moongate explain` and a step on
 //! the way like any other.
 

@@ -8,7 +8,7 @@ use prometheus::{IntCounter, register_int_counter_vec};
 pub enum EndState {
     /// The whole answer went out.
     Done,
-    /// The upstream's answer broke off; the client was told by a cut connection or a reset stream.
+    /// The upstream's answer broke off; the client learns it by a cut connection or a reset stream.
     Truncated,
     /// The upstream failed before it answered.
     UpstreamError,

@@ -1,6 +1,6 @@
 //! The contract for filters: what a step of the request's way is, built in or a user's own.
 //!
-//! A filter sees heads, the whole body if it asks for it, and the [`Exchange`]; never a session. It has no clock,
+//! A filter sees heads, the whole body if it needs it, and the [`Exchange`]; never a session. It has no clock,
 //! no socket and no memory of traffic of its own: what lives longer than a request lives elsewhere.
 
 use std::future::{Future, ready};

@@ -12,16 +12,16 @@ pub enum Refusal {
     ExpectationFailed,
     /// The request brings more than one credential, or one in a way that could be read in two.
     AmbiguousCredentials(&'static str),
-    /// The route asks who is calling, and no credential says so that counts.
+    /// The route requires a credential, and there is none that is valid.
     Unauthorized {
         /// The value of `WWW-Authenticate`.
         challenge: String,
         /// A word and a sentence about the credential that was sent; `None` if none was.
         why: Option<(&'static str, &'static str)>,
     },
-    /// Who is calling may not do this.
+    /// The caller may not do this.
     Forbidden(Box<Missing>),
-    /// Who is calling can't be told now: keys or records can't be reached.
+    /// Who the caller is can't be verified now: keys or records can't be reached.
     IdentityUnavailable,
     /// No route takes this host and path.
     RouteNotFound,
@@ -47,12 +47,12 @@ pub enum Refusal {
         /// Those that it takes.
         accepted: String,
     },
-    /// The body is not what the route's schema asks for.
+    /// The body is not what the route's schema requires.
     BodyInvalid {
         /// Where and why, at most twenty of them.
         faults: Vec<BodyFault>,
     },
-    /// The route asks for an idempotency key, and there is none that can be read.
+    /// The route requires an idempotency key, and there is none that can be read.
     IdempotencyKey(&'static str),
     /// The first request with this idempotency key is still under way.
     IdempotencyRunning,

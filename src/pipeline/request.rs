@@ -13,7 +13,7 @@ use crate::cache::Lookup;
 use crate::identity::{Fields, Principal};
 use crate::pipeline::{Allowance, EndState, Recording, Refusal};
 
-/// Who asks for something, and how: all that is known of a request wherever it goes on, also when its client has left
+/// The caller, and how the request came: all that is known of a request wherever it goes on, also when its client has left
 /// or there never was one.
 #[derive(Clone, Debug)]
 pub struct Context {
@@ -21,7 +21,7 @@ pub struct Context {
     pub request_id: RequestId,
     /// Where the request stands in its distributed trace.
     pub trace: TraceContext,
-    /// Who is calling, as far as trusted proxies can tell.
+    /// The client's address, as far as trusted proxies can tell.
     pub client_ip: IpAddr,
     /// How the client reached us.
     pub scheme: Scheme,
@@ -33,17 +33,17 @@ pub struct Context {
     pub started: Instant,
     /// The host as the client named it, kept only when the route rewrites it.
     pub host_received: Option<HeaderValue>,
-    /// What upstreams are told of the principal.
-    pub told_of_principal: Option<Arc<Fields>>,
-    /// What upstreams are told stands among the request's fields already, and a step may have changed it there.
-    pub introduced: bool,
+    /// The identity headers for upstreams.
+    pub identity_headers: Option<Arc<Fields>>,
+    /// The forwarded headers stand among the request's fields already, and a step may have changed it there.
+    pub forwarded_headers_set: bool,
 }
 
 /// One request and what became of it. Survives an upgrade and then stands for the connection.
 /// Filters write what they learn into typed fields.
 #[derive(Debug)]
 pub struct Exchange {
-    /// Who asks, and how.
+    /// The caller, and how the request came.
     pub context: Context,
     /// The page that calls, where the route says which may.
     pub origin: Option<Origin>,
@@ -92,7 +92,7 @@ impl DerefMut for Exchange {
     }
 }
 
-/// What became of the attempts to have a request answered: for the log, whoever made them.
+/// What became of the attempts to have a request answered: for the log.
 #[derive(Clone, Debug, Default)]
 pub struct AttemptInfo {
     /// The name of the upstream or local service that was chosen.
@@ -153,8 +153,8 @@ impl Context {
             route: None,
             started: Instant::now(),
             host_received: None,
-            told_of_principal: None,
-            introduced: false,
+            identity_headers: None,
+            forwarded_headers_set: false,
         }
     }
 }

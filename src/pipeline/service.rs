@@ -16,7 +16,7 @@ pub type LocalFuture = Pin<Box<dyn Future<Output = http::Response<Body>> + Send>
 /// Answers requests in process. The call is polled in the exchange's own task, together with the
 /// request's body, so it must not block; it is dropped as soon as the client leaves.
 pub trait LocalService: Send + Sync {
-    /// Answers one request; the context says who asks. For an upgrade, the request's extensions hold an
+    /// Answers one request; the context says who the caller is. For an upgrade, the request's extensions hold an
     /// [`UpgradeSlot`].
     fn call(&self, request: http::Request<Body>, context: Context) -> LocalFuture;
 }

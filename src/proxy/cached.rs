@@ -67,7 +67,7 @@ pub(super) async fn lookup(
         exchange.cache = Some(Box::new(Lookup { status: None, fill: None, change, word: None }));
         return Ok(None);
     };
-    exchange.introduce_principal_in(client.request_mut());
+    exchange.set_identity_headers(client.request_mut());
     let (principal, body) = (exchange.principal.clone(), exchange.body.clone());
     let asked = CacheRequest::new(&target, client.request(), principal.as_deref(), body.as_deref());
     let result = match shared.cache.lookup_in_memory(rules, asked, &tags) {

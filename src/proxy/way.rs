@@ -172,7 +172,7 @@ async fn filter(
     params: &Params,
 ) -> Result<RouteDecision, Early> {
     // Always, and before anything could believe them: only the gateway says who the caller is.
-    filters::auth::forget_claims(client.request_mut());
+    filters::auth::strip_identity_headers(client.request_mut());
     upgrade(admitted.route(), client)?;
     let chain = &admitted.route().chain;
     let has_body = (chain.body_rules.is_some() || chain.custom.is_some()) && !client.has_no_body();

@@ -10,7 +10,7 @@ use crate::identity::CertificateConfig;
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
-    /// Everybody may call, and no credential is looked at: for a route whose policies ask for one.
+    /// Everybody may call, and no credential is looked at: for a route whose policies require one.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub open: bool,
     /// Tokens: `{}` for our own and those of every trusted issuer.

@@ -1,11 +1,11 @@
-//! Asks who is calling (R4.2, R7.2, PX-2): finds the credential, has it judged, and tells the upstream.
+//! Authenticates the caller (R4.2, R7.2, PX-2): finds the credential, has it verified, and sends the upstream the identity headers.
 //!
 //! What a credential proves is the identity room's business; here is where it stands in a request. Whatever goes
 //! wrong on the way denies.
 
 mod config;
 mod credentials;
-mod told;
+mod identity_headers;
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use pingora::http::RequestHeader;
 
 use crate::base::{At, Findings, unix_seconds};
 use crate::identity::{
-    CertificateRules, ClientCertificate, Denied, Flaw, Identity, Kind, Principal, Verdict, Verified, Voucher,
+    AuthError, CertificateRules, ClientCertificate, Identity, IssuerId, Kind, Principal, TokenError, Verdict, Verified,
     is_api_key,
 };
 use crate::pipeline::{Exchange, Filter, Missing, Refusal, RequestContext, Scope, Step};
@@ -28,7 +28,7 @@ pub use config::{
     ApiKeyConfig, AuthConfig, CookieConfig, HeaderWord, JwtConfig, QueryConfig, RolesFrom, ServiceTokenConfig,
     SourceConfig,
 };
-pub use told::forget_claims;
+pub use identity_headers::strip_identity_headers;
 
 /// The name of ourselves among issuers.
 const OWN: &str = "own";
@@ -58,18 +58,18 @@ enum Issuers {
 }
 
 impl Issuers {
-    fn hold(&self, voucher: &Voucher) -> bool {
-        match (self, voucher) {
+    fn hold(&self, issuer: &IssuerId) -> bool {
+        match (self, issuer) {
             (Self::All, _) => true,
-            (Self::These(own, _), Voucher::Own) => *own,
-            (Self::These(_, others), Voucher::Trusted(name)) => others.contains(name),
+            (Self::These(own, _), IssuerId::Own) => *own,
+            (Self::These(_, others), IssuerId::Trusted(name)) => others.contains(name),
         }
     }
 }
 
 impl Filter for Auth {
     const NAME: &'static str = "auth";
-    const SUMMARY: &'static str = "Asks who is calling, and whether they may.";
+    const SUMMARY: &'static str = "Authenticates the caller, and checks what they may do.";
     type Config = AuthConfig;
 
     /// Reports every fault; `None` if everybody may call.
@@ -77,7 +77,7 @@ impl Filter for Auth {
         let AuthConfig { open, jwt, api_key, service_token, mtls, optional, from, roles_from, forward, .. } = config;
         let asks = jwt.is_some() || api_key.is_some() || service_token.is_some() || mtls.is_some();
         if *open && (asks || *config != (AuthConfig { open: true, ..AuthConfig::default() })) {
-            let finding = findings.error(&at.key("open"), "open, and yet something is asked for");
+            let finding = findings.error(&at.key("open"), "open, and yet a credential is required");
             finding.help("`open: true` stands alone");
         }
         let rbac = Rbac::compile(config, scope.roles, at, findings);
@@ -91,7 +91,7 @@ impl Filter for Auth {
         let needs = !config.roles.is_empty() || !config.permissions.is_empty() || !config.scopes.is_empty();
         if *optional && needs {
             let finding = findings.error(&at.key("optional"), "nobody in particular has no role, permission or scope");
-            finding.help("leave out `optional`, or what is asked of the caller");
+            finding.help("leave out `optional`, or what is required of the caller");
         }
         let bearer = jwt.is_some() || api_key.is_some() || service_token.is_some();
         let mut places = Places::compile(from.as_deref(), &at.key("from"), findings);
@@ -158,10 +158,10 @@ impl Auth {
         if place == Some(Place::Cookie) && !may_use_cookie(request, page) {
             return Err(other_origin());
         }
-        let judged = match found {
-            Some((place, credential)) => self.judge(identity, place, credential).await,
+        let verified = match found {
+            Some((place, credential)) => self.verify(identity, place, credential).await,
             None => match self.certified(certificate) {
-                Some(principal) => principal.map_err(Denied::Flawed),
+                Some(principal) => principal.map_err(AuthError::Invalid),
                 None if self.optional => {
                     self.hide(None, request);
                     return Ok(());
@@ -169,59 +169,62 @@ impl Auth {
                 None => return Err(self.unauthorized(None)),
             },
         };
-        let principal = judged.map_err(|denied| match denied {
-            Denied::Flawed(flaw) => self.unauthorized(Some(flaw)),
-            Denied::Unavailable => Refusal::IdentityUnavailable,
+        let principal = verified.map_err(|error| match error {
+            AuthError::Invalid(error) => self.unauthorized(Some(error)),
+            AuthError::Unavailable => Refusal::IdentityUnavailable,
         })?;
         self.hide(place, request);
-        exchange.told_of_principal = Some(identity.told(&principal, |badge| told::fields(&principal, badge)));
+        exchange.identity_headers = Some(
+            identity
+                .identity_headers(&principal, |identity_token| identity_headers::fields(&principal, identity_token)),
+        );
         exchange.principal = Some(principal);
         Ok(())
     }
 
     /// Whom the credential proves. What has to be waited for is waited for in a future of its own, so that the
     /// ordinary request carries nothing of it.
-    async fn judge(&self, identity: &Identity, place: Place, credential: &[u8]) -> Result<Arc<Principal>, Denied> {
+    async fn verify(&self, identity: &Identity, place: Place, credential: &[u8]) -> Result<Arc<Principal>, AuthError> {
         if self.places.api_key && (place == Place::ApiKey || is_api_key(credential)) {
-            return match identity.judge_api_key(credential) {
-                Some(judged) => judged,
+            return match identity.verify_api_key(credential) {
+                Some(verified) => verified,
                 None => Box::pin(identity.look_up_api_key(credential)).await,
             };
         }
-        let verified = match identity.judge(credential) {
+        let verified = match identity.verify(credential) {
             Verdict::Valid(verified) => verified,
-            Verdict::Invalid(flaw) => return Err(Denied::Flawed(flaw)),
-            Verdict::KeysWanted => Box::pin(identity.judge_patiently(credential)).await?,
+            Verdict::Invalid(error) => return Err(AuthError::Invalid(error)),
+            Verdict::KeysMissing => Box::pin(identity.verify_with_fetch(credential)).await?,
         };
-        self.counts(&verified).map_err(Denied::Flawed)?;
+        self.counts(&verified).map_err(AuthError::Invalid)?;
         let principal = &verified.principal;
-        if !self.roles_from_account || verified.voucher != Voucher::Own || principal.kind != Kind::User {
+        if !self.roles_from_account || verified.issuer != IssuerId::Own || principal.kind != Kind::User {
             return Ok(principal.clone());
         }
         match identity.with_account(principal) {
-            Some(judged) => judged,
+            Some(verified) => verified,
             None => Box::pin(identity.look_up_account(principal)).await,
         }
     }
 
     /// Whether a good token counts on this route.
-    fn counts(&self, verified: &Verified) -> Result<(), Flaw> {
-        if self.jwt.as_ref().is_some_and(|it| it.hold(&verified.voucher)) {
+    fn counts(&self, verified: &Verified) -> Result<(), TokenError> {
+        if self.jwt.as_ref().is_some_and(|it| it.hold(&verified.issuer)) {
             return Ok(());
         }
         match verified.principal.kind {
             Kind::Service if self.service_token => Ok(()),
-            _ if self.jwt.is_none() && self.service_token => Err(Flaw::NotAService),
-            _ => Err(Flaw::Untrusted),
+            _ if self.jwt.is_none() && self.service_token => Err(TokenError::NotAService),
+            _ => Err(TokenError::Untrusted),
         }
     }
 
-    fn certified(&self, certificate: Option<&Arc<ClientCertificate>>) -> Option<Result<Arc<Principal>, Flaw>> {
+    fn certified(&self, certificate: Option<&Arc<ClientCertificate>>) -> Option<Result<Arc<Principal>, TokenError>> {
         Some(certificate?.principal(self.mtls.as_ref()?, unix_seconds()))
     }
 
-    fn unauthorized(&self, flaw: Option<Flaw>) -> Refusal {
-        let why = flaw.map(|it| (it.as_str(), it.reason()));
+    fn unauthorized(&self, error: Option<TokenError>) -> Refusal {
+        let why = error.map(|it| (it.as_str(), it.reason()));
         Refusal::Unauthorized { challenge: self.challenge.to_owned(), why }
     }
 
@@ -259,7 +262,7 @@ fn trusted(config: &JwtConfig, issuers: Option<&[String]>, at: &At<'_>, findings
     Issuers::These(names.iter().any(|it| it == OWN), others.map(|it| it.as_str().into()).collect())
 }
 
-/// Browsers send cookies along whoever asks them to. Reading is guarded by CORS; for everything else, and for a
+/// Browsers send cookies along with the requests of any page. Reading is guarded by CORS; for everything else, and for a
 /// WebSocket, which CORS does not guard, the page has to be of this origin or of one that may call.
 fn may_use_cookie(request: &RequestHeader, page_may_call: bool) -> bool {
     let safe = matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS);

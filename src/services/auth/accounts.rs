@@ -14,7 +14,7 @@ pub const ROLE_RULE: &str = "letters, digits, `-`, `_` and `.`, at most 64";
 /// So many roles or scopes at most.
 pub const ROLES_MAX: usize = 32;
 
-/// Whether a text can be the name of a user. A colon can't be in it: before one stands who vouches for
+/// Whether a text can be the name of a user. A colon can't be in it: before one stands the issuer of
 /// a user of another provider.
 pub fn is_user_name(text: &str) -> bool {
     is_made_of(text, b"-_.@+", 128)

@@ -22,7 +22,7 @@ pub struct AuthConfig {
     pub oidc: BTreeMap<String, OidcConfig>,
 }
 
-/// What tokens of `POST /api/v1/session/token` are good for. Whoever asks gets one: nothing, unless it
+/// What tokens of `POST /api/v1/session/token` are good for. Any client gets one: nothing, unless it
 /// is written here.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -46,7 +46,7 @@ pub struct OidcConfig {
     pub client_secret: Option<Secret>,
     /// Where it sends people back to: the URL of `/api/v1/auth/oidc/{name}/callback` as browsers reach it.
     pub redirect_uri: String,
-    /// What it is asked for, beside `openid`.
+    /// What is requested of it, beside `openid`.
     #[serde(default)]
     pub scopes: Vec<String>,
     /// The claim of the ID token with the roles: its name, or a JSON pointer. Default `roles`.
@@ -64,7 +64,7 @@ pub struct OidcConfig {
     /// The algorithms that count for its ID tokens. Default `[RS256, ES256, EdDSA]`.
     #[serde(default)]
     pub algorithms: Option<Vec<String>>,
-    /// File with the authorities, in PEM, that vouch for its server. Default: those of the system.
+    /// File with the authorities, in PEM, that sign for its server. Default: those of the system.
     #[serde(default)]
     pub ca: Option<PathBuf>,
 }
@@ -85,7 +85,7 @@ pub(super) struct ProviderRules {
     pub(super) name: String,
     pub(super) issuer: Url,
     pub(super) redirect: Url,
-    /// The authorities that vouch for its server, in PEM.
+    /// The authorities that sign for its server, in PEM.
     pub(super) ca: Option<Vec<u8>>,
     pub(super) written: OidcConfig,
 }

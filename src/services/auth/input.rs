@@ -1,4 +1,4 @@
-//! What clients send: a small JSON object, of which every fault is told with its field.
+//! What clients send: a small JSON object, of which every fault is reported with its field.
 
 use axum::body::Body;
 use http::HeaderMap;

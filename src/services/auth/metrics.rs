@@ -1,10 +1,10 @@
-//! How many tokens are given out.
+//! How many tokens are issued.
 
 use once_cell::sync::Lazy;
 use prometheus::{IntCounter, IntCounterVec, register_int_counter_vec};
 
 static ISSUED: Lazy<IntCounterVec> = Lazy::new(|| {
-    let help = "Access tokens given out, by what for: session, password, provider, refresh";
+    let help = "Access tokens issued, by what for: session, password, provider, refresh";
     register_int_counter_vec!("moongate_tokens_issued_total", help, &["for"]).expect("the name is registered once")
 });
 

@@ -1,6 +1,6 @@
 //! The local service `auth`: sign-in, tokens, users (R4, PX-1, US-009).
 //!
-//! Whether a token counts is judged by the room `identity`, what lasts is kept by `store`; this room
+//! Whether a token is valid is verified by the room `identity`, what lasts is kept by `store`; this room
 //! speaks with clients. `docs/IDENTITY.md` lists what it answers.
 
 mod accounts;
@@ -26,7 +26,7 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use crate::base::unix_seconds;
-use crate::identity::{Denied, Identity, Principal, Revocation, Voucher};
+use crate::identity::{AuthError, Identity, IssuerId, Principal, Revocation};
 use crate::pipeline::{Context, LocalFuture, LocalService};
 use crate::services::auth::fault::Fault;
 use crate::services::auth::input::bearer;
@@ -45,7 +45,7 @@ pub use passwords::{BadPassword, Busy, Passwords};
 pub struct AuthParts {
     /// The `auth` section of gateway.yaml.
     pub rules: Rules,
-    /// Who judges and signs tokens.
+    /// What verifies and signs tokens.
     pub identity: Arc<Identity>,
     /// Where nonces and half-done sign-ins are.
     pub state: State,
@@ -69,7 +69,7 @@ struct Inner {
     providers: Providers,
 }
 
-/// What a client asks, with its path as it reached us.
+/// What a client requests, with its path as it reached us.
 struct Asked {
     head: Parts,
     body: Body,
@@ -165,19 +165,19 @@ impl Inner {
         self.identity.revoke_everywhere(revocation, &self.state.notices).await;
     }
 
-    /// Who is calling: the one that the route's filters proved, else the bearer of one of our tokens. A
+    /// The caller: the one that the route's filters proved, else the bearer of one of our tokens. A
     /// route that forgot its `auth` opens nothing.
     async fn principal(&self, head: &Parts, context: &Context) -> Result<Arc<Principal>, Fault> {
         if let Some(principal) = &context.principal {
             return Ok(principal.clone());
         }
         let token = bearer(&head.headers).ok_or(Fault::Token("a token is needed"))?;
-        match self.identity.judge_patiently(token).await {
-            Ok(verified) if verified.voucher == Voucher::Own => Ok(verified.principal.clone()),
+        match self.identity.verify_with_fetch(token).await {
+            Ok(verified) if verified.issuer == IssuerId::Own => Ok(verified.principal.clone()),
             // Who else may say who somebody is, is for the route to say.
             Ok(_) => Err(Fault::Token("the token's issuer does not count here")),
-            Err(Denied::Flawed(flaw)) => Err(Fault::Token(flaw.reason())),
-            Err(Denied::Unavailable) => Err(Fault::State),
+            Err(AuthError::Invalid(error)) => Err(Fault::Token(error.reason())),
+            Err(AuthError::Unavailable) => Err(Fault::State),
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::base::Secret;
 
-/// So many may wait for their turn; who comes later is told at once. With them waits some seconds'
+/// So many may wait for their turn; later ones are refused at once. With them waits some seconds'
 /// work, and no more.
 const WAITING_MAX: usize = 64;
 /// The shortest password that is set (NIST SP 800-63B, section 5.1.1.2), in characters.

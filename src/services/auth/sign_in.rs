@@ -83,7 +83,7 @@ impl Inner {
     /// same sign-in, or that of the refresh token in the body, don't count any more.
     pub(super) async fn logout(&self, asked: Asked) -> Answer {
         let Asked { head, body, context } = asked;
-        // A filter that proved who is calling may have taken the token out.
+        // A filter that proved who the caller is may have taken the token out.
         let known = context.principal.is_some();
         let family = if known || bearer(&head.headers).is_some() {
             let principal = self.principal(&head, &context).await?;

@@ -35,7 +35,7 @@ impl Throttle {
         Self { counters, network: quota(NETWORK), account: quota(ACCOUNT) }
     }
 
-    /// Counts an attempt; an error tells how long to wait.
+    /// Counts an attempt; an error says how long to wait.
     pub(super) fn attempt(&self, account: &str, client: IpAddr) -> Result<Attempt, Duration> {
         let network = network(client);
         let key = |kind, network: &[u8]| self.counters.key("sign-in", LIMIT, kind, [account.as_bytes(), network, b""]);
@@ -59,7 +59,7 @@ impl Throttle {
     }
 }
 
-/// Whoever has an IPv6 address has 2^64 of them.
+/// One client with IPv6 has 2^64 of them.
 fn network(client: IpAddr) -> Vec<u8> {
     match client.to_canonical() {
         IpAddr::V4(address) => address.octets().to_vec(),

@@ -37,7 +37,7 @@ pub(super) struct Providers(BTreeMap<String, Arc<Provider>>);
 #[derive(Serialize, Deserialize)]
 struct Begun {
     provider: String,
-    /// What proves that whoever brings the code began the sign-in (RFC 7636).
+    /// What proves that the one who brings the code began the sign-in (RFC 7636).
     verifier: String,
     nonce: String,
     /// SHA-256 of the browser's cookie.
@@ -119,7 +119,7 @@ impl Inner {
         Ok(answer)
     }
 
-    /// What was begun under this state; whoever asks first gets it.
+    /// What was begun under this state; the first to take it gets it.
     async fn take(&self, state: &str) -> Result<Option<Begun>, Fault> {
         if state.len() > 64 {
             return Ok(None);

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::base::{At, Findings};
-use crate::identity::{Denied, Identity, TokensConfig, TrustConfig};
+use crate::identity::{AuthError, Identity, TokensConfig, TrustConfig};
 use crate::services::auth::config::ProviderRules;
 use crate::services::auth::fault::Fault;
 
@@ -22,7 +22,7 @@ const ASK_TIME: Duration = Duration::from_secs(5);
 const ANSWER_MAX: usize = 256 * 1024;
 /// How long what a provider says about itself is taken for true.
 const KNOWN_LIFE: Duration = Duration::from_secs(3600);
-/// How long it is not asked again after it could not be: many wait for one answer.
+/// How long it is not called again after it could not be: many wait for one answer.
 const FAILURE_LIFE: Duration = Duration::from_secs(1);
 
 /// One provider.
@@ -36,7 +36,7 @@ pub(super) struct Provider {
 #[derive(Default)]
 struct Memory {
     known: Option<Arc<Known>>,
-    /// When it is asked again.
+    /// When it is called again.
     until: Option<Instant>,
 }
 
@@ -46,11 +46,11 @@ pub(super) struct Known {
     token: Url,
     /// Whether it takes our secret in a header field.
     basic: bool,
-    /// Judges its ID tokens and nothing else: they are no tokens for what stands behind the gateway.
+    /// Verifies its ID tokens and nothing else: they are no tokens for what stands behind the gateway.
     id_tokens: Arc<Identity>,
 }
 
-/// Somebody that it vouches for.
+/// A user that it has signed in.
 pub(super) struct Person {
     pub(super) subject: String,
     pub(super) roles: Vec<String>,
@@ -75,7 +75,7 @@ impl Provider {
         scope
     }
 
-    /// What it says about itself, asked for once at a time; what it said before will do while it is down.
+    /// What it says about itself, fetched once at a time; what it said before will do while it is down.
     pub(super) async fn known(&self) -> Result<Arc<Known>, Fault> {
         let mut memory = self.memory.lock().await;
         if memory.until.is_none_or(|it| Instant::now() >= it) {
@@ -101,7 +101,7 @@ impl Provider {
         if status != StatusCode::OK {
             return Err(format!("the status of what it says about itself is {}", status.as_u16()));
         }
-        // Section 4.3: who says that it is somebody else is not who we asked.
+        // Section 4.3: who says that it is somebody else is not the one we called.
         if said["issuer"].as_str() != Some(&*self.rules.written.issuer) {
             return Err("it says that it is another issuer".to_owned());
         }
@@ -113,13 +113,13 @@ impl Provider {
         };
         let methods = said["token_endpoint_auth_methods_supported"].as_array();
         let basic = methods.is_none_or(|it| it.iter().any(|it| it == "client_secret_basic"));
-        let id_tokens = self.judge(url("jwks_uri")?.as_str())?;
+        let id_tokens = self.verify(url("jwks_uri")?.as_str())?;
         let known =
             Known { authorization: url("authorization_endpoint")?, token: url("token_endpoint")?, basic, id_tokens };
         Ok(Arc::new(known))
     }
 
-    fn judge(&self, jwks: &str) -> Result<Arc<Identity>, String> {
+    fn verify(&self, jwks: &str) -> Result<Arc<Identity>, String> {
         let written = &self.rules.written;
         let trust = TrustConfig {
             name: self.rules.name.clone(),
@@ -148,10 +148,10 @@ impl Provider {
     pub(super) async fn person(&self, code: &str, verifier: &str, nonce: &str) -> Result<Person, Fault> {
         let known = self.known().await?;
         let token = self.id_token(&known, code, verifier).await?;
-        let verified = match known.id_tokens.judge_patiently(token.as_bytes()).await {
+        let verified = match known.id_tokens.verify_with_fetch(token.as_bytes()).await {
             Ok(verified) => verified,
-            Err(Denied::Flawed(flaw)) => return Err(Fault::SignIn(flaw.reason())),
-            Err(Denied::Unavailable) => return Err(Fault::Provider),
+            Err(AuthError::Invalid(error)) => return Err(Fault::SignIn(error.reason())),
+            Err(AuthError::Unavailable) => return Err(Fault::Provider),
         };
         let claims = claims(&token).ok_or(Fault::SignIn("the ID token is malformed"))?;
         check_meant(&claims, nonce, &self.rules.written.client_id)?;
@@ -199,7 +199,7 @@ impl Provider {
         })
     }
 
-    /// Asks over the network, on a runtime that requests do not depend on.
+    /// Calls over the network, on a runtime that requests do not depend on.
     async fn ask(
         &self,
         method: Method,
@@ -256,7 +256,7 @@ impl Provider {
     }
 }
 
-/// Whether an ID token is the one that was asked for, and for us (Core, sections 3.1.2.1 and 3.1.3.7).
+/// Whether an ID token is the one that was requested, and for us (Core, sections 3.1.2.1 and 3.1.3.7).
 fn check_meant(claims: &Value, nonce: &str, client: &str) -> Result<(), Fault> {
     if claims["nonce"].as_str() != Some(nonce) {
         return Err(Fault::SignIn("the ID token belongs to another sign-in"));

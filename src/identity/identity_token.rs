@@ -1,4 +1,4 @@
-//! What upstreams get as a proof that the gateway knows who is calling: a short-lived token about the
+//! The identity token: what upstreams receive as a proof of who the caller is, a short-lived token about the
 //! principal. Made once for a while and not for each request, with the fields that tell of the principal in the clear.
 
 use std::fmt;
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::principal::Principal;
 
-/// How long a badge counts, in seconds; it is sent for the first half of that.
+/// How long an identity token is valid, in seconds; it is sent for the first half of that.
 const LIFE: u64 = 60;
 
 /// The type that upstreams find in its header; nobody takes it for an access token.
@@ -22,9 +22,9 @@ const AUDIENCE: &str = "upstreams";
 /// Fields that are the same for each request of a principal.
 pub type Fields = [(HeaderName, HeaderValue)];
 
-/// Keeps the badge of a principal, and what goes with it. Whether one was made says nothing about the principal.
+/// Caches the identity token of a principal, and what goes with it. Whether one was made says nothing about the principal.
 #[derive(Default)]
-pub struct Badge(ArcSwapOption<Made>);
+pub struct IdentityToken(ArcSwapOption<Made>);
 
 struct Made {
     fields: Arc<Fields>,
@@ -33,13 +33,13 @@ struct Made {
     epoch: u64,
 }
 
-/// What a badge says.
+/// The claims of an identity token.
 #[derive(Serialize)]
-pub(super) struct Said<'a> {
+pub(super) struct IdentityClaims<'a> {
     iss: &'a str,
     aud: &'static str,
     sub: &'a str,
-    /// Who vouches for the subject.
+    /// The issuer of the subject.
     #[serde(skip_serializing_if = "Option::is_none")]
     idp: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,7 +51,7 @@ pub(super) struct Said<'a> {
     exp: u64,
 }
 
-impl<'a> Said<'a> {
+impl<'a> IdentityClaims<'a> {
     pub(super) fn of(principal: &'a Principal, issuer: &'a str, now: u64) -> Self {
         let words = |list: &'a [Arc<str>]| list.iter().map(|it| &**it).collect::<Vec<_>>();
         Self {
@@ -69,7 +69,7 @@ impl<'a> Said<'a> {
     }
 }
 
-impl Badge {
+impl IdentityToken {
     /// What is there, or is made now.
     pub(super) fn get(&self, now: u64, epoch: u64, make: impl FnOnce() -> Arc<Fields>) -> Arc<Fields> {
         let fresh = |it: &Arc<Made>| it.epoch == epoch && now + LIFE / 2 <= it.ends;
@@ -83,22 +83,22 @@ impl Badge {
 }
 
 /// A copy of a principal may be changed: it makes its own.
-impl Clone for Badge {
+impl Clone for IdentityToken {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
 
-impl PartialEq for Badge {
+impl PartialEq for IdentityToken {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Eq for Badge {}
+impl Eq for IdentityToken {}
 
-impl fmt::Debug for Badge {
+impl fmt::Debug for IdentityToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Badge")
+        f.write_str("IdentityToken")
     }
 }

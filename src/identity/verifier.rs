@@ -1,4 +1,4 @@
-//! What is alive of identities: it outlives reloads.
+//! Verifies credentials: the live state of identities, which outlives reloads.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,19 +12,19 @@ use tokio::task::AbortHandle;
 
 use super::accounts::{Account, Accounts, Answer, Lookups, Unavailable};
 use super::api_key::{ApiKey, Holder};
-use super::badge::{Fields, Said};
 use super::cache::{Cache, Found};
 use super::claims::Claims;
 use super::config::Tokens;
-use super::flaw::{Denied, Flaw};
+use super::identity_token::{Fields, IdentityClaims};
 use super::keys::Keys;
 use super::keyset::KeySet;
-use super::metrics::{API_KEYS, KNOWN, UNJUDGED, VERIFIED, flawed};
+use super::metrics::{API_KEYS, KNOWN, UNAVAILABLE, VERIFIED, count_invalid};
 use super::principal::Principal;
 use super::remote::Remote;
 use super::revocations::{Effect, Facts, Revocation, Revocations};
 use super::rules::Rules;
 use super::token::{TOKEN_MAX, Token};
+use super::token_error::{AuthError, TokenError};
 use super::trust::Source;
 use crate::base::unix_seconds;
 
@@ -52,7 +52,7 @@ struct Known {
 
 /// One whose tokens count. The first one is this gateway itself.
 struct Issuer {
-    voucher: Voucher,
+    id: IssuerId,
     rules: Rules,
     keys: IssuerKeys,
 }
@@ -62,9 +62,9 @@ enum IssuerKeys {
     Fetched(Arc<Remote>),
 }
 
-/// Who signed a token.
+/// The issuer of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Voucher {
+pub enum IssuerId {
     /// This gateway.
     Own,
     /// The issuer of this name in `tokens.trust`.
@@ -77,23 +77,23 @@ pub struct Verified {
     /// Its bearer.
     pub principal: Arc<Principal>,
     /// Who signed it.
-    pub voucher: Voucher,
+    pub issuer: IssuerId,
     /// When it was signed, in seconds since 1970; 0 if it does not say so.
     pub issued: u64,
     /// When it ends, the leeway included, in seconds since 1970.
     pub ends: u64,
 }
 
-/// What comes of a look at a token.
+/// What verifying a token comes to.
 #[derive(Debug)]
 pub enum Verdict {
     /// It counts.
     Valid(Arc<Verified>),
     /// It does not.
-    Invalid(Flaw),
-    /// Its issuer's keys, or the one that it names, are not here; they may be had with
-    /// [`Identity::judge_patiently`].
-    KeysWanted,
+    Invalid(TokenError),
+    /// Its issuer's keys, or the one that it names, are missing; they may be had with
+    /// [`Identity::verify_with_fetch`].
+    KeysMissing,
 }
 
 impl fmt::Debug for Identity {
@@ -132,7 +132,7 @@ impl Identity {
     pub fn reload(&self, tokens: Tokens) {
         let mut keeping = self.keeping.lock();
         let own = Issuer {
-            voucher: Voucher::Own,
+            id: IssuerId::Own,
             rules: tokens.own_rules.clone(),
             keys: IssuerKeys::Known(tokens.own_keys.clone()),
         };
@@ -151,7 +151,7 @@ impl Identity {
                     IssuerKeys::Fetched(remote)
                 }
             };
-            issuers.push(Issuer { voucher: Voucher::Trusted(trust.name.clone()), rules: trust.rules.clone(), keys });
+            issuers.push(Issuer { id: IssuerId::Trusted(trust.name.clone()), rules: trust.rules.clone(), keys });
         }
         for (remote, task) in keeping.iter() {
             if !kept.iter().any(|(it, _)| Arc::ptr_eq(it, remote)) {
@@ -214,8 +214,8 @@ impl Identity {
     }
 
     /// Whose an API key is, if its record is remembered; `None` if it has to be looked up.
-    pub fn judge_api_key(&self, key: &[u8]) -> Option<Result<Arc<Principal>, Denied>> {
-        let Some(key) = ApiKey::parse(key) else { return Some(Err(Denied::Flawed(Flaw::ApiKey))) };
+    pub fn verify_api_key(&self, key: &[u8]) -> Option<Result<Arc<Principal>, AuthError>> {
+        let Some(key) = ApiKey::parse(key) else { return Some(Err(AuthError::Invalid(TokenError::ApiKey))) };
         let answer = self.api_keys.known(key.id)?;
         API_KEYS.known.inc();
         Some(opened(key, answer))
@@ -225,9 +225,9 @@ impl Identity {
     ///
     /// # Errors
     /// When it does not count, or can't be looked up.
-    pub async fn look_up_api_key(&self, key: &[u8]) -> Result<Arc<Principal>, Denied> {
-        let key = ApiKey::parse(key).ok_or(Denied::Flawed(Flaw::ApiKey))?;
-        let accounts = self.accounts.get().ok_or(Denied::Unavailable)?;
+    pub async fn look_up_api_key(&self, key: &[u8]) -> Result<Arc<Principal>, AuthError> {
+        let key = ApiKey::parse(key).ok_or(AuthError::Invalid(TokenError::ApiKey))?;
+        let accounts = self.accounts.get().ok_or(AuthError::Unavailable)?;
         let ask = async { Ok(accounts.api_key(key.id).await?.map(|it| Holder::new(key.id, it))) };
         let answer = self.api_keys.find(key.id, self.tokens().records_life, ask).await;
         API_KEYS.looked_up.inc();
@@ -235,7 +235,7 @@ impl Identity {
     }
 
     /// A principal with the roles that its account has now, if that is remembered; `None` if it has to be looked up.
-    pub fn with_account(&self, principal: &Arc<Principal>) -> Option<Result<Arc<Principal>, Denied>> {
+    pub fn with_account(&self, principal: &Arc<Principal>) -> Option<Result<Arc<Principal>, AuthError>> {
         let answer = self.people.known(&principal.subject)?;
         Some(now_has(principal, answer))
     }
@@ -244,48 +244,52 @@ impl Identity {
     ///
     /// # Errors
     /// When there is none that is active, or it can't be looked up.
-    pub async fn look_up_account(&self, principal: &Arc<Principal>) -> Result<Arc<Principal>, Denied> {
-        let accounts = self.accounts.get().ok_or(Denied::Unavailable)?;
+    pub async fn look_up_account(&self, principal: &Arc<Principal>) -> Result<Arc<Principal>, AuthError> {
+        let accounts = self.accounts.get().ok_or(AuthError::Unavailable)?;
         let ask = accounts.account(&principal.subject);
         let answer = self.people.find(&principal.subject, self.tokens().records_life, ask).await;
         now_has(principal, answer)
     }
 
-    /// What upstreams are told of a principal. It is made by `tell`, seldom, from a proof of who is calling; there is
+    /// The header fields that tell upstreams of a principal. They are made by `make`, seldom, from an identity token; there is
     /// none without a key to sign it with.
-    pub fn told(&self, principal: &Principal, tell: impl FnOnce(Option<String>) -> Arc<Fields>) -> Arc<Fields> {
+    pub fn identity_headers(
+        &self,
+        principal: &Principal,
+        make: impl FnOnce(Option<String>) -> Arc<Fields>,
+    ) -> Arc<Fields> {
         let now = unix_seconds();
         let epoch = self.keys_epoch.load(Ordering::Acquire);
-        principal.badge.get(now, epoch, || {
+        principal.identity_token.get(now, epoch, || {
             let keys = self.keys();
-            tell(keys.sign_badge(&Said::of(principal, keys.issuer(), now)))
+            make(keys.sign_identity(&IdentityClaims::of(principal, keys.issuer(), now)))
         })
     }
 
-    /// Whether a token counts, as far as it can be told without waiting.
-    pub fn judge(&self, token: &[u8]) -> Verdict {
+    /// Verifies a token, as far as that can be done without waiting.
+    pub fn verify(&self, token: &[u8]) -> Verdict {
         let verdict = self.look(token);
         match &verdict {
-            Verdict::Invalid(flaw) => flawed(*flaw),
-            Verdict::Valid(_) | Verdict::KeysWanted => {}
+            Verdict::Invalid(error) => count_invalid(*error),
+            Verdict::Valid(_) | Verdict::KeysMissing => {}
         }
         verdict
     }
 
-    /// As [`Identity::judge`], but waits a little for keys that have to be fetched.
+    /// As [`Identity::verify`], but waits a little for keys that have to be fetched.
     ///
     /// # Errors
     /// When it does not count, or its issuer's keys can't be had.
-    pub async fn judge_patiently(&self, token: &[u8]) -> Result<Arc<Verified>, Denied> {
+    pub async fn verify_with_fetch(&self, token: &[u8]) -> Result<Arc<Verified>, AuthError> {
         let first = self.look(token);
-        let Verdict::KeysWanted = first else { return settle(first) };
+        let Verdict::KeysMissing = first else { return settle(first) };
         if let Some(remote) = self.remote_of(token) {
             remote.refreshed().await;
         }
         match self.look(token) {
             // The keys are there, but not the one it names.
-            Verdict::KeysWanted if self.remote_of(token).is_some_and(|it| it.with_keys(|_| ()).is_some()) => {
-                settle(Verdict::Invalid(Flaw::Key))
+            Verdict::KeysMissing if self.remote_of(token).is_some_and(|it| it.with_keys(|_| ()).is_some()) => {
+                settle(Verdict::Invalid(TokenError::Key))
             }
             verdict => settle(verdict),
         }
@@ -293,7 +297,7 @@ impl Identity {
 
     fn look(&self, token: &[u8]) -> Verdict {
         if token.len() > TOKEN_MAX {
-            return Verdict::Invalid(Flaw::TooLong);
+            return Verdict::Invalid(TokenError::TooLong);
         }
         let now = unix_seconds();
         // Before the keys and revocations themselves: what changes meanwhile is seen the next time.
@@ -305,7 +309,7 @@ impl Identity {
                 return Verdict::Valid(verified);
             }
             Found::Recheck(verified) => verified,
-            Found::Nothing => match self.verify(token, now) {
+            Found::Nothing => match self.verify_anew(token, now) {
                 Verdict::Valid(verified) => verified,
                 other => return other,
             },
@@ -315,28 +319,28 @@ impl Identity {
                 self.verified.put(print, verified.clone(), verified.ends, now, epochs);
                 Verdict::Valid(verified)
             }
-            Err(flaw) => {
+            Err(error) => {
                 self.verified.forget(print);
-                Verdict::Invalid(flaw)
+                Verdict::Invalid(error)
             }
         }
     }
 
     /// Issuer, key, signature, claims, in this order: nothing but the issuer is read of what is not signed.
-    fn verify(&self, token: &[u8], now: u64) -> Verdict {
+    fn verify_anew(&self, token: &[u8], now: u64) -> Verdict {
         let known = self.known.load();
         let token = match Token::parse(token) {
             Ok(token) => token,
-            Err(flaw) => return Verdict::Invalid(flaw),
+            Err(error) => return Verdict::Invalid(error),
         };
         let issuer = match known.issuer(&token) {
             Ok(issuer) => issuer,
-            Err(flaw) => return Verdict::Invalid(flaw),
+            Err(error) => return Verdict::Invalid(error),
         };
         let signed = match &issuer.keys {
             IssuerKeys::Known(keys) => keys.check(&token),
             IssuerKeys::Fetched(remote) => match remote.with_keys(|keys| keys.check(&token)) {
-                None | Some(Err(Flaw::Key)) => return Verdict::KeysWanted,
+                None | Some(Err(TokenError::Key)) => return Verdict::KeysMissing,
                 Some(signed) => signed,
             },
         };
@@ -345,12 +349,12 @@ impl Identity {
                 VERIFIED.inc();
                 Verdict::Valid(Arc::new(Verified {
                     principal: Arc::new(accepted.principal),
-                    voucher: issuer.voucher.clone(),
+                    issuer: issuer.id.clone(),
                     issued: accepted.issued,
                     ends: accepted.ends,
                 }))
             }
-            Err(flaw) => Verdict::Invalid(flaw),
+            Err(error) => Verdict::Invalid(error),
         }
     }
 
@@ -362,8 +366,8 @@ impl Identity {
         }
     }
 
-    fn after_revocations(&self, verified: Arc<Verified>) -> Result<Arc<Verified>, Flaw> {
-        if verified.voucher != Voucher::Own {
+    fn after_revocations(&self, verified: Arc<Verified>) -> Result<Arc<Verified>, TokenError> {
+        if verified.issuer != IssuerId::Own {
             return Ok(verified);
         }
         let principal = &verified.principal;
@@ -375,7 +379,7 @@ impl Identity {
         };
         match self.revocations.effect(facts) {
             Effect::None => Ok(verified),
-            Effect::Revoked => Err(Flaw::Revoked),
+            Effect::Revoked => Err(TokenError::Revoked),
             Effect::Roles(roles) => {
                 let principal = Arc::new(Principal { roles, ..(**principal).clone() });
                 Ok(Arc::new(Verified { principal, ..(*verified).clone() }))
@@ -385,30 +389,30 @@ impl Identity {
 }
 
 impl Known {
-    fn issuer(&self, token: &Token<'_>) -> Result<&Issuer, Flaw> {
+    fn issuer(&self, token: &Token<'_>) -> Result<&Issuer, TokenError> {
         let Some(name) = token.issuer()? else {
             // A secret or key that signs for nobody in particular is ours, unless we say who we are.
-            return self.issuers.first().filter(|_| !self.tokens.issuer_needed).ok_or(Flaw::Issuer);
+            return self.issuers.first().filter(|_| !self.tokens.issuer_needed).ok_or(TokenError::Issuer);
         };
-        self.issuers.iter().find(|it| *it.rules.issuer == *name).ok_or(Flaw::Issuer)
+        self.issuers.iter().find(|it| *it.rules.issuer == *name).ok_or(TokenError::Issuer)
     }
 }
 
-fn opened(key: ApiKey<'_>, answer: Answer<Holder>) -> Result<Arc<Principal>, Denied> {
+fn opened(key: ApiKey<'_>, answer: Answer<Holder>) -> Result<Arc<Principal>, AuthError> {
     let opened = match answer {
-        Ok(Some(holder)) => key.opens(&holder, unix_seconds()).map_err(Denied::Flawed),
-        Ok(None) => Err(Denied::Flawed(Flaw::ApiKey)),
-        Err(Unavailable) => Err(Denied::Unavailable),
+        Ok(Some(holder)) => key.opens(&holder, unix_seconds()).map_err(AuthError::Invalid),
+        Ok(None) => Err(AuthError::Invalid(TokenError::ApiKey)),
+        Err(Unavailable) => Err(AuthError::Unavailable),
     };
     match opened {
         Ok(_) => API_KEYS.opened.inc(),
-        Err(Denied::Flawed(_)) => API_KEYS.refused.inc(),
-        Err(Denied::Unavailable) => API_KEYS.unavailable.inc(),
+        Err(AuthError::Invalid(_)) => API_KEYS.refused.inc(),
+        Err(AuthError::Unavailable) => API_KEYS.unavailable.inc(),
     }
     opened
 }
 
-fn now_has(principal: &Arc<Principal>, answer: Answer<Account>) -> Result<Arc<Principal>, Denied> {
+fn now_has(principal: &Arc<Principal>, answer: Answer<Account>) -> Result<Arc<Principal>, AuthError> {
     match answer {
         Ok(Some(account)) if account.active => {
             if account.roles == principal.roles && account.tenant == principal.tenant {
@@ -417,21 +421,21 @@ fn now_has(principal: &Arc<Principal>, answer: Answer<Account>) -> Result<Arc<Pr
             let (roles, tenant) = (account.roles.clone(), account.tenant.clone());
             Ok(Arc::new(Principal { roles, tenant, ..(**principal).clone() }))
         }
-        Ok(_) => Err(Denied::Flawed(Flaw::Account)),
-        Err(Unavailable) => Err(Denied::Unavailable),
+        Ok(_) => Err(AuthError::Invalid(TokenError::Account)),
+        Err(Unavailable) => Err(AuthError::Unavailable),
     }
 }
 
-fn settle(verdict: Verdict) -> Result<Arc<Verified>, Denied> {
+fn settle(verdict: Verdict) -> Result<Arc<Verified>, AuthError> {
     match verdict {
         Verdict::Valid(verified) => Ok(verified),
-        Verdict::Invalid(flaw) => {
-            flawed(flaw);
-            Err(Denied::Flawed(flaw))
+        Verdict::Invalid(error) => {
+            count_invalid(error);
+            Err(AuthError::Invalid(error))
         }
-        Verdict::KeysWanted => {
-            UNJUDGED.inc();
-            Err(Denied::Unavailable)
+        Verdict::KeysMissing => {
+            UNAVAILABLE.inc();
+            Err(AuthError::Unavailable)
         }
     }
 }
@@ -443,5 +447,5 @@ impl Drop for Identity {
 }
 
 #[cfg(test)]
-#[path = "life_tests.rs"]
+#[path = "verifier_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! What upstreams are told of a request by the gateway alone: its id and trace, who called and how, and for whom
+//! The headers that the gateway alone sends upstreams about a request: its id and trace, the client, and for whom
 //! the caller acts. A client's own claims under these names go no further.
 //!
 //! On the ordinary way the fields are written straight behind those of the request; where a step or a link needs
@@ -31,11 +31,11 @@ const OURS: [&str; 7] = [
 ];
 
 /// What the names of those begin with.
-const OF_PRINCIPAL: &str = "x-moongate-";
+const IDENTITY_PREFIX: &str = "x-moongate-";
 
-/// Whether only the gateway may say this to upstreams, in each spelling that a server could take for it: CGI and its
+/// Whether only the gateway may send this to upstreams, in each spelling that a server could take for it: CGI and its
 /// heirs know no difference between `-` and `_`. The length of the name comes first: it rules most names out.
-pub fn is_told_by_us(name: &HeaderName) -> bool {
+pub fn is_gateway_header(name: &HeaderName) -> bool {
     let means = |ours: &str| begins(name, ours);
     match name.as_str().len() {
         9 => means("forwarded") || means("x-real-ip"),
@@ -44,13 +44,13 @@ pub fn is_told_by_us(name: &HeaderName) -> bool {
         15 => means("x-forwarded-for"),
         16 if means("x-forwarded-host") => true,
         17 if means("x-forwarded-proto") => true,
-        _ => is_of_principal(name),
+        _ => is_identity_header(name),
     }
 }
 
-/// Whether it tells of a principal, in each such spelling.
-pub fn is_of_principal(name: &HeaderName) -> bool {
-    begins(name, OF_PRINCIPAL)
+/// Whether it is an identity header, in each such spelling.
+pub fn is_identity_header(name: &HeaderName) -> bool {
+    begins(name, IDENTITY_PREFIX)
 }
 
 fn begins(name: &HeaderName, start: &str) -> bool {
@@ -61,7 +61,7 @@ fn begins(name: &HeaderName, start: &str) -> bool {
 
 impl Context {
     /// Gives every field to `field`, its value in pieces.
-    pub fn introduce(&self, request: &RequestHeader, mut field: impl FnMut(&HeaderName, &[&[u8]])) {
+    pub fn forwarded_headers(&self, request: &RequestHeader, mut field: impl FnMut(&HeaderName, &[&[u8]])) {
         field(&X_REQUEST_ID, &[self.request_id.as_bytes()]);
         field(&TRACEPARENT, &[&self.trace.traceparent()]);
         let client = AddressText::of(self.client_ip);
@@ -87,30 +87,30 @@ impl Context {
                 }
             }
         }
-        for (name, value) in self.told_of_principal.iter().flat_map(|it| it.iter()) {
+        for (name, value) in self.identity_headers.iter().flat_map(|it| it.iter()) {
             field(name, &[value.as_bytes()]);
         }
     }
 
     /// Puts the fields of the principal among those of the request, where an answer may depend on them.
-    pub fn introduce_principal_in(&self, request: &mut RequestHeader) {
-        for (name, value) in self.told_of_principal.iter().flat_map(|it| it.iter()) {
+    pub fn set_identity_headers(&self, request: &mut RequestHeader) {
+        for (name, value) in self.identity_headers.iter().flat_map(|it| it.iter()) {
             let _ = request.insert_header(name.clone(), value.clone());
         }
     }
 
     /// Puts the fields among those of the request, in place of what the client said.
-    pub fn introduce_in(&self, request: &mut RequestHeader) {
-        if self.introduced {
+    pub fn set_forwarded_headers(&self, request: &mut RequestHeader) {
+        if self.forwarded_headers_set {
             return;
         }
         let mut fields = HeaderMap::with_capacity(16);
-        self.introduce(request, |name, value| {
+        self.forwarded_headers(request, |name, value| {
             if let Ok(value) = HeaderValue::from_bytes(&value.concat()) {
                 fields.insert(name.clone(), value);
             }
         });
-        let claimed: Vec<HeaderName> = request.headers.keys().filter(|it| is_told_by_us(it)).cloned().collect();
+        let claimed: Vec<HeaderName> = request.headers.keys().filter(|it| is_gateway_header(it)).cloned().collect();
         for name in &claimed {
             request.remove_header(name);
         }
@@ -130,19 +130,19 @@ fn host(request: &RequestHeader) -> Option<&[u8]> {
 mod tests {
     use super::*;
 
-    fn introduced(client: &str, fields: &[(&'static str, &'static str)]) -> RequestHeader {
+    fn forwarded_headers_set(client: &str, fields: &[(&'static str, &'static str)]) -> RequestHeader {
         let mut request = RequestHeader::build("GET", b"/", None).unwrap();
         for (name, value) in fields {
             request.append_header(*name, *value).unwrap();
         }
-        Context::new(client.parse().unwrap(), Scheme::Http).introduce_in(&mut request);
+        Context::new(client.parse().unwrap(), Scheme::Http).set_forwarded_headers(&mut request);
         request
     }
 
     #[test]
     fn what_a_client_says_of_itself_is_replaced_or_gone() {
         let claims = OURS.map(|it| (it, "claimed"));
-        let request = introduced("192.0.2.7", &[&claims[..], &[("host", "a.tta:80")]].concat());
+        let request = forwarded_headers_set("192.0.2.7", &[&claims[..], &[("host", "a.tta:80")]].concat());
         assert!(!request.headers.values().any(|it| it == "claimed"), "{request:?}");
         assert_eq!(request.headers["x-forwarded-for"], "192.0.2.7");
         assert_eq!(request.headers["x-forwarded-host"], "a.tta:80");
@@ -151,19 +151,19 @@ mod tests {
 
     #[test]
     fn an_ipv6_address_stands_in_brackets_and_an_odd_host_is_left_out_of_quotes() {
-        let request = introduced("2001:db8::7", &[("host", "a\"b")]);
+        let request = forwarded_headers_set("2001:db8::7", &[("host", "a\"b")]);
         assert_eq!(request.headers["forwarded"], "for=\"[2001:db8::7]\";proto=http");
         assert_eq!(request.headers["x-forwarded-host"], "a\"b");
     }
 
     #[test]
     fn every_name_of_ours_is_known_by_its_length() {
-        assert!(OURS.iter().all(|it| is_told_by_us(&HeaderName::from_static(it))));
+        assert!(OURS.iter().all(|it| is_gateway_header(&HeaderName::from_static(it))));
         for name in ["x_forwarded_for", "x-real_ip", "x_moongate-roles", "x-moongate-subject"] {
-            assert!(is_told_by_us(&HeaderName::from_static(name)), "{name}");
+            assert!(is_gateway_header(&HeaderName::from_static(name)), "{name}");
         }
         for name in ["host", "x-forwarded-port", "x-forwarded-f", "x-moongat-subject"] {
-            assert!(!is_told_by_us(&HeaderName::from_static(name)), "{name}");
+            assert!(!is_gateway_header(&HeaderName::from_static(name)), "{name}");
         }
     }
 }

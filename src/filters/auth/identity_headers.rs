@@ -1,4 +1,4 @@
-//! What upstreams are told of who is calling: a fixed list of fields, from the gateway alone (R4.2).
+//! The identity headers: what upstreams receive about the caller, a fixed list of fields, from the gateway alone (R4.2).
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -9,29 +9,29 @@ use http::header::{HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
 use crate::identity::{Fields, Principal};
-use crate::pipeline::is_of_principal;
+use crate::pipeline::is_identity_header;
 
 const SUBJECT: HeaderName = HeaderName::from_static("x-moongate-subject");
 const TENANT: HeaderName = HeaderName::from_static("x-moongate-tenant");
 const ROLES: HeaderName = HeaderName::from_static("x-moongate-roles");
 const SCOPES: HeaderName = HeaderName::from_static("x-moongate-scopes");
 const METHOD: HeaderName = HeaderName::from_static("x-moongate-auth-method");
-const BADGE: HeaderName = HeaderName::from_static("x-moongate-identity");
+const IDENTITY: HeaderName = HeaderName::from_static("x-moongate-identity");
 
 /// Takes out what a client says that only the gateway may say, in each spelling that a server could take for it:
 /// CGI and its heirs know no difference between `-` and `_`.
-pub fn forget_claims(request: &mut RequestHeader) {
-    if !request.headers.keys().any(is_of_principal) {
+pub fn strip_identity_headers(request: &mut RequestHeader) {
+    if !request.headers.keys().any(is_identity_header) {
         return;
     }
-    let ours: Vec<HeaderName> = request.headers.keys().filter(|it| is_of_principal(it)).cloned().collect();
+    let ours: Vec<HeaderName> = request.headers.keys().filter(|it| is_identity_header(it)).cloned().collect();
     for name in ours {
         request.remove_header(&name);
     }
 }
 
-/// What upstreams are told of a principal, with the proof that the gateway says so.
-pub(super) fn fields(principal: &Principal, badge: Option<String>) -> Arc<Fields> {
+/// The identity headers of a principal, with the token that proves them.
+pub(super) fn fields(principal: &Principal, identity_token: Option<String>) -> Arc<Fields> {
     let mut fields = Vec::with_capacity(6);
     let mut field = |name: HeaderName, value: &str| fields.extend(HeaderValue::from_str(value).map(|it| (name, it)));
     field(SUBJECT, &escaped(&principal.subject));
@@ -45,8 +45,8 @@ pub(super) fn fields(principal: &Principal, badge: Option<String>) -> Arc<Fields
         field(SCOPES, &listed(&principal.scopes, " "));
     }
     field(METHOD, principal.kind.as_str());
-    let badge = badge.and_then(|it| HeaderValue::from_maybe_shared(Bytes::from(it)).ok());
-    fields.extend(badge.map(|it| (BADGE, it)));
+    let identity_token = identity_token.and_then(|it| HeaderValue::from_maybe_shared(Bytes::from(it)).ok());
+    fields.extend(identity_token.map(|it| (IDENTITY, it)));
     fields.into()
 }
 
@@ -87,8 +87,8 @@ mod tests {
         for name in ["x-moongat", "x-moongates", "moongate-subject"] {
             request.append_header(name, "stays").unwrap();
         }
-        forget_claims(&mut request);
-        assert!(!request.headers.keys().any(is_of_principal));
+        strip_identity_headers(&mut request);
+        assert!(!request.headers.keys().any(is_identity_header));
         assert_eq!(request.headers.len(), 3);
     }
 

@@ -1,8 +1,8 @@
-//! Why a credential does not count: a closed list, for the client's error, the log and the metrics.
+//! Why a credential is not valid: a closed list, for the client's error, the log and the metrics.
 
-/// Why a credential does not count.
+/// Why a credential is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flaw {
+pub enum TokenError {
     /// It is longer than a token may be.
     TooLong,
     /// It is not three parts with dots between.
@@ -78,7 +78,7 @@ const WORDS: [(&str, &str); 23] = [
     ("account", "the account is not there or not active"),
 ];
 
-impl Flaw {
+impl TokenError {
     /// How many there are.
     pub(super) const COUNT: usize = WORDS.len();
 
@@ -92,18 +92,18 @@ impl Flaw {
         WORDS[self as usize].0
     }
 
-    /// The reason as clients are told: printable ASCII without quotes (RFC 6750, section 3).
+    /// The reason that clients receive: printable ASCII without quotes (RFC 6750, section 3).
     pub const fn reason(self) -> &'static str {
         WORDS[self as usize].1
     }
 }
 
-/// Why a credential does not let anybody in.
+/// Why authentication fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Denied {
-    /// It does not count.
-    Flawed(Flaw),
-    /// Whether it counts can't be told now: keys or records can't be reached. Nobody gets in on that.
+pub enum AuthError {
+    /// It is not valid.
+    Invalid(TokenError),
+    /// Whether it is valid can't be known now: keys or records can't be reached. Nobody gets in on that.
     Unavailable,
 }
 
@@ -112,9 +112,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_flaw_has_its_own_words() {
-        assert_eq!(Flaw::Account as usize + 1, Flaw::COUNT);
-        assert_eq!((Flaw::Endless.as_str(), Flaw::Audience.as_str()), ("endless", "audience"));
+    fn every_error_has_its_own_words() {
+        assert_eq!(TokenError::Account as usize + 1, TokenError::COUNT);
+        assert_eq!((TokenError::Endless.as_str(), TokenError::Audience.as_str()), ("endless", "audience"));
         assert!(WORDS.iter().all(|(_, reason)| !reason.contains(['"', '\\'])));
     }
 }

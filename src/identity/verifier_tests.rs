@@ -35,11 +35,11 @@ impl Stage {
         Self { folder, config, identity }
     }
 
-    fn judge(&self, token: &str) -> Result<Arc<Verified>, Flaw> {
-        match self.identity.judge(token.as_bytes()) {
+    fn verify(&self, token: &str) -> Result<Arc<Verified>, TokenError> {
+        match self.identity.verify(token.as_bytes()) {
             Verdict::Valid(verified) => Ok(verified),
-            Verdict::Invalid(flaw) => Err(flaw),
-            Verdict::KeysWanted => panic!("nothing is fetched here"),
+            Verdict::Invalid(error) => Err(error),
+            Verdict::KeysMissing => panic!("nothing is fetched here"),
         }
     }
 
@@ -73,12 +73,12 @@ fn r4_2_our_own_tokens_count_and_are_known_the_second_time() {
     let stage = Stage::new();
     let keys = stage.identity.keys();
     for token in [keys.sign(&stage.claims()).unwrap(), keys.sign_hs256(&stage.claims()).unwrap()] {
-        let first = stage.judge(&token).unwrap();
-        assert_eq!((&*first.principal.subject, &first.voucher), ("ada", &Voucher::Own));
-        assert!(Arc::ptr_eq(&first, &stage.judge(&token).unwrap()));
+        let first = stage.verify(&token).unwrap();
+        assert_eq!((&*first.principal.subject, &first.issuer), ("ada", &IssuerId::Own));
+        assert!(Arc::ptr_eq(&first, &stage.verify(&token).unwrap()));
         // One bit of the signature.
         let flipped = token[..token.len() - 1].to_owned() + if token.ends_with('A') { "E" } else { "A" };
-        assert!(matches!(stage.judge(&flipped), Err(Flaw::Signature | Flaw::NotCanonical)));
+        assert!(matches!(stage.verify(&flipped), Err(TokenError::Signature | TokenError::NotCanonical)));
     }
 }
 
@@ -93,22 +93,22 @@ fn r4_2_a_key_has_one_algorithm_whatever_the_header_says() {
     let point = [&[4][..], &x, &y].concat();
     for public in [point, published.to_string().into_bytes(), x] {
         let token = hs256(json!({ "alg": "HS256", "kid": stage.kid() }), &claims, &public);
-        assert_eq!(stage.judge(&token).unwrap_err(), Flaw::Algorithm);
+        assert_eq!(stage.verify(&token).unwrap_err(), TokenError::Algorithm);
         let token = hs256(json!({ "alg": "HS256" }), &claims, &public);
-        assert_eq!(stage.judge(&token).unwrap_err(), Flaw::Signature);
+        assert_eq!(stage.verify(&token).unwrap_err(), TokenError::Signature);
         let token = hs256(json!({ "alg": "ES256", "kid": stage.kid() }), &claims, &public);
-        assert_eq!(stage.judge(&token).unwrap_err(), Flaw::Signature);
+        assert_eq!(stage.verify(&token).unwrap_err(), TokenError::Signature);
     }
     let mut header = Header::new(Algorithm::HS512);
     let secret = EncodingKey::from_secret(SECRET.as_bytes());
-    assert_eq!(stage.judge(&encode(&header, &claims, &secret).unwrap()).unwrap_err(), Flaw::Algorithm);
+    assert_eq!(stage.verify(&encode(&header, &claims, &secret).unwrap()).unwrap_err(), TokenError::Algorithm);
     for kid in ["../../../../etc/hostname", "/dev/null", "' OR 1=1 --", ""] {
         header = Header::new(Algorithm::HS256);
         header.kid = Some(kid.to_owned());
-        assert_eq!(stage.judge(&encode(&header, &claims, &secret).unwrap()).unwrap_err(), Flaw::Key, "{kid}");
+        assert_eq!(stage.verify(&encode(&header, &claims, &secret).unwrap()).unwrap_err(), TokenError::Key, "{kid}");
     }
     let empty = hs256(json!({ "alg": "HS256" }), &claims, b"");
-    assert_eq!(stage.judge(&empty).unwrap_err(), Flaw::Signature);
+    assert_eq!(stage.verify(&empty).unwrap_err(), TokenError::Signature);
 }
 
 #[test]
@@ -116,22 +116,22 @@ fn r4_2_nobody_else_signs_for_us() {
     let stage = Stage::new();
     let sign = |claims: &Claims| stage.identity.keys().sign(claims).unwrap();
     let foreign = Claims { iss: "https://evil.example".into(), ..stage.claims() };
-    assert_eq!(stage.judge(&sign(&foreign)).unwrap_err(), Flaw::Issuer);
+    assert_eq!(stage.verify(&sign(&foreign)).unwrap_err(), TokenError::Issuer);
     let nobody = hs256(json!({ "alg": "HS256" }), &json!({ "sub": "ada", "exp": u64::MAX }), SECRET.as_bytes());
-    assert_eq!(stage.judge(&nobody).unwrap_err(), Flaw::Issuer);
+    assert_eq!(stage.verify(&nobody).unwrap_err(), TokenError::Issuer);
     // Who does not say who he is takes tokens for nobody in particular.
     let lax = TokensConfig { issuer: None, audience: None, ..stage.config.clone() };
     stage.identity.reload(compile(&lax));
-    assert!(stage.judge(&nobody).is_ok());
+    assert!(stage.verify(&nobody).is_ok());
     let other = Claims { aud: vec!["other".into()], ..stage.claims() };
-    assert_eq!(stage.judge(&sign(&other)).unwrap_err(), Flaw::Audience);
+    assert_eq!(stage.verify(&sign(&other)).unwrap_err(), TokenError::Audience);
 }
 
 #[test]
 fn r4_2_keys_change_over_and_lose_nobody() {
     let stage = Stage::new();
     let old = stage.identity.keys().sign(&stage.claims()).unwrap();
-    assert!(stage.judge(&old).is_ok());
+    assert!(stage.verify(&old).is_ok());
     let former = stage.config.signing_key.clone().unwrap();
     let both = TokensConfig {
         signing_key: Some(key(&stage.folder, "two.pem")),
@@ -140,11 +140,11 @@ fn r4_2_keys_change_over_and_lose_nobody() {
     };
     stage.identity.reload(compile(&both));
     let new = stage.identity.keys().sign(&stage.claims()).unwrap();
-    assert!(stage.judge(&old).is_ok() && stage.judge(&new).is_ok());
+    assert!(stage.verify(&old).is_ok() && stage.verify(&new).is_ok());
     // A token goes with its key, though it was verified before.
     stage.identity.reload(compile(&TokensConfig { verification_keys: Vec::new(), ..both }));
-    assert_eq!(stage.judge(&old).unwrap_err(), Flaw::Key);
-    assert!(stage.judge(&new).is_ok());
+    assert_eq!(stage.verify(&old).unwrap_err(), TokenError::Key);
+    assert!(stage.verify(&new).is_ok());
 }
 
 #[test]
@@ -158,10 +158,10 @@ fn r4_2_a_former_secret_counts_while_it_is_named() {
         ..stage.config.clone()
     };
     stage.identity.reload(compile(&config));
-    assert!(stage.judge(&old).is_ok());
+    assert!(stage.verify(&old).is_ok());
     config.previous_hs256_secret = None;
     stage.identity.reload(compile(&config));
-    assert_eq!(stage.judge(&old).unwrap_err(), Flaw::Signature);
+    assert_eq!(stage.verify(&old).unwrap_err(), TokenError::Signature);
 }
 
 #[test]
@@ -170,19 +170,19 @@ fn us_009_4_revocations_and_other_roles_bite_at_the_next_request() {
     let claims = stage.claims();
     let sign = |claims: &Claims| stage.identity.keys().sign(claims).unwrap();
     let token = sign(&claims);
-    assert_eq!(stage.judge(&token).unwrap().principal.roles, [Arc::<str>::from("user")]);
+    assert_eq!(stage.verify(&token).unwrap().principal.roles, [Arc::<str>::from("user")]);
     let (before, until) = (claims.iat, claims.exp);
     let roles = vec!["operator".to_owned()];
     stage.identity.revoke(Revocation::Roles { subject: "ada".into(), roles, before, until });
-    assert_eq!(stage.judge(&token).unwrap().principal.roles, [Arc::<str>::from("operator")]);
+    assert_eq!(stage.verify(&token).unwrap().principal.roles, [Arc::<str>::from("operator")]);
     stage.identity.revoke(Revocation::Subject { subject: "ada".into(), before, until });
-    assert_eq!(stage.judge(&token).unwrap_err(), Flaw::Revoked);
+    assert_eq!(stage.verify(&token).unwrap_err(), TokenError::Revoked);
     // Who signs in again in the same second is let in.
     let again = Claims { sid: Some("other".to_owned()), ..stage.claims() };
     let token = sign(&again);
-    assert!(stage.judge(&token).is_ok());
+    assert!(stage.verify(&token).is_ok());
     stage.identity.revoke(Revocation::Session { sid: "other".into(), until: again.exp });
-    assert_eq!(stage.judge(&token).unwrap_err(), Flaw::Revoked);
+    assert_eq!(stage.verify(&token).unwrap_err(), TokenError::Revoked);
 }
 
 #[test]
