@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::HeaderMap;
-use moongate::filters::rate_limit::{Limits, Part, Rules, ScopedLimit};
+use moongate::filters::rate_limit::{Limits, Phase, Rules, ScopedLimit};
 use moongate::pipeline::{Charges, Exchange, Scheme};
 use moongate::state::{Counters, Quota, State};
 
@@ -49,9 +49,9 @@ fn walk(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     criterion.bench_function("limits: the walk of two limits", |bencher| {
         bencher.iter(|| {
-            exchange.allowance = None;
+            exchange.rate_limit_status = None;
             runtime
-                .block_on(live.on_request(&compiled, Part::Arrival, &mut Charges::new(), &mut exchange, &headers))
+                .block_on(live.on_request(&compiled, Phase::BeforeAuth, &mut Charges::new(), &mut exchange, &headers))
                 .is_ok()
         });
     });

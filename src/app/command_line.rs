@@ -239,7 +239,7 @@ impl From<FormatArg> for Format {
 pub fn main(filters: Filters) -> ExitCode {
     let done = match CommandLine::parse().command {
         Command::Run { upgrade: true, .. } => Err(Failure(
-            "taking over the sockets of a running gateway is not there yet; start without --upgrade".into(),
+            "this version can't take over the sockets of a running gateway yet; start without --upgrade".into(),
         )),
         Command::Run { files, .. } => app::run(&files.into(), filters),
         Command::Check { files, format } => {

@@ -85,7 +85,7 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
     let (gateway, routes) = (files.gateway.clone(), files.routes.clone());
     let living = Living { fleet, limits: Limits::new(&shared.state), certificates, identity, filters };
-    side.spawn(Limits::breathe(Arc::downgrade(&living.limits)));
+    side.spawn(Limits::adapt(Arc::downgrade(&living.limits)));
     side.spawn(watch_clock());
     let configuration = Configuration::begin(compiled, gateway, routes, services, living);
     let configuration = Arc::new(configuration);

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::base::{At, Findings};
 
 /// An IPv4 address, or the IPv6 network of the size that one customer gets (a /64), within which
-/// addresses are free for the taking.
+/// addresses cost nothing.
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

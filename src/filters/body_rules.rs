@@ -18,7 +18,7 @@ use super::settings::{BuiltIn, Layer};
 use crate::base::{At, Findings};
 use crate::pipeline::{BodyFault, Exchange, Filter, Refusal, RequestContext, Scope, Step};
 
-/// So many faults of a body are told at once.
+/// So many faults of a body are reported at once.
 const FAULTS_MAX: usize = 20;
 /// No honest schema is longer.
 const FILE_MAX: u64 = 1024 * 1024;

@@ -103,7 +103,7 @@ impl Filter for Cors {
         let vary =
             |response: &mut ResponseHeader| drop(response.append_header(VARY, HeaderValue::from_static("Origin")));
         let Some(Origin { value, allowed }) = &exchange.origin else {
-            // A response without an origin may be kept by a cache and given to one with.
+            // A response without an origin may be stored by a cache and served to one with.
             if !self.any {
                 vary(response);
             }
@@ -142,7 +142,7 @@ impl Cors {
         let asks = headers.get(ACCESS_CONTROL_REQUEST_METHOD);
         let mut answer = Box::new(ResponseHeader::build(204, Some(8)).ok()?);
         if headers.get(ORIGIN).is_some_and(|it| self.allows(it)) {
-            // Any method that the route takes; a route that takes all gives back what was asked for.
+            // Any method that the route takes; a route that takes all echoes what was requested.
             let methods = self.methods.clone().or_else(|| asks.cloned())?;
             let _ = answer.insert_header(ACCESS_CONTROL_ALLOW_METHODS, methods);
             if let Some(wanted) = headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {

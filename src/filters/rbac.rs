@@ -1,6 +1,6 @@
 //! Asks whether who is calling may do this (R4.2, R4.4, US-009): roles, permissions and scopes of a route.
 //!
-//! Which roles give a permission is worked out when the configuration is compiled; a request costs a few
+//! Which roles grant a permission is worked out when the configuration is compiled; a request costs a few
 //! comparisons of words.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::pipeline::{Exchange, Missing, Refusal};
 
 use super::auth::AuthConfig;
 
-/// A compiled `auth` section, as far as it asks what the caller may do.
+/// A compiled `auth` section, as far as it limits what the caller may do.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Rbac {
     /// One of them is needed; none: any role will do.
@@ -95,7 +95,7 @@ impl Rbac {
     }
 }
 
-/// A role that gives all of these, the most modest one known.
+/// A role that grants all of these, the most modest one known.
 fn role_with_all<'p>(permissions: &[&'p Permission]) -> Option<&'p str> {
     let (first, others) = permissions.split_first()?;
     let gives_all = |role: &&Arc<str>| others.iter().all(|it| it.given_by.contains(role));

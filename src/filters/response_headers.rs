@@ -16,7 +16,7 @@ use crate::pipeline::{Exchange, Filter, Scope};
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeadersConfig {
-    /// The fields that tell browsers to be careful. Default `strict`.
+    /// The security fields for browsers. Default `strict`.
     pub security: Option<Security>,
     /// Fields that get this value, whatever the upstream said.
     pub set: BTreeMap<String, String>,

@@ -180,7 +180,7 @@ table! {
         cors: Cors,
         /// Before credentials are looked at: guessing them counts, too.
         rate_limits: RateLimits,
-        /// Before all work that is done for somebody: from here on it is known for whom, and that they may.
+        /// Before all work for a caller: from here on the caller is known, and permitted.
         auth: Auth,
         /// Now that the caller is known. A repetition of a request counts, too.
         principal_limits: PrincipalLimits,

@@ -26,7 +26,7 @@ pub struct GuardConfig {
     pub block: BlockConfig,
     /// Networks that are never blocked, such as `10.0.0.0/8`.
     pub allow: Vec<String>,
-    /// Who is told of each block, beside the log.
+    /// Who receives each block, beside the log.
     pub webhook: Option<WebhookConfig>,
 }
 
@@ -66,7 +66,7 @@ pub struct WebhookConfig {
 /// Compiled: what is watched, and what follows.
 #[derive(Clone, Debug)]
 pub struct GuardRules {
-    /// By [`super::Offence`]: so many, within this time.
+    /// By [`super::Violation`]: so many, within this time.
     pub(super) floods: [Option<(u32, Duration)>; 4],
     pub(super) first: Duration,
     pub(super) longest: Duration,

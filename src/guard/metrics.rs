@@ -23,7 +23,7 @@ pub(super) static ALERTS_LOST: Lazy<IntCounter> = Lazy::new(|| {
 });
 
 static BLOCKS: Lazy<IntCounterVec> = Lazy::new(|| {
-    let help = "Addresses blocked, by reason: one of the offences, or operator";
+    let help = "Addresses blocked, by reason: one of the violations, or operator";
     register_int_counter_vec!("moongate_guard_blocks_total", help, &["reason"]).expect(ONCE)
 });
 
@@ -35,8 +35,8 @@ static TURNED_AWAY: Lazy<[IntCounter; 2]> = Lazy::new(|| {
 
 /// An operator's own words are not labels.
 pub(super) fn blocks(reason: &str) -> IntCounter {
-    const OFFENCES: [&str; 4] = ["connection_flood", "request_flood", "error_flood", "slow_client"];
-    let known = OFFENCES.into_iter().find(|it| *it == reason);
+    const VIOLATIONS: [&str; 4] = ["connection_flood", "request_flood", "error_flood", "slow_client"];
+    let known = VIOLATIONS.into_iter().find(|it| *it == reason);
     BLOCKS.with_label_values(&[known.unwrap_or("operator")])
 }
 

@@ -4,7 +4,7 @@
 //! Counting has two stages. The first is an estimate of fixed size, which can only be too high; the
 //! second counts exactly, but only those whom the first suspects. Nobody is blocked by an estimate.
 
-mod book;
+mod blocklist;
 mod config;
 mod metrics;
 mod webhook;
@@ -23,10 +23,10 @@ use tokio::sync::mpsc;
 use crate::base::network_of;
 use crate::telemetry::Timestamp;
 
-pub use book::{Block, Full};
+pub use blocklist::{Block, Full};
 pub use config::{BlockConfig, FloodConfig, GuardConfig, GuardRules, WebhookConfig};
 
-use book::Book;
+use blocklist::Blocklist;
 use metrics::{ALERTS_LOST, blocks, turned_away};
 use webhook::Alert;
 
@@ -39,18 +39,18 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// What an address does too much of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Offence {
+pub enum Violation {
     /// Opening connections.
     Connections,
     /// Sending requests.
     Requests,
     /// Sending requests that are refused or fail by its own fault.
     Errors,
-    /// Not sending or taking its bytes in time.
+    /// Not sending or reading its bytes in time.
     Slow,
 }
 
-impl Offence {
+impl Violation {
     /// The word for logs, metrics and operators.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -66,11 +66,11 @@ impl Offence {
 pub struct Guard {
     watches: [Option<Watch>; 4],
     allow: Vec<IpNet>,
-    book: Book,
+    blocklist: Blocklist,
     alerts: Option<mpsc::Sender<Alert>>,
 }
 
-/// Counts one kind of offence.
+/// Counts one kind of violation.
 struct Watch {
     estimate: Rate,
     every: Duration,
@@ -97,7 +97,7 @@ impl Guard {
         let guard = Arc::new(Self {
             watches: rules.floods.map(|it| it.map(Watch::new)),
             allow: rules.allow.clone(),
-            book: Book::new(rules.first, rules.longest, rules.blocks_max),
+            blocklist: Blocklist::new(rules.first, rules.longest, rules.blocks_max),
             alerts,
         });
         side.spawn(sweep(Arc::downgrade(&guard)));
@@ -106,23 +106,23 @@ impl Guard {
 
     /// Whether this address is blocked: how much longer. Costs one load while nobody is.
     pub fn blocked(&self, address: IpAddr) -> Option<Duration> {
-        let left = self.book.blocked(network_of(address))?;
+        let left = self.blocklist.blocked(network_of(address))?;
         (!self.allows(address)).then_some(left)
     }
 
-    /// Counts somebody who was turned away.
+    /// Counts a client that was turned away.
     pub fn turned_away(&self, stage: Stage) {
         turned_away(stage);
     }
 
-    /// Takes note of an offence; if it is one too many, the address is blocked from now on.
-    pub fn note(&self, address: IpAddr, offence: Offence) {
-        let Some(watch) = &self.watches[offence as usize] else { return };
+    /// Takes note of a violation; if it is one too many, the address is blocked from now on.
+    pub fn note(&self, address: IpAddr, violation: Violation) {
+        let Some(watch) = &self.watches[violation as usize] else { return };
         let network = network_of(address);
         if !watch.is_too_much(network) || self.allows(address) {
             return;
         }
-        if let Ok(Some(block)) = self.book.block(network, None, offence.as_str(), true) {
+        if let Ok(Some(block)) = self.blocklist.block(network, None, violation.as_str(), true) {
             self.announce(&block);
         }
     }
@@ -132,7 +132,7 @@ impl Guard {
     /// # Errors
     /// When no more blocks can be kept.
     pub fn block(&self, address: IpAddr, time: Duration, reason: &str) -> Result<Block, Full> {
-        let block = self.book.block(network_of(address), Some(time), reason, false)?;
+        let block = self.blocklist.block(network_of(address), Some(time), reason, false)?;
         let block = block.ok_or(Full)?;
         self.announce(&block);
         Ok(block)
@@ -144,7 +144,7 @@ impl Guard {
         for watch in self.watches.iter().flatten() {
             watch.suspects.lock().remove(&network);
         }
-        let lifted = self.book.lift(network);
+        let lifted = self.blocklist.lift(network);
         if lifted {
             tracing::info!(event = "address_unblocked", client = %network, by = "operator", "an address may come again");
         }
@@ -153,12 +153,12 @@ impl Guard {
 
     /// All blocks that hold, the longest first.
     pub fn blocks(&self) -> Vec<Block> {
-        self.book.blocks()
+        self.blocklist.blocks()
     }
 
     /// How many addresses are remembered, and how many can be.
     pub fn fill(&self) -> (usize, usize) {
-        self.book.fill()
+        self.blocklist.fill()
     }
 
     fn allows(&self, address: IpAddr) -> bool {
@@ -180,7 +180,7 @@ impl Guard {
     }
 }
 
-/// Where somebody was turned away.
+/// Where a client was turned away.
 #[derive(Clone, Copy, Debug)]
 pub enum Stage {
     /// When the connection was accepted, before a byte was read.
@@ -193,7 +193,7 @@ async fn sweep(guard: std::sync::Weak<Guard>) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
         let Some(guard) = guard.upgrade() else { return };
-        for address in guard.book.sweep() {
+        for address in guard.blocklist.sweep() {
             tracing::info!(event = "address_unblocked", client = %address, by = "time", "an address may come again");
         }
         guard.watches.iter().flatten().for_each(Watch::clear);
@@ -256,14 +256,14 @@ mod tests {
     #[test]
     fn one_too_many_leads_to_a_block_and_the_next_is_longer() {
         let (_runtime, guard) = guard("{ requests: { count: 10, every: 1m }, block: { first: 1m, longest: 3m } }");
-        let offend = || (0..30).for_each(|_| guard.note(ip("10.0.0.1"), Offence::Requests));
-        (0..10).for_each(|_| guard.note(ip("10.0.0.1"), Offence::Requests));
+        let offend = || (0..30).for_each(|_| guard.note(ip("10.0.0.1"), Violation::Requests));
+        (0..10).for_each(|_| guard.note(ip("10.0.0.1"), Violation::Requests));
         assert_eq!(guard.blocked(ip("10.0.0.1")), None, "ten are not too many");
         for seconds in [60, 120, 180, 180] {
             offend();
             assert_eq!(guard.blocks()[0].time.as_secs(), seconds);
             assert!(guard.blocked(ip("10.0.0.1")).is_some());
-            guard.book.end_now(ip("10.0.0.1"));
+            guard.blocklist.end_now(ip("10.0.0.1"));
             assert_eq!(guard.blocked(ip("10.0.0.1")), None);
         }
         assert_eq!(guard.blocked(ip("10.0.0.2")), None);
@@ -272,10 +272,10 @@ mod tests {
     #[test]
     fn a_network_of_one_customer_is_one_and_an_allowed_one_is_never_blocked() {
         let (_runtime, guard) = guard("{ errors: { count: 4, every: 1m }, allow: [10.1.0.0/16] }");
-        (0..20).for_each(|it| guard.note(ip(&format!("2001:db8::{it:x}")), Offence::Errors));
+        (0..20).for_each(|it| guard.note(ip(&format!("2001:db8::{it:x}")), Violation::Errors));
         assert!(guard.blocked(ip("2001:db8::ffff")).is_some());
         assert!(guard.blocked(ip("2001:db8:0:1::1")).is_none());
-        (0..20).for_each(|_| guard.note(ip("10.1.0.1"), Offence::Errors));
+        (0..20).for_each(|_| guard.note(ip("10.1.0.1"), Violation::Errors));
         assert!(guard.blocked(ip("10.1.0.1")).is_none());
         assert!(guard.blocked(ip("::ffff:10.1.0.1")).is_none());
     }
@@ -296,7 +296,7 @@ mod tests {
         let block = |it: u32| guard.block(IpAddr::from(it.to_be_bytes()), Duration::from_secs(60), "by hand");
         assert!((0..100).all(|it| block(it).is_ok()));
         assert!(block(100).is_err());
-        guard.book.end_now(IpAddr::from(5_u32.to_be_bytes()));
+        guard.blocklist.end_now(IpAddr::from(5_u32.to_be_bytes()));
         assert!(block(100).is_ok(), "what is over makes room");
         assert_eq!(guard.fill(), (100, 100));
     }

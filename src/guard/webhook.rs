@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::book::Block;
+use super::blocklist::Block;
 use super::config::WebhookConfig;
 use super::metrics::ALERTS_LOST;
 use crate::telemetry::Timestamp;

@@ -177,12 +177,12 @@ impl Entry {
         }
         let own = ParsedCertificate::try_from(self.key.cert.first()?).ok()?;
         let name = ServerName::try_from(name).ok()?;
-        // Whether by an exact name or a wildcard is not told.
+        // Whether by an exact name or a wildcard is not reported.
         verify_server_name(&own, &name).is_ok().then_some(Fit::Wildcard)
     }
 }
 
-/// Picks a certificate by the name that the client asks for.
+/// Picks a certificate by the name that the client requests.
 #[derive(Debug)]
 struct ByName {
     entries: Vec<Entry>,

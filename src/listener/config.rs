@@ -36,14 +36,14 @@ pub struct TlsConfig {
     pub cert: PathBuf,
     /// Private key in PEM.
     pub key: PathBuf,
-    /// Further certificates, chosen by the name that the client asks for (SNI).
+    /// Further certificates, chosen by the name that the client requests (SNI).
     #[serde(default)]
     pub certificates: Vec<CertificateConfig>,
     /// Authorities in PEM whose client certificates are accepted. A client without one is let in:
     /// whether it needs one is for the route to say.
     #[serde(default)]
     pub client_ca: Option<PathBuf>,
-    /// Whether a client without a certificate is let in (`optional`, the default; routes can ask for one) or not
+    /// Whether a client without a certificate is let in (`optional`, the default; routes can require one) or not
     /// (`required`).
     #[serde(default)]
     pub client_auth: ClientAuth,

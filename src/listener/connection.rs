@@ -38,7 +38,7 @@ pub trait Refuse: Send + Sync {
 /// What the TLS handshake agreed on.
 #[derive(Clone, Debug, Default)]
 pub struct TlsFacts {
-    /// The name that the client asked for.
+    /// The name that the client requested.
     pub server_name: Option<String>,
     /// Such as `TLSv1_3`.
     pub version: Option<&'static str>,

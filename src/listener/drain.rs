@@ -1,6 +1,6 @@
 //! Stopping without cutting anybody off: serving, draining, closed, over.
 //!
-//! Who asks for it and how long each phase lasts is for the app to say; this only carries the word
+//! Who starts it and how long each phase lasts is for the app to say; this only carries the word
 //! to accept loops and connections, which live on several runtimes.
 
 use std::sync::Arc;
@@ -62,7 +62,7 @@ impl Drain {
         self.advance(DrainPhase::Draining);
     }
 
-    /// Closes sockets and idle connections; HTTP/2 clients are told to go away.
+    /// Closes sockets and idle connections; HTTP/2 clients receive GOAWAY.
     pub fn close_listeners(&self) {
         self.advance(DrainPhase::Closed);
     }

@@ -32,11 +32,11 @@ use super::connection::{Connection, Refuse, TlsFacts};
 use super::downstream::Downstream;
 use super::drain::{Drain, DrainPhase, OpenConnection};
 use super::socket::{Shared, Socket};
-use crate::guard::{Offence, Stage};
+use crate::guard::{Stage, Violation};
 use crate::transport::Transport;
 
 /// How long to leave the kernel alone when it has no file descriptor or memory for us.
-const BREATHER: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts on `socket` and gives each connection to `app`, until `drain` closes it; then waits for
 /// the connections that it let in, until they are gone or cut.
@@ -98,7 +98,7 @@ impl<A: App> Door<A> {
                 let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
                 return guard.turned_away(Stage::Connection);
             }
-            guard.note(peer.ip(), Offence::Connections);
+            guard.note(peer.ip(), Violation::Connections);
         }
         let place = match admission.admit(peer.ip()) {
             Ok(place) => place,
@@ -142,7 +142,7 @@ impl<A: App> Door<A> {
             let name = &self.shared.listener.name;
             tracing::error!(event = "accept_failed", listener = %name, %error, "cannot accept connections");
         }
-        tokio::time::sleep(BREATHER).await;
+        tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 }
 

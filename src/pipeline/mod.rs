@@ -1,21 +1,21 @@
 //! The contract between the request's way, its filters and the exchange: what a request is while it
 //! is under way, how it may be refused, and how it can end.
 
-mod allowance;
 mod custom;
 mod end;
 mod filter;
 mod forwarded_headers;
+mod rate_limit_status;
 mod recording;
 mod refusal;
 mod request;
 mod service;
 
-pub use allowance::{Allowance, Charge, Charges};
 pub use custom::{AnyFilter, Filters};
 pub use end::EndState;
 pub use filter::{Filter, RequestContext, Scope, Step, Stop};
 pub use forwarded_headers::{TRACEPARENT, X_REQUEST_ID, is_gateway_header, is_identity_header};
+pub use rate_limit_status::{Charge, Charges, RateLimitStatus};
 pub use recording::Recording;
 pub use refusal::{BodyFault, Missing, Refusal};
 pub use request::{AttemptInfo, Context, Exchange, Origin, Scheme, TraceContext};

@@ -1,4 +1,4 @@
-//! Taking an answer down while it passes to the client.
+//! Recording a response while it passes to the client.
 
 use bytes::{Bytes, BytesMut};
 use pingora::http::ResponseHeader;

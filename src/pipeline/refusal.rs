@@ -100,7 +100,7 @@ pub enum Refusal {
     Internal,
 }
 
-/// What somebody would need who was refused.
+/// What a refused caller would need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Missing {
     /// What is said to people.

@@ -11,7 +11,7 @@ use http::HeaderValue;
 use crate::base::{RequestId, SpanId, TraceId};
 use crate::cache::Lookup;
 use crate::identity::{Fields, Principal};
-use crate::pipeline::{Allowance, EndState, Recording, Refusal};
+use crate::pipeline::{EndState, RateLimitStatus, Recording, Refusal};
 
 /// The caller, and how the request came: all that is known of a request wherever it goes on, also when its client has left
 /// or there never was one.
@@ -48,7 +48,7 @@ pub struct Exchange {
     /// The page that calls, where the route says which may.
     pub origin: Option<Origin>,
     /// What is left of the tightest rate limit that counted it.
-    pub allowance: Option<Allowance>,
+    pub rate_limit_status: Option<RateLimitStatus>,
     /// The target as it was received, kept only when the route rewrites it.
     pub target_received: Option<http::Uri>,
     /// The request's whole body, where a step had to see it before it went anywhere.
@@ -165,7 +165,7 @@ impl Exchange {
         Self {
             context: Context::new(client_ip, scheme),
             origin: None,
-            allowance: None,
+            rate_limit_status: None,
             target_received: None,
             body: None,
             recording: None,
@@ -180,7 +180,7 @@ impl Exchange {
 }
 
 impl TraceContext {
-    /// A trace that begins here. It asks to be sampled: what is not wanted can be dropped later.
+    /// A trace that begins here. It is marked as sampled: what is not wanted can be dropped later.
     pub fn begin() -> Self {
         Self { trace_id: TraceId::random(), span_id: SpanId::random(), parent: None, flags: 1 }
     }

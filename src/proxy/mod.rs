@@ -25,7 +25,7 @@ use crate::client::Client;
 use crate::config::Configuration;
 use crate::deliver::{ResponseFilters, deliver};
 use crate::forward::{ForwardError, Forwarder, RequestBody, UpstreamResponse, Worker};
-use crate::guard::{Guard, Offence, Stage};
+use crate::guard::{Guard, Stage, Violation};
 use crate::identity::Identity;
 use crate::listener::{Connection, EarlyReject, Refuse};
 use crate::pipeline::{EndState, Exchange, Refusal, Scheme};
@@ -215,12 +215,12 @@ impl Proxy {
         refuse(client, exchange, &way, Refusal::AddressBlocked { retry_after }).await
     }
 
-    /// What a request came to may be an offence.
+    /// What a request came to may be a violation.
     fn watch(&self, exchange: &Exchange, status: u16, end: EndState) {
         if end == EndState::ClientTimeout {
-            self.shared.guard.note(exchange.client_ip, Offence::Slow);
+            self.shared.guard.note(exchange.client_ip, Violation::Slow);
         } else if (400..500).contains(&status) {
-            self.shared.guard.note(exchange.client_ip, Offence::Errors);
+            self.shared.guard.note(exchange.client_ip, Violation::Errors);
         }
     }
 }
@@ -332,7 +332,7 @@ impl Proxy {
         if let Some(left) = self.shared.guard.blocked(exchange.client_ip) {
             return Some(Box::pin(self.turn_away(client, exchange, left)).await);
         }
-        self.shared.guard.note(exchange.client_ip, Offence::Requests);
+        self.shared.guard.note(exchange.client_ip, Violation::Requests);
         None
     }
 
@@ -411,7 +411,7 @@ impl Refuse for EarlyResponses {
         let answer = reply::raw(&refusal, &request_id, &fields);
         let slow = refusal == Refusal::RequestTimeout;
         let end = if slow { EndState::ClientTimeout } else { EndState::Refused };
-        self.guard.note(connection.peer().ip(), if slow { Offence::Slow } else { Offence::Errors });
+        self.guard.note(connection.peer().ip(), if slow { Violation::Slow } else { Violation::Errors });
         let (duration, sent) = (exchange.started.elapsed(), answer.len() as u64);
         end.count();
         refused(wording.code);

@@ -25,10 +25,10 @@ pub struct AuthConfig {
     /// Client certificates. The listener says which authorities count (`tls.client_ca`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtls: Option<CertificateConfig>,
-    /// Roles, of which the caller needs one, the least of them first: that one is named when somebody has none.
+    /// Roles, of which the caller needs one, the least of them first: that one is named when a caller has none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
-    /// Permissions, all of which the caller's roles have to give (`roles` says which role gives what).
+    /// Permissions, all of which the caller's roles have to grant (`roles` says which role grants what).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub permissions: Vec<String>,
     /// Scopes, all of which the credential has to have.

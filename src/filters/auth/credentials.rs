@@ -90,7 +90,7 @@ fn one<T>(mut found: impl Iterator<Item = T>) -> Result<Option<T>, Refusal> {
     }
 }
 
-/// The token in `Authorization: Bearer` (RFC 6750, section 2.1). Another scheme is somebody else's.
+/// The token in `Authorization: Bearer` (RFC 6750, section 2.1). Another scheme is not for the gateway.
 fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
     let Some(field) = one(headers.get_all(AUTHORIZATION).iter())? else { return Ok(None) };
     let Some((scheme, token)) = field.as_bytes().split_at_checked(6) else { return Ok(None) };

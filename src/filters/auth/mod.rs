@@ -97,7 +97,7 @@ impl Filter for Auth {
         let mut places = Places::compile(from.as_deref(), &at.key("from"), findings);
         places.api_key = api_key.is_some();
         if !bearer {
-            // What stands in `Authorization` is somebody else's.
+            // What stands in `Authorization` is not for the gateway.
             places = Places::default();
         }
         Some(Self {
@@ -125,7 +125,7 @@ impl Filter for Auth {
 }
 
 impl BuiltIn for Auth {
-    /// The last layer's, as a whole: halves of two could let somebody in whom neither means.
+    /// The last layer's, as a whole: halves of two could let a caller in whom neither means.
     fn block<'a>(layer: &Layer<'a>) -> Option<&'a AuthConfig> {
         layer.settings.auth.as_ref()
     }
@@ -136,7 +136,7 @@ impl BuiltIn for Auth {
 }
 
 impl Auth {
-    /// Whether it can come to asking the store.
+    /// Whether it may need the store.
     pub fn needs_store(&self) -> bool {
         self.places.api_key || self.roles_from_account
     }

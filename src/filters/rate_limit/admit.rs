@@ -1,4 +1,4 @@
-//! Who is asking, what the counters say, and what becomes of the request.
+//! Who the caller is, what the counters say, and what becomes of the request.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use super::shared::SharedCounts;
 use super::{OnStateError, RateLimit, Rules, Subject};
 use crate::base::network_of;
 use crate::identity::{Kind, Principal};
-use crate::pipeline::{Allowance, Charge, Charges, Exchange, Refusal};
+use crate::pipeline::{Charge, Charges, Exchange, RateLimitStatus, Refusal};
 use crate::state::{CounterKey, Moment, Quota, SharedCells, Taken};
 
-/// Which of a route's limits are to be asked.
+/// Which of a route's limits are to be checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Phase {
     /// Those that need no principal: before credentials are looked at, so that guessing them counts.
-    Arrival,
+    BeforeAuth,
     /// Those that count by principal.
-    Principal,
+    AfterAuth,
 }
 
 /// Whose count it is.
@@ -61,15 +61,15 @@ impl Address {
 }
 
 /// What a name is made of.
-struct Asking<'r> {
+struct Caller<'r> {
     address: Address,
     principal: Option<&'r Principal>,
     headers: &'r HeaderMap,
     route: &'r str,
 }
 
-impl Asking<'_> {
-    /// Whoever can't be told by what the limit counts is told by something broader, so that leaving a
+impl Caller<'_> {
+    /// A caller without the property that the limit counts by is counted by something broader, so that leaving a
     /// token or a field out sets nobody free.
     fn counted(&self, subject: &Subject) -> Counted<'_> {
         match subject {
@@ -120,28 +120,28 @@ impl LiveLimits {
     /// fields of a request may change. In memory nothing is waited for.
     ///
     /// # Errors
-    /// When a limit refuses, or can't be asked and the configuration wants a refusal then.
+    /// When a limit refuses, or can't be checked and the configuration wants a refusal then.
     pub async fn on_request(
         &self,
         limits: &Rules,
-        part: Part,
+        phase: Phase,
         taken: &mut Charges,
         exchange: &mut Exchange,
         headers: &HeaderMap,
     ) -> Result<(), Refusal> {
-        let range = limits.range(part);
+        let range = limits.range(phase);
         if range.is_empty() {
             return Ok(());
         }
         let now = self.limits.counters.now();
-        let principal = exchange.principal.clone().filter(|_| part == Part::Principal);
+        let principal = exchange.principal.clone().filter(|_| phase == Phase::AfterAuth);
         let address = Address::of(exchange.client_ip);
-        let asking = Asking { address, principal: principal.as_deref(), headers, route: &self.route };
+        let caller = Caller { address, principal: principal.as_deref(), headers, route: &self.route };
         for number in range.clone() {
-            let key = self.key(number, &limits.limits[number], &asking);
+            let key = self.key(number, &limits.limits[number], &caller);
             let asked = match &self.limits.shared {
                 None => Ok(Some((self.take(number, limits, key, now), Count::Own))),
-                Some(shared) => Box::pin(self.take_shared(shared, number, limits, key, &asking)).await,
+                Some(shared) => Box::pin(self.take_shared(shared, number, limits, key, &caller)).await,
             };
             let (answer, count) = match asked {
                 Ok(Some(asked)) => asked,
@@ -154,7 +154,7 @@ impl LiveLimits {
             if !answer.granted {
                 self.give_back(limits, taken);
                 let others = number + 1..range.end;
-                let wait = others.map(|it| self.look(it, limits, &asking, now).retry_in);
+                let wait = others.map(|it| self.look(it, limits, &caller, now).retry_in);
                 let wait = wait.fold(answer.retry_in, Duration::max);
                 return Err(self.refuse(number, limits, &answer, wait, exchange));
             }
@@ -167,8 +167,8 @@ impl LiveLimits {
         Ok(())
     }
 
-    fn key(&self, number: usize, limit: &RateLimit, asking: &Asking<'_>) -> CounterKey {
-        let Counted { kind, name } = asking.counted(&limit.subject);
+    fn key(&self, number: usize, limit: &RateLimit, caller: &Caller<'_>) -> CounterKey {
+        let Counted { kind, name } = caller.counted(&limit.subject);
         self.limits.counters.key(&limit.id, self.each[number].0.number, kind, name)
     }
 
@@ -184,9 +184,9 @@ impl LiveLimits {
         self.limits.counters.take(key, self.quota(number, &limits.limits[number]), 1, now)
     }
 
-    fn look(&self, number: usize, limits: &Rules, asking: &Asking<'_>, now: Moment) -> Taken {
+    fn look(&self, number: usize, limits: &Rules, caller: &Caller<'_>, now: Moment) -> Taken {
         let limit = &limits.limits[number];
-        self.limits.counters.look(self.key(number, limit, asking), self.quota(number, limit), 1, now)
+        self.limits.counters.look(self.key(number, limit, caller), self.quota(number, limit), 1, now)
     }
 
     /// `None`: it passes, and nobody counted it.
@@ -196,11 +196,11 @@ impl LiveLimits {
         number: usize,
         limits: &Rules,
         key: CounterKey,
-        asking: &Asking<'_>,
+        caller: &Caller<'_>,
     ) -> Result<Option<(Taken, Count)>, Refusal> {
         let limit = &limits.limits[number];
         let name = || {
-            let Counted { kind, name } = asking.counted(&limit.subject);
+            let Counted { kind, name } = caller.counted(&limit.subject);
             SharedCells::name(&limit.id, kind, name)
         };
         let counters = &self.limits.counters;
@@ -227,16 +227,16 @@ impl LiveLimits {
     /// Of several limits the tightest speaks.
     fn tell(&self, number: usize, limits: &Rules, taken: &Taken, exchange: &mut Exchange) {
         let reset = seconds(taken.full_in);
-        let tighter = |it: &Allowance| (taken.remaining, u64::MAX - reset) < (it.remaining, u64::MAX - it.reset);
-        if exchange.allowance.as_ref().is_none_or(tighter) {
-            exchange.allowance = Some(self.allowance(number, limits, taken));
+        let tighter = |it: &RateLimitStatus| (taken.remaining, u64::MAX - reset) < (it.remaining, u64::MAX - it.reset);
+        if exchange.rate_limit_status.as_ref().is_none_or(tighter) {
+            exchange.rate_limit_status = Some(self.rate_limit_status(number, limits, taken));
         }
     }
 
-    fn allowance(&self, number: usize, limits: &Rules, taken: &Taken) -> Allowance {
+    fn rate_limit_status(&self, number: usize, limits: &Rules, taken: &Taken) -> RateLimitStatus {
         let limit = &limits.limits[number];
         let share = u128::from(limit.requests) * u128::from(self.thousandths(number)) / 1_000;
-        Allowance {
+        RateLimitStatus {
             name: limit.name.clone(),
             limit: u64::try_from(share).unwrap_or(u64::MAX).max(1),
             remaining: taken.remaining,
@@ -247,8 +247,8 @@ impl LiveLimits {
 
     fn refuse(&self, number: usize, limits: &Rules, taken: &Taken, wait: Duration, exchange: &mut Exchange) -> Refusal {
         self.each[number].0.refused.inc();
-        let allowance = exchange.allowance.insert(self.allowance(number, limits, taken));
-        Refusal::RateLimited { limit: allowance.limit, retry_after: seconds(wait).max(1) }
+        let rate_limit_status = exchange.rate_limit_status.insert(self.rate_limit_status(number, limits, taken));
+        Refusal::RateLimited { limit: rate_limit_status.limit, retry_after: seconds(wait).max(1) }
     }
 }
 
@@ -271,8 +271,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         field.map(|it| headers.insert("x-client", HeaderValue::from_static(it)));
         let address = Address::of("192.0.2.1".parse().unwrap());
-        let asking = Asking { address, principal, headers: &headers, route: "r" };
-        let counted = asking.counted(&subject);
+        let caller = Caller { address, principal, headers: &headers, route: "r" };
+        let counted = caller.counted(&subject);
         assert_eq!(counted, Counted { kind, name: name.map(str::as_bytes) }, "{subject:?}");
     }
 
@@ -290,8 +290,8 @@ mod tests {
         check(header(), None, Some("c"), 6, ["c", "", ""]);
         for subject in [Subject::User, Subject::Key, Subject::Tenant, header()] {
             let address = Address::of("192.0.2.1".parse().unwrap());
-            let asking = Asking { address, principal: None, headers: &HeaderMap::new(), route: "r" };
-            assert_eq!(asking.counted(&subject), one(1, &[192, 0, 2, 1]), "{subject:?}");
+            let caller = Caller { address, principal: None, headers: &HeaderMap::new(), route: "r" };
+            assert_eq!(caller.counted(&subject), one(1, &[192, 0, 2, 1]), "{subject:?}");
         }
     }
 

@@ -9,7 +9,7 @@ use http::HeaderValue;
 use http::header::HeaderName;
 use pingora::http::ResponseHeader;
 
-use crate::pipeline::{Allowance, Exchange};
+use crate::pipeline::{Exchange, RateLimitStatus};
 
 const X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
@@ -17,10 +17,10 @@ const X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Every answer to a counted request tells what is left of the tightest limit, refusals too. What an
+/// Every response to a counted request says what is left of the tightest limit, refusals too. What an
 /// upstream said under these names was about its own limits.
 pub(super) fn on_response(exchange: &Exchange, answer: &mut ResponseHeader) {
-    let Some(Allowance { name, limit, remaining, reset, policies }) = &exchange.allowance else { return };
+    let Some(RateLimitStatus { name, limit, remaining, reset, policies }) = &exchange.rate_limit_status else { return };
     let [mut of_limit, mut of_remaining, mut of_reset] = [itoa::Buffer::new(); 3];
     let [limit, remaining, reset] =
         [of_limit.format(*limit), of_remaining.format(*remaining), of_reset.format(*reset)].map(str::as_bytes);

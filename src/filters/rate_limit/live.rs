@@ -9,7 +9,7 @@ use prometheus::{IntCounter, IntCounterVec, register_int_counter_vec};
 use serde::Serialize;
 use tokio::time::MissedTickBehavior;
 
-use super::breath::{BREATH, Breath, Breaths};
+use super::adaptive::{ADAPT_EVERY, AdaptiveShare, AdaptiveShares};
 use super::shared::{SharedCounts, SharedReport};
 use super::{RateLimit, Rules, Subject};
 use crate::state::{Counters, State};
@@ -31,7 +31,7 @@ pub struct Limits {
     pub(super) counters: Arc<Counters>,
     pub(super) shared: Option<SharedCounts>,
     known: Mutex<Known>,
-    breaths: Breaths,
+    adaptive_shares: AdaptiveShares,
 }
 
 /// The limits that live, by scope and name.
@@ -73,7 +73,7 @@ pub(super) struct LiveLimit {
 pub struct LiveLimits {
     pub(super) limits: Arc<Limits>,
     pub(super) route: Arc<str>,
-    pub(super) each: Vec<(Arc<LiveLimit>, Option<Arc<Breath>>)>,
+    pub(super) each: Vec<(Arc<LiveLimit>, Option<Arc<AdaptiveShare>>)>,
 }
 
 /// A limit, as the admin API shows it.
@@ -127,7 +127,7 @@ impl Limits {
             counters: state.counters.clone(),
             shared,
             known: Mutex::default(),
-            breaths: Breaths::default(),
+            adaptive_shares: AdaptiveShares::default(),
         })
     }
 
@@ -141,8 +141,11 @@ impl Limits {
     ) -> LiveLimits {
         let limits = limits.map_or(&[][..], |it| &it.limits);
         let each = limits.iter().map(|limit| {
-            let breath = limit.adaptive.as_ref().zip(upstream);
-            (self.live(&limit.id), breath.map(|(adaptive, upstream)| self.breaths.of(&limit.id, adaptive, upstream)))
+            let share = limit.adaptive.as_ref().zip(upstream);
+            (
+                self.live(&limit.id),
+                share.map(|(adaptive, upstream)| self.adaptive_shares.of(&limit.id, adaptive, upstream)),
+            )
         });
         LiveLimits { limits: self.clone(), route: route.clone(), each: each.collect() }
     }
@@ -161,13 +164,13 @@ impl Limits {
     }
 
     /// Lets adaptive limits follow their upstreams, for as long as there are limits.
-    pub async fn breathe(limits: Weak<Self>) {
-        let mut ticks = tokio::time::interval(BREATH);
+    pub async fn adapt(limits: Weak<Self>) {
+        let mut ticks = tokio::time::interval(ADAPT_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let Some(limits) = limits.upgrade() else { return };
-            limits.breaths.breathe();
+            limits.adaptive_shares.adapt();
         }
     }
 
@@ -202,7 +205,7 @@ impl Limits {
             burst: limit.quota.burst(),
             keys: live.as_ref().map_or(0, |it| self.counters.counted(it.number)),
             refused: live.as_ref().map_or(0, |it| it.refused.get()),
-            factors: self.breaths.factors(&limit.id),
+            factors: self.adaptive_shares.factors(&limit.id),
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Limits on how many requests somebody may send (decision 3; S2S-10, S2S-33, S2S-35, R5.1, R5.3).
+//! Limits on how many requests a client may send (decision 3; S2S-10, S2S-33, S2S-35, R5.1, R5.3).
 //!
-//! Written and compiled here; `step` is what they are on the way. `admit` asks the counters, `shared` counts together with other gateways,
-//! `breath` makes limits narrower while an upstream struggles, `live` is what survives a reload. docs/LIMITS.md tells operators how it all behaves.
+//! Written and compiled here; `step` is what they are on the way. `admit` checks the counters, `shared` counts together with other gateways,
+//! `adaptive` makes limits narrower while an upstream struggles, `live` is what survives a reload. docs/LIMITS.md describes for operators how it all behaves.
 
+mod adaptive;
 mod admit;
-mod breath;
 mod fields;
 mod live;
 mod shared;
@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 use crate::base::{At, Findings, Period};
 use crate::state::Quota;
 
-pub use admit::Part;
-pub use breath::{Adaptive, AdaptiveConfig};
+pub use adaptive::{Adaptive, AdaptiveConfig};
+pub use admit::Phase;
 pub use live::{CountersReport, LimitReport, Limits, LimitsReport, LiveLimits};
 pub use shared::SharedReport;
 pub use step::{PrincipalLimits, RateLimits};
@@ -164,7 +164,7 @@ impl Subject {
 }
 
 impl RateLimitConfig {
-    /// Whether it counts by who is asking: such limits are asked after credentials, the others before.
+    /// Whether it counts by principal: such limits are checked after credentials, the others before.
     pub fn counts_by_principal(&self) -> bool {
         matches!(self.per, Per::Word(PerWord::User | PerWord::Key | PerWord::Tenant))
     }
@@ -249,10 +249,10 @@ impl RateLimitConfig {
 }
 
 impl Rules {
-    fn range(&self, part: Part) -> Range<usize> {
-        match part {
-            Part::Arrival => 0..self.early,
-            Part::Principal => self.early..self.limits.len(),
+    fn range(&self, phase: Phase) -> Range<usize> {
+        match phase {
+            Phase::BeforeAuth => 0..self.early,
+            Phase::AfterAuth => self.early..self.limits.len(),
         }
     }
 
@@ -294,8 +294,8 @@ fn applying(lists: &[(&str, &[RateLimitConfig])]) -> Vec<ScopedLimit> {
     applying
 }
 
-/// Whether a request asks to be refused, for those who try out what their client does then (S2S-49).
-/// Only to be asked where mocks are switched on.
+/// Whether a request wants to be refused, to try out what a client does then (S2S-49).
+/// Only to be called where mocks are switched on.
 pub fn triggered(body: &[u8]) -> bool {
     const WORD: &[u8] = b"TRIGGER_RATE_LIMIT";
     body.windows(WORD.len()).any(|it| it == WORD)

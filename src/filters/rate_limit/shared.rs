@@ -1,10 +1,10 @@
-//! Counting together with other gateways, without asking Redis for every request.
+//! Counting together with other gateways, without a call to Redis for every request.
 //!
 //! A gateway takes several requests of a key in advance (a lease) and spends them by itself. Keys that are
-//! seldom asked for get one at a time; where a lease was spent within its life, the next one is twice as
-//! large, up to an eighth of the burst. What was not spent when the life is over is given back with the
+//! seldom used get one at a time; where a lease was spent within its life, the next one is twice as
+//! large, up to an eighth of the burst. What was not spent when the life is over is returned with the
 //! next call. So all gateways together never let more through than the limit says; what one has taken and
-//! not spent is missing elsewhere for as long as a lease lives. A refusal holds, without asking again,
+//! not spent is missing elsewhere for as long as a lease lives. A refusal holds, without another call,
 //! until the next request comes back, at most a second.
 
 use std::collections::HashMap;
@@ -29,18 +29,18 @@ const LIFE: Duration = Duration::from_millis(200);
 const SHARE: u64 = 8;
 /// … and never larger than this.
 const LEASE_MAX: u64 = 1_000;
-/// A refusal is not asked about again for so long: other gateways may give back.
+/// A refusal is not checked again for so long: other gateways may give back.
 const REFUSAL_MAX: Duration = Duration::from_secs(1);
 /// So many requests wait for the same answer of Redis; more are counted here.
 const WAITING_MAX: u32 = 1_024;
-/// How long a request waits in all, though others may be asking in its stead.
+/// How long a request waits in all, though others may be calling in its stead.
 const WAIT_MAX: Duration = Duration::from_secs(1);
-/// So many keys are remembered; for others Redis is asked about every request.
+/// So many keys are remembered; for others Redis is called for every request.
 const KEYS_MAX: usize = 1 << 18;
 const SHARDS: usize = 64;
-/// A key that nobody asked for in this time is forgotten when room is needed.
+/// A key that was not used in this time is forgotten when room is needed.
 const FORGET: Duration = Duration::from_secs(10);
-/// The same trouble is told of once in this time.
+/// The same trouble is logged once in this time.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 const ONCE: &str = "the name is registered once";
@@ -51,7 +51,7 @@ static LOCAL: Lazy<IntGauge> = Lazy::new(|| {
 });
 
 static LOCAL_TOTAL: Lazy<IntCounter> = Lazy::new(|| {
-    let help = "Times that a request's shared count could not be asked for";
+    let help = "Times that a request's shared count could not be reached";
     register_int_counter!("moongate_rate_limit_local_fallback_total", help).expect(ONCE)
 });
 
@@ -84,8 +84,8 @@ struct Lease {
     full_at: Moment,
     /// When the next request comes back, if the last one was refused.
     refused_until: Option<Moment>,
-    /// Told when Redis has answered, while it is asked.
-    asking: Option<Arc<Notify>>,
+    /// Notified when Redis has answered, while a call is under way.
+    caller: Option<Arc<Notify>>,
     /// Requests that wait for it now, and that waited the last time.
     waiting: u32,
     waited: u32,
@@ -117,7 +117,7 @@ impl Lease {
             remaining: 0,
             full_at: now,
             refused_until: None,
-            asking: None,
+            caller: None,
             waiting: 0,
             waited: 0,
         }
@@ -127,7 +127,7 @@ impl Lease {
         now.since(self.taken_at) < LIFE
     }
 
-    /// What can be said without asking.
+    /// What can be said without a call.
     fn answer(&mut self, now: Moment) -> Option<Taken> {
         let full_in = self.full_at.since(now);
         if self.left > 0 && self.alive(now) {
@@ -139,7 +139,7 @@ impl Lease {
         Some(Taken { granted: false, remaining: 0, full_in, retry_in: until.since(now) })
     }
 
-    /// How many to ask for next: as fast as they went.
+    /// How many to lease next: as fast as they went.
     fn wanted(&self, quota: Quota, now: Moment) -> u64 {
         let largest = (quota.burst() / SHARE).clamp(1, LEASE_MAX);
         let spent = self.size.saturating_sub(self.left);
@@ -153,7 +153,7 @@ impl Lease {
     }
 }
 
-/// Asks Redis for a key; whoever waits for the answer is told, even if the asking is given up.
+/// Calls Redis for a key; requests that wait for the answer are notified, even if the call is given up.
 struct Ask<'s> {
     counts: &'s SharedCounts,
     key: CounterKey,
@@ -163,7 +163,7 @@ impl Drop for Ask<'_> {
     fn drop(&mut self) {
         if let Some(lease) = self.counts.shard(self.key).get_mut(&self.key) {
             lease.waited = std::mem::take(&mut lease.waiting);
-            lease.asking.take().into_iter().for_each(|it| it.notify_waiters());
+            lease.caller.take().into_iter().for_each(|it| it.notify_waiters());
         }
     }
 }
@@ -194,8 +194,8 @@ impl SharedCounts {
             match self.next(key, quota, clock.now())? {
                 Next::Done(taken) => return Ok(taken),
                 Next::Wait(answered) => {
-                    let told = timeout_at(end, answered).await;
-                    told.map_err(|_| LOCAL_TOTAL.inc()).map_err(|()| Unavailable)?;
+                    let reported = timeout_at(end, answered).await;
+                    reported.map_err(|_| LOCAL_TOTAL.inc()).map_err(|()| Unavailable)?;
                 }
                 Next::Ask { wanted, unused, known } => {
                     let _ask = known.then_some(Ask { counts: self, key });
@@ -225,7 +225,7 @@ impl SharedCounts {
         }
     }
 
-    /// Whether the shared counts could not be reached when last asked for.
+    /// Whether the shared counts could not be reached at the last call.
     fn counts_locally(&self) -> bool {
         self.local.load(Relaxed)
     }
@@ -248,25 +248,25 @@ impl SharedCounts {
         if let Some(taken) = lease.answer(now) {
             return Ok(Next::Done(taken));
         }
-        if let Some(asking) = &lease.asking {
+        if let Some(caller) = &lease.caller {
             if lease.waiting >= WAITING_MAX {
                 LOCAL_TOTAL.inc();
                 return Err(Unavailable);
             }
             lease.waiting += 1;
-            // Made under the lock: told even if the answer comes before it is waited for.
-            return Ok(Next::Wait(asking.clone().notified_owned()));
+            // Made under the lock: notified even if the answer comes before it is waited for.
+            return Ok(Next::Wait(caller.clone().notified_owned()));
         }
         let wanted = lease.wanted(quota, now);
-        lease.asking = Some(Arc::default());
-        // Redis may keep them although it does not answer: they are given back once, or not at all.
+        lease.caller = Some(Arc::default());
+        // Redis may keep them although it does not answer: they are returned once, or not at all.
         Ok(Next::Ask { wanted, unused: std::mem::take(&mut lease.left), known: true })
     }
 
     fn make_room(&self, shard: &mut HashMap<CounterKey, Lease>, now: Moment) -> bool {
         if shard.len() >= KEYS_MAX / SHARDS {
             let before = shard.len();
-            shard.retain(|_, it| it.asking.is_some() || now.since(it.taken_at) < FORGET);
+            shard.retain(|_, it| it.caller.is_some() || now.since(it.taken_at) < FORGET);
             self.keys.fetch_sub(before - shard.len(), Relaxed);
         }
         let room = shard.len() < KEYS_MAX / SHARDS;
@@ -296,7 +296,7 @@ impl SharedCounts {
 impl Lease {
     /// Redis has answered; one of what it gave is spent already.
     fn keep(&mut self, given: &Given, now: Moment) {
-        // What was given back meanwhile stays.
+        // What was returned meanwhile stays.
         self.left += given.cells.saturating_sub(1);
         self.size = given.cells;
         self.taken_at = now;
@@ -329,7 +329,7 @@ mod tests {
             while lease.answer(now).is_some() {}
         }
         assert_eq!(sizes, [1, 2, 4, 8, 16, 32, 64, 125, 125, 125]);
-        // Later the same key is seldom asked for.
+        // Later the same key is seldom used.
         lease.keep(&given(100), now);
         assert!(lease.answer(now).is_some_and(|it| it.granted));
         let later = now.after(LIFE);

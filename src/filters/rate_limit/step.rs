@@ -4,7 +4,7 @@
 use pingora::http::ResponseHeader;
 
 use super::live::LiveLimits;
-use super::{Part, Rules, ScopedLimit, applying, fields};
+use super::{Phase, Rules, ScopedLimit, applying, fields};
 use crate::base::{At, Findings};
 use crate::filters::settings::{Activation, BuiltIn, Layer, StepDescription};
 use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step};
@@ -22,15 +22,15 @@ struct Limited {
 }
 
 impl Limited {
-    fn compile(config: &[ScopedLimit], part: Part) -> Option<Self> {
-        let rules = Rules::compile(config).filter(|it| !it.range(part).is_empty())?;
+    fn compile(config: &[ScopedLimit], phase: Phase) -> Option<Self> {
+        let rules = Rules::compile(config).filter(|it| !it.range(phase).is_empty())?;
         Some(Self { rules, live: None })
     }
 
-    async fn on_request(&self, part: Part, context: &mut RequestContext<'_>) -> Step {
+    async fn on_request(&self, phase: Phase, context: &mut RequestContext<'_>) -> Step {
         let Some(live) = &self.live else { return Ok(()) };
         let RequestContext { exchange, request, charges, .. } = context;
-        Ok(live.on_request(&self.rules, part, charges, exchange, &request.headers).await?)
+        Ok(live.on_request(&self.rules, phase, charges, exchange, &request.headers).await?)
     }
 
     fn activate(&mut self, Activation { limits, route, upstream, .. }: &Activation<'_>) {
@@ -46,11 +46,11 @@ impl Filter for RateLimits {
     type Config = Vec<ScopedLimit>;
 
     fn compile(config: &Self::Config, _: &Scope<'_>, _: &At<'_>, _: &mut Findings) -> Option<Self> {
-        Limited::compile(config, Part::Arrival).map(Self)
+        Limited::compile(config, Phase::BeforeAuth).map(Self)
     }
 
     async fn on_request(&self, context: &mut RequestContext<'_>) -> Step {
-        self.0.on_request(Part::Arrival, context).await
+        self.0.on_request(Phase::BeforeAuth, context).await
     }
 
     fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader) {
@@ -94,16 +94,16 @@ impl Filter for PrincipalLimits {
     type Config = Vec<ScopedLimit>;
 
     fn compile(config: &Self::Config, _: &Scope<'_>, _: &At<'_>, _: &mut Findings) -> Option<Self> {
-        Limited::compile(config, Part::Principal).map(Self)
+        Limited::compile(config, Phase::AfterAuth).map(Self)
     }
 
     async fn on_request(&self, context: &mut RequestContext<'_>) -> Step {
-        self.0.on_request(Part::Principal, context).await
+        self.0.on_request(Phase::AfterAuth, context).await
     }
 
     fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader) {
-        // Where there are both, the other one tells of the tightest of all.
-        if self.0.rules.range(Part::Arrival).is_empty() {
+        // Where there are both, the other one reports the tightest of all.
+        if self.0.rules.range(Phase::BeforeAuth).is_empty() {
             fields::on_response(exchange, response);
         }
     }

@@ -32,7 +32,7 @@ pub struct Block {
 #[error("no more blocks can be kept")]
 pub struct Full;
 
-pub(super) struct Book {
+pub(super) struct Blocklist {
     first: Duration,
     longest: Duration,
     max: usize,
@@ -50,7 +50,7 @@ struct Entry {
     over: bool,
 }
 
-impl Book {
+impl Blocklist {
     pub(super) fn new(first: Duration, longest: Duration, max: usize) -> Self {
         Self { first, longest, max, entries: RwLock::default(), holding: AtomicUsize::new(0) }
     }
@@ -63,7 +63,7 @@ impl Book {
         (!left.is_zero()).then_some(left)
     }
 
-    /// `None` if it is blocked already, by an offence. `time` is the operator's; offences make their own.
+    /// `None` if it is blocked already, by a violation. `time` is the operator's; violations make their own.
     pub(super) fn block(
         &self,
         network: IpAddr,

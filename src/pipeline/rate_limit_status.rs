@@ -9,7 +9,7 @@ use crate::state::CounterKey;
 
 /// What the tightest rate limit of a request has left, as the response says it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Allowance {
+pub struct RateLimitStatus {
     /// The limit's name.
     pub name: Arc<str>,
     /// Requests that it lets through in its time.

@@ -20,15 +20,15 @@ use crate::base::{At, Findings, Percent, Period};
 use crate::upstream::Live;
 
 /// From one look to the next.
-pub(super) const BREATH: Duration = Duration::from_secs(1);
+pub(super) const ADAPT_EVERY: Duration = Duration::from_secs(1);
 /// What is left of a share, in tenths, after a look at an upstream that struggles.
 const SHRINK_TENTHS: u32 = 7;
 /// What a share grows by, in thousandths, after a look at one that does not.
 const GROW: u32 = 50;
 /// Fewer requests between two looks say nothing about failures.
 const TELLING: u64 = 5;
-/// A change of so many thousandths is told of.
-const TOLD: u32 = 100;
+/// A change of so many thousandths is logged.
+const REPORTED: u32 = 100;
 
 static FACTOR: Lazy<GaugeVec> = Lazy::new(|| {
     let help = "Share of an adaptive rate limit that is let through now, by upstream and limit";
@@ -74,7 +74,7 @@ impl AdaptiveConfig {
 }
 
 /// The share of a limit that is let through for one upstream.
-pub(super) struct Breath {
+pub(super) struct AdaptiveShare {
     limit: Arc<str>,
     upstream: Arc<str>,
     thousandths: AtomicU32,
@@ -88,7 +88,7 @@ struct Watched {
     live: Weak<Live>,
     requests: u64,
     failures: u64,
-    told: u32,
+    reported: u32,
 }
 
 /// What a look at an upstream shows.
@@ -114,14 +114,14 @@ impl Adaptive {
     }
 }
 
-impl Breath {
+impl AdaptiveShare {
     fn new(limit: &Arc<str>, adaptive: &Adaptive, live: &Arc<Live>) -> Self {
         let upstream = live.upstream().name.clone();
         let gauge = FACTOR.with_label_values(&[&*upstream, &**limit]);
         gauge.set(1.0);
         let (requests, failures) = live.totals();
         let watched =
-            Watched { adaptive: adaptive.clone(), live: Arc::downgrade(live), requests, failures, told: 1_000 };
+            Watched { adaptive: adaptive.clone(), live: Arc::downgrade(live), requests, failures, reported: 1_000 };
         Self { limit: limit.clone(), upstream, thousandths: AtomicU32::new(1_000), gauge, watched: Mutex::new(watched) }
     }
 
@@ -129,16 +129,16 @@ impl Breath {
         self.thousandths.load(Relaxed)
     }
 
-    fn breathe(&self) {
+    fn adapt(&self) {
         let mut watched = self.watched.lock();
         let Some(live) = watched.live.upgrade() else { return };
         let look = watched.look(&live);
         let next = watched.adaptive.next(self.thousandths(), &look);
         self.thousandths.store(next, Relaxed);
         self.gauge.set(f64::from(next) / 1_000.0);
-        let ends = next != watched.told && (next == 1_000 || next == watched.adaptive.floor);
-        if next.abs_diff(watched.told) > TOLD || ends {
-            watched.told = next;
+        let ends = next != watched.reported && (next == 1_000 || next == watched.adaptive.floor);
+        if next.abs_diff(watched.reported) > REPORTED || ends {
+            watched.reported = next;
             tracing::warn!(
                 event = "rate_limit_adapted",
                 limit = %self.limit,
@@ -171,41 +171,41 @@ impl Watched {
     }
 }
 
-impl Drop for Breath {
+impl Drop for AdaptiveShare {
     fn drop(&mut self) {
         let _ = FACTOR.remove_label_values(&[&*self.upstream, &*self.limit]);
     }
 }
 
-/// All that breathe, by limit and upstream.
+/// The shares of all adaptive limits, by limit and upstream.
 #[derive(Default)]
-pub(super) struct Breaths {
-    known: Mutex<HashMap<Place, Weak<Breath>>>,
+pub(super) struct AdaptiveShares {
+    known: Mutex<HashMap<Place, Weak<AdaptiveShare>>>,
 }
 
 /// Limit and upstream.
 type Place = (Arc<str>, Arc<str>);
 
-impl Breaths {
+impl AdaptiveShares {
     /// The one of this limit and upstream, with the share that it had.
-    pub(super) fn of(&self, limit: &Arc<str>, adaptive: &Adaptive, live: &Arc<Live>) -> Arc<Breath> {
+    pub(super) fn of(&self, limit: &Arc<str>, adaptive: &Adaptive, live: &Arc<Live>) -> Arc<AdaptiveShare> {
         let mut known = self.known.lock();
         known.retain(|_, it| it.strong_count() > 0);
         let place = known.entry((limit.clone(), live.upstream().name.clone())).or_default();
-        if let Some(breath) = place.upgrade() {
-            let mut watched = breath.watched.lock();
+        if let Some(share) = place.upgrade() {
+            let mut watched = share.watched.lock();
             (watched.adaptive, watched.live) = (adaptive.clone(), Arc::downgrade(live));
             drop(watched);
-            return breath;
+            return share;
         }
-        let breath = Arc::new(Breath::new(limit, adaptive, live));
-        *place = Arc::downgrade(&breath);
-        breath
+        let share = Arc::new(AdaptiveShare::new(limit, adaptive, live));
+        *place = Arc::downgrade(&share);
+        share
     }
 
-    pub(super) fn breathe(&self) {
+    pub(super) fn adapt(&self) {
         let all: Vec<_> = self.known.lock().values().filter_map(Weak::upgrade).collect();
-        all.iter().for_each(|it| it.breathe());
+        all.iter().for_each(|it| it.adapt());
     }
 
     pub(super) fn factors(&self, limit: &str) -> BTreeMap<String, f64> {
