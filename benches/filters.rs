@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::HeaderValue;
-use moongate::base::{At, Findings};
+use moongate::base::{At, Diagnostics};
 use moongate::filters::{Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Security, request_id, trace_context};
 use moongate::pipeline::{Exchange, Filter, Scheme, Scope};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -33,10 +33,10 @@ fn answer() -> ResponseHeader {
 
 fn walk(criterion: &mut Criterion) {
     let client = "198.51.100.7".parse().expect("an address");
-    let mut findings = Findings::default();
+    let mut diagnostics = Diagnostics::default();
     let cors = CorsConfig { origins: vec!["http://localhost:*".to_owned()], ..CorsConfig::default() };
-    let cors = Cors::compile(&cors, &Scope::nowhere(), &At::ROOT, &mut findings).expect("a policy");
-    let edits = HeaderEdits::compile(&HeaderEditsConfig::default(), &At::ROOT, &mut findings);
+    let cors = Cors::compile(&cors, &Scope::nowhere(), &At::ROOT, &mut diagnostics).expect("a policy");
+    let edits = HeaderEdits::compile(&HeaderEditsConfig::default(), &At::ROOT, &mut diagnostics);
     let origin = HeaderValue::from_static("http://localhost:1");
 
     criterion.bench_function("filters: way in", |bencher| {

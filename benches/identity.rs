@@ -9,7 +9,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed2551
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use criterion::{Criterion, criterion_group, criterion_main};
-use moongate::base::{At, Findings};
+use moongate::base::{At, Diagnostics};
 use moongate::identity::{Identity, TokensConfig, Verdict};
 
 fn keys() -> Vec<(&'static str, Vec<u8>)> {
@@ -35,9 +35,9 @@ fn identity(key: Option<&[u8]>, remembered: usize) -> std::sync::Arc<Identity> {
             .expect("there is room");
         config.signing_key = Some(path);
     }
-    let mut findings = Findings::default();
-    let tokens = config.compile(&At::ROOT, &mut findings);
-    assert!(findings.is_empty(), "{findings:?}");
+    let mut diagnostics = Diagnostics::default();
+    let tokens = config.compile(&At::ROOT, &mut diagnostics);
+    assert!(diagnostics.is_empty(), "{diagnostics:?}");
     Identity::begin(tokens)
 }
 

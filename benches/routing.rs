@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, Method};
-use moongate::base::{At, Findings};
+use moongate::base::{At, Diagnostics};
 use moongate::routing::{MatchConfig, Outcome, Request, Table, Target};
 
 fn written(path: String, methods: &[&str]) -> MatchConfig {
@@ -25,9 +25,9 @@ fn table(routes: usize) -> Table {
     configs.push(written("/{*rest}".to_owned(), &[]));
     let names: Vec<String> = (0..configs.len()).map(|it| format!("route{it}")).collect();
     let list: Vec<_> = names.iter().map(String::as_str).zip(&configs).collect();
-    let mut findings = Findings::default();
-    let table = Table::compile(&list, &At::ROOT, &mut findings);
-    assert!(findings.is_empty(), "{findings:?}");
+    let mut diagnostics = Diagnostics::default();
+    let table = Table::compile(&list, &At::ROOT, &mut diagnostics);
+    assert!(diagnostics.is_empty(), "{diagnostics:?}");
     table
 }
 

@@ -1,7 +1,7 @@
 //! A gateway with one more filter, switched on by `filters: { client_version: { minimum: 3 } }`: see docs/FILTERS.md.
 
 use http::{HeaderValue, StatusCode};
-use moongate::base::{At, Findings};
+use moongate::base::{At, Diagnostics};
 use moongate::pipeline::{Exchange, Filter, Filters, RequestContext, Scope, Step, Stop};
 use pingora::http::ResponseHeader;
 
@@ -18,7 +18,7 @@ impl Filter for ClientVersion {
     const SUMMARY: &'static str = "Tells old clients to update.";
     type Config = Self;
 
-    fn compile(config: &Self, _: &Scope<'_>, _: &At<'_>, _: &mut Findings) -> Option<Self> {
+    fn compile(config: &Self, _: &Scope<'_>, _: &At<'_>, _: &mut Diagnostics) -> Option<Self> {
         Some(config.clone())
     }
 

@@ -72,7 +72,7 @@ pub(super) async fn startup(State(admin): Page) -> Response {
 
 /// R10.3, US-012: everything that is counted, in Prometheus' text format.
 pub(super) async fn metrics(State(admin): Page) -> Response {
-    admin.configuration.fleet().refresh_metrics();
+    admin.configuration.upstreams().refresh_metrics();
     let text = tokio::task::spawn_blocking(exposition).await.unwrap_or_default();
     let media = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(CONTENT_TYPE, media)], text).into_response()
@@ -80,20 +80,20 @@ pub(super) async fn metrics(State(admin): Page) -> Response {
 
 /// Which configuration serves, and why the last reload was refused, if it was.
 pub(super) async fn config(State(admin): Page) -> Json<Value> {
-    let serving = admin.configuration.serving();
+    let active = admin.configuration.active();
     let (gateway, routes) = admin.configuration.paths();
     let last_error = admin
         .configuration
         .last_error()
         .map(|(at, faults)| json!({ "at": at.as_str(), "summary": faults.summary(), "faults": faults }));
     Json(json!({
-        "generation": serving.generation,
-        "hash": serving.hash,
-        "loaded_at": serving.loaded_at.as_str(),
+        "generation": active.generation,
+        "hash": active.hash,
+        "loaded_at": active.loaded_at.as_str(),
         "last_error": last_error,
         "files": { "gateway": gateway, "routes": routes },
-        "routes": serving.snapshot.routes.len(),
-        "upstreams": serving.snapshot.upstreams.len(),
+        "routes": active.snapshot.routes.len(),
+        "upstreams": active.snapshot.upstreams.len(),
     }))
 }
 
@@ -116,14 +116,14 @@ pub(super) async fn reload(State(admin): Page) -> Response {
 
 /// The compiled routes.
 pub(super) async fn routes(State(admin): Page) -> Json<Value> {
-    let serving = admin.configuration.serving();
-    let routes: Vec<_> = serving.snapshot.routes.iter().map(|it| &it.description).collect();
-    Json(json!({ "generation": serving.generation, "routes": routes }))
+    let active = admin.configuration.active();
+    let routes: Vec<_> = active.snapshot.routes.iter().map(|it| &it.description).collect();
+    Json(json!({ "generation": active.generation, "routes": routes }))
 }
 
 /// The endpoints with health, weight, requests in flight and latency.
 pub(super) async fn upstreams(State(admin): Page) -> Json<Value> {
-    Json(json!({ "upstreams": admin.configuration.fleet().report() }))
+    Json(json!({ "upstreams": admin.configuration.upstreams().report() }))
 }
 
 /// What bounds the gateway, and how full it is.
@@ -137,7 +137,7 @@ pub(super) async fn limits(State(admin): Page) -> Response {
 
 fn all_limits(admin: &Admin) -> Value {
     let process = admin.configuration.process();
-    let serving = admin.configuration.serving();
+    let active = admin.configuration.active();
     let open = figures("moongate_connections_open");
     let written = process.written.listeners.public.iter();
     let listeners: Vec<_> = process
@@ -156,8 +156,8 @@ fn all_limits(admin: &Admin) -> Value {
         });
     let dropped: f64 = figures("moongate_log_lines_dropped_total").iter().map(|it| it.1).sum();
     let (routes, routes_max) = route_series();
-    let bodies = serving.snapshot.routes.iter().map(|it| it.policy.body_limit);
-    let used = serving.snapshot.routes.iter().filter_map(|it| it.chain.limits());
+    let bodies = active.snapshot.routes.iter().map(|it| it.policy.body_limit);
+    let used = active.snapshot.routes.iter().filter_map(|it| it.chain.limits());
     json!({
         "rate_limits": admin.configuration.limits().report(used),
         "connections": { "open": admin.drain.open(), "max": connections_max(admin), "refused": refused },

@@ -108,10 +108,10 @@ struct ConfigArg {
 
 #[derive(Subcommand)]
 enum UsersCommand {
-    /// Add one; the password is asked for, or read from standard input.
+    /// Add one; the password is prompted for, or read from standard input.
     Add {
         name: String,
-        /// A role; may be given more than once.
+        /// A role; may be repeated.
         #[arg(long = "role")]
         roles: Vec<String>,
         #[arg(long)]
@@ -132,11 +132,11 @@ enum UsersCommand {
     /// Give one other roles, in the place of all that they had.
     Roles {
         name: String,
-        /// A role; may be given more than once. None: the user keeps none.
+        /// A role; may be repeated. None: the user keeps none.
         #[arg(long = "role")]
         roles: Vec<String>,
     },
-    /// Give one another password, asked for or read from standard input.
+    /// Set another password, prompted for or read from standard input.
     Password {
         name: String,
         /// Make a password and show it once.
@@ -147,7 +147,7 @@ enum UsersCommand {
 
 #[derive(Subcommand)]
 enum KeysCommand {
-    /// Make a key that signs tokens, and tell its name.
+    /// Make a key that signs tokens, and print its name.
     New {
         #[arg(long)]
         algorithm: AlgorithmArg,
@@ -158,10 +158,10 @@ enum KeysCommand {
     /// Make an API key and show it once.
     Api {
         name: String,
-        /// A role; may be given more than once.
+        /// A role; may be repeated.
         #[arg(long = "role")]
         roles: Vec<String>,
-        /// What the key is limited to; may be given more than once.
+        /// What the key is limited to; may be repeated.
         #[arg(long = "scope")]
         scopes: Vec<String>,
         #[arg(long)]
@@ -181,7 +181,7 @@ enum KeysCommand {
 
 #[derive(Subcommand)]
 enum SecretsCommand {
-    /// Keep a value, asked for or read from standard input.
+    /// Store a value, prompted for or read from standard input.
     Put { name: String },
     /// Show names and times.
     List {

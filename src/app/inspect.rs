@@ -14,7 +14,7 @@ use crate::config::{
 use crate::filters::announced_method;
 use crate::pipeline::Filters;
 use crate::routing::{Explanation, MatchConfig, Request, Target, ValueMatch, ValueRule, Verdict};
-use crate::services::Directory;
+use crate::services::ServiceRegistry;
 use crate::upstream::{Upstream, UpstreamKind};
 
 /// What `moongate check` found.
@@ -40,7 +40,7 @@ pub struct Asked {
 /// `moongate check`: all faults of both files, or one line that says how much there is. A program
 /// gets the faults as a list on standard output.
 pub fn check(files: &Files, filters: &Filters, format: Format) -> Checked {
-    let compiled = compile_files(&files.gateway, &files.routes, &Directory::standard(), filters);
+    let compiled = compile_files(&files.gateway, &files.routes, &ServiceRegistry::standard(), filters);
     let (report, verdict) = match (compiled, format) {
         (Ok(compiled), Format::Human) => {
             let (routes, upstreams) = (compiled.snapshot.routes.len(), compiled.snapshot.upstreams.len());
@@ -148,7 +148,7 @@ pub fn schema(file: &str, filters: &Filters) -> String {
 }
 
 fn snapshot(files: &Files, filters: &Filters) -> Result<Snapshot, Failure> {
-    let compiled = compile_routes(&files.routes, &Directory::standard(), filters, Mode::of_environment());
+    let compiled = compile_routes(&files.routes, &ServiceRegistry::standard(), filters, Mode::of_environment());
     compiled.map(|(_, snapshot)| snapshot).map_err(|it| Failure(it.to_string()))
 }
 
@@ -235,7 +235,7 @@ fn described(out: &mut String, description: &Description) {
     let _ = writeln!(out, "goes to    {}", goes_to(&description.action));
     let _ = writeln!(out, "\nsteps, in order");
     for (number, step) in description.steps.iter().enumerate() {
-        // `jwt: {}` says something: that tokens are asked for.
+        // `jwt: {}` says something: that tokens are required.
         let said = if step.step == "auth" { Some(step.settings.clone()) } else { lean(&step.settings) };
         let settings = said.map(|it| it.to_string()).unwrap_or_default();
         let line = format!("  {}. {:<17} {settings}", number + 1, step.step);
@@ -265,7 +265,7 @@ fn destination(out: &mut String, upstream: &Upstream) {
     }
 }
 
-/// What a route asks for beyond host, path and method, a text each.
+/// What a route requires beyond host, path and method, a text each.
 fn conditions(r#match: &MatchConfig) -> Vec<String> {
     let told = |field: &str, rule: &ValueMatch| match rule {
         ValueMatch::Exact(text) | ValueMatch::Rule(ValueRule::Exact(text)) => format!("{field}={text}"),

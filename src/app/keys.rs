@@ -14,11 +14,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use crate::app::ask::{keeping, moment, with_store};
 use crate::app::inspect::{columns, pretty};
+use crate::app::prompt::{keeping, moment, with_store};
 use crate::app::users::check_roles;
 use crate::app::{Failure, Format};
-use crate::base::{At, Findings, unix_seconds};
+use crate::base::{At, Diagnostics, unix_seconds};
 use crate::identity::TokensConfig;
 use crate::services::auth::{MadeKey, NAME_RULE, ROLE_RULE, is_role, is_scope, is_user_name};
 use crate::store::{ApiKey, NewApiKey};
@@ -84,8 +84,8 @@ fn private_key(algorithm: Algorithm) -> Option<Vec<u8>> {
 /// The name under which the gateway will publish the key.
 fn kid(path: &Path) -> Option<String> {
     let config = TokensConfig { signing_key: Some(path.to_owned()), ..TokensConfig::default() };
-    let mut findings = Findings::default();
-    let jwks = config.compile(&At::ROOT, &mut findings).keys().jwks();
+    let mut diagnostics = Diagnostics::default();
+    let jwks = config.compile(&At::ROOT, &mut diagnostics).keys().jwks();
     jwks["keys"][0]["kid"].as_str().map(str::to_owned)
 }
 

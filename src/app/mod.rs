@@ -1,9 +1,9 @@
 //! Assembly: read the files, bind, bring everything to life, stop. And the commands that only look.
 
-mod ask;
 mod command_line;
 mod inspect;
 mod keys;
+mod prompt;
 mod run;
 mod secrets;
 mod signals;

@@ -11,11 +11,11 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, Admin};
-use crate::app::signals::{Signals, Wish};
+use crate::app::signals::{SignalAction, Signals};
 use crate::app::{Failure, Files};
 use crate::base::ClockWatch;
 use crate::cache::Cache;
-use crate::config::{Compiled, Configuration, Living, Snapshot, Watcher, compile_files};
+use crate::config::{Compiled, Configuration, Snapshot, Watcher, compile_files};
 use crate::filters::auth::Auth;
 use crate::filters::rate_limit::Limits;
 use crate::forward::Worker;
@@ -25,11 +25,11 @@ use crate::listener::{self, Certificates, Drain, Socket};
 use crate::pipeline::Filters;
 use crate::proxy::{EarlyResponses, Front, Proxy, Shared};
 use crate::services::auth::{AuthParts, AuthService};
-use crate::services::{CacheClear, Directory};
+use crate::services::{CacheClear, ServiceRegistry};
 use crate::state::{Backend, State};
 use crate::store::Store;
 use crate::telemetry;
-use crate::upstream::{Fleet, UpstreamKind};
+use crate::upstream::{UpstreamKind, UpstreamRegistry};
 
 /// How often the system's clock is looked at.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     // The provider of cryptography is chosen before anything could ask for one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut services = Directory::standard();
+    let mut services = ServiceRegistry::standard();
     let compiled = compile_files(&files.gateway, &files.routes, &services, &filters);
     let compiled = compiled.map_err(|it| Failure(it.to_string()))?;
 
@@ -55,8 +55,8 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
 
     let side = side_runtime()?;
     let store = Store::new(compiled.process.store.clone(), side.handle().clone());
-    let fleet = Arc::new(Fleet::new());
-    fleet.start(side.handle());
+    let upstreams = Arc::new(UpstreamRegistry::new());
+    upstreams.start(side.handle());
     let guard = compiled.process.guard.clone().allowing(compiled.process.trusted_proxies.networks());
     let guard = Guard::begin(&guard, side.handle());
     sockets.iter().for_each(|it| it.guarded_by(guard.clone()));
@@ -84,16 +84,17 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     let shared = Arc::new(shared);
     let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
     let (gateway, routes) = (files.gateway.clone(), files.routes.clone());
-    let living = Living { fleet, limits: Limits::new(&shared.state), certificates, identity, filters };
-    side.spawn(Limits::adapt(Arc::downgrade(&living.limits)));
+    let runtime =
+        crate::config::Runtime { upstreams, limits: Limits::new(&shared.state), certificates, identity, filters };
+    side.spawn(Limits::adapt(Arc::downgrade(&runtime.limits)));
     side.spawn(watch_clock());
-    let configuration = Configuration::begin(compiled, gateway, routes, services, living);
+    let configuration = Configuration::begin(compiled, gateway, routes, services, runtime);
     let configuration = Arc::new(configuration);
     let drain = Drain::new();
     let admin = Admin::new(configuration.clone(), drain.clone(), guard, cache);
     let (ending, ended) = watch::channel(false);
 
-    // Before anybody is told that we serve: from then on a signal may come.
+    // Before readiness is reported: from then on a signal may come.
     let mut signals = {
         let _inside = side.enter();
         Signals::listen().map_err(|error| Failure(format!("signals can't be listened to: {error}")))?
@@ -254,9 +255,9 @@ async fn steer(
     loop {
         tokio::select! {
             wish = signals.next() => match wish {
-                Wish::Reload => reload(configuration).await,
-                Wish::Stop => return stop(configuration, drain, ending, signals, true).await,
-                Wish::StopNow => return stop(configuration, drain, ending, signals, false).await,
+                SignalAction::Reload => reload(configuration).await,
+                SignalAction::Stop => return stop(configuration, drain, ending, signals, true).await,
+                SignalAction::StopNow => return stop(configuration, drain, ending, signals, false).await,
             },
             Some(()) = changes.recv() => reload_if_changed(configuration).await,
             () = configuration.reloaded() => {

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::app::ask::{self, keeping, moment, with_store};
 use crate::app::inspect::{columns, pretty};
+use crate::app::prompt::{self, keeping, moment, with_store};
 use crate::app::{Failure, Format};
 use crate::config::Keeping;
 use crate::secrets::{MasterKey, NAME_RULE, Vault, VaultError, is_name};
@@ -20,7 +20,7 @@ pub fn put_secret(gateway: &Path, name: &str) -> Result<String, Failure> {
         return Err(Failure(format!("`{name}` is not a name for a secret: {NAME_RULE}")));
     }
     let key = key(&keeping)?;
-    let value = ask::value()?;
+    let value = prompt::value()?;
     in_vault(&keeping, key, |vault| async move { vault.put(name, &value).await })?;
     Ok(format!("secret `{name}` is kept; write it as secret:{name}\n"))
 }
@@ -55,7 +55,7 @@ pub fn remove_secret(gateway: &Path, name: &str) -> Result<String, Failure> {
 }
 
 /// `moongate secrets rotate`: from the old key (a file, or `OLD_SECRET_KEY`) to the one that the
-/// configuration names now; tells how many secrets were sealed anew (US-016.3).
+/// configuration names now; says how many secrets were sealed anew (US-016.3).
 ///
 /// # Errors
 /// When one of the keys is missing, the old one does not open a secret, or the store can't be reached.

@@ -1,4 +1,4 @@
-//! What operators say by signals.
+//! The signals of operators.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -9,12 +9,12 @@ pub(super) struct Signals {
     hang_up: Signal,
 }
 
-/// What a signal asks for.
+/// What a signal starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum SignalAction {
     /// SIGTERM: stop, and let load balancers notice first.
     Stop,
-    /// SIGINT: stop without that delay; somebody sits at the terminal.
+    /// SIGINT: stop without that delay; a person sits at the terminal.
     StopNow,
     /// SIGHUP: read the files again.
     Reload,
@@ -30,22 +30,22 @@ impl Signals {
         })
     }
 
-    /// The next one that asks to stop.
-    pub(super) async fn next_stop(&mut self) -> Wish {
+    /// The next one that stops the gateway.
+    pub(super) async fn next_stop(&mut self) -> SignalAction {
         loop {
             match self.next().await {
-                Wish::Reload => {} // too late for that, and no reason to cut anybody off
+                SignalAction::Reload => {} // too late for that, and no reason to cut anybody off
                 stop => return stop,
             }
         }
     }
 
     /// The next one.
-    pub(super) async fn next(&mut self) -> Wish {
+    pub(super) async fn next(&mut self) -> SignalAction {
         tokio::select! {
-            _ = self.terminate.recv() => Wish::Stop,
-            _ = self.interrupt.recv() => Wish::StopNow,
-            _ = self.hang_up.recv() => Wish::Reload,
+            _ = self.terminate.recv() => SignalAction::Stop,
+            _ = self.interrupt.recv() => SignalAction::StopNow,
+            _ = self.hang_up.recv() => SignalAction::Reload,
         }
     }
 }

@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::app::ask::{self, keeping, moment, with_store};
 use crate::app::inspect::{columns, pretty};
+use crate::app::prompt::{self, keeping, moment, with_store};
 use crate::app::{Failure, Format};
 use crate::base::{RequestId, Secret};
 use crate::config::Keeping;
 use crate::services::auth::{NAME_RULE, Passwords, ROLE_RULE, ROLES_MAX, is_role, is_user_name, random_password};
 use crate::store::{NewUser, Store, StoreError, User, UserChange};
 
-/// So many users are asked for at once.
+/// So many users are read at once.
 const PAGE: u32 = 500;
-/// The configuration may have given longer lives to tokens that are still about.
+/// The configuration may have set longer lifetimes to tokens that are still about.
 const MARGIN: Duration = Duration::from_secs(86_400);
 
 /// A user to add.
@@ -27,11 +27,11 @@ pub struct NewUserWish {
     pub roles: Vec<String>,
     /// For whom they count.
     pub tenant: Option<String>,
-    /// Whether a password is made, instead of asked for.
+    /// Whether a password is made, instead of prompted for.
     pub generate: bool,
 }
 
-/// `moongate users add`: asks for a password, or makes one and shows it, once.
+/// `moongate users add`: prompts for a password, or makes one and shows it, once.
 ///
 /// # Errors
 /// When the name is taken or can't be one, the password is too short, or the store can't be reached.
@@ -47,7 +47,7 @@ pub fn add_user(gateway: &Path, wish: NewUserWish) -> Result<String, Failure> {
     let shown = generate.then(|| password.clone());
     let taken = format!("there is a user `{name}` already");
     let added = keeping.with_store(|store| async move {
-        // Before the work of hashing: what can't be opened is told at once.
+        // Before the work of hashing: what can't be opened is reported at once.
         store.open().await.map_err(|it| it.to_string())?;
         let hash = hash(password).await?;
         let id = RequestId::random().as_str().to_owned();
@@ -62,7 +62,7 @@ pub fn add_user(gateway: &Path, wish: NewUserWish) -> Result<String, Failure> {
     Ok(said)
 }
 
-/// `moongate users password`: another one, asked for or made. Signs the user out everywhere.
+/// `moongate users password`: another one, prompted for or made. Signs the user out everywhere.
 ///
 /// # Errors
 /// As [`add_user`].
@@ -146,7 +146,8 @@ fn changed(keeping: &Keeping, name: &str, change: UserChange) -> Result<User, Fa
 }
 
 fn chosen_password(generate: bool) -> Result<Secret, Failure> {
-    let password = if generate { random_password().map_err(|it| Failure(it.to_string()))? } else { ask::password()? };
+    let password =
+        if generate { random_password().map_err(|it| Failure(it.to_string()))? } else { prompt::password()? };
     Passwords::check(&password).map_err(|it| Failure(it.to_string()))?;
     Ok(password)
 }

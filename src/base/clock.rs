@@ -9,13 +9,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// By how many seconds we are ahead of a clock that was set back.
 static AHEAD: AtomicU64 = AtomicU64::new(0);
-/// The latest time that anybody was told, for the moments until a step back is seen.
+/// The latest time that was returned, for the moments until a step back is seen.
 static LATEST: AtomicU64 = AtomicU64::new(0);
 
 /// A clock that is slowed down or sped up differs by less between two looks.
 const STEP_MIN: Duration = Duration::from_secs(1);
 
-/// Seconds since 1970; never less than what was told before.
+/// Seconds since 1970; never less than what was returned before.
 pub fn unix_seconds() -> u64 {
     let system = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs());
     let now = system.saturating_add(AHEAD.load(Relaxed));
@@ -39,7 +39,7 @@ impl ClockWatch {
         Self { system: SystemTime::now(), steady: Instant::now() }
     }
 
-    /// To be asked every second or so. If the clock was set back since the last time: by how much. From then on
+    /// To be called every second or so. If the clock was set back since the last time: by how much. From then on
     /// [`unix_seconds`] stays ahead of it.
     pub fn look(&mut self) -> Option<Duration> {
         let (system, steady) = (SystemTime::now(), Instant::now());

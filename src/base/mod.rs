@@ -1,11 +1,11 @@
-//! Words that every room shares: findings with a place, units, deadlines, identifiers.
+//! Words that every room shares: diagnostics with a place, units, deadlines, identifiers.
 //!
 //! No I/O lives here, and no word that only one room needs.
 
 mod address;
 mod clock;
 mod deadline;
-mod findings;
+mod diagnostics;
 mod ids;
 mod network;
 mod secret;
@@ -14,7 +14,7 @@ mod units;
 pub use address::AddressText;
 pub use clock::{ClockWatch, unix_seconds};
 pub use deadline::{Deadline, coarse_now};
-pub use findings::{At, Finding, Findings, Part, nearest};
+pub use diagnostics::{At, Diagnostic, Diagnostics, Part, nearest};
 pub use ids::{RequestId, SpanId, TraceId};
 pub use network::{network_of, networks};
 pub use secret::Secret;

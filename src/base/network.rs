@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 
 /// An IPv4 address, or the IPv6 network of the size that one customer gets (a /64), within which
 /// addresses cost nothing.
@@ -19,12 +19,12 @@ pub fn network_of(address: IpAddr) -> IpAddr {
 }
 
 /// The networks of a list, such as `10.0.0.0/8` or a single address. Reports every entry that is none.
-pub fn networks(written: &[String], at: &At<'_>, findings: &mut Findings) -> Vec<IpNet> {
+pub fn networks(written: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<IpNet> {
     let mut networks = Vec::new();
     for (number, text) in written.iter().enumerate() {
         match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
             Ok(network) => networks.push(network),
-            Err(_) => findings.error(&at.index(number), "not a network").help("write it as 10.0.0.0/8"),
+            Err(_) => diagnostics.error(&at.index(number), "not a network").help("write it as 10.0.0.0/8"),
         }
     }
     networks

@@ -41,7 +41,7 @@ impl JsonSchema for Secret {
         "Secret".into()
     }
 
-    /// `writeOnly` tells the config room that `secret:NAME` may stand here.
+    /// `writeOnly` says to the config room that `secret:NAME` may stand here.
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "writeOnly": true })
     }

@@ -132,7 +132,7 @@ impl fmt::Display for Percent {
 }
 
 /// Reading, writing and schema of a quantity that is written as text; `$number` says whether a
-/// bare number will do as well. `expected` in the schema is what `moongate check` tells.
+/// bare number will do as well. `expected` in the schema is what `moongate check` reports.
 macro_rules! quantity {
     ($name:ident, $expected:expr, $pattern:literal, $types:tt) => {
         impl<'de> Deserialize<'de> for $name {

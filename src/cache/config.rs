@@ -8,7 +8,7 @@ use http::header::{HOST, HeaderName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, ByteSize, Findings, Period};
+use crate::base::{At, ByteSize, Diagnostics, Period};
 use crate::cache::credentials::is_credential;
 use crate::cache::tag::Tag;
 
@@ -105,27 +105,27 @@ impl Rules {
         config: &CacheConfig,
         captures: &[String],
         at: &At<'_>,
-        findings: &mut Findings,
+        diagnostics: &mut Diagnostics,
     ) -> Self {
         let by_body = config.key.contains(&KeyPart::Body);
-        Self::check_tags(&config.tags, captures, &at.key("tags"), findings);
-        let tags = config.tags.iter().filter_map(|it| Tag::compile(it, captures, at, &mut Findings::default()));
+        Self::check_tags(&config.tags, captures, &at.key("tags"), diagnostics);
+        let tags = config.tags.iter().filter_map(|it| Tag::compile(it, captures, at, &mut Diagnostics::default()));
         let tags = tags.collect();
         if config.max_object.is_some_and(|it| it.0 == 0) {
-            findings.error(&at.key("max_object"), "nothing is that small").help("leave the `cache` section out");
+            diagnostics.error(&at.key("max_object"), "nothing is that small").help("leave the `cache` section out");
         }
         if by_body && config.ttl.is_none() {
-            let finding = findings.error(&at.key("key"), "answers by body need a `ttl`");
-            finding.help("say how long the same input has the same answer, such as ttl: 5m");
+            let diagnostic = diagnostics.error(&at.key("key"), "answers by body need a `ttl`");
+            diagnostic.help("say how long the same input has the same answer, such as ttl: 5m");
         }
         Self {
             route: route.into(),
             ttl: config.ttl.map(|it| it.0),
             per: config.per,
-            vary: vary(&config.vary, &at.key("vary"), findings),
+            vary: vary(&config.vary, &at.key("vary"), diagnostics),
             tags,
             by_body,
-            methods: methods(config, by_body, &at.key("methods"), findings),
+            methods: methods(config, by_body, &at.key("methods"), diagnostics),
             stale_while_revalidate: config.stale_while_revalidate.map(|it| it.0),
             stale_if_error: config.stale_if_error.map(|it| it.0),
             max_object: config.max_object.map(|it| usize::try_from(it.0).unwrap_or(usize::MAX)),
@@ -135,9 +135,9 @@ impl Rules {
     }
 
     /// Reports every tag that names what the path does not capture.
-    pub fn check_tags(written: &[String], captures: &[String], at: &At<'_>, findings: &mut Findings) {
+    pub fn check_tags(written: &[String], captures: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) {
         for (number, text) in written.iter().enumerate() {
-            Tag::compile(text, captures, &at.index(number), findings);
+            Tag::compile(text, captures, &at.index(number), diagnostics);
         }
     }
 
@@ -157,25 +157,25 @@ impl Rules {
     }
 }
 
-fn vary(written: &[String], at: &At<'_>, findings: &mut Findings) -> Vec<HeaderName> {
+fn vary(written: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<HeaderName> {
     let mut fields = Vec::new();
     for (number, text) in written.iter().enumerate() {
         match HeaderName::from_bytes(text.as_bytes()) {
-            Ok(HOST) => findings.error(&at.index(number), "the host always parts answers").help("remove it"),
+            Ok(HOST) => diagnostics.error(&at.index(number), "the host always parts answers").help("remove it"),
             Ok(field) => {
                 if !fields.contains(&field) {
                     fields.push(field);
                 }
                 continue;
             }
-            Err(_) => findings.error(&at.index(number), "not a header's name").help("write it as accept-language"),
+            Err(_) => diagnostics.error(&at.index(number), "not a header's name").help("write it as accept-language"),
         };
     }
     fields.sort_by(|left, right| left.as_str().cmp(right.as_str()));
     fields
 }
 
-fn methods(config: &CacheConfig, by_body: bool, at: &At<'_>, findings: &mut Findings) -> Vec<Method> {
+fn methods(config: &CacheConfig, by_body: bool, at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<Method> {
     if config.methods.is_empty() {
         return if by_body { vec![Method::POST] } else { vec![Method::GET, Method::HEAD] };
     }
@@ -185,8 +185,12 @@ fn methods(config: &CacheConfig, by_body: bool, at: &At<'_>, findings: &mut Find
             "GET" => methods.push(Method::GET),
             "HEAD" => methods.push(Method::HEAD),
             "POST" if by_body => methods.push(Method::POST),
-            "POST" => findings.error(&at.index(number), "answers to POST depend on the body").help("add key: [body]"),
-            _ => findings.error(&at.index(number), "not a method whose answers can be kept").help("GET, HEAD or POST"),
+            "POST" => {
+                diagnostics.error(&at.index(number), "answers to POST depend on the body").help("add key: [body]")
+            }
+            _ => {
+                diagnostics.error(&at.index(number), "not a method whose answers can be kept").help("GET, HEAD or POST")
+            }
         }
     }
     methods
@@ -221,13 +225,13 @@ pub struct Room {
 
 impl CacheRoomConfig {
     /// Reports every fault.
-    pub fn compile(&self, at: &At<'_>, findings: &mut Findings) -> Room {
+    pub fn compile(&self, at: &At<'_>, diagnostics: &mut Diagnostics) -> Room {
         if self.memory.0 < 64 << 10 {
-            findings.error(&at.key("memory"), "too little to keep anything").help("at least 64KiB");
+            diagnostics.error(&at.key("memory"), "too little to keep anything").help("at least 64KiB");
         }
         if self.max_object.0 > self.memory.0 / 4 {
-            let finding = findings.error(&at.key("max_object"), "more than a quarter of `memory`");
-            finding.help("one answer must not push out all others");
+            let diagnostic = diagnostics.error(&at.key("max_object"), "more than a quarter of `memory`");
+            diagnostic.help("one answer must not push out all others");
         }
         let max_object = usize::try_from(self.max_object.0).unwrap_or(usize::MAX);
         Room { memory: self.memory.0, max_object, shared: self.shared }
@@ -241,9 +245,9 @@ mod tests {
     #[track_caller]
     fn faults(yaml: &str) -> Vec<String> {
         let config = serde_yaml::from_str(yaml).unwrap();
-        let mut findings = Findings::default();
-        Rules::compile("a", &config, &["rest".to_owned()], &At::ROOT, &mut findings);
-        findings.iter().map(|it| it.path.clone()).collect()
+        let mut diagnostics = Diagnostics::default();
+        Rules::compile("a", &config, &["rest".to_owned()], &At::ROOT, &mut diagnostics);
+        diagnostics.iter().map(|it| it.path.clone()).collect()
     }
 
     #[test]

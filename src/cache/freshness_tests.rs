@@ -1,5 +1,5 @@
 use super::*;
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 use crate::cache::config::CacheConfig;
 use http::HeaderValue;
 use http_cache_semantics::{CacheOptions, CachePolicy};
@@ -17,7 +17,7 @@ fn later(secs: u64) -> SystemTime {
 
 fn rules(yaml: &str) -> Rules {
     let config: CacheConfig = serde_yaml::from_str(yaml).unwrap();
-    Rules::compile("a", &config, &[], &At::ROOT, &mut Findings::default())
+    Rules::compile("a", &config, &[], &At::ROOT, &mut Diagnostics::default())
 }
 
 fn headers(lines: &[(&str, &str)]) -> HeaderMap {

@@ -219,12 +219,12 @@ fn optional(key: &mut Vec<u8>, bytes: Option<&[u8]>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{At, Findings};
+    use crate::base::{At, Diagnostics};
     use crate::cache::config::CacheConfig;
 
     fn rules(yaml: &str) -> Rules {
         let config: CacheConfig = serde_yaml::from_str(yaml).unwrap();
-        Rules::compile("a", &config, &[], &At::ROOT, &mut Findings::default())
+        Rules::compile("a", &config, &[], &At::ROOT, &mut Diagnostics::default())
     }
 
     fn somebody(kind: Kind, subject: &str, tenant: Option<&str>) -> Principal {

@@ -1,6 +1,6 @@
 //! What a route's answers depend on, made from what its path captured: `player:{path.rest}`.
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 use crate::routing::Params;
 
 /// A compiled tag.
@@ -16,18 +16,18 @@ enum Piece {
 
 impl Tag {
     /// Reports a capture that the path does not have.
-    pub(super) fn compile(text: &str, captures: &[String], at: &At<'_>, findings: &mut Findings) -> Option<Self> {
+    pub(super) fn compile(text: &str, captures: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
         let mut pieces = Vec::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
             let Some((name, after)) = after.split_once('}') else {
-                findings.error(at, "a brace is not closed").help("write captures as `{path.name}`");
+                diagnostics.error(at, "a brace is not closed").help("write captures as `{path.name}`");
                 return None;
             };
             pieces.push(Piece::Text(before.to_owned()));
             let name = name.strip_prefix("path.").unwrap_or(name);
             let Some(number) = captures.iter().position(|it| it == name) else {
-                findings
+                diagnostics
                     .error(at, format!("the path captures no `{name}`"))
                     .suggest(name, captures.iter().map(String::as_str));
                 return None;
@@ -37,7 +37,7 @@ impl Tag {
         }
         pieces.push(Piece::Text(rest.to_owned()));
         if text.trim().is_empty() {
-            findings.error(at, "an empty tag").help("write what the answers depend on, such as players");
+            diagnostics.error(at, "an empty tag").help("write what the answers depend on, such as players");
             return None;
         }
         Some(Self(pieces))

@@ -19,7 +19,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::*;
-use crate::base::{At, Findings, Period};
+use crate::base::{At, Diagnostics, Period};
 use crate::listener::{
     self, Alpn, CertificateConfig, Certificates, ClientAuth, Drain, EarlyReject, Listener, ListenerConfig, Refuse,
     TlsConfig, bind, serve,
@@ -109,9 +109,9 @@ fn plain() -> ListenerConfig {
 }
 
 fn compile(config: &ListenerConfig) -> Listener {
-    let mut findings = Findings::default();
-    let listener = config.compile("public", &At::ROOT, &mut findings);
-    assert!(findings.is_empty(), "{findings:?}");
+    let mut diagnostics = Diagnostics::default();
+    let listener = config.compile("public", &At::ROOT, &mut diagnostics);
+    assert!(diagnostics.is_empty(), "{diagnostics:?}");
     listener.unwrap()
 }
 

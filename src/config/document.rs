@@ -1,6 +1,6 @@
 //! One YAML file: its values, with variables filled in, and the place of each.
 //!
-//! `serde_yaml` says what the values are; a marked parse of the same text says where they stand.
+//! `serde_yaml` says what the values are; a parse with spans of the same text says where they stand.
 //! Whether they have the right shape is `structure.rs`, what they mean is each room's business.
 
 use std::collections::HashSet;
@@ -12,20 +12,20 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeOwned, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde_yaml::{Mapping, Value};
 
-use crate::base::{Finding, Findings, Part};
+use crate::base::{Diagnostic, Diagnostics, Part};
 
 pub use super::environment::Environment;
 use super::environment::{fill, plain_value};
 use super::faults::{Fault, Faults};
-use super::marks::{self, Child, Content, Marked, Note, Span};
 use super::secret_values::{Places, SecretValues};
+use super::spans::{self, Child, Content, Note, Span, Spanned};
 use super::structure::{self, Loaded, schema_of};
 
 /// The largest file that is read, in bytes.
 const SIZE_MAX: usize = 4 << 20;
 /// Text that variables may bring in, in bytes.
 const FILLED_MAX: usize = 16 << 20;
-/// Findings that are given a place; looking up millions would take minutes.
+/// Diagnostics that get a place; looking up millions would take minutes.
 const PLACED_MAX: usize = 10_000;
 /// Shorter values from the environment are not looked for in messages: they would be found in
 /// any text.
@@ -73,7 +73,7 @@ impl Document {
     }
 
     /// Parses `text`; `name` is how the file is called in faults. An error is a text that nothing
-    /// can be made of; lesser faults are told by [`load`](Self::load), together with its own.
+    /// can be made of; lesser faults are reported by [`load`](Self::load), together with its own.
     pub fn parse(name: &str, text: &str, environment: &Environment<'_>) -> Result<Self, Faults> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut document = Self::unread(name, text);
@@ -86,10 +86,10 @@ impl Document {
             let fault = document.fault(note.span, &note.path, &note.message, help.as_deref());
             Faults::new(vec![fault])
         };
-        // The limits are held by the marked parse, so it comes first.
-        let marked = marks::mark(text).map_err(|note| fatal(&document, note))?;
+        // The limits are held by the parse with spans, so it comes first.
+        let spanned = spans::parse(text).map_err(|note| fatal(&document, note))?;
         document.value = values(text).map_err(|note| fatal(&document, note))?;
-        document.take_over(marked, environment).map_err(|note| fatal(&document, note))?;
+        document.take_over(spanned, environment).map_err(|note| fatal(&document, note))?;
         Ok(document)
     }
 
@@ -109,9 +109,9 @@ impl Document {
         }
     }
 
-    fn take_over(&mut self, marked: Marked, environment: &Environment<'_>) -> Result<(), Note> {
-        self.root = marked.root;
-        self.notes = marked.notes;
+    fn take_over(&mut self, spanned: Spanned, environment: &Environment<'_>) -> Result<(), Note> {
+        self.root = spanned.root;
+        self.notes = spanned.notes;
         let mut value = std::mem::take(&mut self.value);
         merge(&mut value)?;
         let root = self.root.clone();
@@ -121,7 +121,7 @@ impl Document {
         Ok(())
     }
 
-    /// Fills in the secrets of which a value says no more than the name. One that can't be had is told
+    /// Fills in the secrets of which a value says no more than the name. One that can't be had is reported
     /// by [`load`](Self::load), with its place.
     pub(super) fn fill_secrets(&mut self, schema: &serde_json::Value, values: &SecretValues) {
         if !self.text.contains("secret:") && !self.secrets.iter().any(|it| it.value.contains("secret:")) {
@@ -160,7 +160,7 @@ impl Document {
             Value::Mapping(map) => {
                 for (key, value) in map.iter_mut() {
                     let Some(key) = key.as_str() else { continue };
-                    path.push_str(&format!("/{}", marks::escape(key)));
+                    path.push_str(&format!("/{}", spans::escape(key)));
                     self.fill_secret(value, path, places, values);
                     path.truncate(length);
                 }
@@ -173,55 +173,59 @@ impl Document {
     /// much of a `T` as is usable: what is at fault is left out, so that the caller's own checks
     /// can report the rest in the same run. `None` if nothing usable is left.
     ///
-    /// A document with findings must not take effect, whatever came out of it.
-    pub fn load<T>(&mut self, findings: &mut Findings) -> Option<T>
+    /// A document with diagnostics must not take effect, whatever came out of it.
+    pub fn load<T>(&mut self, diagnostics: &mut Diagnostics) -> Option<T>
     where
         T: DeserializeOwned + schemars::JsonSchema,
     {
-        self.load_by(&schema_of::<T>(), findings)
+        self.load_by(&schema_of::<T>(), diagnostics)
     }
 
     /// The same, against a schema that says more than `T` does.
-    pub fn load_by<T: DeserializeOwned>(&mut self, schema: &serde_json::Value, findings: &mut Findings) -> Option<T> {
+    pub fn load_by<T: DeserializeOwned>(
+        &mut self,
+        schema: &serde_json::Value,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<T> {
         for (number, note) in self.notes.iter().enumerate() {
-            // Their places are not those of values, so they are told by number; see `place`.
-            let finding = findings.push(format!("@{number}"), Part::Key, note.message.clone());
-            finding.help.clone_from(&note.help);
+            // Their places are not those of values, so they are named by number; see `place`.
+            let diagnostic = diagnostics.push(format!("@{number}"), Part::Key, note.message.clone());
+            diagnostic.help.clone_from(&note.help);
         }
         let (tainted, unfilled) = (|path: &str| self.tainted(path), &self.unfilled);
-        let (value, loaded) = structure::load(&self.value, schema, findings, &tainted, unfilled);
+        let (value, loaded) = structure::load(&self.value, schema, diagnostics, &tainted, unfilled);
         self.loaded = loaded;
         value
     }
 
-    /// Gives each finding its place. Findings about what [`load`](Self::load) had to leave out are
+    /// Gives each diagnostic its place. Diagnostics about what [`load`](Self::load) had to leave out are
     /// dropped: they follow from faults that are reported already.
-    pub fn place(&self, findings: &Findings) -> Faults {
-        let first = findings.iter().take(PLACED_MAX);
+    pub fn place(&self, diagnostics: &Diagnostics) -> Faults {
+        let first = diagnostics.iter().take(PLACED_MAX);
         Faults::new(first.filter_map(|it| self.placed(it)).collect())
     }
 
-    fn placed(&self, finding: &Finding) -> Option<Fault> {
-        if let Some(number) = finding.path.strip_prefix('@') {
+    fn placed(&self, diagnostic: &Diagnostic) -> Option<Fault> {
+        if let Some(number) = diagnostic.path.strip_prefix('@') {
             let note = self.notes.get(number.parse::<usize>().ok()?)?;
             let help = note.help.as_deref();
             return Some(self.fault(note.span, &note.path, &note.message, help));
         }
-        let path = match finding.path.strip_prefix(structure::AS_WRITTEN) {
+        let path = match diagnostic.path.strip_prefix(structure::AS_WRITTEN) {
             Some(path) => path.to_owned(),
-            None => self.loaded.as_written(&finding.path)?,
+            None => self.loaded.as_written(&diagnostic.path)?,
         };
         if self.unfilled.contains(&path) {
-            return None; // that nothing could be filled in is told already
+            return None; // that nothing could be filled in is reported already
         }
         let (child, found) = self.root.nearest(&path);
-        let span = match (&child.key, finding.part) {
+        let span = match (&child.key, diagnostic.part) {
             (Some((_, span)), Part::Key) => *span,
             (Some((_, span)), Part::Value) if !found => *span,
             _ => child.span,
         };
-        let message = self.without_secrets(&path, &finding.message);
-        let help = finding.help.as_ref().map(|it| self.without_secrets(&path, it));
+        let message = self.without_secrets(&path, &diagnostic.message);
+        let help = diagnostic.help.as_ref().map(|it| self.without_secrets(&path, it));
         Some(self.fault(span, &path, &message, help.as_deref()))
     }
 
@@ -347,19 +351,19 @@ impl Filler<'_> {
     fn mapping(&mut self, map: &mut Mapping, place: Option<&Child>) -> Result<(), Note> {
         let length = self.path.len();
         // In the same order, as a rule: looking each key up would take long in a large mapping.
-        let mut marked = match place.map(|it| &it.node.content) {
+        let mut spanned = match place.map(|it| &it.node.content) {
             Some(Content::Map(children)) => children.iter().cycle().take(children.len() * 2),
             _ => [].iter().cycle().take(0),
         };
         for (key, value) in map.iter_mut() {
             let Some(key) = key.as_str() else { continue };
             let is_it = |it: &&Child| it.key.as_ref().is_some_and(|(name, _)| &**name == key);
-            let child = match marked.clone().next().filter(is_it) {
+            let child = match spanned.clone().next().filter(is_it) {
                 Some(next) => Some(next),
                 None => place.and_then(|it| it.node.child(key)),
             };
-            marked.next();
-            self.path.push_str(&format!("/{}", marks::escape(key)));
+            spanned.next();
+            self.path.push_str(&format!("/{}", spans::escape(key)));
             self.fill(value, child)?;
             self.path.truncate(length);
         }
@@ -433,7 +437,7 @@ fn holds_merge(value: &Value) -> bool {
 /// The values of the first document in `text`, as `serde_yaml` reads them.
 fn values(text: &str) -> Result<Value, Note> {
     let Some(first) = serde_yaml::Deserializer::from_str(text).next() else {
-        return Err(marks::empty());
+        return Err(spans::empty());
     };
     let Lenient(value) = Lenient::deserialize(first).map_err(|error| {
         let place = error.location().map_or((1, 1), |it| (it.line(), it.column()));
@@ -443,12 +447,12 @@ fn values(text: &str) -> Result<Value, Note> {
         Note { path: String::new(), span, message: format!("not YAML: {message}"), help: None }
     })?;
     match value {
-        Value::Null => Err(marks::empty()),
+        Value::Null => Err(spans::empty()),
         value => Ok(value),
     }
 }
 
-/// A value that puts up with what the marked parse reports by itself, with a better place:
+/// A value that puts up with what the parse with spans reports by itself, with a better place:
 /// a key that is there twice (the first counts), is no text, or a tag.
 struct Lenient(Value);
 

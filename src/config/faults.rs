@@ -63,14 +63,14 @@ impl Fault {
     }
 
     /// Byte range of the characters at fault inside `source`.
-    fn marked(&self) -> Range<usize> {
+    fn spanned(&self) -> Range<usize> {
         let byte = |chars: usize| self.source.char_indices().nth(chars).map_or(self.source.len(), |(at, _)| at);
         let start = (self.column - 1).saturating_sub(self.skipped);
         byte(start)..byte(start.saturating_add(self.length))
     }
 
     fn report(&self) -> Group<'_> {
-        let Range { start, end } = self.marked();
+        let Range { start, end } = self.spanned();
         let mark = AnnotationKind::Primary.span(start + self.skipped..end + self.skipped);
         // What was left out of a long line is made up for, else the column would be counted wrong.
         let source = format!("{}{}", " ".repeat(self.skipped), self.source);
@@ -106,7 +106,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Sorts the faults of one file by their places and drops those told twice.
+    /// Sorts the faults of one file by their places and drops those reported twice.
     pub(super) fn new(mut list: Vec<Fault>) -> Self {
         list.sort_by(|a, b| (a.line, a.column, &a.message, &a.path).cmp(&(b.line, b.column, &b.message, &b.path)));
         list.dedup_by(|a, b| (a.line, a.column, &a.message) == (b.line, b.column, &b.message));
@@ -239,7 +239,7 @@ error: unknown key `upstraem`
     fn a_very_long_line_is_shown_around_its_fault() {
         let line = format!("{}fault{}", "ä".repeat(5000), "ö".repeat(5000));
         let fault = fault(1, 5001, 5, &line);
-        assert_eq!(&fault.source[fault.marked()], "fault");
+        assert_eq!(&fault.source[fault.spanned()], "fault");
         assert!(fault.source.chars().count() <= SOURCE_MAX);
         assert!(Faults::new(vec![fault]).to_string().contains("routes.yaml:1:5001"));
     }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, Findings, Period, networks};
+use crate::base::{At, Diagnostics, Period, networks};
 use crate::cache::{CacheRoomConfig, Room};
 use crate::guard::{GuardConfig, GuardRules};
 use crate::identity::{Tokens, TokensConfig};
@@ -97,7 +97,7 @@ impl Default for ListenersConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
     /// Address and port. Away from loopback, `tokens.hs256_secret` or `tokens.signing_key` is needed, and every call but the
-    /// probes' asks for a token with the role `admin` or `operator`.
+    /// probes' requires a token with the role `admin` or `operator`.
     pub address: String,
 }
 
@@ -193,7 +193,7 @@ pub struct Process {
     pub auth: AuthRules,
     /// Where records that last are kept.
     pub store: Place,
-    /// As written, for what needs no compilation and to tell what a reload would change.
+    /// As written, for what needs no compilation and to see what a reload would change.
     pub written: GatewayFile,
 }
 
@@ -215,40 +215,40 @@ impl TrustedProxies {
 
 impl Process {
     /// Reports every fault; what could not be compiled is left out.
-    pub fn compile(file: &GatewayFile, findings: &mut Findings) -> Self {
+    pub fn compile(file: &GatewayFile, diagnostics: &mut Diagnostics) -> Self {
         let listeners = At::ROOT.key("listeners");
         let list = listeners.key("public");
         if file.listeners.public.is_empty() {
-            findings
+            diagnostics
                 .error(&list, "no listener for clients")
                 .help("write at least one, such as { address: \"0.0.0.0:8080\" }");
         }
         let several = file.listeners.public.len() > 1;
         let compile = |(number, written): (usize, &ListenerConfig)| {
             let name = if several && number > 0 { format!("public-{}", number + 1) } else { "public".to_owned() };
-            written.compile(&name, &list.index(number), findings)
+            written.compile(&name, &list.index(number), diagnostics)
         };
         let public = file.listeners.public.iter().enumerate().filter_map(compile).collect();
         let process = Self {
             public,
-            admin: admin(file, &listeners.key("admin"), findings),
+            admin: admin(file, &listeners.key("admin"), diagnostics),
             trusted_proxies: TrustedProxies(networks(
                 &file.trusted_proxies,
                 &At::ROOT.key("trusted_proxies"),
-                findings,
+                diagnostics,
             )),
             threads: threads(file.threads),
-            guard: GuardRules::compile(&file.guard, &At::ROOT.key("guard"), findings),
-            state: Backend::compile(&file.state, &At::ROOT.key("state"), findings),
-            cache: file.cache.compile(&At::ROOT.key("cache"), findings),
+            guard: GuardRules::compile(&file.guard, &At::ROOT.key("guard"), diagnostics),
+            state: Backend::compile(&file.state, &At::ROOT.key("state"), diagnostics),
+            cache: file.cache.compile(&At::ROOT.key("cache"), diagnostics),
             mode: file.mode.unwrap_or_else(Mode::of_environment),
             mocks: file.mocks.unwrap_or_else(|| std::env::var("MOONGATE_MOCKS").is_ok_and(|it| it == "true")),
-            tokens: file.tokens.compile(&At::ROOT.key("tokens"), findings),
-            auth: file.auth.compile(&At::ROOT.key("auth"), findings),
-            store: Place::compile(file.store.as_ref(), &At::ROOT.key("store"), findings),
+            tokens: file.tokens.compile(&At::ROOT.key("tokens"), diagnostics),
+            auth: file.auth.compile(&At::ROOT.key("auth"), diagnostics),
+            store: Place::compile(file.store.as_ref(), &At::ROOT.key("store"), diagnostics),
             written: file.clone(),
         };
-        check_admin(&process, findings);
+        check_admin(&process, diagnostics);
         process
     }
 
@@ -259,11 +259,13 @@ impl Process {
     }
 
     /// What of `new` can't take effect while the process runs.
-    pub fn refuse_changes(&self, new: &GatewayFile, findings: &mut Findings) {
+    pub fn refuse_changes(&self, new: &GatewayFile, diagnostics: &mut Diagnostics) {
         let old = &self.written;
         let mut differs = |same: bool, at: &At<'_>, what: &str| {
             if !same {
-                findings.error(at, format!("{what} can't change while the process runs")).help("restart the gateway");
+                diagnostics
+                    .error(at, format!("{what} can't change while the process runs"))
+                    .help("restart the gateway");
             }
         };
         let listeners = At::ROOT.key("listeners");
@@ -292,11 +294,11 @@ impl Process {
     }
 }
 
-fn admin(file: &GatewayFile, at: &At<'_>, findings: &mut Findings) -> SocketAddr {
+fn admin(file: &GatewayFile, at: &At<'_>, diagnostics: &mut Diagnostics) -> SocketAddr {
     let written = &file.listeners.admin.address;
     written.parse().unwrap_or_else(|_| {
-        let finding = findings.error(&at.key("address"), "not an address and port");
-        finding.help("write it as 127.0.0.1:9090 or [::1]:9090");
+        let diagnostic = diagnostics.error(&at.key("address"), "not an address and port");
+        diagnostic.help("write it as 127.0.0.1:9090 or [::1]:9090");
         SocketAddr::from(([127, 0, 0, 1], 0))
     })
 }
@@ -308,11 +310,11 @@ fn threads(written: Threads) -> usize {
     }
 }
 
-fn check_admin(process: &Process, findings: &mut Findings) {
+fn check_admin(process: &Process, diagnostics: &mut Diagnostics) {
     if !process.admin.ip().is_loopback() && !process.tokens.can_sign() {
         let at = At::ROOT.key("listeners");
         let message = "an admin listener away from loopback needs tokens.hs256_secret or tokens.signing_key";
-        let finding = findings.error(&at.key("admin"), message);
-        finding.help("listen on 127.0.0.1, or set tokens.hs256_secret to \"${PROXY_JWT_SECRET}\"");
+        let diagnostic = diagnostics.error(&at.key("admin"), message);
+        diagnostic.help("listen on 127.0.0.1, or set tokens.hs256_secret to \"${PROXY_JWT_SECRET}\"");
     }
 }

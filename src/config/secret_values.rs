@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::base::{At, Findings, Secret, nearest};
+use crate::base::{At, Diagnostics, Secret, nearest};
 use crate::config::document::Document;
 use crate::config::faults::Faults;
 use crate::config::gateway_file::GatewayFile;
@@ -40,11 +40,11 @@ impl Keeping {
     /// # Errors
     /// The faults of these sections, or of a file that can't be read at all.
     pub fn read(gateway: &Path) -> Result<Self, Faults> {
-        let mut document = Document::read(gateway, &super::serving::environment)?;
-        let mut findings = Findings::default();
-        let file: GatewayFile = document.load(&mut findings).unwrap_or_default();
-        let store = Place::compile(file.store.as_ref(), &At::ROOT.key("store"), &mut findings);
-        let faults = document.place(&findings).within(&SECTIONS);
+        let mut document = Document::read(gateway, &super::active::environment)?;
+        let mut diagnostics = Diagnostics::default();
+        let file: GatewayFile = document.load(&mut diagnostics).unwrap_or_default();
+        let store = Place::compile(file.store.as_ref(), &At::ROOT.key("store"), &mut diagnostics);
+        let faults = document.place(&diagnostics).within(&SECTIONS);
         if !faults.is_empty() {
             return Err(faults);
         }
@@ -73,7 +73,7 @@ impl Keeping {
     }
 }
 
-/// The values of all secrets, read when the first one is asked for.
+/// The values of all secrets, read when the first one is needed.
 pub(super) struct SecretValues {
     gateway: PathBuf,
     values: OnceCell<Result<BTreeMap<String, Secret>, String>>,
@@ -105,7 +105,7 @@ impl SecretValues {
 }
 
 fn read(gateway: &Path) -> Result<BTreeMap<String, Secret>, String> {
-    // Its faults are told where they are.
+    // Its faults are reported where they are.
     let keeping = Keeping::read(gateway).map_err(|_| "gateway.yaml does not say where it is".to_owned())?;
     // To look for something must not leave a database behind.
     if matches!(&keeping.store, Place::Sqlite(path) if !path.exists()) {

@@ -7,7 +7,7 @@ use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::base::{At, ByteSize, Findings, Period};
+use crate::base::{At, ByteSize, Diagnostics, Period};
 use crate::config::gateway_file::Mode;
 use crate::config::routes_file::{RedirectConfig, RespondConfig, RouteConfig, RoutesFile};
 use crate::filters::auth::AuthConfig;
@@ -16,7 +16,7 @@ use crate::forward::{Policy, TimeoutsConfig};
 use crate::identity::Roles;
 use crate::pipeline::{Filters, Scope};
 use crate::routing::{MatchConfig, Table, Template};
-use crate::services::Directory;
+use crate::services::ServiceRegistry;
 use crate::upstream::{Upstream, UpstreamKind};
 
 /// All routes and upstreams, compiled.
@@ -45,7 +45,7 @@ pub struct Route {
     pub policy: Policy,
     /// What becomes of its requests.
     pub action: Action,
-    /// Everything above in words, for operators; also tells whether a reload changed the route.
+    /// Everything above in words, for operators; also shows whether a reload changed the route.
     pub description: Description,
 }
 
@@ -102,27 +102,27 @@ pub struct Description {
 impl Snapshot {
     /// The only way to a snapshot, for start, reload and `check` alike. Reports all faults; what has
     /// any must not serve.
-    pub fn compile(file: &RoutesFile, known: Known<'_>, mode: Mode, findings: &mut Findings) -> Self {
+    pub fn compile(file: &RoutesFile, known: Known<'_>, mode: Mode, diagnostics: &mut Diagnostics) -> Self {
         let Known { services, filters, issuers } = known;
-        let roles = Roles::compile(file.roles.as_ref(), &At::ROOT.key("roles"), findings);
+        let roles = Roles::compile(file.roles.as_ref(), &At::ROOT.key("roles"), diagnostics);
         let nowhere = Scope { roles: &roles, issuers, filters, ..Scope::nowhere() };
-        let upstreams = upstreams(file, services, findings);
+        let upstreams = upstreams(file, services, diagnostics);
         let built_in = built_in_routes(mode);
         let written: Vec<&RouteConfig> = file.routes.iter().chain(&built_in).collect();
         let at = At::ROOT.key("routes");
-        check_settings(file, nowhere, findings);
-        unique_names(&written, &at, findings);
+        check_settings(file, nowhere, diagnostics);
+        unique_names(&written, &at, diagnostics);
         let matches: Vec<(&str, &MatchConfig)> = written.iter().map(|it| (&*it.name, &it.r#match)).collect();
-        let table = Table::compile(&matches, &at, findings);
+        let table = Table::compile(&matches, &at, diagnostics);
         let mut all = upstreams;
         all.extend(built_in_upstreams(mode));
         let compiler = Compiler { file, upstreams: &all, table: &table, nowhere };
         let compile =
-            |(number, route): (usize, &&RouteConfig)| compiler.route(number, route, &at.index(number), findings);
+            |(number, route): (usize, &&RouteConfig)| compiler.route(number, route, &at.index(number), diagnostics);
         let routes = written.iter().enumerate().map(compile).collect();
         let defaults = layer("defaults".to_owned(), &file.defaults, At::ROOT);
         // What is wrong with them was reported where they stand.
-        let defaults = Chain::compile(&[defaults], &nowhere, &mut Findings::default());
+        let defaults = Chain::compile(&[defaults], &nowhere, &mut Diagnostics::default());
         Self { table, routes, upstreams: all, defaults, roles: Arc::new(roles) }
     }
 }
@@ -136,7 +136,7 @@ fn built_in_routes(mode: Mode) -> Vec<RouteConfig> {
         upstream: Some(name.to_owned()),
         ..RouteConfig::default()
     };
-    // Whoever asks after the gateway's health has no credentials, whatever `defaults` say.
+    // Probes of the gateway's health have no credentials, whatever `defaults` say.
     let open = AuthConfig { open: true, ..AuthConfig::default() };
     let settings = PolicyConfig { auth: Some(open), ..PolicyConfig::default() };
     let health = RouteConfig { settings, ..route(HEALTH, "GET", "/api/health") };
@@ -158,30 +158,30 @@ fn built_in_upstreams(mode: Mode) -> Vec<Arc<Upstream>> {
     }
     let upstreams = services.into_iter().map(|(name, service)| {
         let config = crate::upstream::UpstreamConfig { local: Some(service.to_owned()), ..Default::default() };
-        let upstream = Upstream::compile(name, &config, &At::ROOT, &mut Findings::default());
+        let upstream = Upstream::compile(name, &config, &At::ROOT, &mut Diagnostics::default());
         Arc::new(upstream.expect("a local upstream has nothing that could be wrong"))
     });
     upstreams.collect()
 }
 
-fn upstreams(file: &RoutesFile, services: &Directory, findings: &mut Findings) -> Vec<Arc<Upstream>> {
+fn upstreams(file: &RoutesFile, services: &ServiceRegistry, diagnostics: &mut Diagnostics) -> Vec<Arc<Upstream>> {
     let at = At::ROOT.key("upstreams");
     let mut upstreams = Vec::new();
     for (name, written) in &file.upstreams {
         let at = at.key(name);
-        let Some(upstream) = Upstream::compile(name, written, &at, findings) else { continue };
+        let Some(upstream) = Upstream::compile(name, written, &at, diagnostics) else { continue };
         if let UpstreamKind::Local(service) = &upstream.kind
             && services.find(service).is_none()
         {
-            let finding = findings.error(&at.key("local"), format!("no local service `{service}`"));
-            finding.suggest(service, services.names());
+            let diagnostic = diagnostics.error(&at.key("local"), format!("no local service `{service}`"));
+            diagnostic.suggest(service, services.names());
         }
         upstreams.push(Arc::new(upstream));
     }
     upstreams
 }
 
-fn unique_names(routes: &[&RouteConfig], at: &At<'_>, findings: &mut Findings) {
+fn unique_names(routes: &[&RouteConfig], at: &At<'_>, diagnostics: &mut Diagnostics) {
     let mut seen = BTreeMap::new();
     for (number, route) in routes.iter().enumerate() {
         let at = at.index(number);
@@ -189,13 +189,13 @@ fn unique_names(routes: &[&RouteConfig], at: &At<'_>, findings: &mut Findings) {
             && route.name.len() <= 100
             && route.name.bytes().all(|it| it.is_ascii_alphanumeric() || b"-_.".contains(&it));
         if !plain {
-            findings
+            diagnostics
                 .error(&at.key("name"), "not a name for a route")
                 .help("letters, digits, `-`, `_` and `.`, at most 100");
         }
         if let Some(first) = seen.insert(route.name.as_str(), number) {
-            let finding = findings.error(&at.key("name"), format!("two routes are called `{}`", route.name));
-            finding
+            let diagnostic = diagnostics.error(&at.key("name"), format!("two routes are called `{}`", route.name));
+            diagnostic
                 .help(format!("the first one is number {} in the list; names appear in metrics and logs", first + 1));
         }
     }
@@ -203,11 +203,11 @@ fn unique_names(routes: &[&RouteConfig], at: &At<'_>, findings: &mut Findings) {
 
 /// Settings are checked where they stand and once, also those that no route uses. What a route alone can say is
 /// checked with it, since it may use what its path captures.
-fn check_settings(file: &RoutesFile, nowhere: Scope<'_>, findings: &mut Findings) {
-    check(&layer("defaults".to_owned(), &file.defaults, At::ROOT.key("defaults")), &nowhere, findings);
+fn check_settings(file: &RoutesFile, nowhere: Scope<'_>, diagnostics: &mut Diagnostics) {
+    check(&layer("defaults".to_owned(), &file.defaults, At::ROOT.key("defaults")), &nowhere, diagnostics);
     let policies = At::ROOT.key("policies");
     for (name, policy) in &file.policies {
-        check(&layer(format!("policy/{name}"), policy, policies.key(name)), &nowhere, findings);
+        check(&layer(format!("policy/{name}"), policy, policies.key(name)), &nowhere, diagnostics);
     }
 }
 
@@ -215,16 +215,16 @@ fn layer<'a>(scope: String, settings: &'a PolicyConfig, at: At<'a>) -> Layer<'a>
     Layer { scope, settings, rewrite: None, at }
 }
 
-fn check(layer: &Layer<'_>, scope: &Scope<'_>, findings: &mut Findings) {
-    Chain::check(layer, scope, findings);
-    Policy::compile(&[(&layer.settings.timeouts, layer.at.key("timeouts"))], 0, findings);
+fn check(layer: &Layer<'_>, scope: &Scope<'_>, diagnostics: &mut Diagnostics) {
+    Chain::check(layer, scope, diagnostics);
+    Policy::compile(&[(&layer.settings.timeouts, layer.at.key("timeouts"))], 0, diagnostics);
 }
 
 /// What settings may refer to that stands elsewhere.
 #[derive(Clone, Copy)]
 pub struct Known<'a> {
     /// The local services.
-    pub services: &'a Directory,
+    pub services: &'a ServiceRegistry,
     /// The filters that were added to the built-in ones.
     pub filters: &'a Filters,
     /// The names in `tokens.trust` of `gateway.yaml`, if they are known.
@@ -240,7 +240,7 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    fn route(&self, number: usize, written: &RouteConfig, at: &At<'_>, findings: &mut Findings) -> Route {
+    fn route(&self, number: usize, written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Route {
         let defaults_at = At::ROOT.key("defaults");
         let policies_at = At::ROOT.key("policies");
         let mut layers = vec![layer("defaults".to_owned(), &self.file.defaults, defaults_at)];
@@ -249,8 +249,8 @@ impl Compiler<'_> {
             match self.file.policies.get_key_value(name) {
                 Some((name, policy)) => layers.push(layer(format!("policy/{name}"), policy, policies_at.key(name))),
                 None => {
-                    let finding = findings.error(&uses.index(place), format!("no policy `{name}`"));
-                    finding.suggest(name, self.file.policies.keys().map(String::as_str));
+                    let diagnostic = diagnostics.error(&uses.index(place), format!("no policy `{name}`"));
+                    diagnostic.suggest(name, self.file.policies.keys().map(String::as_str));
                 }
             }
         }
@@ -266,67 +266,73 @@ impl Compiler<'_> {
             ..self.nowhere
         };
         // Those that every gateway has have no place in the file, and no faults.
-        check(&layers[layers.len() - 1], &scope, findings);
-        let chain = Chain::compile(&layers, &scope, findings);
+        check(&layers[layers.len() - 1], &scope, diagnostics);
+        let chain = Chain::compile(&layers, &scope, diagnostics);
         let policy = policy(&layers);
-        let action = self.action(number, written, at, findings);
+        let action = self.action(number, written, at, diagnostics);
         let description = describe(written, &layers, &scope, &policy);
         Route { name: written.name.as_str().into(), chain, policy, action, description }
     }
 
-    fn action(&self, number: usize, written: &RouteConfig, at: &At<'_>, findings: &mut Findings) -> Action {
+    fn action(&self, number: usize, written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Action {
         let chosen = [written.upstream.is_some(), written.redirect.is_some(), written.respond.is_some()];
         if chosen.iter().filter(|it| **it).count() != 1 {
-            let finding = findings
+            let diagnostic = diagnostics
                 .error(at, format!("route `{}` needs exactly one of upstream, redirect and respond", written.name));
-            finding.help("say where its requests go, or how they are answered");
+            diagnostic.help("say where its requests go, or how they are answered");
         }
         if let Some(redirect) = &written.redirect {
-            return Action::Redirect(self.redirect(number, redirect, &at.key("redirect"), findings));
+            return Action::Redirect(self.redirect(number, redirect, &at.key("redirect"), diagnostics));
         }
         if let Some(name) = &written.upstream {
-            return Action::Upstream(self.upstream(name, &at.key("upstream"), findings));
+            return Action::Upstream(self.upstream(name, &at.key("upstream"), diagnostics));
         }
         let respond = written.respond.clone().unwrap_or_default();
-        Action::Respond(Respond::compile(&respond, &at.key("respond"), findings))
+        Action::Respond(Respond::compile(&respond, &at.key("respond"), diagnostics))
     }
 
-    fn upstream(&self, name: &str, at: &At<'_>, findings: &mut Findings) -> usize {
+    fn upstream(&self, name: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> usize {
         let found = self.upstreams.iter().position(|it| &*it.name == name);
         // An upstream that did not compile is reported where it stands, not at every route.
         if found.is_none() && !self.file.upstreams.contains_key(name) {
-            let finding = findings.error(at, format!("no upstream `{name}`"));
-            finding.suggest(name, self.file.upstreams.keys().map(String::as_str));
+            let diagnostic = diagnostics.error(at, format!("no upstream `{name}`"));
+            diagnostic.suggest(name, self.file.upstreams.keys().map(String::as_str));
         }
         found.unwrap_or(0)
     }
 
-    fn redirect(&self, number: usize, written: &RedirectConfig, at: &At<'_>, findings: &mut Findings) -> Redirect {
+    fn redirect(
+        &self,
+        number: usize,
+        written: &RedirectConfig,
+        at: &At<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Redirect {
         let status = written.status.unwrap_or(308);
         if ![301, 302, 303, 307, 308].contains(&status) {
-            findings.error(&at.key("status"), "not a status that redirects").help("301, 302, 303, 307 or 308");
+            diagnostics.error(&at.key("status"), "not a status that redirects").help("301, 302, 303, 307 or 308");
         }
-        let to = Template::compile(&written.to, self.table.captures(number), &at.key("to"), findings);
+        let to = Template::compile(&written.to, self.table.captures(number), &at.key("to"), diagnostics);
         Redirect { status: StatusCode::from_u16(status).unwrap_or(StatusCode::PERMANENT_REDIRECT), to }
     }
 }
 
 impl Respond {
-    fn compile(written: &RespondConfig, at: &At<'_>, findings: &mut Findings) -> Self {
+    fn compile(written: &RespondConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         let status = written.status.unwrap_or(200);
         let status = StatusCode::from_u16(status).ok().filter(|it| (200..600).contains(&it.as_u16()));
         if status.is_none() {
-            findings.error(&at.key("status"), "not a final status").help("200 to 599");
+            diagnostics.error(&at.key("status"), "not a final status").help("200 to 599");
         }
         // RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5.
         if [204, 205, 304].contains(&written.status.unwrap_or(200)) && written.body.is_some() {
-            let finding = findings.error(&at.key("body"), "an answer of this status has no body");
-            finding.help("leave the body out, or choose another status");
+            let diagnostic = diagnostics.error(&at.key("body"), "an answer of this status has no body");
+            diagnostic.help("leave the body out, or choose another status");
         }
         let media = written.content_type.as_deref().unwrap_or("text/plain; charset=utf-8");
         let content_type = HeaderValue::from_str(media);
         if content_type.is_err() {
-            findings.error(&at.key("content_type"), "not a media type").help("write it as application/json");
+            diagnostics.error(&at.key("content_type"), "not a media type").help("write it as application/json");
         }
         Self {
             status: status.unwrap_or_default(),
@@ -341,7 +347,7 @@ fn policy(layers: &[Layer<'_>]) -> Policy {
     let timeouts: Vec<(&TimeoutsConfig, At<'_>)> =
         layers.iter().zip(&places).map(|(layer, at)| (&layer.settings.timeouts, at.key("timeouts"))).collect();
     let body_limit = layers.iter().rev().find_map(|it| it.settings.body_limit).map_or(Policy::BODY_LIMIT, |it| it.0);
-    Policy::compile(&timeouts, body_limit, &mut Findings::default()) // each was checked where it stands
+    Policy::compile(&timeouts, body_limit, &mut Diagnostics::default()) // each was checked where it stands
 }
 
 fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, policy: &Policy) -> Description {

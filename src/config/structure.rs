@@ -12,13 +12,13 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use crate::base::{Findings, Part, nearest};
+use crate::base::{Diagnostics, Part, nearest};
 use crate::pipeline::Filters;
 
-use super::marks::{escape, short, unescape};
 use super::routes_file::RoutesFile;
+use super::spans::{escape, short, unescape};
 
-/// Begins the path of a finding that is one in the file as written, not in what was loaded.
+/// Begins the path of a diagnostic that is one in the file as written, not in what was loaded.
 /// Other paths begin with `/` or are empty.
 pub(super) const AS_WRITTEN: char = '#';
 /// Each round cuts at least one value; a file that is still not usable after so many is hopeless.
@@ -184,12 +184,12 @@ struct Problem {
     help: Option<String>,
 }
 
-/// See `Document::load`; `tainted` tells which values must not be shown, `unfilled` of which nothing
-/// more is to be told.
+/// See `Document::load`; `tainted` says which values must not be shown, `unfilled` of which nothing
+/// more is to be reported.
 pub(super) fn load<T: DeserializeOwned>(
     value: &serde_yaml::Value,
     schema: &Value,
-    findings: &mut Findings,
+    diagnostics: &mut Diagnostics,
     tainted: &dyn Fn(&str) -> bool,
     unfilled: &HashSet<String>,
 ) -> (Option<T>, Loaded) {
@@ -200,7 +200,7 @@ pub(super) fn load<T: DeserializeOwned>(
         Ok(validator) => validator,
         Err(error) => {
             let message = format!("the schema of this file cannot be used: {error}");
-            findings.push(AS_WRITTEN.to_string(), Part::Value, message);
+            diagnostics.push(AS_WRITTEN.to_string(), Part::Value, message);
             return (None, loaded);
         }
     };
@@ -226,7 +226,7 @@ pub(super) fn load<T: DeserializeOwned>(
         if report {
             for (problem, path) in problems.into_iter().zip(&at).filter(|it| !unfilled.contains(it.1)) {
                 let path = format!("{AS_WRITTEN}{path}");
-                findings.push(path, problem.part, problem.message).help = problem.help;
+                diagnostics.push(path, problem.part, problem.message).help = problem.help;
             }
         }
         // Several problems with one value are one cut.

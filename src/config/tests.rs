@@ -1,4 +1,4 @@
-//! Faulty files and what is told about them, over types that look like the real ones.
+//! Faulty files and what is reported about them, over types that look like the real ones.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, ByteSize, Findings, Part, Percent, Period};
+use crate::base::{At, ByteSize, Diagnostics, Part, Percent, Period};
 
 use super::*;
 
@@ -219,15 +219,15 @@ fn environment(name: &str) -> Option<String> {
 }
 
 /// What a room would do: names must resolve, a route needs an upstream.
-fn compile(file: &File, findings: &mut Findings) {
+fn compile(file: &File, diagnostics: &mut Diagnostics) {
     let routes = At::ROOT.key("routes");
     for (index, route) in file.routes.iter().enumerate() {
         let at = routes.index(index);
         match &route.upstream {
-            None => findings.error(&at, "no upstream").help("write `upstream`"),
+            None => diagnostics.error(&at, "no upstream").help("write `upstream`"),
             Some(name) if !file.upstreams.contains_key(name) => {
-                let finding = findings.error(&at.key("upstream"), format!("unknown `{name}`"));
-                finding.suggest(name, file.upstreams.keys().map(String::as_str));
+                let diagnostic = diagnostics.error(&at.key("upstream"), format!("unknown `{name}`"));
+                diagnostic.suggest(name, file.upstreams.keys().map(String::as_str));
             }
             Some(_) => {}
         }
@@ -235,7 +235,7 @@ fn compile(file: &File, findings: &mut Findings) {
     let upstreams = At::ROOT.key("upstreams");
     for (name, upstream) in &file.upstreams {
         if upstream.discovery.is_none() && upstream.local.is_none() {
-            findings.error(&upstreams.key(name), "needs `discovery` or `local`");
+            diagnostics.error(&upstreams.key(name), "needs `discovery` or `local`");
         }
     }
 }
@@ -245,12 +245,12 @@ fn faults(text: &str) -> Faults {
         Ok(document) => document,
         Err(faults) => return faults,
     };
-    let mut findings = Findings::default();
-    let file: Option<File> = document.load(&mut findings);
+    let mut diagnostics = Diagnostics::default();
+    let file: Option<File> = document.load(&mut diagnostics);
     if let Some(file) = file {
-        compile(&file, &mut findings);
+        compile(&file, &mut diagnostics);
     }
-    document.place(&findings)
+    document.place(&diagnostics)
 }
 
 /// Each line of `expected`: `line:column message | help`; fragments are enough.
@@ -270,9 +270,9 @@ fn check(text: &str, expected: &[(usize, usize, &str, &str)]) {
 #[test]
 fn a_whole_file_loads_with_nothing_to_tell() {
     let mut document = Document::parse("routes.yaml", WHOLE, &environment).unwrap();
-    let mut findings = Findings::default();
-    let file: File = document.load(&mut findings).unwrap();
-    assert!(findings.is_empty(), "{}", document.place(&findings));
+    let mut diagnostics = Diagnostics::default();
+    let file: File = document.load(&mut diagnostics).unwrap();
+    assert!(diagnostics.is_empty(), "{}", document.place(&diagnostics));
     assert_eq!(file.upstreams["generate"].local.as_deref(), Some("generate"));
     assert!(matches!(file.upstreams["other"].balance, Balance::RoundRobin));
     assert!(matches!(file.upstreams["other"].discovery, Some(Discovery::Registry(_))));
@@ -286,7 +286,7 @@ fn unknown_keys_are_told_at_the_key() {
     check("verison: 1", &[(1, 1, "unknown key `verison`", "did you mean `version`?")]);
     check("zebra: 1", &[(1, 1, "unknown key `zebra`", "known here: version, upstreams")]);
     check("upstreams:\n  a: { local: x, helth: {} }\n", &[(2, 18, "unknown key `helth`", "`health`")]);
-    // That the route has no upstream now is not told: it follows.
+    // That the route has no upstream now is not reported: it follows.
     check(
         "routes:\n  - name: a\n    match: { path: /, metods: [GET] }\n    upstraem: b\n",
         &[(3, 23, "`metods`", "`methods`"), (4, 5, "`upstraem`", "`upstream`")],
@@ -517,11 +517,11 @@ routes:
 fn a_word_of_a_secret_is_hidden_in_a_rooms_message_about_it() {
     let text = "state: { redis: { url: \"${REDIS_URL}\" } }\n";
     let mut document = Document::parse("gateway.yaml", text, &environment).unwrap();
-    let mut findings = Findings::default();
-    document.load::<File>(&mut findings).unwrap();
+    let mut diagnostics = Diagnostics::default();
+    document.load::<File>(&mut diagnostics).unwrap();
     let message = "no host called user:hunter2@host is known".to_owned();
-    findings.push("/state/redis/url".to_owned(), Part::Value, message);
-    let faults = document.place(&findings);
+    diagnostics.push("/state/redis/url".to_owned(), Part::Value, message);
+    let faults = document.place(&diagnostics);
     assert_eq!(faults.iter().next().unwrap().message, "no ... called ... is known");
 }
 

@@ -4,7 +4,7 @@
 //! in the file's directory. So it is directories that are watched: those of the path as written
 //! and of every symlink on the way to the file. What to do about a change is left to the receiver.
 //!
-//! Of a directory the kernel is asked for the ends of writes, not for each: a log in the same directory is written to
+//! Of a directory the kernel reports the ends of writes, not for each: a log in the same directory is written to
 //! all the time, and would wake us as often. What is written and never closed is found by looking.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -21,9 +21,9 @@ use inotify::{Event, EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
 use parking_lot::Mutex;
 use tokio::sync::mpsc::Sender;
 
-/// A change is told when nothing more has happened for so long: writers write in pieces.
+/// A change is reported when nothing more has happened for so long: writers write in pieces.
 const QUIET: Duration = Duration::from_millis(100);
-/// A writer that never rests must not keep a change from being told.
+/// A writer that never rests must not keep a change from being reported.
 const QUIET_MAX: Duration = Duration::from_secs(1);
 /// The files are looked at this often in case an event was lost, or the file system has none.
 const POLL: Duration = Duration::from_secs(3);
@@ -50,7 +50,7 @@ pub enum WatchError {
     /// The current directory is needed to make a path absolute.
     #[error("cannot resolve {path}: {cause}")]
     Path {
-        /// The path as given.
+        /// The path as written.
         path: PathBuf,
         /// Why.
         cause: io::Error,
@@ -69,7 +69,7 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Begins to watch; changes from now on are told, several in short order as one. Start it
+    /// Begins to watch; changes from now on are reported, several in short order as one. Start it
     /// before the files are read for the first time, so that no change falls between. The files
     /// need not exist.
     pub fn start(paths: &[PathBuf], changed: Sender<()>) -> Result<Self, WatchError> {
@@ -118,12 +118,12 @@ struct Watch {
     touched: Arc<AtomicBool>,
     known: Arc<Mutex<Known>>,
     watches: Option<Watches>,
-    seen: Vec<Option<Print>>,
+    seen: Vec<Option<FileStamp>>,
 }
 
-/// What tells one content of a file from another without reading it.
+/// What differs between two contents of a file, without reading it.
 #[derive(Debug, PartialEq, Eq)]
-struct Print {
+struct FileStamp {
     canonical: PathBuf,
     modified: Option<SystemTime>,
     length: u64,
@@ -182,9 +182,9 @@ impl Watch {
         self.known.lock().names = ways.iter().flat_map(|it| it.names.iter().cloned()).collect();
         let wanted = ways.into_iter().flat_map(|it| it.directories).collect();
         self.watch_only(&wanted);
-        let prints: Vec<Option<Print>> = self.paths.iter().map(|it| Print::of(it)).collect();
-        let differs = prints != self.seen;
-        self.seen = prints;
+        let stamps: Vec<Option<FileStamp>> = self.paths.iter().map(|it| FileStamp::of(it)).collect();
+        let differs = stamps != self.seen;
+        self.seen = stamps;
         differs
     }
 
@@ -197,7 +197,7 @@ impl Watch {
             // It may not exist any more; then nothing is watched either.
             let _ = watches.remove(watch);
         }
-        // Those that are watched already are asked for again: a directory that was removed and
+        // Those that are watched already are watched anew: a directory that was removed and
         // made anew has the same name, but is not watched.
         for directory in wanted {
             if let Ok(watch) = watches.add(directory, CHANGES) {
@@ -258,7 +258,7 @@ fn concerns<S: AsRef<std::ffi::OsStr>>(event: &Event<S>, known: &Known) -> bool 
     event.mask.intersects(AT_LARGE) || named().unwrap_or_default()
 }
 
-impl Print {
+impl FileStamp {
     fn of(path: &Path) -> Option<Self> {
         let canonical = path.canonicalize().ok()?;
         let metadata = canonical.metadata().ok()?;

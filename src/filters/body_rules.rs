@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::settings::{BuiltIn, Layer};
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 use crate::pipeline::{BodyFault, Exchange, Filter, Refusal, RequestContext, Scope, Step};
 
 /// So many faults of a body are reported at once.
@@ -75,18 +75,18 @@ impl Filter for BodyRules {
     type Config = BodyRulesConfig;
 
     /// Reads the schema's file. Reports every media type that is none, and a schema that can't be used.
-    fn compile(config: &BodyRulesConfig, _: &Scope<'_>, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
+    fn compile(config: &BodyRulesConfig, _: &Scope<'_>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
         let schema = config.schema.as_ref().and_then(|it| it.request.as_deref());
         let schema = schema.and_then(|path| match Schema::read(path) {
             Ok(schema) => Some(Arc::new(schema)),
             Err(why) => {
-                findings.error(&at.key("schema").key("request"), why).help("name a file that holds a JSON Schema");
+                diagnostics.error(&at.key("schema").key("request"), why).help("name a file that holds a JSON Schema");
                 None
             }
         });
         let json = || vec![MediaType::Exact("application/json".to_owned()), MediaType::Suffix("+json".to_owned())];
         let types = match &config.content_types {
-            Some(types) => media_types(types, &at.key("content_types"), findings),
+            Some(types) => media_types(types, &at.key("content_types"), diagnostics),
             None if schema.is_some() => json(),
             None => Vec::new(),
         };
@@ -114,9 +114,9 @@ impl BuiltIn for BodyRules {
         (content_types.is_some() || schema.is_some()).then_some(BodyRulesConfig { content_types, schema })
     }
 
-    fn check(layer: &Layer<'_>, scope: &Scope<'_>, findings: &mut Findings) {
+    fn check(layer: &Layer<'_>, scope: &Scope<'_>, diagnostics: &mut Diagnostics) {
         let (content_types, schema) = (layer.settings.content_types.clone(), layer.settings.schema.clone());
-        Self::compile(&BodyRulesConfig { content_types, schema }, scope, &layer.at, findings);
+        Self::compile(&BodyRulesConfig { content_types, schema }, scope, &layer.at, diagnostics);
     }
 }
 
@@ -192,12 +192,12 @@ impl Schema {
     }
 }
 
-fn media_types(written: &[String], at: &At<'_>, findings: &mut Findings) -> Vec<MediaType> {
+fn media_types(written: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<MediaType> {
     let mut types = Vec::new();
     for (number, text) in written.iter().enumerate() {
         match MediaType::parse(text) {
             Some(media_type) => types.push(media_type),
-            None => findings
+            None => diagnostics
                 .error(&at.index(number), "not a media type")
                 .help("write it as application/json, image/* or application/*+json, without parameters"),
         }
@@ -246,16 +246,16 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn compiled(types: &[&str]) -> (Option<BodyRules>, Findings) {
+    fn compiled(types: &[&str]) -> (Option<BodyRules>, Diagnostics) {
         let types: Vec<String> = types.iter().map(ToString::to_string).collect();
         let config = BodyRulesConfig { content_types: Some(types), schema: None };
-        let mut findings = Findings::default();
-        (BodyRules::compile(&config, &Scope::nowhere(), &At::ROOT, &mut findings), findings)
+        let mut diagnostics = Diagnostics::default();
+        (BodyRules::compile(&config, &Scope::nowhere(), &At::ROOT, &mut diagnostics), diagnostics)
     }
 
     fn rules(types: &[&str]) -> BodyRules {
-        let (rules, findings) = compiled(types);
-        assert!(findings.is_empty());
+        let (rules, diagnostics) = compiled(types);
+        assert!(diagnostics.is_empty());
         rules.unwrap()
     }
 
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn what_is_not_a_media_type_is_found() {
-        let (_, findings) = compiled(&["json", "*/json", "application/*json", "a b/c"]);
-        assert_eq!(findings.iter().count(), 4);
+        let (_, diagnostics) = compiled(&["json", "*/json", "application/*json", "a b/c"]);
+        assert_eq!(diagnostics.iter().count(), 4);
     }
 }

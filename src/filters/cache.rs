@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::Method;
 
 use super::settings::{BuiltIn, Layer};
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 use crate::cache::{CacheConfig, Rules};
 use crate::pipeline::{Filter, Scope};
 
@@ -15,8 +15,8 @@ impl Filter for Arc<Rules> {
     const SUMMARY: &'static str = "Keeps responses and gives them again.";
     type Config = CacheConfig;
 
-    fn compile(config: &CacheConfig, scope: &Scope<'_>, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
-        Some(Self::new(Rules::compile(scope.route, config, scope.captures, at, findings)))
+    fn compile(config: &CacheConfig, scope: &Scope<'_>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        Some(Self::new(Rules::compile(scope.route, config, scope.captures, at, diagnostics)))
     }
 
     fn needs_body(&self, method: &Method) -> bool {
@@ -30,17 +30,17 @@ impl BuiltIn for Arc<Rules> {
     }
 
     /// What tags name is known only where a path is: with each route.
-    fn check(layer: &Layer<'_>, scope: &Scope<'_>, findings: &mut Findings) {
+    fn check(layer: &Layer<'_>, scope: &Scope<'_>, diagnostics: &mut Diagnostics) {
         if let Some(cache) = Self::block(layer) {
             let config = CacheConfig { tags: Vec::new(), ..cache.clone() };
-            Self::compile(&config, scope, &layer.at.key(Self::NAME), findings);
+            Self::compile(&config, scope, &layer.at.key(Self::NAME), diagnostics);
         }
     }
 
-    fn check_on_route(layers: &[Layer<'_>], scope: &Scope<'_>, findings: &mut Findings) {
+    fn check_on_route(layers: &[Layer<'_>], scope: &Scope<'_>, diagnostics: &mut Diagnostics) {
         let counting = layers.iter().rev().find_map(|it| Some((Self::block(it)?, &it.at)));
         if let Some((cache, at)) = counting {
-            Rules::check_tags(&cache.tags, scope.captures, &at.key(Self::NAME).key("tags"), findings);
+            Rules::check_tags(&cache.tags, scope.captures, &at.key(Self::NAME).key("tags"), diagnostics);
         }
     }
 }

@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::settings::{BuiltIn, Layer};
-use crate::base::{At, Findings, Period};
+use crate::base::{At, Diagnostics, Period};
 use crate::pipeline::{Exchange, Filter, Origin, RequestContext, Scope, Step, Stop};
 
 /// The `cors` section of a route, of a policy, or of `defaults`.
@@ -68,18 +68,18 @@ impl Filter for Cors {
     type Config = CorsConfig;
 
     /// Reports every origin that could never match.
-    fn compile(config: &CorsConfig, scope: &Scope<'_>, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
+    fn compile(config: &CorsConfig, scope: &Scope<'_>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
         let any = config.origins.iter().any(|it| it == "*");
         if any && config.credentials {
-            let finding = findings.error(&at.key("credentials"), "credentials for the origin `*`");
-            finding.help("browsers refuse that: list the origins");
+            let diagnostic = diagnostics.error(&at.key("credentials"), "credentials for the origin `*`");
+            diagnostic.help("browsers refuse that: list the origins");
         }
         let mut origins = Vec::new();
         let list = at.key("origins");
         for (number, text) in config.origins.iter().enumerate().filter(|(_, it)| *it != "*") {
             match OriginPattern::parse(text) {
                 Some(origin) => origins.push(origin),
-                None => findings
+                None => diagnostics
                     .error(&list.index(number), "not an origin")
                     .help("write scheme and host, such as https://app.example.org or http://localhost:*"),
             }
@@ -241,9 +241,9 @@ mod tests {
     fn what_is_no_origin_is_reported() {
         let config =
             CorsConfig { origins: vec!["app.example.org".into(), "*".into()], credentials: true, max_age: None };
-        let mut findings = Findings::default();
-        Cors::compile(&config, &Scope::nowhere(), &At::ROOT, &mut findings);
-        let paths: Vec<_> = findings.iter().map(|it| it.path.as_str()).collect();
+        let mut diagnostics = Diagnostics::default();
+        Cors::compile(&config, &Scope::nowhere(), &At::ROOT, &mut diagnostics);
+        let paths: Vec<_> = diagnostics.iter().map(|it| it.path.as_str()).collect();
         assert_eq!(paths, ["/credentials", "/origins/0"]);
     }
 }

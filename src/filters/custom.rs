@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::settings::{BuiltIn, Layer, StepDescription};
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 use crate::pipeline::{AnyFilter, Exchange, Filter, RequestContext, Scope, Step};
 
 /// The blocks of filters that were added, by name. Their shapes are known when the binary starts.
@@ -45,8 +45,8 @@ impl Filter for Custom {
         "Filters that a binary adds to the built-in ones, in the order in which it names them.";
     type Config = FiltersConfig;
 
-    fn compile(config: &FiltersConfig, scope: &Scope<'_>, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
-        let filters = scope.filters.compile(&config.0, scope, at, findings);
+    fn compile(config: &FiltersConfig, scope: &Scope<'_>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let filters = scope.filters.compile(&config.0, scope, at, diagnostics);
         (!filters.is_empty()).then_some(Self(filters))
     }
 

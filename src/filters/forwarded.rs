@@ -4,7 +4,7 @@
 use http::header::UPGRADE;
 
 use super::settings::{BuiltIn, Layer};
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 use crate::pipeline::{Filter, RequestContext, Scope, Step};
 
 /// Every route has it.
@@ -18,7 +18,7 @@ impl Filter for Forwarded {
         "Tells upstreams the request's id and trace, the client's address, and who is calling.";
     type Config = ();
 
-    fn compile((): &(), scope: &Scope<'_>, _: &At<'_>, _: &mut Findings) -> Option<Self> {
+    fn compile((): &(), scope: &Scope<'_>, _: &At<'_>, _: &mut Diagnostics) -> Option<Self> {
         Some(Self { websocket: scope.websocket })
     }
 

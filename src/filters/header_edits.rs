@@ -7,7 +7,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 
 /// Fields to set, add and remove.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -44,22 +44,22 @@ const OURS: [&str; 9] = [
 
 impl HeaderEdits {
     /// Reports names and values that could not be sent.
-    pub fn compile(config: &HeaderEditsConfig, at: &At<'_>, findings: &mut Findings) -> Self {
+    pub fn compile(config: &HeaderEditsConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         let mut edits = Self::default();
         for (kind, written, into) in [("set", &config.set, &mut edits.set), ("add", &config.add, &mut edits.add)] {
             let at = at.key(kind);
             for (name, value) in written {
                 let at = at.key(name);
-                let name = field_name(name, &at, findings);
+                let name = field_name(name, &at, diagnostics);
                 match HeaderValue::from_str(value) {
                     Ok(value) => into.extend(name.map(|name| (name, value))),
-                    Err(_) => drop(findings.error(&at, "not a header value: it has control characters")),
+                    Err(_) => drop(diagnostics.error(&at, "not a header value: it has control characters")),
                 }
             }
         }
         let at = at.key("remove");
         for (number, name) in config.remove.iter().enumerate() {
-            edits.remove.extend(field_name(name, &at.index(number), findings));
+            edits.remove.extend(field_name(name, &at.index(number), diagnostics));
         }
         edits
     }
@@ -96,14 +96,14 @@ impl HeaderEdits {
     }
 }
 
-fn field_name(name: &str, at: &At<'_>, findings: &mut Findings) -> Option<HeaderName> {
+fn field_name(name: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<HeaderName> {
     let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
-        findings.error(at, "not a header name").help("letters, digits and dashes, such as x-api-version");
+        diagnostics.error(at, "not a header name").help("letters, digits and dashes, such as x-api-version");
         return None;
     };
     if OURS.contains(&parsed.as_str()) {
-        let finding = findings.error(at, format!("`{parsed}` belongs to the connection or frames the message"));
-        finding.help("the gateway sets it itself; for the host use rewrite.host");
+        let diagnostic = diagnostics.error(at, format!("`{parsed}` belongs to the connection or frames the message"));
+        diagnostic.help("the gateway sets it itself; for the host use rewrite.host");
         return None;
     }
     Some(parsed)
@@ -116,16 +116,16 @@ mod tests {
     #[test]
     fn fields_of_the_framing_are_out_of_reach() {
         let config = HeaderEditsConfig { remove: vec!["Content-Length".into(), "x-a".into()], ..Default::default() };
-        let mut findings = Findings::default();
-        let edits = HeaderEdits::compile(&config, &At::ROOT, &mut findings);
-        assert_eq!(findings.iter().next().unwrap().path, "/remove/0");
+        let mut diagnostics = Diagnostics::default();
+        let edits = HeaderEdits::compile(&config, &At::ROOT, &mut diagnostics);
+        assert_eq!(diagnostics.iter().next().unwrap().path, "/remove/0");
         assert_eq!(edits.remove, [HeaderName::from_static("x-a")]);
     }
 
     #[test]
     fn set_replaces_and_add_keeps() {
         let config: HeaderEditsConfig = serde_yaml::from_str("{ set: { a: new }, add: { b: two } }").unwrap();
-        let edits = HeaderEdits::compile(&config, &At::ROOT, &mut Findings::default());
+        let edits = HeaderEdits::compile(&config, &At::ROOT, &mut Diagnostics::default());
         let mut head = ResponseHeader::build(200, None).unwrap();
         head.insert_header("a", "old").unwrap();
         head.insert_header("b", "one").unwrap();

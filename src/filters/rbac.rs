@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 use crate::identity::{Kind, Principal, Roles};
 use crate::pipeline::{Exchange, Missing, Refusal};
 
@@ -29,20 +29,25 @@ struct Permission {
 
 impl Rbac {
     /// Reports roles and permissions that nobody can have; `None` if nothing is asked.
-    pub(super) fn compile(config: &AuthConfig, roles: &Roles, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
+    pub(super) fn compile(
+        config: &AuthConfig,
+        roles: &Roles,
+        at: &At<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Self> {
         let AuthConfig { roles: needed, permissions, scopes, .. } = config;
         let list = at.key("roles");
         for (number, role) in needed.iter().enumerate() {
-            roles.check_role(role, &list.index(number), findings);
+            roles.check_role(role, &list.index(number), diagnostics);
         }
         let list = at.key("permissions");
         for (number, permission) in permissions.iter().enumerate() {
-            roles.check_permission(permission, &list.index(number), findings);
+            roles.check_permission(permission, &list.index(number), diagnostics);
         }
         let list = at.key("scopes");
         for (number, scope) in scopes.iter().enumerate() {
             if scope.is_empty() || scope.bytes().any(|it| !it.is_ascii_graphic() || b"\"\\".contains(&it)) {
-                findings.error(&list.index(number), "not a scope").help("one word (RFC 6749, section 3.3)");
+                diagnostics.error(&list.index(number), "not a scope").help("one word (RFC 6749, section 3.3)");
             }
         }
         if needed.is_empty() && permissions.is_empty() && scopes.is_empty() {
@@ -109,10 +114,10 @@ mod tests {
     const ROLES: &str = "{ user: [chat.use], operator: [chat.use, plugins.manage, sessions.*], admin: ['*'] }";
 
     fn rbac(yaml: &str) -> (Option<Rbac>, Vec<String>) {
-        let mut findings = Findings::default();
-        let roles = Roles::compile(Some(&serde_yaml::from_str(ROLES).unwrap()), &At::ROOT, &mut findings);
-        let rbac = Rbac::compile(&serde_yaml::from_str(yaml).unwrap(), &roles, &At::ROOT, &mut findings);
-        (rbac, findings.iter().map(|it| it.path.clone()).collect())
+        let mut diagnostics = Diagnostics::default();
+        let roles = Roles::compile(Some(&serde_yaml::from_str(ROLES).unwrap()), &At::ROOT, &mut diagnostics);
+        let rbac = Rbac::compile(&serde_yaml::from_str(yaml).unwrap(), &roles, &At::ROOT, &mut diagnostics);
+        (rbac, diagnostics.iter().map(|it| it.path.clone()).collect())
     }
 
     /// What is said to a caller with these roles and scopes; nothing if it passes.

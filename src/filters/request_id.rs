@@ -2,7 +2,7 @@
 
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use crate::base::{At, Findings, RequestId};
+use crate::base::{At, Diagnostics, RequestId};
 use crate::filters::value_of;
 use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step, X_REQUEST_ID};
 
@@ -14,7 +14,7 @@ impl Filter for RequestIds {
     const SUMMARY: &'static str = "Names the request: `X-Request-Id`, taken over from trusted proxies only.";
     type Config = ();
 
-    fn compile((): &(), _: &Scope<'_>, _: &At<'_>, _: &mut Findings) -> Option<Self> {
+    fn compile((): &(), _: &Scope<'_>, _: &At<'_>, _: &mut Diagnostics) -> Option<Self> {
         Some(Self)
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::header_edits::{HeaderEdits, HeaderEditsConfig};
 use super::security_headers::Security;
 use super::settings::{BuiltIn, Layer};
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 use crate::pipeline::{Exchange, Filter, Scope};
 
 /// Header fields of answers.
@@ -49,8 +49,8 @@ impl Filter for ResponseHeaders {
     const RESPONSES_ONLY: bool = true;
     type Config = HeaderEditsConfig;
 
-    fn compile(config: &HeaderEditsConfig, _: &Scope<'_>, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
-        Some(Self(HeaderEdits::compile(config, at, findings))).filter(|it| !it.0.is_empty())
+    fn compile(config: &HeaderEditsConfig, _: &Scope<'_>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        Some(Self(HeaderEdits::compile(config, at, diagnostics))).filter(|it| !it.0.is_empty())
     }
 
     fn on_response(&self, _: &mut Exchange, response: &mut ResponseHeader) {
@@ -79,7 +79,7 @@ impl BuiltIn for ResponseHeaders {
         Some(edits).filter(|it| *it != HeaderEditsConfig::default())
     }
 
-    fn check(layer: &Layer<'_>, scope: &Scope<'_>, findings: &mut Findings) {
-        Self::compile(&layer.settings.headers.edits(), scope, &layer.at.key("headers"), findings);
+    fn check(layer: &Layer<'_>, scope: &Scope<'_>, diagnostics: &mut Diagnostics) {
+        Self::compile(&layer.settings.headers.edits(), scope, &layer.at.key("headers"), diagnostics);
     }
 }

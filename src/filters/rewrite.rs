@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::header_edits::{HeaderEdits, HeaderEditsConfig};
 use super::settings::{BuiltIn, Layer};
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 use crate::pipeline::{Filter, Refusal, RequestContext, Scope, Step};
 use crate::routing::{Params, Template};
 
@@ -36,10 +36,10 @@ impl Filter for Rewrite {
     const SUMMARY: &'static str = "Changes the request's path, host and header fields for the upstream.";
     type Config = RewriteConfig;
 
-    fn compile(config: &RewriteConfig, scope: &Scope<'_>, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
-        let path = config.path.as_deref().map(|text| path(text, scope.captures, &at.key("path"), findings));
-        let host = config.host.as_deref().and_then(|text| host(text, &at.key("host"), findings));
-        let headers = HeaderEdits::compile(&config.headers, &at.key("headers"), findings);
+    fn compile(config: &RewriteConfig, scope: &Scope<'_>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let path = config.path.as_deref().map(|text| path(text, scope.captures, &at.key("path"), diagnostics));
+        let host = config.host.as_deref().and_then(|text| host(text, &at.key("host"), diagnostics));
+        let headers = HeaderEdits::compile(&config.headers, &at.key("headers"), diagnostics);
         Some(Self { path, host, headers })
     }
 
@@ -78,19 +78,19 @@ impl BuiltIn for Rewrite {
     }
 }
 
-fn path(text: &str, captures: &[String], at: &At<'_>, findings: &mut Findings) -> Template {
+fn path(text: &str, captures: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Template {
     if text.starts_with('/') {
-        return Template::compile(text, captures, at, findings);
+        return Template::compile(text, captures, at, diagnostics);
     }
-    findings.error(at, "a path begins with a slash").help(format!("write `/{text}`"));
-    Template::compile(&format!("/{text}"), captures, at, findings)
+    diagnostics.error(at, "a path begins with a slash").help(format!("write `/{text}`"));
+    Template::compile(&format!("/{text}"), captures, at, diagnostics)
 }
 
-fn host(text: &str, at: &At<'_>, findings: &mut Findings) -> Option<HeaderValue> {
+fn host(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<HeaderValue> {
     let plain = !text.is_empty() && text.bytes().all(|it| it.is_ascii_alphanumeric() || b"-.:[]_".contains(&it));
     let host = HeaderValue::from_str(text).ok().filter(|_| plain);
     if host.is_none() {
-        findings.error(at, "not a host name").help("write it as api.example.org or api.example.org:8080");
+        diagnostics.error(at, "not a host name").help("write it as api.example.org or api.example.org:8080");
     }
     host
 }

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::settings::{BuiltIn, Layer};
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 use crate::http as codec;
 use crate::pipeline::{Exchange, Filter, Scheme, Scope};
 
@@ -45,7 +45,7 @@ impl Filter for Security {
     const RESPONSES_ONLY: bool = true;
     type Config = Self;
 
-    fn compile(config: &Self, _: &Scope<'_>, _: &At<'_>, _: &mut Findings) -> Option<Self> {
+    fn compile(config: &Self, _: &Scope<'_>, _: &At<'_>, _: &mut Diagnostics) -> Option<Self> {
         Some(*config).filter(|it| *it != Self::Off)
     }
 

@@ -11,7 +11,7 @@ use super::auth::AuthConfig;
 use super::custom::FiltersConfig;
 use super::rate_limit::{Limits, RateLimitConfig};
 use super::{CorsConfig, HeadersConfig, IdempotencyConfig, RewriteConfig, SchemaConfig};
-use crate::base::{At, ByteSize, Findings};
+use crate::base::{At, ByteSize, Diagnostics};
 use crate::cache::CacheConfig;
 use crate::forward::TimeoutsConfig;
 use crate::identity::Identity;
@@ -106,15 +106,15 @@ pub trait BuiltIn: Filter<Config: Clone> {
     }
 
     /// Reports what is wrong with one layer by itself, also with one that no route uses.
-    fn check(layer: &Layer<'_>, scope: &Scope<'_>, findings: &mut Findings) {
+    fn check(layer: &Layer<'_>, scope: &Scope<'_>, diagnostics: &mut Diagnostics) {
         if let Some(block) = Self::block(layer) {
-            Self::compile(block, scope, &layer.at.key(Self::NAME), findings);
+            Self::compile(block, scope, &layer.at.key(Self::NAME), diagnostics);
         }
     }
 
     /// Reports what is wrong with a layer's settings on this route alone.
-    fn check_on_route(layers: &[Layer<'_>], scope: &Scope<'_>, findings: &mut Findings) {
-        let _ = (layers, scope, findings);
+    fn check_on_route(layers: &[Layer<'_>], scope: &Scope<'_>, diagnostics: &mut Diagnostics) {
+        let _ = (layers, scope, diagnostics);
     }
 
     /// Its lines in `moongate explain`.

@@ -20,7 +20,7 @@ use super::response_headers::ResponseHeaders;
 use super::settings::{Activation, BuiltIn, Layer, StepDescription};
 use super::trace_context::Traces;
 use super::{BodyRules, Cors, Idempotency, Rewrite, Security};
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 use crate::cache::Rules;
 use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step};
 
@@ -72,10 +72,10 @@ macro_rules! table {
         impl Chain {
             /// The filters of a route, from the layers of its settings. Each layer by itself was [checked](Self::check)
             /// where it stands.
-            pub fn compile(layers: &[Layer<'_>], scope: &Scope<'_>, findings: &mut Findings) -> Self {
-                $( <$Head as BuiltIn>::check_on_route(layers, scope, findings); )+
-                $( <$Ready as BuiltIn>::check_on_route(layers, scope, findings); )+
-                let told = &mut Findings::default();
+            pub fn compile(layers: &[Layer<'_>], scope: &Scope<'_>, diagnostics: &mut Diagnostics) -> Self {
+                $( <$Head as BuiltIn>::check_on_route(layers, scope, diagnostics); )+
+                $( <$Ready as BuiltIn>::check_on_route(layers, scope, diagnostics); )+
+                let told = &mut Diagnostics::default();
                 Self {
                     $( $head: compiled(layers, scope, told), )+
                     $( $ready: compiled(layers, scope, told), )+
@@ -83,9 +83,9 @@ macro_rules! table {
             }
 
             /// Reports every fault of one layer.
-            pub fn check(layer: &Layer<'_>, scope: &Scope<'_>, findings: &mut Findings) {
-                $( <$Head as BuiltIn>::check(layer, scope, findings); )+
-                $( <$Ready as BuiltIn>::check(layer, scope, findings); )+
+            pub fn check(layer: &Layer<'_>, scope: &Scope<'_>, diagnostics: &mut Diagnostics) {
+                $( <$Head as BuiltIn>::check(layer, scope, diagnostics); )+
+                $( <$Ready as BuiltIn>::check(layer, scope, diagnostics); )+
             }
 
             /// The filters in words: those that requests meet, in their order, then those that only responses meet, in
@@ -208,7 +208,7 @@ const fn row<F: Filter>(why: &'static str) -> Row {
     Row { name: F::NAME, summary: F::SUMMARY, why, responses_only: F::RESPONSES_ONLY }
 }
 
-fn compiled<F: BuiltIn>(layers: &[Layer<'_>], scope: &Scope<'_>, told: &mut Findings) -> Option<F> {
+fn compiled<F: BuiltIn>(layers: &[Layer<'_>], scope: &Scope<'_>, told: &mut Diagnostics) -> Option<F> {
     F::compile(&F::settings(layers, scope)?, scope, &At::ROOT, told)
 }
 

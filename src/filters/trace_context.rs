@@ -3,7 +3,7 @@
 use http::header::{HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step, TRACEPARENT, TraceContext};
 
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -16,7 +16,7 @@ impl Filter for Traces {
     const SUMMARY: &'static str = "Continues the client's trace, or begins one.";
     type Config = ();
 
-    fn compile((): &(), _: &Scope<'_>, _: &At<'_>, _: &mut Findings) -> Option<Self> {
+    fn compile((): &(), _: &Scope<'_>, _: &At<'_>, _: &mut Diagnostics) -> Option<Self> {
         Some(Self)
     }
 

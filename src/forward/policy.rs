@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, ByteSize, Findings, Period};
+use crate::base::{At, ByteSize, Diagnostics, Period};
 
 /// The `timeouts` section of a route, of a policy, or of `defaults`. None of them can be switched off.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -96,7 +96,7 @@ impl Policy {
 
     /// Later layers win: `defaults`, then each policy in use, then the route. Each layer is given
     /// with its place; the first is `defaults`.
-    pub fn compile(layers: &[(&TimeoutsConfig, At<'_>)], body_limit: u64, findings: &mut Findings) -> Self {
+    pub fn compile(layers: &[(&TimeoutsConfig, At<'_>)], body_limit: u64, diagnostics: &mut Diagnostics) -> Self {
         let mut policy = Self {
             connect: Duration::from_secs(2),
             first_byte: Duration::from_secs(10),
@@ -111,7 +111,7 @@ impl Policy {
                 let Some(Period(length)) = written else { return };
                 if length.is_zero() {
                     let help = "no timeout can be switched off; write how long you would wait at most";
-                    findings.error(&at.key(name), "a timeout of zero").help(help);
+                    diagnostics.error(&at.key(name), "a timeout of zero").help(help);
                 }
                 *place = length;
             };
@@ -141,26 +141,26 @@ mod tests {
     #[test]
     fn the_route_wins_over_the_defaults() {
         let (defaults, route) = (layer("{ request: 5s, idle: 7s }"), layer("{ request: 9s }"));
-        let mut findings = Findings::default();
-        let policy = Policy::compile(&[(&defaults, At::ROOT), (&route, At::ROOT)], 1, &mut findings);
+        let mut diagnostics = Diagnostics::default();
+        let policy = Policy::compile(&[(&defaults, At::ROOT), (&route, At::ROOT)], 1, &mut diagnostics);
         assert_eq!((policy.request.as_secs(), policy.idle.as_secs()), (9, 7));
-        assert!(findings.is_empty());
+        assert!(diagnostics.is_empty());
     }
 
     #[test]
     fn a_websocket_has_an_idle_limit_of_its_own() {
         let (defaults, route) = (layer("{ idle: 7s }"), layer("{ idle: 10m }"));
-        let mut findings = Findings::default();
-        let plain = Policy::compile(&[(&defaults, At::ROOT)], 1, &mut findings);
-        let set = Policy::compile(&[(&defaults, At::ROOT), (&route, At::ROOT)], 1, &mut findings);
+        let mut diagnostics = Diagnostics::default();
+        let plain = Policy::compile(&[(&defaults, At::ROOT)], 1, &mut diagnostics);
+        let set = Policy::compile(&[(&defaults, At::ROOT), (&route, At::ROOT)], 1, &mut diagnostics);
         assert_eq!((plain.websocket_idle.as_secs(), set.websocket_idle.as_secs()), (3600, 600));
     }
 
     #[test]
     fn no_timeout_can_be_switched_off() {
-        let mut findings = Findings::default();
+        let mut diagnostics = Diagnostics::default();
         let route = layer("{ connect: 0s }");
-        Policy::compile(&[(&route, At::ROOT.key("timeouts"))], 1, &mut findings);
-        assert_eq!(findings.iter().next().unwrap().path, "/timeouts/connect");
+        Policy::compile(&[(&route, At::ROOT.key("timeouts"))], 1, &mut diagnostics);
+        assert_eq!(diagnostics.iter().next().unwrap().path, "/timeouts/connect");
     }
 }

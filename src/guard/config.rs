@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, Findings, Period, Secret, networks};
+use crate::base::{At, Diagnostics, Period, Secret, networks};
 
 /// Blocks addresses that flood. An address is an IPv4 address or an IPv6 network of 64 bits. Trusted
 /// proxies are never blocked: what comes through them counts for the client behind them.
@@ -77,15 +77,15 @@ pub struct GuardRules {
 
 impl GuardRules {
     /// Reports every fault.
-    pub fn compile(config: &GuardConfig, at: &At<'_>, findings: &mut Findings) -> Self {
+    pub fn compile(config: &GuardConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         let mut flood = |written: &Option<FloodConfig>, name: &str| {
             let written = written.as_ref()?;
             let at = at.key(name);
             if written.count < 2 {
-                findings.error(&at.key("count"), "less than 2").help("write how many an honest client may need");
+                diagnostics.error(&at.key("count"), "less than 2").help("write how many an honest client may need");
             }
             if written.every.0 < Duration::from_millis(100) {
-                findings.error(&at.key("every"), "less than 100ms").help("count over a second or more");
+                diagnostics.error(&at.key("every"), "less than 100ms").help("count over a second or more");
             }
             Some((written.count.max(2), written.every.0.max(Duration::from_millis(100))))
         };
@@ -99,13 +99,15 @@ impl GuardRules {
         let first = config.block.first.map_or(Duration::from_secs(60), |it| it.0);
         let longest = config.block.longest.map_or(Duration::from_secs(24 * 3600), |it| it.0);
         if first.is_zero() || longest < first {
-            findings.error(&block, "the first block is longer than the longest, or no time at all");
+            diagnostics.error(&block, "the first block is longer than the longest, or no time at all");
         }
-        let allow = networks(&config.allow, &at.key("allow"), findings);
+        let allow = networks(&config.allow, &at.key("allow"), diagnostics);
         if let Some(webhook) = &config.webhook
             && reqwest::Url::parse(&webhook.url).ok().is_none_or(|it| !matches!(it.scheme(), "http" | "https"))
         {
-            findings.error(&at.key("webhook").key("url"), "not a URL").help("write it as https://alerts.example.org/x");
+            diagnostics
+                .error(&at.key("webhook").key("url"), "not a URL")
+                .help("write it as https://alerts.example.org/x");
         }
         let blocks_max = config.block.max.map_or(100_000, |it| usize::try_from(it).unwrap_or(usize::MAX));
         Self { floods, first, longest, blocks_max, allow, webhook: config.webhook.clone() }

@@ -238,13 +238,13 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{At, Findings};
+    use crate::base::{At, Diagnostics};
 
     fn guard(yaml: &str) -> (tokio::runtime::Runtime, Arc<Guard>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let mut findings = Findings::default();
-        let rules = GuardRules::compile(&serde_yaml::from_str(yaml).unwrap(), &At::ROOT, &mut findings);
-        assert!(findings.is_empty());
+        let mut diagnostics = Diagnostics::default();
+        let rules = GuardRules::compile(&serde_yaml::from_str(yaml).unwrap(), &At::ROOT, &mut diagnostics);
+        assert!(diagnostics.is_empty());
         let guard = Guard::begin(&rules, runtime.handle());
         (runtime, guard)
     }

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 
 use super::principal::{Kind, Principal};
 use super::token_error::TokenError;
@@ -59,18 +59,18 @@ impl fmt::Debug for ClientCertificate {
 
 impl CertificateRules {
     /// Reports names that no certificate could match.
-    pub fn compile(config: &CertificateConfig, at: &At<'_>, findings: &mut Findings) -> Self {
+    pub fn compile(config: &CertificateConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         let list = at.key("names");
         for (number, name) in config.names.iter().flatten().enumerate() {
             let star = name.trim_start_matches("*.");
             let star = star.strip_suffix("/*").unwrap_or(star);
             if star.is_empty() || star.contains('*') {
-                let finding = findings.error(&list.index(number), "not a name of a certificate");
-                finding.help("write it as spiffe://tta/billing, spiffe://tta/*, billing.tta or *.tta");
+                let diagnostic = diagnostics.error(&list.index(number), "not a name of a certificate");
+                diagnostic.help("write it as spiffe://tta/billing, spiffe://tta/*, billing.tta or *.tta");
             }
         }
         if config.names.as_ref().is_some_and(Vec::is_empty) {
-            findings.error(&list, "no certificate counts").help("leave it out for all that the listener lets in");
+            diagnostics.error(&list, "no certificate counts").help("leave it out for all that the listener lets in");
         }
         let default = || vec!["service".to_owned()];
         let roles = config.roles.clone().unwrap_or_else(default);
@@ -171,9 +171,9 @@ mod tests {
     fn check(names: Option<&[&str]>, subject: Option<&str>) {
         let names = names.map(|it| it.iter().map(|it| it.to_string()).collect());
         let config = CertificateConfig { names, ..CertificateConfig::default() };
-        let mut findings = Findings::default();
-        let rules = Arc::new(CertificateRules::compile(&config, &At::ROOT, &mut findings));
-        assert!(findings.is_empty(), "{findings:?}");
+        let mut diagnostics = Diagnostics::default();
+        let rules = Arc::new(CertificateRules::compile(&config, &At::ROOT, &mut diagnostics));
+        assert!(diagnostics.is_empty(), "{diagnostics:?}");
         let principal = certificate().principal(&rules, NOW);
         assert_eq!(principal.ok().map(|it| it.subject.to_string()).as_deref(), subject);
     }
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn r7_2_a_certificate_that_has_ended_stands_for_nobody() {
         let rules =
-            Arc::new(CertificateRules::compile(&CertificateConfig::default(), &At::ROOT, &mut Findings::default()));
+            Arc::new(CertificateRules::compile(&CertificateConfig::default(), &At::ROOT, &mut Diagnostics::default()));
         assert!(certificate().principal(&rules, NOW).is_ok());
         assert!(certificate().principal(&rules, u64::MAX).is_err());
         assert!(certificate().principal(&rules, 0).is_err());
@@ -202,9 +202,9 @@ mod tests {
     #[test]
     fn a_name_that_no_certificate_has_is_reported() {
         let config: CertificateConfig = serde_yaml::from_str("names: ['*', 'a.*.b', '*.tta']").unwrap();
-        let mut findings = Findings::default();
-        CertificateRules::compile(&config, &At::ROOT, &mut findings);
-        let paths: Vec<_> = findings.iter().map(|it| it.path.as_str()).collect();
+        let mut diagnostics = Diagnostics::default();
+        CertificateRules::compile(&config, &At::ROOT, &mut diagnostics);
+        let paths: Vec<_> = diagnostics.iter().map(|it| it.path.as_str()).collect();
         assert_eq!(paths, ["/names/0", "/names/1"]);
     }
 }

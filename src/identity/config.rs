@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::base::{At, Findings, Period, Secret};
+use crate::base::{At, Diagnostics, Period, Secret};
 
 use super::keys::{Keys, Signing, published};
 use super::keyset::{ASYMMETRIC, KeySet};
@@ -82,30 +82,31 @@ const LEEWAY_MAX: u64 = 60;
 
 impl TokensConfig {
     /// Reads the key files, and reports every fault at its place.
-    pub fn compile(&self, at: &At<'_>, findings: &mut Findings) -> Tokens {
+    pub fn compile(&self, at: &At<'_>, diagnostics: &mut Diagnostics) -> Tokens {
         let secrets = [
             ("hs256_secret", &self.hs256_secret),
             ("previous_hs256_secret", &self.previous_hs256_secret),
             ("identity_secret", &self.identity_secret),
         ];
         for (key, secret) in secrets {
-            check_secret(secret.as_ref(), &at.key(key), findings);
+            check_secret(secret.as_ref(), &at.key(key), diagnostics);
         }
         if self.identity_secret.is_some() && self.identity_secret == self.hs256_secret {
-            let finding = findings.error(&at.key("identity_secret"), "the secret that signs tokens");
-            finding.help("upstreams that have it could make tokens: use another one");
+            let diagnostic = diagnostics.error(&at.key("identity_secret"), "the secret that signs tokens");
+            diagnostic.help("upstreams that have it could make tokens: use another one");
         }
-        let access_life = life(self.access_life, Duration::from_secs(300), &at.key("access_life"), findings);
-        let refresh_life = life(self.refresh_life, Duration::from_secs(30 * 86_400), &at.key("refresh_life"), findings);
+        let access_life = life(self.access_life, Duration::from_secs(300), &at.key("access_life"), diagnostics);
+        let refresh_life =
+            life(self.refresh_life, Duration::from_secs(30 * 86_400), &at.key("refresh_life"), diagnostics);
         let mut public = Vec::new();
         let signing = self.signing_key.as_deref().and_then(|path| {
-            let key = report(pem::private(path), &at.key("signing_key"), findings)?;
+            let key = report(pem::private(path), &at.key("signing_key"), diagnostics)?;
             public.push(published(key.algorithm, key.jwk.clone()));
             Some(Signing::new(key))
         });
         let list = at.key("verification_keys");
         for (number, path) in self.verification_keys.iter().enumerate() {
-            let Some((algorithm, jwk)) = report(pem::public(path), &list.index(number), findings) else { continue };
+            let Some((algorithm, jwk)) = report(pem::public(path), &list.index(number), diagnostics) else { continue };
             let key = published(algorithm, jwk);
             // The signing key may stand in both places while keys are changed over.
             if !public.contains(&key) {
@@ -113,7 +114,7 @@ impl TokensConfig {
             }
         }
         let keys = Keys {
-            issuer: self.issuer(at, findings),
+            issuer: self.issuer(at, diagnostics),
             audience: self.audience.clone().unwrap_or_else(|| vec!["tta".to_owned()]),
             access_life,
             refresh_life,
@@ -122,8 +123,8 @@ impl TokensConfig {
             identity_secret: self.identity_secret.as_ref().map(encoding),
             published: public,
         };
-        let own_rules = self.own_rules(&keys, at, findings);
-        let trust = self.trust(&own_rules, at, findings);
+        let own_rules = self.own_rules(&keys, at, diagnostics);
+        let trust = self.trust(&own_rules, at, diagnostics);
         let files = self.signing_key.iter().chain(&self.verification_keys).cloned();
         Tokens {
             own_keys: self.own_keys(&keys.published),
@@ -137,10 +138,10 @@ impl TokensConfig {
         }
     }
 
-    fn own_rules(&self, keys: &Keys, at: &At<'_>, findings: &mut Findings) -> Rules {
+    fn own_rules(&self, keys: &Keys, at: &At<'_>, diagnostics: &mut Diagnostics) -> Rules {
         let leeway = self.leeway.map_or(30, |it| it.0.as_secs());
         if leeway > LEEWAY_MAX {
-            findings.error(&at.key("leeway"), "more than 60s").help("set the clocks; a token must end when it ends");
+            diagnostics.error(&at.key("leeway"), "more than 60s").help("set the clocks; a token must end when it ends");
         }
         Rules {
             issuer: keys.issuer.as_str().into(),
@@ -165,27 +166,28 @@ impl TokensConfig {
     }
 
     /// An issuer is found by its name in `iss`: two of the same could not be distinguished.
-    fn trust(&self, own: &Rules, at: &At<'_>, findings: &mut Findings) -> Vec<Trust> {
+    fn trust(&self, own: &Rules, at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<Trust> {
         let list = at.key("trust");
         let mut compiled: Vec<Trust> = Vec::new();
         for (number, written) in self.trust.iter().enumerate() {
             let at = list.index(number);
-            let Some(trust) = written.compile((&own.audience, own.leeway), &at, findings) else { continue };
+            let Some(trust) = written.compile((&own.audience, own.leeway), &at, diagnostics) else { continue };
             if trust.rules.issuer == own.issuer || compiled.iter().any(|it| it.rules.issuer == trust.rules.issuer) {
-                let finding = findings.error(&at.key("issuer"), format!("two issuers are `{}`", trust.rules.issuer));
-                finding.help("tokens name their issuer: each may be here once, and none may be ourselves");
+                let diagnostic =
+                    diagnostics.error(&at.key("issuer"), format!("two issuers are `{}`", trust.rules.issuer));
+                diagnostic.help("tokens name their issuer: each may be here once, and none may be ourselves");
             }
             if compiled.iter().any(|it| it.name == trust.name) {
-                findings.error(&at.key("name"), format!("two issuers are called `{}`", trust.name));
+                diagnostics.error(&at.key("name"), format!("two issuers are called `{}`", trust.name));
             }
             compiled.push(trust);
         }
         compiled
     }
 
-    fn issuer(&self, at: &At<'_>, findings: &mut Findings) -> String {
+    fn issuer(&self, at: &At<'_>, diagnostics: &mut Diagnostics) -> String {
         if self.issuer.as_ref().is_some_and(String::is_empty) {
-            findings.error(&at.key("issuer"), "an empty name");
+            diagnostics.error(&at.key("issuer"), "an empty name");
         }
         self.issuer.clone().unwrap_or_else(|| "moongate".to_owned())
     }
@@ -217,23 +219,23 @@ fn encoding(secret: &Secret) -> EncodingKey {
     EncodingKey::from_secret(secret.expose().as_bytes())
 }
 
-fn check_secret(secret: Option<&Secret>, at: &At<'_>, findings: &mut Findings) {
+fn check_secret(secret: Option<&Secret>, at: &At<'_>, diagnostics: &mut Diagnostics) {
     if secret.is_some_and(|it| it.expose().len() < SECRET_MIN) {
-        findings.error(at, "a secret of less than 32 bytes").help("make one with: openssl rand -hex 32");
+        diagnostics.error(at, "a secret of less than 32 bytes").help("make one with: openssl rand -hex 32");
     }
 }
 
-fn life(written: Option<Period>, default: Duration, at: &At<'_>, findings: &mut Findings) -> Duration {
+fn life(written: Option<Period>, default: Duration, at: &At<'_>, diagnostics: &mut Diagnostics) -> Duration {
     let life = written.map_or(default, |it| it.0);
     if life < Duration::from_secs(1) {
-        findings.error(at, "a token that is over when it is made").help("write at least 1s");
+        diagnostics.error(at, "a token that is over when it is made").help("write at least 1s");
     }
     life
 }
 
-fn report<T>(result: Result<T, String>, at: &At<'_>, findings: &mut Findings) -> Option<T> {
+fn report<T>(result: Result<T, String>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<T> {
     let help = "make one with: openssl genpkey -algorithm ed25519 -out key.pem";
-    result.map_err(|message| findings.error(at, message).help(help)).ok()
+    result.map_err(|message| diagnostics.error(at, message).help(help)).ok()
 }
 
 #[cfg(test)]
@@ -267,9 +269,9 @@ mod tests {
     }
 
     fn compile(config: &TokensConfig) -> (Tokens, Vec<String>) {
-        let mut findings = Findings::default();
-        let tokens = config.compile(&At::ROOT, &mut findings);
-        (tokens, findings.iter().map(|it| format!("{}: {}", it.path, it.message)).collect())
+        let mut diagnostics = Diagnostics::default();
+        let tokens = config.compile(&At::ROOT, &mut diagnostics);
+        (tokens, diagnostics.iter().map(|it| format!("{}: {}", it.path, it.message)).collect())
     }
 
     #[test]
@@ -278,8 +280,8 @@ mod tests {
         for (algorithm, der) in keys() {
             let path = folder.path().join("key.pem");
             std::fs::write(&path, pem("PRIVATE KEY", &der)).unwrap();
-            let (tokens, findings) = compile(&TokensConfig { signing_key: Some(path), ..TokensConfig::default() });
-            assert!(findings.is_empty(), "{findings:?}");
+            let (tokens, diagnostics) = compile(&TokensConfig { signing_key: Some(path), ..TokensConfig::default() });
+            assert!(diagnostics.is_empty(), "{diagnostics:?}");
             let claims = tokens.keys().claims("someone");
             let token = tokens.keys().sign(&claims).unwrap();
 
@@ -313,8 +315,8 @@ mod tests {
             verification_keys: vec![old, new],
             ..TokensConfig::default()
         };
-        let (tokens, findings) = compile(&config);
-        assert!(findings.is_empty(), "{findings:?}");
+        let (tokens, diagnostics) = compile(&config);
+        assert!(diagnostics.is_empty(), "{diagnostics:?}");
         let jwks = tokens.keys().jwks();
         let algorithms: Vec<_> = jwks["keys"].as_array().unwrap().iter().map(|it| it["alg"].clone()).collect();
         assert_eq!(algorithms, ["EdDSA", "ES256"]);
@@ -330,8 +332,8 @@ mod tests {
             nonsense.display()
         ))
         .unwrap();
-        let (_, findings) = compile(&config);
-        let paths: Vec<_> = findings.iter().map(|it| it.split(':').next().unwrap()).collect();
+        let (_, diagnostics) = compile(&config);
+        let paths: Vec<_> = diagnostics.iter().map(|it| it.split(':').next().unwrap()).collect();
         let expected = [
             "/hs256_secret",
             "/access_life",
@@ -340,8 +342,8 @@ mod tests {
             "/verification_keys/1",
             "/issuer",
         ];
-        assert_eq!(paths, expected, "{findings:?}");
-        assert!(!findings.concat().contains("hunter2"));
+        assert_eq!(paths, expected, "{diagnostics:?}");
+        assert!(!diagnostics.concat().contains("hunter2"));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::base::{At, Findings, nearest};
+use crate::base::{At, Diagnostics, nearest};
 
 use super::principal::Principal;
 
@@ -70,21 +70,23 @@ impl Default for Roles {
 
 impl Roles {
     /// Reports what is not a permission. What is written takes the defaults' place as a whole.
-    pub fn compile(config: Option<&RolesConfig>, at: &At<'_>, findings: &mut Findings) -> Self {
+    pub fn compile(config: Option<&RolesConfig>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         let Some(config) = config else { return Self::default() };
         let mut grants = BTreeMap::new();
         for (role, list) in config {
             let at = at.key(role);
             if role.is_empty() || role.bytes().any(|it| !it.is_ascii_graphic() || b",\"\\".contains(&it)) {
-                findings.error_at_key(&at, "not a name for a role").help("letters, digits and signs, without commas");
+                diagnostics
+                    .error_at_key(&at, "not a name for a role")
+                    .help("letters, digits and signs, without commas");
             }
             let mut granted = Vec::new();
             for (number, text) in list.iter().enumerate() {
                 match Grant::parse(text) {
                     Some(grant) => granted.push(grant),
                     None => {
-                        let finding = findings.error(&at.index(number), format!("`{text}` is not a permission"));
-                        finding.help("write it as notes.read, notes.* or *");
+                        let diagnostic = diagnostics.error(&at.index(number), format!("`{text}` is not a permission"));
+                        diagnostic.help("write it as notes.read, notes.* or *");
                     }
                 }
             }
@@ -111,16 +113,16 @@ impl Roles {
     }
 
     /// Reports a role that nobody can have.
-    pub fn check_role(&self, role: &str, at: &At<'_>, findings: &mut Findings) {
+    pub fn check_role(&self, role: &str, at: &At<'_>, diagnostics: &mut Diagnostics) {
         if self.written && !self.grants.contains_key(role) {
-            let finding = findings.error(at, format!("no role `{role}`"));
-            finding.suggest(role, self.grants.keys().map(|it| &**it));
+            let diagnostic = diagnostics.error(at, format!("no role `{role}`"));
+            diagnostic.suggest(role, self.grants.keys().map(|it| &**it));
         }
     }
 
     /// Reports a permission that no role grants. A role with `*` grants whatever there is, so what it alone grants
     /// is a mistake only if it is one slip of the pen away from what another role grants.
-    pub fn check_permission(&self, permission: &str, at: &At<'_>, findings: &mut Findings) {
+    pub fn check_permission(&self, permission: &str, at: &At<'_>, diagnostics: &mut Diagnostics) {
         let named = self.grants.values().flatten().filter(|it| **it != Grant::All);
         if named.clone().any(|it| it.covers(permission)) {
             return;
@@ -131,10 +133,10 @@ impl Roles {
         if !slip && !self.permitting(permission).is_empty() {
             return;
         }
-        let finding = findings.error(at, format!("no role permits `{permission}`"));
+        let diagnostic = diagnostics.error(at, format!("no role permits `{permission}`"));
         match nearest(permission, ones) {
-            Some(near) => finding.help(format!("did you mean `{near}`?")),
-            None => finding.help("give it to a role in `roles`"),
+            Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
+            None => diagnostic.help("give it to a role in `roles`"),
         }
     }
 }
@@ -145,9 +147,9 @@ mod tests {
     use crate::identity::Kind;
 
     fn roles(yaml: &str) -> Roles {
-        let mut findings = Findings::default();
-        let roles = Roles::compile(Some(&serde_yaml::from_str(yaml).unwrap()), &At::ROOT, &mut findings);
-        assert!(findings.is_empty(), "{findings:?}");
+        let mut diagnostics = Diagnostics::default();
+        let roles = Roles::compile(Some(&serde_yaml::from_str(yaml).unwrap()), &At::ROOT, &mut diagnostics);
+        assert!(diagnostics.is_empty(), "{diagnostics:?}");
         roles
     }
 
@@ -172,9 +174,9 @@ mod tests {
 
     #[track_caller]
     fn check(yaml: &str, permission: &str, help: Option<&str>) {
-        let mut findings = Findings::default();
-        roles(yaml).check_permission(permission, &At::ROOT, &mut findings);
-        assert_eq!(findings.iter().next().and_then(|it| it.help.as_deref()), help, "{permission}");
+        let mut diagnostics = Diagnostics::default();
+        roles(yaml).check_permission(permission, &At::ROOT, &mut diagnostics);
+        assert_eq!(diagnostics.iter().next().and_then(|it| it.help.as_deref()), help, "{permission}");
     }
 
     #[test]
@@ -192,11 +194,11 @@ mod tests {
 
     #[test]
     fn what_is_no_permission_and_no_role_is_reported() {
-        let mut findings = Findings::default();
+        let mut diagnostics = Diagnostics::default();
         let config = serde_yaml::from_str("{ 'a,b': ['no*', 'a b', '', '.*', 'ok.*'], c: [] }").unwrap();
-        let roles = Roles::compile(Some(&config), &At::ROOT, &mut findings);
-        roles.check_role("d", &At::ROOT.key("x"), &mut findings);
-        let paths: Vec<_> = findings.iter().map(|it| it.path.as_str()).collect();
-        assert_eq!(paths, ["/a,b", "/a,b/0", "/a,b/1", "/a,b/2", "/x"], "{findings:#?}");
+        let roles = Roles::compile(Some(&config), &At::ROOT, &mut diagnostics);
+        roles.check_role("d", &At::ROOT.key("x"), &mut diagnostics);
+        let paths: Vec<_> = diagnostics.iter().map(|it| it.path.as_str()).collect();
+        assert_eq!(paths, ["/a,b", "/a,b/0", "/a,b/1", "/a,b/2", "/x"], "{diagnostics:#?}");
     }
 }

@@ -10,7 +10,7 @@ use reqwest::Url;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, Findings, Period};
+use crate::base::{At, Diagnostics, Period};
 
 use super::keyset::{ASYMMETRIC, KeySet};
 use super::pem;
@@ -97,20 +97,20 @@ impl TrustConfig {
         &self,
         (audience, leeway): (&[String], u64),
         at: &At<'_>,
-        findings: &mut Findings,
+        diagnostics: &mut Diagnostics,
     ) -> Option<Trust> {
         if self.name.is_empty() || !self.name.bytes().all(|it| it.is_ascii_alphanumeric() || b"-_.".contains(&it)) {
-            findings.error(&at.key("name"), "not a name for an issuer").help("letters, digits, `-`, `_` and `.`");
+            diagnostics.error(&at.key("name"), "not a name for an issuer").help("letters, digits, `-`, `_` and `.`");
         }
         if self.issuer.is_empty() {
-            findings.error(&at.key("issuer"), "an empty issuer").help("write what its tokens have in `iss`");
+            diagnostics.error(&at.key("issuer"), "an empty issuer").help("write what its tokens have in `iss`");
         }
         if self.audience.as_ref().is_some_and(Vec::is_empty) {
-            let finding = findings.error(&at.key("audience"), "an audience of nobody");
-            finding.help("leave it out for the audience of our own tokens");
+            let diagnostic = diagnostics.error(&at.key("audience"), "an audience of nobody");
+            diagnostic.help("leave it out for the audience of our own tokens");
         }
-        let algorithms = self.algorithms(&at.key("algorithms"), findings);
-        let source = self.source(algorithms, at, findings);
+        let algorithms = self.algorithms(&at.key("algorithms"), diagnostics);
+        let source = self.source(algorithms, at, diagnostics);
         let rules = Rules {
             issuer: self.issuer.as_str().into(),
             audience: self.audience.clone().unwrap_or_else(|| audience.to_vec()),
@@ -126,7 +126,7 @@ impl TrustConfig {
         Some(Trust { name: self.name.as_str().into(), rules, source: source? })
     }
 
-    fn algorithms(&self, at: &At<'_>, findings: &mut Findings) -> Vec<Algorithm> {
+    fn algorithms(&self, at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<Algorithm> {
         let Some(written) = &self.algorithms else { return vec![Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA] };
         let mut algorithms = Vec::new();
         for (number, name) in written.iter().enumerate() {
@@ -134,23 +134,23 @@ impl TrustConfig {
                 Some((_, algorithm)) => algorithms.push(*algorithm),
                 None if name.starts_with("HS") => {
                     let message = format!("`{name}` can't be another issuer's");
-                    let finding = findings.error(&at.index(number), message);
-                    finding.help("anybody who verifies such a token could make one: use an algorithm with two keys");
+                    let diagnostic = diagnostics.error(&at.index(number), message);
+                    diagnostic.help("anybody who verifies such a token could make one: use an algorithm with two keys");
                 }
                 None => {
-                    let finding = findings.error(&at.index(number), format!("no algorithm `{name}`"));
-                    finding.suggest(name, ASYMMETRIC.iter().map(|(name, _)| *name));
+                    let diagnostic = diagnostics.error(&at.index(number), format!("no algorithm `{name}`"));
+                    diagnostic.suggest(name, ASYMMETRIC.iter().map(|(name, _)| *name));
                 }
             }
         }
         if written.is_empty() {
-            findings.error(at, "no algorithm counts").help("leave it out for RS256, ES256 and EdDSA");
+            diagnostics.error(at, "no algorithm counts").help("leave it out for RS256, ES256 and EdDSA");
         }
         algorithms
     }
 
-    fn source(&self, algorithms: Vec<Algorithm>, at: &At<'_>, findings: &mut Findings) -> Option<Source> {
-        let ca = self.ca.as_deref().map(|path| authorities(path, &at.key("ca"), findings));
+    fn source(&self, algorithms: Vec<Algorithm>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Source> {
+        let ca = self.ca.as_deref().map(|path| authorities(path, &at.key("ca"), diagnostics));
         let place = at.key("jwks");
         if !self.jwks.contains("://") {
             let path = PathBuf::from(&self.jwks);
@@ -159,11 +159,11 @@ impl TrustConfig {
                 KeySet::parse(&text, &algorithms).map_err(wrong)
             });
             let keys = keys.map_err(|message| {
-                findings.error(&place, message).help("a readable JWK set with a key of these algorithms is needed")
+                diagnostics.error(&place, message).help("a readable JWK set with a key of these algorithms is needed")
             });
             return keys.ok().map(Source::Known);
         }
-        let url = self.url(&place, findings)?;
+        let url = self.url(&place, diagnostics)?;
         Some(Source::Fetched(Fetch {
             name: self.name.as_str().into(),
             url,
@@ -176,9 +176,9 @@ impl TrustConfig {
         }))
     }
 
-    fn url(&self, at: &At<'_>, findings: &mut Findings) -> Option<Url> {
+    fn url(&self, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Url> {
         let Ok(url) = self.jwks.parse::<Url>() else {
-            findings.error(at, "not a URL").help("write it as https://id.example.org/jwks");
+            diagnostics.error(at, "not a URL").help("write it as https://id.example.org/jwks");
             return None;
         };
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
@@ -188,9 +188,9 @@ impl TrustConfig {
             "http" if here || self.allow_http => {}
             "http" => {
                 let message = "keys in the clear: anybody who can change them can sign tokens";
-                findings.error(at, message).help("fetch them over https, or set allow_http: true");
+                diagnostics.error(at, message).help("fetch them over https, or set allow_http: true");
             }
-            _ => findings.error(at, "neither https nor http").help("write it as https://id.example.org/jwks"),
+            _ => diagnostics.error(at, "neither https nor http").help("write it as https://id.example.org/jwks"),
         }
         Some(url)
     }
@@ -202,11 +202,11 @@ impl TrustConfig {
     }
 }
 
-fn authorities(path: &Path, at: &At<'_>, findings: &mut Findings) -> Option<Vec<u8>> {
+fn authorities(path: &Path, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Vec<u8>> {
     let read = pem::read(path).and_then(|text| {
         let wrong = |_| format!("`{}` holds no authority in PEM", path.display());
         let found = reqwest::Certificate::from_pem_bundle(&text).map_err(wrong)?;
         if found.is_empty() { Err(format!("`{}` holds no authority in PEM", path.display())) } else { Ok(text) }
     });
-    read.map_err(|message| findings.error(at, message).help("a readable PEM file is needed")).ok()
+    read.map_err(|message| diagnostics.error(at, message).help("a readable PEM file is needed")).ok()
 }

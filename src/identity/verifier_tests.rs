@@ -6,7 +6,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 use crate::identity::TokensConfig;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -18,9 +18,9 @@ struct Stage {
 }
 
 fn compile(config: &TokensConfig) -> Tokens {
-    let mut findings = Findings::default();
-    let tokens = config.compile(&At::ROOT, &mut findings);
-    assert!(findings.is_empty(), "{findings:?}");
+    let mut diagnostics = Diagnostics::default();
+    let tokens = config.compile(&At::ROOT, &mut diagnostics);
+    assert!(diagnostics.is_empty(), "{diagnostics:?}");
     tokens
 }
 
@@ -197,9 +197,9 @@ fn every_fault_of_trust_is_reported_at_its_place() {
       leeway: 5m
     ";
     let config: TokensConfig = serde_yaml::from_str(yaml).unwrap();
-    let mut findings = Findings::default();
-    config.compile(&At::ROOT, &mut findings);
-    let paths: Vec<_> = findings.iter().map(|it| it.path.as_str()).collect();
+    let mut diagnostics = Diagnostics::default();
+    config.compile(&At::ROOT, &mut diagnostics);
+    let paths: Vec<_> = diagnostics.iter().map(|it| it.path.as_str()).collect();
     let expected = [
         "/leeway",
         "/trust/0/issuer",
@@ -213,5 +213,5 @@ fn every_fault_of_trust_is_reported_at_its_place() {
         "/trust/3/jwks",
         "/trust/4/name",
     ];
-    assert_eq!(paths, expected, "{findings:#?}");
+    assert_eq!(paths, expected, "{diagnostics:#?}");
 }

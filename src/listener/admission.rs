@@ -100,7 +100,7 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{At, Findings};
+    use crate::base::{At, Diagnostics};
     use crate::listener::ListenerConfig;
 
     fn admission(connections: u32, per_address: u32, rate: u32) -> Admission {
@@ -108,7 +108,7 @@ mod tests {
         config.limits.connections = connections;
         config.limits.per_address = per_address;
         config.limits.rate_per_address = rate;
-        let listener = config.compile("x", &At::ROOT, &mut Findings::default()).unwrap();
+        let listener = config.compile("x", &At::ROOT, &mut Diagnostics::default()).unwrap();
         Admission::new(listener.limits)
     }
 

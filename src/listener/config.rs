@@ -9,7 +9,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, Findings, Period};
+use crate::base::{At, Diagnostics, Period};
 
 /// One address to accept connections on.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -204,16 +204,16 @@ impl ListenerConfig {
     }
 
     /// Reports every fault at its place; `None` if the address is one of them.
-    pub fn compile(&self, name: &str, at: &At<'_>, findings: &mut Findings) -> Option<Listener> {
-        let tls = self.tls.as_ref().map(|tls| tls.compile(&at.key("tls"), findings));
+    pub fn compile(&self, name: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Listener> {
+        let tls = self.tls.as_ref().map(|tls| tls.compile(&at.key("tls"), diagnostics));
         if self.h2c && tls.is_some() {
-            findings
+            diagnostics
                 .error(&at.key("h2c"), "plain-text HTTP/2 on a listener with `tls`")
                 .help("leave it out: `tls.alpn` offers HTTP/2");
         }
-        let limits = self.limits.compile(&at.key("limits"), findings);
+        let limits = self.limits.compile(&at.key("limits"), diagnostics);
         let Ok(address) = self.address.parse() else {
-            findings
+            diagnostics
                 .error(&at.key("address"), "not an address and a port")
                 .help("write it as 0.0.0.0:8080, 127.0.0.1:8080 or [::]:8080");
             return None;
@@ -223,28 +223,28 @@ impl ListenerConfig {
 }
 
 impl TlsConfig {
-    fn compile(&self, at: &At<'_>, findings: &mut Findings) -> Tls {
+    fn compile(&self, at: &At<'_>, diagnostics: &mut Diagnostics) -> Tls {
         let first = CertificateConfig { hosts: Vec::new(), cert: self.cert.clone(), key: self.key.clone() };
-        first.check(at, findings);
+        first.check(at, diagnostics);
         let list = at.key("certificates");
         for (index, certificate) in self.certificates.iter().enumerate() {
-            certificate.check(&list.index(index), findings);
+            certificate.check(&list.index(index), diagnostics);
         }
         if self.alpn.is_empty() {
-            findings
+            diagnostics
                 .error(&at.key("alpn"), "no protocol is offered")
                 .help("leave it out to offer both h2 and http/1.1");
         }
         for (key, path) in [("client_ca", &self.client_ca), ("client_crl", &self.client_crl)] {
             if path.as_deref().is_some_and(is_empty) {
-                findings.error(&at.key(key), "an empty path");
+                diagnostics.error(&at.key(key), "an empty path");
             }
         }
         let without =
             [("client_auth", self.client_auth == ClientAuth::Required), ("client_crl", self.client_crl.is_some())];
         for (key, _) in without.into_iter().filter(|(_, it)| *it && self.client_ca.is_none()) {
-            let finding = findings.error(&at.key(key), "no authority for client certificates");
-            finding.help("add `client_ca` with the authorities' PEM file");
+            let diagnostic = diagnostics.error(&at.key(key), "no authority for client certificates");
+            diagnostic.help("add `client_ca` with the authorities' PEM file");
         }
         let certificates = std::iter::once(first).chain(self.certificates.iter().cloned());
         Tls {
@@ -258,17 +258,17 @@ impl TlsConfig {
 }
 
 impl CertificateConfig {
-    fn check(&self, at: &At<'_>, findings: &mut Findings) {
+    fn check(&self, at: &At<'_>, diagnostics: &mut Diagnostics) {
         for (key, path) in [("cert", &self.cert), ("key", &self.key)] {
             if is_empty(path) {
-                findings.error(&at.key(key), "an empty path");
+                diagnostics.error(&at.key(key), "an empty path");
             }
         }
         let hosts = at.key("hosts");
         for (index, host) in self.hosts.iter().enumerate() {
             let name = host.strip_prefix("*.").unwrap_or(host);
             if rustls::pki_types::DnsName::try_from(name).is_err() {
-                findings
+                diagnostics
                     .error(&hosts.index(index), "not a host name")
                     .help("write it as api.example.com or *.example.com");
             }
@@ -277,11 +277,11 @@ impl CertificateConfig {
 }
 
 impl ListenerLimits {
-    fn compile(&self, at: &At<'_>, findings: &mut Findings) -> Limits {
+    fn compile(&self, at: &At<'_>, diagnostics: &mut Diagnostics) -> Limits {
         let counts = [("connections", self.connections), ("requests_per_connection", self.requests_per_connection)];
         for (key, value) in counts {
             if value == 0 {
-                findings.error(&at.key(key), "zero lets nobody in");
+                diagnostics.error(&at.key(key), "zero lets nobody in");
             }
         }
         let periods = [
@@ -291,7 +291,7 @@ impl ListenerLimits {
         ];
         for (key, period) in periods {
             if period.0.is_zero() {
-                findings
+                diagnostics
                     .error(&at.key(key), "zero leaves no time")
                     .help("there is no way to wait forever; write a long period instead");
             }
@@ -318,14 +318,14 @@ mod tests {
 
     fn check(yaml: &str) -> Vec<String> {
         let config: ListenerConfig = serde_yaml::from_str(yaml).unwrap();
-        let mut findings = Findings::default();
-        let compiled = config.compile("public", &At::ROOT, &mut findings);
-        assert!(compiled.is_some() || !findings.is_empty());
-        findings.iter().map(|it| it.path.clone()).collect()
+        let mut diagnostics = Diagnostics::default();
+        let compiled = config.compile("public", &At::ROOT, &mut diagnostics);
+        assert!(compiled.is_some() || !diagnostics.is_empty());
+        diagnostics.iter().map(|it| it.path.clone()).collect()
     }
 
     #[test]
-    fn a_sound_listener_compiles_without_findings() {
+    fn a_sound_listener_compiles_without_diagnostics() {
         assert!(check("address: '0.0.0.0:8080'").is_empty());
         assert!(check("address: '[::]:0'\nh2c: true").is_empty());
         let tls =

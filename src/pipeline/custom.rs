@@ -17,7 +17,7 @@ use schemars::Schema;
 use schemars::generate::SchemaGenerator;
 use serde_json::{Map, Value};
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step};
 
 /// The filters that a binary adds, in the order in which requests pass them.
@@ -35,7 +35,7 @@ struct Registered {
     compile: Compile,
 }
 
-type Compile = fn(&Value, &Scope<'_>, &At<'_>, &mut Findings) -> Option<Arc<dyn AnyFilter>>;
+type Compile = fn(&Value, &Scope<'_>, &At<'_>, &mut Diagnostics) -> Option<Arc<dyn AnyFilter>>;
 
 impl Filters {
     /// None but the built-in ones.
@@ -82,13 +82,13 @@ impl Filters {
         blocks: &BTreeMap<String, Value>,
         scope: &Scope<'_>,
         at: &At<'_>,
-        findings: &mut Findings,
+        diagnostics: &mut Diagnostics,
     ) -> Vec<Arc<dyn AnyFilter>> {
         for name in blocks.keys().filter(|name| self.names().all(|it| it != *name)) {
-            let finding = findings.error_at_key(&at.key(name), format!("no filter `{name}`"));
-            finding.suggest(name, self.names());
+            let diagnostic = diagnostics.error_at_key(&at.key(name), format!("no filter `{name}`"));
+            diagnostic.suggest(name, self.names());
         }
-        let compile = |it: &Registered| (it.compile)(blocks.get(it.name)?, scope, &at.key(it.name), findings);
+        let compile = |it: &Registered| (it.compile)(blocks.get(it.name)?, scope, &at.key(it.name), diagnostics);
         self.list.iter().filter_map(compile).collect()
     }
 }
@@ -97,12 +97,12 @@ fn compile<F: Filter>(
     block: &Value,
     scope: &Scope<'_>,
     at: &At<'_>,
-    findings: &mut Findings,
+    diagnostics: &mut Diagnostics,
 ) -> Option<Arc<dyn AnyFilter>> {
     match serde_json::from_value::<F::Config>(block.clone()) {
-        Ok(config) => Some(Arc::new(F::compile(&config, scope, at, findings)?)),
+        Ok(config) => Some(Arc::new(F::compile(&config, scope, at, diagnostics)?)),
         Err(error) => {
-            findings.error(at, error.to_string());
+            diagnostics.error(at, error.to_string());
             None
         }
     }
@@ -161,7 +161,7 @@ mod tests {
         const SUMMARY: &'static str = "Does nothing.";
         type Config = bool;
 
-        fn compile(config: &bool, _: &Scope<'_>, _: &At<'_>, _: &mut Findings) -> Option<Self> {
+        fn compile(config: &bool, _: &Scope<'_>, _: &At<'_>, _: &mut Diagnostics) -> Option<Self> {
             config.then_some(Self)
         }
     }
@@ -175,10 +175,10 @@ mod tests {
             ("{ named: false }", 0, &[]),
             ("{ named: 1, nmaed: 1 }", 0, &["/nmaed", "/named"]),
         ] {
-            let mut findings = Findings::default();
+            let mut diagnostics = Diagnostics::default();
             let blocks = serde_yaml::from_str(blocks).unwrap();
-            assert_eq!(filters.compile(&blocks, &Scope::nowhere(), &At::ROOT, &mut findings).len(), count);
-            let paths: Vec<_> = findings.iter().map(|it| &*it.path).collect();
+            assert_eq!(filters.compile(&blocks, &Scope::nowhere(), &At::ROOT, &mut diagnostics).len(), count);
+            let paths: Vec<_> = diagnostics.iter().map(|it| &*it.path).collect();
             assert_eq!(paths, faults);
         }
     }

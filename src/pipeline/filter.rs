@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 use crate::identity::{ClientCertificate, Roles};
 use crate::pipeline::{Charges, Exchange, Filters, Refusal};
 use crate::routing::Params;
@@ -36,7 +36,7 @@ pub trait Filter: Sized + Send + Sync + 'static {
 
     /// Parses everything that can be parsed before there is a request, and reports every fault at its place; `None`
     /// if there is nothing to do on this route.
-    fn compile(config: &Self::Config, scope: &Scope<'_>, at: &At<'_>, findings: &mut Findings) -> Option<Self>;
+    fn compile(config: &Self::Config, scope: &Scope<'_>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self>;
 
     /// The request's head is there.
     fn on_request(&self, context: &mut RequestContext<'_>) -> impl Future<Output = Step> + Send {

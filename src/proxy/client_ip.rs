@@ -36,14 +36,14 @@ fn address(hop: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Findings;
+    use crate::base::Diagnostics;
     use crate::config::{GatewayFile, Process};
     use http::HeaderValue;
 
     #[track_caller]
     fn check(peer: &str, lines: &[&str], client: &str) {
         let file = GatewayFile { trusted_proxies: vec!["10.0.0.0/8".into()], ..GatewayFile::default() };
-        let process = Process::compile(&file, &mut Findings::default());
+        let process = Process::compile(&file, &mut Diagnostics::default());
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(&X_FORWARDED_FOR, HeaderValue::from_str(line).unwrap());

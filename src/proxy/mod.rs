@@ -103,7 +103,7 @@ impl Drop for Request {
         let exchange = &self.exchange;
         let duration = exchange.started.elapsed();
         EndState::Drained.count();
-        let metrics = self.admitted.as_ref().map_or(&*UNROUTED, |it| &it.serving.alive[it.route].metrics);
+        let metrics = self.admitted.as_ref().map_or(&*UNROUTED, |it| &it.active.routes[it.route].metrics);
         metrics.record(StatusCode::SERVICE_UNAVAILABLE.as_u16(), duration, 0, 0);
         tracing::warn!(
             event = "request",
@@ -130,8 +130,8 @@ impl Proxy {
     /// Answers a request.
     async fn serve(&self, client: &mut Client, request: &mut Request, peer_trusted: bool) -> Result<(), Cut> {
         let exchange = &mut request.exchange;
-        let serving = self.configuration.serving();
-        match request_filters(serving, &self.shared, exchange, client, peer_trusted).await {
+        let active = self.configuration.active();
+        match request_filters(active, &self.shared, exchange, client, peer_trusted).await {
             Ok(Decision::Forward(admitted)) => {
                 let admitted = request.admitted.insert(admitted);
                 if exchange.cache.is_some() && cached::begin(exchange) {
@@ -161,7 +161,7 @@ impl Proxy {
                 stopped
             }
             Err(Stopped { admitted: None, why }) => {
-                let way = DefaultResponse::new(self.configuration.serving(), client.request());
+                let way = DefaultResponse::new(self.configuration.active(), client.request());
                 Box::pin(stopped(client, exchange, &way, why)).await
             }
         }
@@ -211,7 +211,7 @@ impl Proxy {
         self.shared.guard.turned_away(Stage::Request);
         client.close_after();
         let retry_after = left.as_secs().max(1);
-        let way = DefaultResponse::new(self.configuration.serving(), client.request());
+        let way = DefaultResponse::new(self.configuration.active(), client.request());
         refuse(client, exchange, &way, Refusal::AddressBlocked { retry_after }).await
     }
 
@@ -350,7 +350,7 @@ impl Proxy {
         if let Some(code) = error {
             refused(code);
         }
-        let metrics = admitted.as_ref().map_or(&*UNROUTED, |it| &it.serving.alive[it.route].metrics);
+        let metrics = admitted.as_ref().map_or(&*UNROUTED, |it| &it.active.routes[it.route].metrics);
         metrics.record(status, duration, received, sent);
         let target = exchange.target_received.as_ref().unwrap_or(&head.uri);
         let facts = access_log::Facts {
@@ -406,7 +406,7 @@ impl Refuse for EarlyResponses {
         let wording = reply::Wording::of(&refusal);
         let mut fields = reply::head(wording.status);
         let _ = fields.insert_header(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-        DefaultResponse::of(self.configuration.serving(), origin.cloned()).on_response(&mut exchange, &mut fields);
+        DefaultResponse::of(self.configuration.active(), origin.cloned()).on_response(&mut exchange, &mut fields);
         fields.remove_header(&http::header::DATE); // `raw` writes its own
         let answer = reply::raw(&refusal, &request_id, &fields);
         let slow = refusal == Refusal::RequestTimeout;

@@ -14,7 +14,7 @@ use pingora::protocols::http::date::get_cached_date;
 
 use crate::cache::CachedResponse;
 use crate::client::Client;
-use crate::config::{Action, Respond, Route, Serving};
+use crate::config::{Action, ActiveConfig, Respond, Route};
 use crate::deliver::ResponseFilters;
 use crate::filters::{self, Reservation, ReserveOutcome, StoredResponse};
 use crate::forward::{Destination, ForwardError, hold_body, unless_gone};
@@ -79,13 +79,13 @@ impl From<Refusal> for Stopped {
 /// A route's number.
 #[derive(Clone)]
 pub(super) struct Admitted {
-    pub(super) serving: Arc<Serving>,
+    pub(super) active: Arc<ActiveConfig>,
     pub(super) route: usize,
 }
 
 impl Admitted {
     pub(super) fn route(&self) -> &Route {
-        &self.serving.snapshot.routes[self.route]
+        &self.active.snapshot.routes[self.route]
     }
 
     /// The operator's word about fields counts for interim answers, too.
@@ -97,14 +97,14 @@ impl Admitted {
 
     /// Where the route's requests go.
     pub(super) fn destination(&self) -> &Destination {
-        let destination = self.serving.alive[self.route].destination.as_ref();
+        let destination = self.active.routes[self.route].destination.as_ref();
         destination.expect("what has none is answered at once")
     }
 }
 
 /// From a request's head to the decision what becomes of it.
 pub(super) async fn request_filters(
-    serving: Arc<Serving>,
+    active: Arc<ActiveConfig>,
     shared: &Shared,
     exchange: &mut Exchange,
     client: &mut Client,
@@ -133,8 +133,8 @@ pub(super) async fn request_filters(
     normalise(request)?;
 
     let websocket = asks_for_websocket(client);
-    let (route, params) = find(&serving, client.request(), websocket)?;
-    let admitted = Admitted { serving, route };
+    let (route, params) = find(&active, client.request(), websocket)?;
+    let admitted = Admitted { active, route };
     match filter(&admitted, shared, exchange, client, peer_trusted, &params).await {
         Ok(RouteDecision::Forward) => {}
         Ok(RouteDecision::Idempotent(reservation)) => return Ok(Decision::Idempotent(admitted, reservation)),
@@ -268,23 +268,23 @@ impl ResponseFilters for Admitted {
 
 /// What no route took leaves as a route with nothing but `defaults` would answer.
 pub(super) struct DefaultResponse {
-    serving: Arc<Serving>,
+    active: Arc<ActiveConfig>,
     origin: Option<HeaderValue>,
 }
 
 impl DefaultResponse {
-    pub(super) fn new(serving: Arc<Serving>, request: &RequestHeader) -> Self {
-        Self::of(serving, request.headers.get(ORIGIN).cloned())
+    pub(super) fn new(active: Arc<ActiveConfig>, request: &RequestHeader) -> Self {
+        Self::of(active, request.headers.get(ORIGIN).cloned())
     }
 
-    pub(super) fn of(serving: Arc<Serving>, origin: Option<HeaderValue>) -> Self {
-        Self { serving, origin }
+    pub(super) fn of(active: Arc<ActiveConfig>, origin: Option<HeaderValue>) -> Self {
+        Self { active, origin }
     }
 }
 
 impl ResponseFilters for DefaultResponse {
     fn on_response(&self, exchange: &mut Exchange, answer: &mut ResponseHeader) {
-        let chain = &self.serving.snapshot.defaults;
+        let chain = &self.active.snapshot.defaults;
         exchange.origin = chain.cors.as_ref().and_then(|it| it.origin(self.origin.as_ref()));
         response_filters(chain, exchange, answer);
     }
@@ -364,7 +364,7 @@ fn upgrade(route: &Route, client: &mut Client) -> Result<(), Refusal> {
     }
 }
 
-fn find(serving: &Serving, request: &RequestHeader, websocket: bool) -> Result<(usize, Params), Refusal> {
+fn find(active: &ActiveConfig, request: &RequestHeader, websocket: bool) -> Result<(usize, Params), Refusal> {
     let host = request.headers.get(http::header::HOST).and_then(|it| it.to_str().ok());
     let asked = Request {
         host: host.or_else(|| request.uri.authority().map(|it| it.as_str())),
@@ -376,12 +376,12 @@ fn find(serving: &Serving, request: &RequestHeader, websocket: bool) -> Result<(
     };
     // A preflight is answered by the route of the request that it announces.
     if let Some(method) = filters::announced_method(&request.method, &request.headers)
-        && let Outcome::Found { route, params } = serving.snapshot.table.find(&Request { method: &method, ..asked })
-        && serving.snapshot.routes[route].chain.cors.is_some()
+        && let Outcome::Found { route, params } = active.snapshot.table.find(&Request { method: &method, ..asked })
+        && active.snapshot.routes[route].chain.cors.is_some()
     {
         return Ok((route, params));
     }
-    match serving.snapshot.table.find(&asked) {
+    match active.snapshot.table.find(&asked) {
         Outcome::Found { route, params } => Ok((route, params)),
         Outcome::NotFound => Err(Refusal::RouteNotFound),
         Outcome::MethodNotAllowed { allow } => Err(Refusal::MethodNotAllowed { allow }),

@@ -6,7 +6,7 @@
 use http::HeaderMap;
 use http::header::ACCEPT;
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 
 /// A media type, or all below one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,11 +21,11 @@ pub(super) struct Media {
 pub(super) type Quality = (u16, bool);
 
 impl Media {
-    pub(super) fn compile(text: &str, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
+    pub(super) fn compile(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
         let lower = text.to_ascii_lowercase();
         match lower.split_once('/') {
             Some(("*", "*")) => {
-                findings.error(at, "`*/*` says nothing").help("leave `accept` out");
+                diagnostics.error(at, "`*/*` says nothing").help("leave `accept` out");
                 None
             }
             Some((kind, "*")) if is_token(kind) => Some(Self { kind: kind.into(), sub: None }),
@@ -33,7 +33,7 @@ impl Media {
                 Some(Self { kind: kind.into(), sub: Some(sub.into()) })
             }
             _ => {
-                findings
+                diagnostics
                     .error(at, format!("`{text}` is not a media type"))
                     .help("write `application/json` or `text/*`, without parameters");
                 None
@@ -149,10 +149,10 @@ mod tests {
 
     #[track_caller]
     fn check(types: &[&str], accept: &[&str], expected: Option<u16>) {
-        let mut findings = Findings::default();
-        let media = |it: &&str| Media::compile(it, &At::ROOT, &mut findings);
+        let mut diagnostics = Diagnostics::default();
+        let media = |it: &&str| Media::compile(it, &At::ROOT, &mut diagnostics);
         let types: Vec<Media> = types.iter().filter_map(media).collect();
-        assert!(findings.is_empty());
+        assert!(diagnostics.is_empty());
         let mut headers = HeaderMap::new();
         for line in accept {
             headers.append(ACCEPT, HeaderValue::from_str(line).unwrap());
@@ -193,9 +193,9 @@ mod tests {
     #[test]
     fn what_is_no_media_type_is_told() {
         for wrong in ["json", "*/*", "a/b;c=d", "*/json", "a/", ""] {
-            let mut findings = Findings::default();
-            Media::compile(wrong, &At::ROOT, &mut findings);
-            assert_eq!(findings.iter().count(), 1, "{wrong}");
+            let mut diagnostics = Diagnostics::default();
+            Media::compile(wrong, &At::ROOT, &mut diagnostics);
+            assert_eq!(diagnostics.iter().count(), 1, "{wrong}");
         }
     }
 }

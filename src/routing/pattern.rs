@@ -2,7 +2,7 @@
 //!
 //! Compiles and checks them one by one; how many patterns are searched at once is `trie.rs`.
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 
 use super::target::Target;
 use super::trie::CAPTURES_MAX;
@@ -34,38 +34,38 @@ pub(super) enum Segment {
 impl Pattern {
     /// Reports all faults. The names are those that could be read, so that a template which uses
     /// them is not blamed for the pattern's fault.
-    pub(super) fn compile(text: &str, at: &At<'_>, findings: &mut Findings) -> Self {
+    pub(super) fn compile(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         let mut pattern = Self { text: text.to_owned(), segments: Vec::new(), names: Vec::new() };
         let Some(inner) = text.strip_prefix('/') else {
-            findings.error(at, "a path starts with a slash").help(format!("write `/{text}`"));
+            diagnostics.error(at, "a path starts with a slash").help(format!("write `/{text}`"));
             return pattern;
         };
         if let Some(mark) = text.find(['?', '#']) {
             let message = "a path pattern ends before the query";
-            findings
+            diagnostics
                 .error(at, message)
                 .help(format!("write `{}`, and conditions on the query under `query`", &text[..mark]));
             return pattern;
         }
-        check_normal(text, at, findings);
+        check_normal(text, at, diagnostics);
         let segments: Vec<&str> = inner.split('/').collect();
         for (index, segment) in segments.iter().enumerate() {
             let last = index + 1 == segments.len();
-            pattern.segment(segment, last, at, findings);
+            pattern.segment(segment, last, at, diagnostics);
         }
         if pattern.names.len() > CAPTURES_MAX {
-            findings.error(at, format!("more than {CAPTURES_MAX} captures"));
+            diagnostics.error(at, format!("more than {CAPTURES_MAX} captures"));
         }
         if segments.len() > SEGMENTS_MAX {
-            findings.error(at, format!("more than {SEGMENTS_MAX} segments"));
+            diagnostics.error(at, format!("more than {SEGMENTS_MAX} segments"));
         }
         pattern
     }
 
-    fn segment(&mut self, text: &str, last: bool, at: &At<'_>, findings: &mut Findings) {
+    fn segment(&mut self, text: &str, last: bool, at: &At<'_>, diagnostics: &mut Diagnostics) {
         if !text.contains(['{', '}']) {
             if text == "*" || text == "**" {
-                findings
+                diagnostics
                     .error(at, format!("`{text}` is no wildcard"))
                     .help("write `{name}` for one segment, `{*rest}` at the end for all that follow");
             }
@@ -74,7 +74,7 @@ impl Pattern {
         }
         let capture = text.strip_prefix('{').and_then(|it| it.strip_suffix('}'));
         let Some(capture) = capture.filter(|it| !it.contains(['{', '}'])) else {
-            findings
+            diagnostics
                 .error(at, format!("`{text}`: a capture is a whole segment"))
                 .help("capture the segment as `{name}`; what stands in it is for the upstream");
             return;
@@ -84,23 +84,23 @@ impl Pattern {
             None => (capture, Segment::Name),
         };
         if segment == Segment::Rest && !last {
-            findings
+            diagnostics
                 .error(at, format!("`{text}` stands before the end"))
                 .help("only the last segment takes all that follow; write `{name}` for one");
         }
-        self.name(name, at, findings);
+        self.name(name, at, diagnostics);
         self.segments.push(segment);
     }
 
-    fn name(&mut self, name: &str, at: &At<'_>, findings: &mut Findings) {
+    fn name(&mut self, name: &str, at: &At<'_>, diagnostics: &mut Diagnostics) {
         let plain = |it: u8| it.is_ascii_alphanumeric() || it == b'_' || it == b'-';
         let first = name.as_bytes().first().is_some_and(u8::is_ascii_alphabetic);
         if !first || !name.bytes().all(plain) {
-            findings
+            diagnostics
                 .error(at, format!("`{name}` is not a capture's name"))
                 .help("a letter, then letters, digits, `_` and `-`");
         } else if self.names.iter().any(|it| it == name) {
-            findings.error(at, format!("two captures are named `{name}`"));
+            diagnostics.error(at, format!("two captures are named `{name}`"));
         }
         self.names.push(name.to_owned());
     }
@@ -170,13 +170,13 @@ impl Pattern {
 
 /// A literal that is not in the normal form would never match: requests are normalised. Braces and
 /// asterisks pass through, so the whole pattern can be held against its normal form.
-fn check_normal(text: &str, at: &At<'_>, findings: &mut Findings) {
+fn check_normal(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) {
     match Target::normalise(text.as_bytes()) {
         Ok(target) if target.is_unchanged() => {}
-        Ok(target) => findings
+        Ok(target) => diagnostics
             .error(at, "the path is not in its normal form, so no request would match")
             .help(format!("write `{}`", target.path())),
-        Err(ambiguous) => findings
+        Err(ambiguous) => diagnostics
             .error(at, format!("no request has such a path: {ambiguous}"))
             .help("requests with such a path are refused before routes are matched"),
     }
@@ -192,7 +192,7 @@ pub(super) enum Host {
 }
 
 impl Host {
-    pub(super) fn compile(text: &str, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
+    pub(super) fn compile(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
         let plain = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
         let (below, name) = match plain.strip_prefix("*.") {
             Some(name) => (true, name),
@@ -202,15 +202,15 @@ impl Host {
             let name = name.to_owned();
             return Some(if below { Self::Below(name) } else { Self::Exact(name) });
         }
-        let finding = findings.error(at, format!("`{text}` is not a host"));
+        let diagnostic = diagnostics.error(at, format!("`{text}` is not a host"));
         if plain == "*" {
-            finding.help("leave `hosts` out to take any host");
+            diagnostic.help("leave `hosts` out to take any host");
         } else if without_port(name) != name {
-            finding.help("ports do not count: leave the port out");
+            diagnostic.help("ports do not count: leave the port out");
         } else if !text.is_ascii() {
-            finding.help("write the name as it is sent, in its ASCII form: `xn--…`");
+            diagnostic.help("write the name as it is sent, in its ASCII form: `xn--…`");
         } else {
-            finding.help("write `api.example.org`, or `*.example.org` for every name below");
+            diagnostic.help("write `api.example.org`, or `*.example.org` for every name below");
         }
         None
     }
@@ -288,9 +288,9 @@ mod tests {
 
     #[track_caller]
     fn faults(path: &str, expected: &[&str]) {
-        let mut findings = Findings::default();
-        Pattern::compile(path, &At::ROOT, &mut findings);
-        let found: Vec<&str> = findings.iter().map(|it| it.message.as_str()).collect();
+        let mut diagnostics = Diagnostics::default();
+        Pattern::compile(path, &At::ROOT, &mut diagnostics);
+        let found: Vec<&str> = diagnostics.iter().map(|it| it.message.as_str()).collect();
         assert_eq!(found, expected, "{path}");
     }
 
@@ -320,15 +320,15 @@ mod tests {
 
     #[test]
     fn a_pattern_that_is_not_normal_gets_its_normal_form_as_help() {
-        let mut findings = Findings::default();
-        Pattern::compile("/a//%7e/{x}/../{y}", &At::ROOT, &mut findings);
-        let help: Vec<_> = findings.iter().filter_map(|it| it.help.as_deref()).collect();
+        let mut diagnostics = Diagnostics::default();
+        Pattern::compile("/a//%7e/{x}/../{y}", &At::ROOT, &mut diagnostics);
+        let help: Vec<_> = diagnostics.iter().filter_map(|it| it.help.as_deref()).collect();
         assert_eq!(help, ["write `/a/~/{y}`"]);
     }
 
     #[test]
     fn a_host_is_a_name_or_all_names_below() {
-        let host = |text: &str| Host::compile(text, &At::ROOT, &mut Findings::default());
+        let host = |text: &str| Host::compile(text, &At::ROOT, &mut Diagnostics::default());
         assert_eq!(host("API.example.org."), Some(Host::Exact("api.example.org".into())));
         assert_eq!(host("*.Example.org"), Some(Host::Below("example.org".into())));
         assert_eq!(host("[::1]"), Some(Host::Exact("[::1]".into())));

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use http::header::{HOST, HeaderName};
 use http::{HeaderMap, Method};
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 
 use super::written::{ValueMatch, ValueRule};
 
@@ -42,30 +42,38 @@ enum Miss {
 }
 
 impl Predicate {
-    pub(super) fn headers(written: &BTreeMap<String, ValueMatch>, at: &At<'_>, findings: &mut Findings) -> Vec<Self> {
+    pub(super) fn headers(
+        written: &BTreeMap<String, ValueMatch>,
+        at: &At<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Vec<Self> {
         let mut predicates: Vec<Self> = Vec::new();
         for (key, value) in written {
             let at = at.key(key);
             let Ok(name) = HeaderName::from_bytes(key.as_bytes()) else {
-                findings.error_at_key(&at, format!("`{key}` is not a header's name"));
+                diagnostics.error_at_key(&at, format!("`{key}` is not a header's name"));
                 continue;
             };
             if name == HOST {
-                findings.error_at_key(&at, "the host is no header here").help("use `hosts`");
+                diagnostics.error_at_key(&at, "the host is no header here").help("use `hosts`");
             }
             let field = Field::Header(name);
             if predicates.iter().any(|it| it.field == field) {
                 let message = format!("`{key}` is there twice: header names ignore case");
-                findings.error_at_key(&at, message);
+                diagnostics.error_at_key(&at, message);
             }
-            predicates.push(Self { field, test: Test::compile(value, &at, findings) });
+            predicates.push(Self { field, test: Test::compile(value, &at, diagnostics) });
         }
         predicates
     }
 
-    pub(super) fn query(written: &BTreeMap<String, ValueMatch>, at: &At<'_>, findings: &mut Findings) -> Vec<Self> {
+    pub(super) fn query(
+        written: &BTreeMap<String, ValueMatch>,
+        at: &At<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Vec<Self> {
         let predicate = |(key, value): (&String, &ValueMatch)| {
-            let test = Test::compile(value, &at.key(key), findings);
+            let test = Test::compile(value, &at.key(key), diagnostics);
             Self { field: Field::Query(key.clone()), test }
         };
         written.iter().map(predicate).collect()
@@ -121,12 +129,12 @@ impl Predicate {
 }
 
 impl Test {
-    fn compile(written: &ValueMatch, at: &At<'_>, findings: &mut Findings) -> Self {
+    fn compile(written: &ValueMatch, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         match written {
             ValueMatch::Exact(text) | ValueMatch::Rule(ValueRule::Exact(text)) => Self::Exact(text.clone()),
             ValueMatch::Rule(ValueRule::Prefix(text)) => {
                 if text.is_empty() {
-                    findings.error(at, "every text starts with nothing").help("`present: true`");
+                    diagnostics.error(at, "every text starts with nothing").help("`present: true`");
                 }
                 Self::Prefix(text.clone())
             }
@@ -203,19 +211,19 @@ pub(super) struct Methods {
 }
 
 impl Methods {
-    pub(super) fn compile(written: &[String], at: &At<'_>, findings: &mut Findings) -> Self {
+    pub(super) fn compile(written: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         let mut list = Vec::new();
         for (index, text) in written.iter().enumerate() {
             let at = at.index(index);
             let upper = text.to_ascii_uppercase();
             match Method::from_bytes(text.as_bytes()) {
                 // Methods are case-sensitive (RFC 9110, section 9.1): `get` would never match.
-                Ok(_) if *text != upper && is_standard(&upper) => findings
+                Ok(_) if *text != upper && is_standard(&upper) => diagnostics
                     .error(&at, format!("`{text}` is not `{upper}`: methods heed case"))
                     .help(format!("write `{upper}`")),
                 Ok(method) if list.contains(&method) => {}
                 Ok(method) => list.push(method),
-                Err(_) => findings
+                Err(_) => diagnostics
                     .error(&at, format!("`{text}` is not a method"))
                     .help("one word, such as `GET`; leave `methods` out to take any"),
             }
@@ -261,7 +269,7 @@ mod tests {
 
     fn test(yaml: &str) -> Test {
         let written: ValueMatch = serde_yaml::from_str(yaml).unwrap();
-        Test::compile(&written, &At::ROOT, &mut Findings::default())
+        Test::compile(&written, &At::ROOT, &mut Diagnostics::default())
     }
 
     #[track_caller]
@@ -314,10 +322,10 @@ mod tests {
     #[test]
     fn head_is_allowed_along_with_get() {
         assert_eq!(allow(BTreeSet::from(["POST", "GET"])), "GET, HEAD, POST");
-        let mut findings = Findings::default();
+        let mut diagnostics = Diagnostics::default();
         let written = ["get".to_owned(), "GET".to_owned(), "A B".to_owned(), "purge".to_owned()];
-        let methods = Methods::compile(&written, &At::ROOT, &mut findings);
-        assert_eq!(findings.iter().count(), 2);
+        let methods = Methods::compile(&written, &At::ROOT, &mut diagnostics);
+        assert_eq!(diagnostics.iter().count(), 2);
         assert_eq!(methods.fit(&Method::GET), Some(true));
         assert_eq!(methods.fit(&Method::HEAD), Some(false));
         assert_eq!(methods.fit(&Method::POST), None);

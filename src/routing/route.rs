@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use http::HeaderMap;
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 
 use super::accept::{self, Media, Quality};
 use super::pattern::{Host, Pattern};
@@ -45,20 +45,25 @@ pub(super) struct Fit {
 
 impl Route {
     /// Reports all faults; returns the route and whether it has none.
-    pub(super) fn compile(name: &str, written: &MatchConfig, at: &At<'_>, findings: &mut Findings) -> (Self, bool) {
-        // No `..`: a new condition does not compile until it has been given its meaning here.
+    pub(super) fn compile(
+        name: &str,
+        written: &MatchConfig,
+        at: &At<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> (Self, bool) {
+        // No `..`: a new condition does not compile until it has its meaning here.
         let MatchConfig { path, hosts, methods, headers, query, accept, websocket } = written;
-        let before = findings.iter().count();
-        let pattern = Pattern::compile(path, &at.key("path"), findings);
-        let hosts = list(hosts, &at.key("hosts"), findings, Host::compile);
-        let methods = Methods::compile(methods, &at.key("methods"), findings);
-        let mut predicates = Predicate::headers(headers, &at.key("headers"), findings);
-        predicates.extend(Predicate::query(query, &at.key("query"), findings));
-        let accept = list(accept, &at.key("accept"), findings, Media::compile);
+        let before = diagnostics.iter().count();
+        let pattern = Pattern::compile(path, &at.key("path"), diagnostics);
+        let hosts = list(hosts, &at.key("hosts"), diagnostics, Host::compile);
+        let methods = Methods::compile(methods, &at.key("methods"), diagnostics);
+        let mut predicates = Predicate::headers(headers, &at.key("headers"), diagnostics);
+        predicates.extend(Predicate::query(query, &at.key("query"), diagnostics));
+        let accept = list(accept, &at.key("accept"), diagnostics, Media::compile);
         // RFC 6455, section 4.1, and RFC 8441, section 4: a handshake is a GET or a CONNECT.
         let shakes = |it: &http::Method| *it == http::Method::GET || *it == http::Method::CONNECT;
         if *websocket && !methods.any() && !methods.list.iter().any(shakes) {
-            findings
+            diagnostics
                 .error(&at.key("methods"), "no request matches: a WebSocket handshake is a `GET`")
                 .help("leave `methods` out");
         }
@@ -68,7 +73,7 @@ impl Route {
         let name = name.to_owned();
         let websocket = *websocket;
         let route = Self { name, pattern, hosts, methods, predicates, accept, websocket, weight };
-        (route, findings.iter().count() == before)
+        (route, diagnostics.iter().count() == before)
     }
 
     /// Whether the conditions hold that are no business of method and media type.
@@ -109,7 +114,7 @@ impl Route {
     }
 }
 
-/// Types of different names are told apart by what the client likes best.
+/// Types of different names are distinguished by what the client likes best.
 fn same_accept(left: &[Media], right: &[Media]) -> bool {
     (left.is_empty() && right.is_empty()) || left.iter().any(|it| right.contains(it))
 }
@@ -117,12 +122,12 @@ fn same_accept(left: &[Media], right: &[Media]) -> bool {
 fn list<T: PartialEq>(
     written: &[String],
     at: &At<'_>,
-    findings: &mut Findings,
-    compile: impl Fn(&str, &At<'_>, &mut Findings) -> Option<T>,
+    diagnostics: &mut Diagnostics,
+    compile: impl Fn(&str, &At<'_>, &mut Diagnostics) -> Option<T>,
 ) -> Vec<T> {
     let mut list = Vec::new();
     for (index, text) in written.iter().enumerate() {
-        if let Some(entry) = compile(text, &at.index(index), findings)
+        if let Some(entry) = compile(text, &at.index(index), diagnostics)
             && !list.contains(&entry)
         {
             list.push(entry);

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use http::{HeaderMap, Method};
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 
 use super::pattern::{Host, HostName};
 use super::predicates::allow;
@@ -67,7 +67,7 @@ pub enum Outcome {
 /// 5. media types listed, by the client's quality, then those named in full; then none listed;
 /// 6. types the client likes equally well: the route's name, so that there always is an answer.
 ///
-/// Routes that would get to the end with a type in common, or without any, can't be told apart: an
+/// Routes that would get to the end with a type in common, or without any, can't be distinguished: an
 /// error. Every step narrows what a route takes, so no single route can hide a less specific one.
 ///
 /// `/a/{*rest}` also takes `/a`, with nothing captured.
@@ -82,17 +82,17 @@ pub struct Table {
 
 impl Table {
     /// Compiles routes with their names; `at` is the place of their list. Reports all faults.
-    pub fn compile(routes: &[(&str, &MatchConfig)], at: &At<'_>, findings: &mut Findings) -> Self {
+    pub fn compile(routes: &[(&str, &MatchConfig)], at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         let mut table = Self::default();
         for (index, (name, written)) in routes.iter().enumerate() {
             let at = at.index(index);
-            let (route, sound) = Route::compile(name, written, &at.key("match"), findings);
+            let (route, sound) = Route::compile(name, written, &at.key("match"), diagnostics);
             if sound {
                 table.insert(&route, index);
             }
             table.routes.push(route);
         }
-        table.order(at, findings);
+        table.order(at, diagnostics);
         table
     }
 
@@ -154,8 +154,8 @@ impl Table {
         }
     }
 
-    /// Sorts the routes that share host and shape, and reports those that can't be told apart.
-    fn order(&mut self, at: &At<'_>, findings: &mut Findings) {
+    /// Sorts the routes that share host and shape, and reports those that can't be distinguished.
+    fn order(&mut self, at: &At<'_>, diagnostics: &mut Diagnostics) {
         let Self { routes, exact, below, any } = self;
         let mut clashes = BTreeSet::new();
         let tries = exact.values_mut().chain(below.values_mut()).chain([any]);
@@ -163,7 +163,7 @@ impl Table {
             leaf.sort_by(|left, right| routes[*left].order().cmp(&routes[*right].order()));
             for (place, left) in leaf.iter().enumerate() {
                 let mut equals = leaf[place + 1..].iter().take_while(|it| routes[**it].weight == routes[*left].weight);
-                // One clash a route is enough to be told: many alike would make many pairs.
+                // One clash a route is enough to report: many alike would make many pairs.
                 if let Some(right) = equals.find(|it| routes[*left].clashes(&routes[**it])) {
                     clashes.insert((*left.max(right), *left.min(right)));
                 }
@@ -175,7 +175,7 @@ impl Table {
                 "routes `{}` and `{}` can take the same request, and neither is more specific",
                 names.1, names.0
             );
-            findings.error(&at.index(later).key("match"), message).help(
+            diagnostics.error(&at.index(later).key("match"), message).help(
                 "let them differ in `path`, `hosts`, `methods` or `accept`, or give one of them \
                  one more condition under `headers` or `query`",
             );

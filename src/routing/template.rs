@@ -4,7 +4,7 @@
 //! may go: into the path as it is (it is normalised already), into the query with its separators
 //! encoded, into the authority never.
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 
 use super::target::Target;
 use super::trie::Params;
@@ -27,24 +27,24 @@ enum Piece {
 impl Template {
     /// Compiles a template over the captures of a route, [`Table::captures`](super::Table::captures).
     /// It starts with a slash, or with `http://` or `https://` and a host.
-    pub fn compile(text: &str, names: &[String], at: &At<'_>, findings: &mut Findings) -> Self {
+    pub fn compile(text: &str, names: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         let mut pieces = Vec::new();
         let mut rest = text;
         let mut in_query = false;
         while let Some((before, after)) = rest.split_once('{') {
             in_query |= before.contains('?');
-            push_text(&mut pieces, before, at, findings);
+            push_text(&mut pieces, before, at, diagnostics);
             let Some((name, after)) = after.split_once('}') else {
-                findings.error(at, "a brace is not closed").help("write captures as `{name}`");
+                diagnostics.error(at, "a brace is not closed").help("write captures as `{name}`");
                 return Self { pieces };
             };
-            if let Some(index) = capture(name, names, at, findings) {
+            if let Some(index) = capture(name, names, at, diagnostics) {
                 pieces.push(if in_query { Piece::Query(index) } else { Piece::Path(index) });
             }
             rest = after;
         }
-        push_text(&mut pieces, rest, at, findings);
-        check_form(text, at, findings);
+        push_text(&mut pieces, rest, at, diagnostics);
+        check_form(text, at, diagnostics);
         Self { pieces }
     }
 
@@ -103,32 +103,32 @@ fn encode(captured: &str, out: &mut String) {
     }
 }
 
-fn push_text(pieces: &mut Vec<Piece>, text: &str, at: &At<'_>, findings: &mut Findings) {
+fn push_text(pieces: &mut Vec<Piece>, text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) {
     if text.contains('}') {
-        findings.error(at, "a brace is not opened").help("write captures as `{name}`");
+        diagnostics.error(at, "a brace is not opened").help("write captures as `{name}`");
     }
     if !text.is_empty() {
         pieces.push(Piece::Text(text.to_owned()));
     }
 }
 
-fn capture(name: &str, names: &[String], at: &At<'_>, findings: &mut Findings) -> Option<usize> {
+fn capture(name: &str, names: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<usize> {
     let found = names.iter().position(|it| it == name);
     if found.is_none() {
-        let finding = findings.error(at, format!("the path captures no `{name}`"));
+        let diagnostic = diagnostics.error(at, format!("the path captures no `{name}`"));
         let plain = name.strip_prefix('*').filter(|it| names.iter().any(|name| name == it));
         match plain {
-            Some(plain) => finding.help(format!("write `{{{plain}}}`")),
-            None => finding.suggest(name, names.iter().map(String::as_str)),
+            Some(plain) => diagnostic.help(format!("write `{{{plain}}}`")),
+            None => diagnostic.suggest(name, names.iter().map(String::as_str)),
         }
     }
     found
 }
 
 /// Checks what surrounds the captures: with a word and with nothing in their place.
-fn check_form(text: &str, at: &At<'_>, findings: &mut Findings) {
+fn check_form(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) {
     let Some(target) = target(text) else {
-        findings
+        diagnostics
             .error(at, "neither a path nor an address")
             .help("start with a slash, or with `https://`, a host without captures, and a slash");
         return;
@@ -140,9 +140,9 @@ fn check_form(text: &str, at: &At<'_>, findings: &mut Findings) {
     };
     // `x` is no hex digit: an escape that a capture would complete is found, too.
     if let Some(why) = normal(&filled(target, "x")) {
-        findings.error(at, "the path is not in its normal form").help(why);
+        diagnostics.error(at, "the path is not in its normal form").help(why);
     } else if has_dots(&filled(target, "")) {
-        findings.error(at, "an empty capture would leave a dot segment").help("put no dots alone beside a capture");
+        diagnostics.error(at, "an empty capture would leave a dot segment").help("put no dots alone beside a capture");
     }
 }
 

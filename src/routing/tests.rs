@@ -4,26 +4,26 @@ use http::header::{ACCEPT, HeaderName};
 use http::{HeaderMap, HeaderValue, Method};
 use proptest::prelude::*;
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 
 use super::pattern::{HostName, Nearness, Segment};
 use super::route::Route;
 use super::{MatchConfig, Outcome, Params, Request, Table, Target, Template, Verdict};
 
 /// Routes by name and `match:` section in YAML.
-fn compile(routes: &[(&str, &str)]) -> (Table, Findings) {
+fn compile(routes: &[(&str, &str)]) -> (Table, Diagnostics) {
     let written: Vec<(&str, MatchConfig)> =
         routes.iter().map(|(name, yaml)| (*name, serde_yaml::from_str(yaml).unwrap())).collect();
     let list: Vec<(&str, &MatchConfig)> = written.iter().map(|it| (it.0, &it.1)).collect();
-    let mut findings = Findings::default();
-    let table = Table::compile(&list, &At::ROOT.key("routes"), &mut findings);
-    (table, findings)
+    let mut diagnostics = Diagnostics::default();
+    let table = Table::compile(&list, &At::ROOT.key("routes"), &mut diagnostics);
+    (table, diagnostics)
 }
 
 #[track_caller]
 fn table(routes: &[(&str, &str)]) -> Table {
-    let (table, findings) = compile(routes);
-    assert!(findings.is_empty(), "{findings:?}");
+    let (table, diagnostics) = compile(routes);
+    assert!(diagnostics.is_empty(), "{diagnostics:?}");
     table
 }
 
@@ -217,8 +217,8 @@ fn a_websocket_route_takes_handshakes_only() {
 #[track_caller]
 fn clash(left: &str, right: &str, expected: bool) {
     for pair in [[("l", left), ("r", right)], [("l", right), ("r", left)]] {
-        let (_, findings) = compile(&pair);
-        let found: Vec<_> = findings.iter().map(|it| (it.path.as_str(), &it.message)).collect();
+        let (_, diagnostics) = compile(&pair);
+        let found: Vec<_> = diagnostics.iter().map(|it| (it.path.as_str(), &it.message)).collect();
         assert_eq!(found.len(), usize::from(expected), "{left} {right} {found:?}");
         if let Some((path, message)) = found.first() {
             assert_eq!(*path, "/routes/1/match");
@@ -250,12 +250,12 @@ fn routes_that_cannot_be_told_apart_are_an_error() {
 
 #[test]
 fn every_fault_of_every_route_is_told_at_its_place() {
-    let (_, findings) = compile(&[
+    let (_, diagnostics) = compile(&[
         ("a", "{ path: '/{a}/{a}', hosts: ['a:80'], methods: [get] }"),
         ("b", "{ path: a, headers: { 'x y': z, x: { prefix: '' }, Host: a }, accept: [json] }"),
         ("c", "{ path: /c, websocket: true, methods: [POST] }"),
     ]);
-    let places: Vec<&str> = findings.iter().map(|it| it.path.as_str()).collect();
+    let places: Vec<&str> = diagnostics.iter().map(|it| it.path.as_str()).collect();
     let expected = [
         "/routes/0/match/path",
         "/routes/0/match/hosts/0",
@@ -317,9 +317,9 @@ fn an_explanation_names_the_near_misses_and_why() {
 fn expand(pattern: &str, template: &str, path: &str) -> String {
     let yaml = format!("path: '{pattern}'");
     let table = table(&[("r", &yaml)]);
-    let mut findings = Findings::default();
-    let template = Template::compile(template, table.captures(0), &At::ROOT, &mut findings);
-    assert!(findings.is_empty(), "{findings:?}");
+    let mut diagnostics = Diagnostics::default();
+    let template = Template::compile(template, table.captures(0), &At::ROOT, &mut diagnostics);
+    assert!(diagnostics.is_empty(), "{diagnostics:?}");
     let asked = Asked::new(&format!("GET {path}"), &[]);
     let Outcome::Found { params, .. } = table.find(&asked.request()) else { panic!("{path}") };
     let mut out = "> ".to_owned();
@@ -344,10 +344,10 @@ fn a_template_puts_captures_in_their_places() {
 fn a_template_s_faults_are_told() {
     let check = |template: &str, expected: &str| {
         let names = ["rest".to_owned(), "player".to_owned()];
-        let mut findings = Findings::default();
-        Template::compile(template, &names, &At::ROOT, &mut findings);
+        let mut diagnostics = Diagnostics::default();
+        Template::compile(template, &names, &At::ROOT, &mut diagnostics);
         let found: Vec<String> =
-            findings.iter().map(|it| format!("{} | {}", it.message, it.help.as_deref().unwrap_or(""))).collect();
+            diagnostics.iter().map(|it| format!("{} | {}", it.message, it.help.as_deref().unwrap_or(""))).collect();
         assert_eq!(found, [expected], "{template}");
     };
     check("/a/{plyer}", "the path captures no `plyer` | did you mean `player`?");
@@ -470,16 +470,16 @@ impl std::fmt::Debug for Asked {
     }
 }
 
-/// Compiles what can be told apart: routes that clash with an earlier one are left out.
+/// Compiles what can be distinguished: routes that clash with an earlier one are left out.
 fn sound(routes: &[MatchConfig]) -> Table {
     let names: Vec<String> = (0..routes.len()).map(|it| format!("r{it}")).collect();
     let mut kept: Vec<(&str, &MatchConfig)> = Vec::new();
     let mut table = Table::default();
     for (name, route) in names.iter().zip(routes) {
         kept.push((name, route));
-        let mut findings = Findings::default();
-        let next = Table::compile(&kept, &At::ROOT, &mut findings);
-        if findings.is_empty() {
+        let mut diagnostics = Diagnostics::default();
+        let next = Table::compile(&kept, &At::ROOT, &mut diagnostics);
+        if diagnostics.is_empty() {
             table = next;
         } else {
             kept.pop();
@@ -525,7 +525,7 @@ proptest! {
         let names: Vec<String> = (0..table.len()).map(|it| table.name(it).to_owned()).collect();
         let written = |name: &String| &routes[name[1..].parse::<usize>().unwrap()];
         let turned: Vec<_> = names.iter().rev().map(|it| (it.as_str(), written(it))).collect();
-        let other = Table::compile(&turned, &At::ROOT, &mut Findings::default());
+        let other = Table::compile(&turned, &At::ROOT, &mut Diagnostics::default());
         prop_assert_eq!(answer(&table, &asked), answer(&other, &asked));
     }
 }
@@ -546,12 +546,12 @@ proptest! {
             "/b/{x}?q={rest}&r={x}",
         ];
         let table = table(&[("r", "path: '/a/{x}/{*rest}'")]);
-        let mut findings = Findings::default();
+        let mut diagnostics = Diagnostics::default();
         let names = table.captures(0);
-        let template = Template::compile(templates[place], names, &At::ROOT, &mut findings);
+        let template = Template::compile(templates[place], names, &At::ROOT, &mut diagnostics);
         let raw = format!("/a/{}", parts.concat());
         if let Ok(target) = Target::normalise(raw.as_bytes())
-            && findings.is_empty()
+            && diagnostics.is_empty()
         {
             let line = format!("GET {}", target.path());
             if let Outcome::Found { params, .. } = table.find(&Asked::new(&line, &[]).request()) {

@@ -17,20 +17,20 @@ pub use status::{HealthStatus, MetricsStatus};
 
 /// The local services by name: what `local:` in an upstream may say.
 #[derive(Clone, Default)]
-pub struct Directory {
+pub struct ServiceRegistry {
     services: BTreeMap<&'static str, Arc<dyn LocalService>>,
 }
 
-impl Directory {
+impl ServiceRegistry {
     /// The services that every gateway has: `health`, `metrics` and, with nothing to clear yet, `cache_clear`;
-    /// and `auth`, in whose place [`auth::AuthService`] is put before it is asked for anything.
+    /// and `auth`, in whose place [`auth::AuthService`] is put before it is called.
     pub fn standard() -> Self {
-        let mut directory = Self::default();
-        directory.add("health", Arc::new(HealthStatus));
-        directory.add("metrics", Arc::new(MetricsStatus));
-        directory.add("auth", Arc::new(auth::NotYet));
-        directory.add("cache_clear", Arc::new(CacheClear::default()));
-        directory
+        let mut registry = Self::default();
+        registry.add("health", Arc::new(HealthStatus));
+        registry.add("metrics", Arc::new(MetricsStatus));
+        registry.add("auth", Arc::new(auth::NotYet));
+        registry.add("cache_clear", Arc::new(CacheClear::default()));
+        registry
     }
 
     /// Adds a service under a name, or replaces the one that had it.

@@ -6,7 +6,7 @@ use ::redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersio
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, ByteSize, Findings, Period, Secret};
+use crate::base::{At, ByteSize, Diagnostics, Period, Secret};
 
 /// Where short-lived values are kept (counters of rate limits, idempotency records, nonces): `memory`
 /// or `redis`, one of the two. Without either: in memory. Several gateways share them through Redis.
@@ -119,32 +119,34 @@ impl MemoryBounds {
 
 impl Backend {
     /// Reports every fault.
-    pub fn compile(config: &StateConfig, at: &At<'_>, findings: &mut Findings) -> Self {
+    pub fn compile(config: &StateConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         if config.memory.is_some() && config.redis.is_some() {
-            findings.error(at, "both memory and redis").help("keep one of the two");
+            diagnostics.error(at, "both memory and redis").help("keep one of the two");
         }
         let memory = || Self::Memory(MemoryBounds::of(&config.memory.clone().unwrap_or_default()));
         let Some(redis) = &config.redis else { return memory() };
-        RedisAccess::compile(redis, &at.key("redis"), findings).map_or_else(memory, Self::Redis)
+        RedisAccess::compile(redis, &at.key("redis"), diagnostics).map_or_else(memory, Self::Redis)
     }
 }
 
 impl RedisAccess {
-    fn compile(config: &RedisConfig, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
+    fn compile(config: &RedisConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
         let timeout = config.timeout.0;
         if !(Duration::from_millis(1)..=Duration::from_secs(10)).contains(&timeout) {
-            findings.error(&at.key("timeout"), "out of range").help("1ms to 10s; requests wait for it");
+            diagnostics.error(&at.key("timeout"), "out of range").help("1ms to 10s; requests wait for it");
         }
         if config.prefix.len() > 128 || config.prefix.contains(['*', '?', '[', ']', '\\']) {
-            findings.error(&at.key("prefix"), "not a prefix").help("at most 128 characters, none of * ? [ ] \\");
+            diagnostics.error(&at.key("prefix"), "not a prefix").help("at most 128 characters, none of * ? [ ] \\");
         }
         // Not the library's own words: they may quote the URL, and a password with it.
         let Ok(server) = config.url.expose().into_connection_info() else {
-            findings.error(&at.key("url"), "not a URL of Redis").help("write it as redis://host:6379/0");
+            diagnostics.error(&at.key("url"), "not a URL of Redis").help("write it as redis://host:6379/0");
             return None;
         };
         if matches!(server.addr(), ConnectionAddr::TcpTls { .. }) {
-            findings.error(&at.key("url"), "TLS to Redis is not offered").help("put a tunnel between, or use redis://");
+            diagnostics
+                .error(&at.key("url"), "TLS to Redis is not offered")
+                .help("put a tunnel between, or use redis://");
         }
         // The third version of the protocol lets notices come over the connection of the calls.
         let settings = server.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
@@ -158,10 +160,10 @@ mod tests {
 
     #[track_caller]
     fn check(yaml: &str, faults: &[&str]) -> Backend {
-        let mut findings = Findings::default();
+        let mut diagnostics = Diagnostics::default();
         let config: StateConfig = serde_yaml::from_str(yaml).unwrap();
-        let backend = Backend::compile(&config, &At::ROOT.key("state"), &mut findings);
-        let paths: Vec<_> = findings.iter().map(|it| it.path.as_str()).collect();
+        let backend = Backend::compile(&config, &At::ROOT.key("state"), &mut diagnostics);
+        let paths: Vec<_> = diagnostics.iter().map(|it| it.path.as_str()).collect();
         assert_eq!(paths, faults, "{yaml}");
         backend
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, Findings, Secret};
+use crate::base::{At, Diagnostics, Secret};
 
 /// Where records that last are kept: one of `sqlite` and `postgres`. Default: SQLite in
 /// `data/moongate.db`.
@@ -63,25 +63,26 @@ pub enum Place {
 
 impl Place {
     /// The database that a `store` section names, or the default one without a section.
-    pub fn compile(config: Option<&StoreConfig>, at: &At<'_>, findings: &mut Findings) -> Self {
+    pub fn compile(config: Option<&StoreConfig>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         let default = StoreConfig::default();
         match config.unwrap_or(&default) {
             StoreConfig { sqlite: Some(_), postgres: Some(_) } => {
-                findings.error(at, "two stores").help("keep one of sqlite and postgres");
+                diagnostics.error(at, "two stores").help("keep one of sqlite and postgres");
                 Self::Sqlite(SqliteConfig::default().path)
             }
             StoreConfig { postgres: Some(postgres), .. } => {
                 let url = postgres.url.expose();
                 if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-                    let finding = findings.error(&at.key("postgres").key("url"), "not the URL of a PostgreSQL server");
-                    finding.help("write it as postgres://user:password@host:5432/database");
+                    let diagnostic =
+                        diagnostics.error(&at.key("postgres").key("url"), "not the URL of a PostgreSQL server");
+                    diagnostic.help("write it as postgres://user:password@host:5432/database");
                 }
                 Self::Postgres(postgres.url.clone(), postgres.connections)
             }
             StoreConfig { sqlite, postgres: None } => {
                 let path = sqlite.clone().unwrap_or_default().path;
                 if path.as_os_str().is_empty() {
-                    findings.error(&at.key("sqlite").key("path"), "no file").help("write it as data/moongate.db");
+                    diagnostics.error(&at.key("sqlite").key("path"), "no file").help("write it as data/moongate.db");
                 }
                 Self::Sqlite(path)
             }
@@ -96,9 +97,9 @@ mod tests {
     #[track_caller]
     fn check(yaml: &str, faults: &[&str]) -> Place {
         let config: StoreConfig = serde_yaml::from_str(yaml).unwrap();
-        let mut findings = Findings::default();
-        let place = Place::compile(Some(&config), &At::ROOT.key("store"), &mut findings);
-        assert_eq!(findings.iter().map(|it| it.path.as_str()).collect::<Vec<_>>(), faults, "{yaml}");
+        let mut diagnostics = Diagnostics::default();
+        let place = Place::compile(Some(&config), &At::ROOT.key("store"), &mut diagnostics);
+        assert_eq!(diagnostics.iter().map(|it| it.path.as_str()).collect::<Vec<_>>(), faults, "{yaml}");
         place
     }
 

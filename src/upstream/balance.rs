@@ -112,7 +112,7 @@ impl Ready {
     }
 }
 
-/// One turn of the smooth weighted round robin, as nginx serves it: whoever gained the most credit
+/// One turn of the smooth weighted round robin, as nginx serves it: the endpoint that gained the most credit
 /// is next and pays the total for it. So 5, 1, 1 is served as `a a b a c a a`, not `a a a a a b c`.
 fn smooth_turn(weights: &[u32]) -> Vec<u16> {
     let weights = reduced(weights);

@@ -91,7 +91,7 @@ fn http(upstream: &Upstream, policy: &HealthPolicy, path: &str, expect: Vec<u16>
     let host = upstream.tls.as_ref().map_or(&upstream.name, |it| &it.sni);
     check.req.insert_header("host", &**host)?;
     check.req.insert_header("user-agent", "moongate-health-check")?;
-    // A new connection proves more; HTTP/2's must be given back, for Pingora keeps it in any case.
+    // A new connection proves more; HTTP/2's must be returned, for Pingora keeps it in any case.
     check.reuse_connection = upstream.protocol == Protocol::Http2;
     check.validator = Some(Box::new(move |answer| validate(answer, &expect)));
     Ok(check)

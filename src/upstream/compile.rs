@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 
 use super::config::{
     Balance, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, UpstreamConfig, WeightedEndpointConfig,
@@ -30,7 +30,7 @@ pub struct Upstream {
     pub kind: UpstreamKind,
     /// Its addresses; none if it is local.
     pub endpoints: Vec<EndpointSpec>,
-    /// How a request is given one of them.
+    /// How a request gets one of them.
     pub balance: Balance,
     /// How they are checked, if at all.
     pub health: Option<HealthPolicy>,
@@ -104,17 +104,17 @@ pub struct KeepAlive {
 
 impl Upstream {
     /// Reports every fault of the section at `at`; `None` if there is any.
-    pub fn compile(name: &str, config: &UpstreamConfig, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
-        let known = findings.iter().count();
-        let kind = kind(config, at, findings);
+    pub fn compile(name: &str, config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let known = diagnostics.iter().count();
+        let kind = kind(config, at, diagnostics);
         let endpoints = match &config.discovery {
-            Some(discovery) => endpoints(&discovery.fixed, &at.key("discovery").key("static"), findings),
+            Some(discovery) => endpoints(&discovery.fixed, &at.key("discovery").key("static"), diagnostics),
             None => Vec::new(),
         };
-        let health = config.health.as_ref().and_then(|it| health(it, &at.key("health"), findings));
-        let tls = config.tls.as_ref().and_then(|it| UpstreamTls::compile(it, &at.key("tls"), findings));
-        let keep_alive = keep_alive(&config.keep_alive, &at.key("keep_alive"), findings);
-        if findings.iter().count() > known {
+        let health = config.health.as_ref().and_then(|it| health(it, &at.key("health"), diagnostics));
+        let tls = config.tls.as_ref().and_then(|it| UpstreamTls::compile(it, &at.key("tls"), diagnostics));
+        let keep_alive = keep_alive(&config.keep_alive, &at.key("keep_alive"), diagnostics);
+        if diagnostics.iter().count() > known {
             return None;
         }
         Some(Self {
@@ -140,7 +140,7 @@ impl Upstream {
     }
 }
 
-fn kind(config: &UpstreamConfig, at: &At<'_>, findings: &mut Findings) -> Option<UpstreamKind> {
+fn kind(config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<UpstreamKind> {
     let ways = [
         ("discovery", config.discovery.is_some()),
         ("local", config.local.is_some()),
@@ -149,30 +149,31 @@ fn kind(config: &UpstreamConfig, at: &At<'_>, findings: &mut Findings) -> Option
     let mut written = ways.iter().filter(|it| it.1).map(|it| it.0);
     let (first, second) = (written.next(), written.next());
     if let (Some(first), Some(second)) = (first, second) {
-        let finding = findings.error_at_key(&at.key(second), "an upstream is either local or discovered, not both");
-        finding.help(format!("remove `{second}` or `{first}`"));
+        let diagnostic =
+            diagnostics.error_at_key(&at.key(second), "an upstream is either local or discovered, not both");
+        diagnostic.help(format!("remove `{second}` or `{first}`"));
         return None;
     }
     if config.local.is_some() || config.files.is_some() {
         let alien = [("health", config.health.is_some()), ("tls", config.tls.is_some())];
         for (key, _) in alien.iter().filter(|(_, written)| *written) {
-            findings
+            diagnostics
                 .error_at_key(&at.key(key), format!("a local service has no `{key}`"))
                 .help("it is called inside the process; remove this");
         }
     }
     if let Some(local) = &config.local {
         if local.is_empty() {
-            findings.error(&at.key("local"), "the name of a local service is missing");
+            diagnostics.error(&at.key("local"), "the name of a local service is missing");
         }
         return Some(UpstreamKind::Local(local.as_str().into()));
     }
     if let Some(files) = &config.files {
-        let files = Files::compile(files, &at.key("files"), findings)?;
+        let files = Files::compile(files, &at.key("files"), diagnostics)?;
         return Some(UpstreamKind::Files(Arc::new(files)));
     }
     if first.is_none() {
-        findings
+        diagnostics
             .error(at, "the upstream leads nowhere")
             .help("add `discovery: { static: [\"127.0.0.1:9101\"] }`, or `local:` with the name of a local service");
         return None;
@@ -180,12 +181,12 @@ fn kind(config: &UpstreamConfig, at: &At<'_>, findings: &mut Findings) -> Option
     Some(UpstreamKind::Remote)
 }
 
-fn endpoints(list: &[EndpointConfig], at: &At<'_>, findings: &mut Findings) -> Vec<EndpointSpec> {
+fn endpoints(list: &[EndpointConfig], at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<EndpointSpec> {
     if list.is_empty() {
-        findings.error(at, "there is no endpoint").help("list at least one address, such as \"127.0.0.1:9101\"");
+        diagnostics.error(at, "there is no endpoint").help("list at least one address, such as \"127.0.0.1:9101\"");
     }
     if list.len() > ENDPOINTS_MAX {
-        findings
+        diagnostics
             .error(at, format!("{} endpoints are too many", list.len()))
             .help(format!("an upstream has at most {ENDPOINTS_MAX}"));
     }
@@ -194,14 +195,14 @@ fn endpoints(list: &[EndpointConfig], at: &At<'_>, findings: &mut Findings) -> V
     for (index, config) in list.iter().enumerate() {
         let at = at.index(index);
         let spec = match config {
-            EndpointConfig::Address(text) => address(text, &at, findings).map(|address| (address, 1, None)),
-            EndpointConfig::Weighted(config) => weighted(config, &at, findings),
+            EndpointConfig::Address(text) => address(text, &at, diagnostics).map(|address| (address, 1, None)),
+            EndpointConfig::Weighted(config) => weighted(config, &at, diagnostics),
         };
         let Some((address, weight, zone)) = spec else { continue };
         if known.insert(address) {
             specs.push(EndpointSpec { address, weight, zone });
         } else {
-            findings
+            diagnostics
                 .error(&at, format!("the address {address} is listed twice"))
                 .help("give it a higher `weight` if it shall get more requests");
         }
@@ -211,25 +212,25 @@ fn endpoints(list: &[EndpointConfig], at: &At<'_>, findings: &mut Findings) -> V
 
 type Spec = (SocketAddr, u32, Option<Arc<str>>);
 
-fn weighted(config: &WeightedEndpointConfig, at: &At<'_>, findings: &mut Findings) -> Option<Spec> {
+fn weighted(config: &WeightedEndpointConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Spec> {
     if !WEIGHTS.contains(&config.weight) {
-        findings
+        diagnostics
             .error(&at.key("weight"), format!("the weight {} is out of range", config.weight))
             .help("a weight is from 1 to 1000; leave an endpoint out to send it nothing");
     }
-    let address = address(&config.address, &at.key("address"), findings)?;
+    let address = address(&config.address, &at.key("address"), diagnostics)?;
     Some((address, config.weight, config.zone.as_deref().map(Into::into)))
 }
 
-fn address(text: &str, at: &At<'_>, findings: &mut Findings) -> Option<SocketAddr> {
+fn address(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<SocketAddr> {
     match text.parse::<SocketAddr>() {
         Ok(address) if address.port() == 0 => {
-            findings.error(at, "port 0 is no place to connect to");
+            diagnostics.error(at, "port 0 is no place to connect to");
             None
         }
         Ok(address) => Some(address),
         Err(_) => {
-            findings
+            diagnostics
                 .error(at, format!("`{text}` is not an IP address with a port"))
                 .help("write it as 127.0.0.1:9101 or [::1]:9101; host names are not resolved here");
             None
@@ -237,22 +238,22 @@ fn address(text: &str, at: &At<'_>, findings: &mut Findings) -> Option<SocketAdd
     }
 }
 
-fn health(config: &HealthConfig, at: &At<'_>, findings: &mut Findings) -> Option<HealthPolicy> {
-    let probe = probe(config, at, findings);
+fn health(config: &HealthConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<HealthPolicy> {
+    let probe = probe(config, at, diagnostics);
     let (every, timeout) = (config.every.0, config.timeout.0);
     if every < EVERY_MIN {
-        findings.error(&at.key("every"), format!("{} is too short", config.every)).help("at least 10ms");
+        diagnostics.error(&at.key("every"), format!("{} is too short", config.every)).help("at least 10ms");
     }
     if timeout.is_zero() {
-        findings.error(&at.key("timeout"), "no check can pass within no time");
+        diagnostics.error(&at.key("timeout"), "no check can pass within no time");
     } else if timeout >= every {
-        findings
+        diagnostics
             .error(&at.key("timeout"), format!("{} is not shorter than `every` ({})", config.timeout, config.every))
             .help("a check must be over before the next one is due");
     }
     for (key, count) in [("fail_after", config.fail_after), ("pass_after", config.pass_after)] {
         if count == 0 {
-            findings.error(&at.key(key), "must be at least 1");
+            diagnostics.error(&at.key(key), "must be at least 1");
         }
     }
     Some(HealthPolicy {
@@ -265,13 +266,13 @@ fn health(config: &HealthConfig, at: &At<'_>, findings: &mut Findings) -> Option
     })
 }
 
-fn probe(config: &HealthConfig, at: &At<'_>, findings: &mut Findings) -> Option<Probe> {
-    statuses(&config.expect, &at.key("expect"), findings);
+fn probe(config: &HealthConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Probe> {
+    statuses(&config.expect, &at.key("expect"), diagnostics);
     match (&config.http, config.tcp.unwrap_or(false)) {
         (Some(path), false) => {
             let well_formed = path.parse::<http::uri::PathAndQuery>().is_ok() && !path.contains('#');
             if !path.starts_with('/') || !well_formed {
-                findings
+                diagnostics
                     .error(&at.key("http"), format!("`{path}` is not a path"))
                     .help("it starts with a slash, such as /health");
             }
@@ -279,30 +280,30 @@ fn probe(config: &HealthConfig, at: &At<'_>, findings: &mut Findings) -> Option<
         }
         (None, true) => Some(Probe::Tcp),
         (Some(_), true) => {
-            findings.error(at, "a check is either `http` or `tcp`, not both").help("`http` opens a connection, too");
+            diagnostics.error(at, "a check is either `http` or `tcp`, not both").help("`http` opens a connection, too");
             None
         }
         (None, false) => {
-            findings.error(at, "it does not say what to check").help("add `http: /health` or `tcp: true`");
+            diagnostics.error(at, "it does not say what to check").help("add `http: /health` or `tcp: true`");
             None
         }
     }
 }
 
-fn statuses(expect: &[u16], at: &At<'_>, findings: &mut Findings) {
+fn statuses(expect: &[u16], at: &At<'_>, diagnostics: &mut Diagnostics) {
     if expect.is_empty() {
-        findings.error(at, "no status would pass").help("leave it out to expect 200");
+        diagnostics.error(at, "no status would pass").help("leave it out to expect 200");
     }
     for (index, status) in expect.iter().enumerate() {
         if !(200..=599).contains(status) {
-            findings.error(&at.index(index), format!("{status} is not the status of an answer")).help("200 to 599");
+            diagnostics.error(&at.index(index), format!("{status} is not the status of an answer")).help("200 to 599");
         }
     }
 }
 
-fn keep_alive(config: &KeepAliveConfig, at: &At<'_>, findings: &mut Findings) -> KeepAlive {
+fn keep_alive(config: &KeepAliveConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> KeepAlive {
     if config.idle.0.is_zero() {
-        findings
+        diagnostics
             .error(&at.key("idle"), "a connection can not be kept for no time")
             .help("write a short period, such as 1ms, to keep them for next to none");
     }

@@ -16,9 +16,9 @@ pub struct UpstreamConfig {
     pub discovery: Option<DiscoveryConfig>,
     /// The local service that answers inside the process, instead of `discovery`.
     pub local: Option<String>,
-    /// A folder whose files are given inside the process, instead of `discovery`.
+    /// A folder whose files are served inside the process, instead of `discovery`.
     pub files: Option<FilesConfig>,
-    /// How a request is given one of the healthy endpoints.
+    /// How a request gets one of the healthy endpoints.
     pub balance: Balance,
     /// How to find out whether an endpoint works; without it, every endpoint counts as healthy.
     pub health: Option<HealthConfig>,
@@ -68,7 +68,7 @@ fn one() -> u32 {
     1
 }
 
-/// How a request is given one of the healthy endpoints.
+/// How a request gets one of the healthy endpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Balance {

@@ -49,7 +49,7 @@ pub enum Outcome {
     Abandoned,
 }
 
-/// One address of an upstream, alive.
+/// One address of an upstream, with its live state.
 pub struct Endpoint {
     spec: EndpointSpec,
     peer: HttpPeer,
@@ -78,7 +78,7 @@ impl Endpoint {
         self.spec.zone.as_deref()
     }
 
-    /// How to connect to it, prepared once. Its limits are the outermost; whoever connects has a
+    /// How to connect to it, prepared once. Its limits are the outermost; the caller that connects has a
     /// deadline of its own.
     pub fn peer(&self) -> &HttpPeer {
         &self.peer

@@ -7,9 +7,9 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, Findings, Period};
+use crate::base::{At, Diagnostics, Period};
 
-/// A folder whose files are given, inside the process. Names that begin with a dot are not, nor is anything
+/// A folder whose files are served, inside the process. Names that begin with a dot are not, nor is anything
 /// that a link leads to outside of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -97,18 +97,18 @@ pub struct Files {
 
 impl Files {
     /// Reports every fault; `None` if there is no such folder.
-    pub fn compile(config: &FilesConfig, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
+    pub fn compile(config: &FilesConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
         if config.index.contains('/') || config.index.starts_with('.') {
-            findings.error(&at.key("index"), "not the name of a file").help("write it as index.html");
+            diagnostics.error(&at.key("index"), "not the name of a file").help("write it as index.html");
         }
         let list = at.key("immutable");
         let patterns = config.immutable.iter().enumerate();
-        let immutable = patterns.filter_map(|(number, it)| NamePattern::compile(it, &list.index(number), findings));
+        let immutable = patterns.filter_map(|(number, it)| NamePattern::compile(it, &list.index(number), diagnostics));
         let immutable = immutable.collect();
         let root = std::fs::canonicalize(&config.root).ok().filter(|it| it.is_dir());
         if root.is_none() {
-            let finding = findings.error(&at.key("root"), format!("no folder `{}`", config.root.display()));
-            finding.help("paths are relative to the folder that the gateway was started in");
+            let diagnostic = diagnostics.error(&at.key("root"), format!("no folder `{}`", config.root.display()));
+            diagnostic.help("paths are relative to the folder that the gateway was started in");
         }
         Some(Self {
             root: root?,
@@ -136,7 +136,7 @@ enum Piece {
 }
 
 impl NamePattern {
-    fn compile(text: &str, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
+    fn compile(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
         let mut pieces = Vec::new();
         let mut rest = text;
         while !rest.is_empty() {
@@ -152,7 +152,7 @@ impl NamePattern {
                 let end = rest.find(['*', '[']).filter(|it| *it > 0).unwrap_or(rest.len());
                 let (text, after) = rest.split_at(end);
                 if text.contains(['/', '[']) {
-                    findings.error(at, "not a pattern for the name of a file").help("write it as *.[hash].*");
+                    diagnostics.error(at, "not a pattern for the name of a file").help("write it as *.[hash].*");
                     return None;
                 }
                 pieces.push(Piece::Text(text.to_owned()));
@@ -207,7 +207,7 @@ mod tests {
 
     #[track_caller]
     fn check(pattern: &str, name: &str, fits: bool) {
-        let pattern = NamePattern::compile(pattern, &At::ROOT, &mut Findings::default()).unwrap();
+        let pattern = NamePattern::compile(pattern, &At::ROOT, &mut Diagnostics::default()).unwrap();
         assert_eq!(pattern.fits(name), fits, "{name}");
     }
 
@@ -227,9 +227,9 @@ mod tests {
     #[test]
     fn faults_are_reported_where_they_stand() {
         let yaml = "{ root: /no/such/folder, index: a/b, immutable: ['[hsh]', 'a/b', '*'] }";
-        let mut findings = Findings::default();
-        assert!(Files::compile(&serde_yaml::from_str(yaml).unwrap(), &At::ROOT, &mut findings).is_none());
-        let paths: Vec<_> = findings.iter().map(|it| it.path.as_str()).collect();
+        let mut diagnostics = Diagnostics::default();
+        assert!(Files::compile(&serde_yaml::from_str(yaml).unwrap(), &At::ROOT, &mut diagnostics).is_none());
+        let paths: Vec<_> = diagnostics.iter().map(|it| it.path.as_str()).collect();
         assert_eq!(paths, ["/index", "/immutable/0", "/immutable/1", "/root"]);
     }
 }

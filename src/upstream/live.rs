@@ -16,7 +16,7 @@ use super::metrics;
 const PASS: &str = "pass";
 const FAIL: &str = "fail";
 
-/// What is alive under an upstream's name.
+/// The live state under an upstream's name.
 ///
 /// The set of endpoints never changes: a changed upstream gets a new `Live`, in which endpoints
 /// that stay keep their health, counters and requests in flight.
@@ -73,7 +73,7 @@ impl Live {
         self.ready.load().len()
     }
 
-    /// Requests that its endpoints were given and that ended, and those of them that failed.
+    /// Requests that its endpoints got and that ended, and those of them that failed.
     pub fn totals(&self) -> (u64, u64) {
         let totals = self.endpoints.iter().map(|it| (it.state.requests(), it.state.failures()));
         totals.fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1))

@@ -27,7 +27,7 @@ pub(super) static CHANGES: Lazy<IntCounterVec> = Lazy::new(|| {
 });
 
 pub(super) static REQUESTS: Lazy<IntCounterVec> = Lazy::new(|| {
-    let help = "Requests given to an endpoint by their result: success, failure or abandoned.";
+    let help = "Requests sent to an endpoint by their result: success, failure or abandoned.";
     let labels = &["upstream", "endpoint", "result"];
     register_int_counter_vec!("moongate_upstream_requests_total", help, labels).expect(ONCE)
 });

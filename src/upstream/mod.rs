@@ -1,7 +1,7 @@
 //! Upstreams: named groups of endpoints, how a request gets one of them, and which are healthy.
 //!
 //! The three layers meet here: [`UpstreamConfig`] is what an operator writes, [`Upstream`] its
-//! compiled form, and [`Live`] what is alive under that name: health, counters, connections' keys.
+//! compiled form, and [`Live`] the live state under that name: health, counters, connections' keys.
 //! [`Fleet`] holds all that live and owns the one supervisor of the health checkers. How bytes
 //! reach an endpoint, retries and time limits of a request are the exchange's business.
 
@@ -11,9 +11,9 @@ mod compile;
 mod config;
 mod endpoint;
 mod files;
-mod fleet;
 mod live;
 mod metrics;
+mod registry;
 mod report;
 mod supervisor;
 mod tls;
@@ -28,7 +28,7 @@ pub use config::{
 };
 pub use endpoint::{Endpoint, Health, Outcome, Picked};
 pub use files::{Files, FilesConfig, NamePattern, Packing};
-pub use fleet::Fleet;
 pub use live::Live;
+pub use registry::UpstreamRegistry;
 pub use report::{EndpointReport, UpstreamReport};
 pub use tls::UpstreamTls;

@@ -47,7 +47,7 @@ pub struct EndpointReport {
     pub last_error: Option<String>,
     /// Requests that it is working on.
     pub in_flight: u32,
-    /// Requests that it was given and that ended.
+    /// Requests that it got and that ended.
     pub requests: u64,
     /// Those of them that failed.
     pub failures: u64,

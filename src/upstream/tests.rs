@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 
 /// Checks often, and yet is patient with a busy machine.
 const OFTEN: &str = "every: 250ms, timeout: 240ms";
@@ -31,15 +31,15 @@ fn name(hint: &str) -> String {
 
 fn try_compile(name: &str, yaml: &str) -> (Option<Upstream>, Vec<String>) {
     let config: UpstreamConfig = serde_yaml::from_str(yaml).unwrap();
-    let mut findings = Findings::default();
-    let upstream = Upstream::compile(name, &config, &At::ROOT, &mut findings);
-    (upstream, findings.iter().map(|it| format!("{}: {}", it.path, it.message)).collect())
+    let mut diagnostics = Diagnostics::default();
+    let upstream = Upstream::compile(name, &config, &At::ROOT, &mut diagnostics);
+    (upstream, diagnostics.iter().map(|it| format!("{}: {}", it.path, it.message)).collect())
 }
 
 #[track_caller]
 fn compile(name: &str, yaml: &str) -> Arc<Upstream> {
-    let (upstream, findings) = try_compile(name, yaml);
-    assert_eq!(findings, [""; 0]);
+    let (upstream, diagnostics) = try_compile(name, yaml);
+    assert_eq!(diagnostics, [""; 0]);
     Arc::new(upstream.unwrap())
 }
 
@@ -52,10 +52,10 @@ fn weighted(balance: &str, weights: &[u32]) -> String {
     yaml
 }
 
-fn live(balance: &str, weights: &[u32]) -> (Fleet, Arc<Live>) {
-    let (fleet, name) = (Fleet::new(), name(balance));
-    let live = fleet.apply(&[compile(&name, &weighted(balance, weights))]).remove(0);
-    (fleet, live)
+fn live(balance: &str, weights: &[u32]) -> (UpstreamRegistry, Arc<Live>) {
+    let (registry, name) = (UpstreamRegistry::new(), name(balance));
+    let live = registry.apply(&[compile(&name, &weighted(balance, weights))]).remove(0);
+    (registry, live)
 }
 
 fn picked_port(live: &Live, tried: &[SocketAddr]) -> u16 {
@@ -71,23 +71,23 @@ fn shares(live: &Live, picks: u32) -> HashMap<u16, u32> {
 }
 
 #[track_caller]
-fn check_findings(yaml: &str, expected: &[&str]) {
-    let (upstream, findings) = try_compile("faulty", yaml);
+fn check_diagnostics(yaml: &str, expected: &[&str]) {
+    let (upstream, diagnostics) = try_compile("faulty", yaml);
     assert!(upstream.is_none(), "{yaml} compiled");
-    assert_eq!(findings.len(), expected.len(), "{findings:?}");
-    for (finding, expected) in findings.iter().zip(expected) {
-        assert!(finding.starts_with(expected), "{finding} is not {expected}");
+    assert_eq!(diagnostics.len(), expected.len(), "{diagnostics:?}");
+    for (diagnostic, expected) in diagnostics.iter().zip(expected) {
+        assert!(diagnostic.starts_with(expected), "{diagnostic} is not {expected}");
     }
 }
 
 #[test]
 fn every_fault_is_found_at_its_place() {
-    check_findings("{}", &[": the upstream leads nowhere"]);
-    check_findings("{ local: x, discovery: { static: [\"1.2.3.4:5\"] } }", &["/local: an upstream is either"]);
-    check_findings("{ local: x, tls: { sni: a } }", &["/tls: a local service has no"]);
-    check_findings("discovery: {}", &["/discovery/static: there is no endpoint"]);
-    check_findings("discovery: { static: [] }", &["/discovery/static: there is no endpoint"]);
-    check_findings(
+    check_diagnostics("{}", &[": the upstream leads nowhere"]);
+    check_diagnostics("{ local: x, discovery: { static: [\"1.2.3.4:5\"] } }", &["/local: an upstream is either"]);
+    check_diagnostics("{ local: x, tls: { sni: a } }", &["/tls: a local service has no"]);
+    check_diagnostics("discovery: {}", &["/discovery/static: there is no endpoint"]);
+    check_diagnostics("discovery: { static: [] }", &["/discovery/static: there is no endpoint"]);
+    check_diagnostics(
         "discovery: { static: [\"a:1\", { address: \"1.1.1.1:1\", weight: 0 }, \"1.1.1.1:1\", \"[::1]:1\", \"1.1.1.1\", \"1.1.1.1:0\"] }",
         &[
             "/discovery/static/0: `a:1` is not an IP address",
@@ -98,20 +98,20 @@ fn every_fault_is_found_at_its_place() {
         ],
     );
     let with = |rest: &str| format!("{{ discovery: {{ static: [\"1.1.1.1:1\"] }}, {rest} }}");
-    check_findings(&with("health: {}"), &["/health: it does not say what"]);
-    check_findings(&with("health: { http: /, tcp: true }"), &["/health: a check is either"]);
-    check_findings(&with("health: { tcp: true, every: 1s, timeout: 1s }"), &["/health/timeout: 1s is not shorter"]);
-    check_findings(
+    check_diagnostics(&with("health: {}"), &["/health: it does not say what"]);
+    check_diagnostics(&with("health: { http: /, tcp: true }"), &["/health: a check is either"]);
+    check_diagnostics(&with("health: { tcp: true, every: 1s, timeout: 1s }"), &["/health/timeout: 1s is not shorter"]);
+    check_diagnostics(
         &with("health: { http: health, expect: [200, 42], fail_after: 0, pass_after: 0 }"),
         &["/health/expect/1: 42", "/health/http: `health`", "/health/fail_after", "/health/pass_after"],
     );
-    check_findings(&with("health: { http: \"/a b\" }"), &["/health/http: `/a b` is not a path"]);
-    check_findings(&with("tls: {}"), &["/tls/sni: the name to verify is missing"]);
-    check_findings(
+    check_diagnostics(&with("health: { http: \"/a b\" }"), &["/health/http: `/a b` is not a path"]);
+    check_diagnostics(&with("tls: {}"), &["/tls/sni: the name to verify is missing"]);
+    check_diagnostics(
         &with("tls: { sni: a.b, ca: /nowhere.pem, client_key: /nowhere.pem }"),
         &["/tls/ca: `/nowhere.pem` can not be read", "/tls/client_key: a key without"],
     );
-    check_findings(&with("keep_alive: { idle: 0s }"), &["/keep_alive/idle"]);
+    check_diagnostics(&with("keep_alive: { idle: 0s }"), &["/keep_alive/idle"]);
 }
 
 #[test]
@@ -181,14 +181,14 @@ fn an_endpoint_that_was_tried_is_never_picked_again() {
 
 #[test]
 fn requests_are_counted_by_their_end() {
-    let (fleet, live) = live("random", &[1]);
+    let (registry, live) = live("random", &[1]);
     let pick = || live.pick(&[]).unwrap();
     pick().done(Outcome::Success, Duration::from_millis(20));
     pick().done(Outcome::Failure, Duration::from_secs(9));
     drop(pick());
     let mut stream = pick();
     stream.record(Outcome::Success, Duration::from_millis(20));
-    let report = fleet.report().remove(0).endpoints.remove(0);
+    let report = registry.report().remove(0).endpoints.remove(0);
     assert_eq!((report.requests, report.failures, report.in_flight), (4, 1, 1));
     assert_eq!(report.latency_ms, Some(20.0));
     assert_eq!((report.health, report.pending, report.last_check), (Health::Unknown, false, None));
@@ -219,11 +219,11 @@ async fn pick_and_drop(live: Arc<Live>) {
 
 #[test]
 fn a_reload_keeps_what_did_not_change() {
-    let (fleet, names) = (Fleet::new(), [name("kept"), name("changed"), name("local")]);
+    let (registry, names) = (UpstreamRegistry::new(), [name("kept"), name("changed"), name("local")]);
     let reload = |weights: &[u32]| {
         let kept = compile(&names[0], &weighted("random", &[1]));
         let changed = compile(&names[1], &weighted("random", weights));
-        fleet.apply(&[changed, compile(&names[2], "local: chat"), kept])
+        registry.apply(&[changed, compile(&names[2], "local: chat"), kept])
     };
     let before = reload(&[1, 1]);
     let held = before[0].pick(&["127.0.0.1:2".parse().unwrap()]).unwrap();
@@ -233,7 +233,7 @@ fn a_reload_keeps_what_did_not_change() {
     assert!(!Arc::ptr_eq(&before[0], &after[0]));
     assert!(after[1].pick(&[]).is_none(), "a local service has no endpoints");
 
-    let report = fleet.report().remove(0).endpoints.remove(0);
+    let report = registry.report().remove(0).endpoints.remove(0);
     assert_eq!((report.weight, report.in_flight, report.failures), (7, 1, 1));
     drop(held);
     assert_eq!(after[0].endpoints()[0].in_flight(), 0);
@@ -244,7 +244,7 @@ fn a_reload_keeps_what_did_not_change() {
 fn connections_are_not_shared_across_upstreams_and_protocols() {
     let key = |name: &str, rest: &str| {
         let upstream = compile(name, &format!("{{ discovery: {{ static: [\"127.0.0.1:1\"] }}{rest} }}"));
-        Fleet::new().apply(&[upstream]).remove(0).endpoints()[0].key()
+        UpstreamRegistry::new().apply(&[upstream]).remove(0).endpoints()[0].key()
     };
     let keys = [key("a", ""), key("b", ""), key("a", ", protocol: http2"), key("a", ", tls: { sni: x.y }")];
     for (index, key) in keys.iter().enumerate() {
@@ -255,18 +255,18 @@ fn connections_are_not_shared_across_upstreams_and_protocols() {
 
 #[test]
 fn series_go_with_their_owner() {
-    let (fleet, name) = (Fleet::new(), name("series"));
+    let (registry, name) = (UpstreamRegistry::new(), name("series"));
     let both = compile(&name, &weighted("random", &[1, 1]));
     let one = compile(&name, &weighted("random", &[1]));
-    let _held = fleet.apply(&[both]).remove(0).pick(&["127.0.0.1:2".parse().unwrap()]).unwrap();
-    fleet.refresh_metrics();
+    let _held = registry.apply(&[both]).remove(0).pick(&["127.0.0.1:2".parse().unwrap()]).unwrap();
+    registry.refresh_metrics();
     let series = format!("moongate_endpoint_in_flight{{endpoint=\"127.0.0.1:1\",upstream=\"{name}\"}} 1");
     assert!(scrape().contains(&series), "{}", scrape());
-    fleet.apply(&[one]);
+    registry.apply(&[one]);
     let of_upstream = || scrape().lines().filter(|it| it.contains(&name)).map(str::to_owned).collect::<Vec<_>>();
     assert!(of_upstream().iter().all(|it| !it.contains("127.0.0.1:2")), "{:?}", of_upstream());
     assert!(of_upstream().iter().any(|it| it.contains("127.0.0.1:1")));
-    fleet.apply(&[]);
+    registry.apply(&[]);
     assert_eq!(of_upstream(), [""; 0]);
 }
 
@@ -354,11 +354,11 @@ fn checked(addresses: &[SocketAddr], health: &str) -> String {
     format!("{{ discovery: {{ static: [{}] }}, health: {{ {health}, {OFTEN} }} }}", list.join(", "))
 }
 
-fn fleet_of(name: &str, yaml: &str) -> (Fleet, Arc<Live>) {
-    let fleet = Fleet::new();
-    let live = fleet.apply(&[compile(name, yaml)]).remove(0);
-    fleet.start(&Handle::current());
-    (fleet, live)
+fn fleet_of(name: &str, yaml: &str) -> (UpstreamRegistry, Arc<Live>) {
+    let registry = UpstreamRegistry::new();
+    let live = registry.apply(&[compile(name, yaml)]).remove(0);
+    registry.start(&Handle::current());
+    (registry, live)
 }
 
 async fn becomes(live: &Live, index: usize, health: Health) {
@@ -368,8 +368,8 @@ async fn becomes(live: &Live, index: usize, health: Health) {
 #[tokio::test]
 async fn an_unhealthy_endpoint_is_skipped_until_it_is_back() {
     let (good, bad, name) = (Server::start().await, Server::start().await, name("flip"));
-    let (fleet, live) = fleet_of(&name, &checked(&[good.address, bad.address], "http: /health, fail_after: 2"));
-    let first = fleet.report().remove(0).endpoints.remove(0);
+    let (registry, live) = fleet_of(&name, &checked(&[good.address, bad.address], "http: /health, fail_after: 2"));
+    let first = registry.report().remove(0).endpoints.remove(0);
     assert_eq!((first.health, first.pending), (Health::Unknown, true));
     assert_eq!(live.eligible(), 2, "endpoints get requests before their first check");
     becomes(&live, 0, Health::Healthy).await;
@@ -381,7 +381,7 @@ async fn an_unhealthy_endpoint_is_skipped_until_it_is_back() {
     let picks = shares(&live, 10);
     assert_eq!(picks.get(&bad.address.port()), None);
     assert!(live.pick(&[good.address]).is_none(), "the only healthy one was tried");
-    let reason = || fleet.report().remove(0).endpoints.remove(1).last_error;
+    let reason = || registry.report().remove(0).endpoints.remove(1).last_error;
     until("the reason is told", || reason().as_deref() == Some("it answered with status 503")).await;
     let gauge = format!("moongate_endpoint_healthy{{endpoint=\"{}\",upstream=\"{name}\"}} 0", bad.address);
     assert!(scrape().contains(&gauge));
@@ -431,9 +431,9 @@ async fn health_lives_on_in_a_changed_upstream_and_is_checked_there() {
     let (server, name) = (Server::start().await, name("changing"));
     server.answers(503);
     let yaml = checked(&[server.address], "http: /health");
-    let (fleet, old) = fleet_of(&name, &yaml);
+    let (registry, old) = fleet_of(&name, &yaml);
     becomes(&old, 0, Health::Unhealthy).await;
-    let new = fleet.apply(&[compile(&name, &yaml.replace("/health", "/health, pass_after: 2"))]).remove(0);
+    let new = registry.apply(&[compile(&name, &yaml.replace("/health", "/health, pass_after: 2"))]).remove(0);
     assert!(!Arc::ptr_eq(&old, &new));
     assert!(new.pick(&[]).is_none(), "unhealthy before, unhealthy after");
     server.answers(200);
@@ -442,7 +442,7 @@ async fn health_lives_on_in_a_changed_upstream_and_is_checked_there() {
     server.answers(503);
     until("it is lost again", || new.eligible() == 0).await;
     let unchecked = format!("discovery: {{ static: [\"{}\"] }}", server.address);
-    let new = fleet.apply(&[compile(&name, &unchecked)]).remove(0);
+    let new = registry.apply(&[compile(&name, &unchecked)]).remove(0);
     assert_eq!(new.endpoints()[0].health(), Health::Unknown);
     assert!(new.pick(&[]).is_some(), "what nobody checks can not be unhealthy");
 }
@@ -451,16 +451,16 @@ async fn health_lives_on_in_a_changed_upstream_and_is_checked_there() {
 async fn checks_stop_with_their_upstream_and_with_the_fleet() {
     for drop_fleet in [false, true] {
         let server = Server::start().await;
-        let (fleet, live) = fleet_of(&name("gone"), &checked(&[server.address], "http: /health"));
+        let (registry, live) = fleet_of(&name("gone"), &checked(&[server.address], "http: /health"));
         until("it is asked", || server.asked() > 1).await;
         let checked = Arc::downgrade(&live);
         drop(live);
         let _fleet = if drop_fleet {
-            drop(fleet);
+            drop(registry);
             None
         } else {
-            fleet.apply(&[]);
-            Some(fleet)
+            registry.apply(&[]);
+            Some(registry)
         };
         // Only a checker could still hold it, and without a checker nobody asks.
         until("its checker ends", || checked.upgrade().is_none()).await;
@@ -554,7 +554,7 @@ fn certificate_files_are_judged_by_what_is_in_them() {
     files.write("cert.pem", &format!("{}\n", pair.cert.pem()));
     assert_ne!(first, compile("mtls", &with_key), "a file's new contents are a change");
 
-    let fault = |tls: &str, expected: &str| check_findings(&yaml(tls), &[expected]);
+    let fault = |tls: &str, expected: &str| check_diagnostics(&yaml(tls), &[expected]);
     fault(&format!("client_cert: {cert}, client_key: {wrong}"), "/tls/client_cert: the key in");
     fault(&format!("client_cert: {cert}"), "/tls/client_cert: `");
     fault(&format!("ca: {junk}"), "/tls/ca: `");

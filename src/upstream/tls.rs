@@ -1,5 +1,5 @@
 //! What an upstream's TLS needs: authorities to trust and the certificate to show, read from their
-//! files when the configuration is compiled, so that a bad file is a finding and not a failed request.
+//! files when the configuration is compiled, so that a bad file is a diagnostic and not a failed request.
 
 use std::fmt;
 use std::fs::File;
@@ -16,7 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 
 use super::config::UpstreamTlsConfig;
 
@@ -35,20 +35,20 @@ pub struct UpstreamTls {
 }
 
 impl UpstreamTls {
-    pub(super) fn compile(config: &UpstreamTlsConfig, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
+    pub(super) fn compile(config: &UpstreamTlsConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
         let mut hasher = DefaultHasher::new();
-        let sni = sni(&config.sni, &at.key("sni"), findings);
-        let ca = config.ca.as_deref().map(|path| report(authorities(path, &mut hasher), &at.key("ca"), findings));
+        let sni = sni(&config.sni, &at.key("sni"), diagnostics);
+        let ca = config.ca.as_deref().map(|path| report(authorities(path, &mut hasher), &at.key("ca"), diagnostics));
         if config.client_key.is_some() && config.client_cert.is_none() {
-            findings
+            diagnostics
                 .error_at_key(&at.key("client_key"), "a key without its certificate")
                 .help("add `client_cert` with the certificate's PEM file");
         }
         let client = config.client_cert.as_deref().map(|cert| {
             let key = config.client_key.as_deref().unwrap_or(cert);
-            report(identity(cert, key, &mut hasher), &at.key("client_cert"), findings)
+            report(identity(cert, key, &mut hasher), &at.key("client_cert"), diagnostics)
         });
-        // A part that was asked for and is not there has been reported; nothing is trusted instead.
+        // A part that was configured and is not there has been reported; nothing is trusted instead.
         let (ca, client) = (all_or_nothing(ca)?, all_or_nothing(client)?);
         config.sni.hash(&mut hasher);
         let files = [&config.ca, &config.client_cert, &config.client_key];
@@ -78,25 +78,25 @@ impl fmt::Debug for UpstreamTls {
     }
 }
 
-fn sni(name: &str, at: &At<'_>, findings: &mut Findings) -> Option<Arc<str>> {
+fn sni(name: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Arc<str>> {
     if name.is_empty() {
-        findings
+        diagnostics
             .error(at, "the name to verify is missing")
             .help("add `sni` with the name that the endpoints' certificate bears");
         return None;
     }
     if ServerName::try_from(name).is_err() {
-        findings.error(at, format!("`{name}` can not be in a certificate")).help("write a host name");
+        diagnostics.error(at, format!("`{name}` can not be in a certificate")).help("write a host name");
         return None;
     }
     Some(name.into())
 }
 
-fn report<T>(result: Result<T, String>, at: &At<'_>, findings: &mut Findings) -> Option<T> {
-    result.map_err(|message| findings.error(at, message).help("a readable PEM file is needed")).ok()
+fn report<T>(result: Result<T, String>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<T> {
+    result.map_err(|message| diagnostics.error(at, message).help("a readable PEM file is needed")).ok()
 }
 
-/// `None` if the part was asked for and could not be had.
+/// `None` if the part was configured and could not be had.
 fn all_or_nothing<T>(part: Option<Option<T>>) -> Option<Option<T>> {
     match part {
         None => Some(None),

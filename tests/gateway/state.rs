@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use moongate::base::{At, Findings};
+use moongate::base::{At, Diagnostics};
 use moongate::state::{Backend, Claim, Notice, Records, State, Unavailable};
 use tokio::runtime::Runtime;
 
@@ -21,9 +21,9 @@ struct Home {
 impl Home {
     fn open(yaml: &str) -> Self {
         let side = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let mut findings = Findings::default();
-        let backend = Backend::compile(&serde_yaml::from_str(yaml).unwrap(), &At::ROOT, &mut findings);
-        assert!(findings.is_empty(), "{findings:?}");
+        let mut diagnostics = Diagnostics::default();
+        let backend = Backend::compile(&serde_yaml::from_str(yaml).unwrap(), &At::ROOT, &mut diagnostics);
+        assert!(diagnostics.is_empty(), "{diagnostics:?}");
         let state = State::open(&backend, side.handle());
         Self { side, state }
     }

@@ -117,8 +117,8 @@ fn postgresql_passes_the_suite() {
 fn place_of(url: &str) -> Place {
     let yaml = format!("postgres: {{ url: '{url}' }}");
     let config: StoreConfig = serde_yaml::from_str(&yaml).unwrap();
-    let mut findings = moongate::base::Findings::default();
-    Place::compile(Some(&config), &moongate::base::At::ROOT, &mut findings)
+    let mut diagnostics = moongate::base::Diagnostics::default();
+    Place::compile(Some(&config), &moongate::base::At::ROOT, &mut diagnostics)
 }
 
 fn users_are_kept_and_found(bench: &Bench) {

@@ -4,7 +4,7 @@ use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName};
 use http::{HeaderValue, Uri};
 use pingora::http::RequestHeader;
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 use crate::pipeline::Refusal;
 
 use super::config::SourceConfig;
@@ -31,26 +31,26 @@ pub(super) enum Place {
 }
 
 impl Places {
-    pub(super) fn compile(sources: Option<&[SourceConfig]>, at: &At<'_>, findings: &mut Findings) -> Self {
+    pub(super) fn compile(sources: Option<&[SourceConfig]>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         let mut places = Self { header: sources.is_none(), cookie: None, query: None, api_key: false };
         if sources.is_some_and(<[_]>::is_empty) {
-            findings.error(at, "no place to look for a token").help("leave it out for the header");
+            diagnostics.error(at, "no place to look for a token").help("leave it out for the header");
         }
         for (number, source) in sources.iter().flat_map(|it| it.iter()).enumerate() {
             let at = at.index(number);
             let twice = match source {
                 SourceConfig::Header(_) => std::mem::replace(&mut places.header, true),
                 SourceConfig::Cookie(it) => {
-                    check_name(&it.cookie, &at.key("cookie"), findings);
+                    check_name(&it.cookie, &at.key("cookie"), diagnostics);
                     places.cookie.replace(it.cookie.clone()).is_some()
                 }
                 SourceConfig::Query(it) => {
-                    check_name(&it.query, &at.key("query"), findings);
+                    check_name(&it.query, &at.key("query"), diagnostics);
                     places.query.replace(it.query.clone()).is_some()
                 }
             };
             if twice {
-                findings.error(&at, "a second place of the same kind").help("one header, one cookie, one parameter");
+                diagnostics.error(&at, "a second place of the same kind").help("one header, one cookie, one parameter");
             }
         }
         places
@@ -74,10 +74,10 @@ impl Places {
     }
 }
 
-fn check_name(name: &str, at: &At<'_>, findings: &mut Findings) {
+fn check_name(name: &str, at: &At<'_>, diagnostics: &mut Diagnostics) {
     let plain = |it: u8| it.is_ascii_alphanumeric() || b"-_.".contains(&it);
     if name.is_empty() || !name.bytes().all(plain) {
-        findings.error(at, "not a name").help("letters, digits, `-`, `_` and `.`");
+        diagnostics.error(at, "not a name").help("letters, digits, `-`, `_` and `.`");
     }
 }
 

@@ -13,7 +13,7 @@ use http::Method;
 use http::header::{AUTHORIZATION, HOST, HeaderValue, ORIGIN, UPGRADE};
 use pingora::http::RequestHeader;
 
-use crate::base::{At, Findings, unix_seconds};
+use crate::base::{At, Diagnostics, unix_seconds};
 use crate::identity::{
     AuthError, CertificateRules, ClientCertificate, Identity, IssuerId, Kind, Principal, TokenError, Verdict, Verified,
     is_api_key,
@@ -73,28 +73,29 @@ impl Filter for Auth {
     type Config = AuthConfig;
 
     /// Reports every fault; `None` if everybody may call.
-    fn compile(config: &AuthConfig, scope: &Scope<'_>, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
+    fn compile(config: &AuthConfig, scope: &Scope<'_>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
         let AuthConfig { open, jwt, api_key, service_token, mtls, optional, from, roles_from, forward, .. } = config;
         let asks = jwt.is_some() || api_key.is_some() || service_token.is_some() || mtls.is_some();
         if *open && (asks || *config != (AuthConfig { open: true, ..AuthConfig::default() })) {
-            let finding = findings.error(&at.key("open"), "open, and yet a credential is required");
-            finding.help("`open: true` stands alone");
+            let diagnostic = diagnostics.error(&at.key("open"), "open, and yet a credential is required");
+            diagnostic.help("`open: true` stands alone");
         }
-        let rbac = Rbac::compile(config, scope.roles, at, findings);
+        let rbac = Rbac::compile(config, scope.roles, at, diagnostics);
         if *open {
             return None;
         }
         if !asks {
-            let finding = findings.error(at, "no credential is named that counts");
-            finding.help("name at least one of jwt, api_key, service_token and mtls; or write `open: true`");
+            let diagnostic = diagnostics.error(at, "no credential is named that counts");
+            diagnostic.help("name at least one of jwt, api_key, service_token and mtls; or write `open: true`");
         }
         let needs = !config.roles.is_empty() || !config.permissions.is_empty() || !config.scopes.is_empty();
         if *optional && needs {
-            let finding = findings.error(&at.key("optional"), "nobody in particular has no role, permission or scope");
-            finding.help("leave out `optional`, or what is required of the caller");
+            let diagnostic =
+                diagnostics.error(&at.key("optional"), "nobody in particular has no role, permission or scope");
+            diagnostic.help("leave out `optional`, or what is required of the caller");
         }
         let bearer = jwt.is_some() || api_key.is_some() || service_token.is_some();
-        let mut places = Places::compile(from.as_deref(), &at.key("from"), findings);
+        let mut places = Places::compile(from.as_deref(), &at.key("from"), diagnostics);
         places.api_key = api_key.is_some();
         if !bearer {
             // What stands in `Authorization` is not for the gateway.
@@ -103,9 +104,9 @@ impl Filter for Auth {
         Some(Self {
             identity: None,
             rbac,
-            jwt: jwt.as_ref().map(|it| trusted(it, scope.issuers, &at.key("jwt"), findings)),
+            jwt: jwt.as_ref().map(|it| trusted(it, scope.issuers, &at.key("jwt"), diagnostics)),
             service_token: service_token.is_some(),
-            mtls: mtls.as_ref().map(|it| Arc::new(CertificateRules::compile(it, &at.key("mtls"), findings))),
+            mtls: mtls.as_ref().map(|it| Arc::new(CertificateRules::compile(it, &at.key("mtls"), diagnostics))),
             places,
             optional: *optional,
             roles_from_account: *roles_from == Some(RolesFrom::Account),
@@ -245,18 +246,18 @@ impl Auth {
     }
 }
 
-fn trusted(config: &JwtConfig, issuers: Option<&[String]>, at: &At<'_>, findings: &mut Findings) -> Issuers {
+fn trusted(config: &JwtConfig, issuers: Option<&[String]>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Issuers {
     let Some(names) = &config.trust else { return Issuers::All };
     let list = at.key("trust");
     if names.is_empty() {
-        findings.error(&list, "no issuer counts").help("leave it out for all of them");
+        diagnostics.error(&list, "no issuer counts").help("leave it out for all of them");
     }
     let others = names.iter().filter(|it| *it != OWN);
     for (number, name) in names.iter().enumerate().filter(|(_, it)| *it != OWN) {
         if issuers.is_some_and(|it| !it.contains(name)) {
-            let finding = findings.error(&list.index(number), format!("no issuer `{name}` in tokens.trust"));
+            let diagnostic = diagnostics.error(&list.index(number), format!("no issuer `{name}` in tokens.trust"));
             let known = issuers.iter().flat_map(|it| it.iter()).map(String::as_str);
-            finding.suggest(name, known.chain([OWN]));
+            diagnostic.suggest(name, known.chain([OWN]));
         }
     }
     Issuers::These(names.iter().any(|it| it == OWN), others.map(|it| it.as_str().into()).collect())
@@ -291,13 +292,13 @@ mod tests {
 
     #[track_caller]
     fn check(yaml: &str, paths: &[&str]) {
-        let mut findings = Findings::default();
+        let mut diagnostics = Diagnostics::default();
         let config: AuthConfig = serde_yaml::from_str(yaml).unwrap();
         let issuers = ["clinic".to_owned()];
         let scope = Scope { issuers: Some(&issuers), ..Scope::nowhere() };
-        Auth::compile(&config, &scope, &At::ROOT, &mut findings);
-        let is: Vec<_> = findings.iter().map(|it| it.path.as_str()).collect();
-        assert_eq!(is, paths, "{yaml}: {findings:#?}");
+        Auth::compile(&config, &scope, &At::ROOT, &mut diagnostics);
+        let is: Vec<_> = diagnostics.iter().map(|it| it.path.as_str()).collect();
+        assert_eq!(is, paths, "{yaml}: {diagnostics:#?}");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::settings::{BuiltIn, Layer};
-use crate::base::{At, ByteSize, Findings, Period};
+use crate::base::{At, ByteSize, Diagnostics, Period};
 use crate::http as codec;
 use crate::pipeline::{Exchange, Filter, Refusal, Scope};
 
@@ -101,14 +101,19 @@ impl Filter for Idempotency {
     type Config = IdempotencyConfig;
 
     /// Reports places that are none, and a time or size of zero.
-    fn compile(config: &IdempotencyConfig, scope: &Scope<'_>, at: &At<'_>, findings: &mut Findings) -> Option<Self> {
+    fn compile(
+        config: &IdempotencyConfig,
+        scope: &Scope<'_>,
+        at: &At<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Self> {
         let from = at.key("from");
         let mut places = Vec::new();
         for (number, text) in config.from.iter().enumerate() {
             match (text.as_str(), text.strip_prefix("body.")) {
                 ("header", _) => places.push(Place::Header),
                 (_, Some(field)) if !field.is_empty() => places.push(Place::Body(field.to_owned())),
-                _ => findings
+                _ => diagnostics
                     .error(&from.index(number), "not a place of an idempotency key")
                     .help("write `header`, or a field of the body such as `body.assignment_id`"),
             }
@@ -118,7 +123,7 @@ impl Filter for Idempotency {
         }
         let ttl = config.ttl.map_or(Duration::from_secs(24 * 3600), |it| it.0);
         if ttl.is_zero() {
-            findings.error(&at.key("ttl"), "a time of zero").help("leave out `idempotency` to keep nothing");
+            diagnostics.error(&at.key("ttl"), "a time of zero").help("leave out `idempotency` to keep nothing");
         }
         let record = config.record.map_or(1024 * 1024, |it| it.0);
         // What is answered at once needs no idempotency.

@@ -8,10 +8,10 @@ use crate::identity::{Kind, Principal};
 use crate::pipeline::Scheme;
 
 fn compiled(yaml: &str) -> Idempotency {
-    let mut findings = Findings::default();
+    let mut diagnostics = Diagnostics::default();
     let config = serde_yaml::from_str(yaml).unwrap();
-    let compiled = Idempotency::compile(&config, &Scope::nowhere(), &At::ROOT, &mut findings);
-    assert!(findings.is_empty());
+    let compiled = Idempotency::compile(&config, &Scope::nowhere(), &At::ROOT, &mut diagnostics);
+    assert!(diagnostics.is_empty());
     compiled.unwrap()
 }
 

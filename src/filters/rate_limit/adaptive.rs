@@ -16,7 +16,7 @@ use prometheus::{Gauge, GaugeVec, register_gauge_vec};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, Findings, Percent, Period};
+use crate::base::{At, Diagnostics, Percent, Period};
 use crate::upstream::Live;
 
 /// From one look to the next.
@@ -64,10 +64,10 @@ pub struct Adaptive {
 }
 
 impl AdaptiveConfig {
-    pub(super) fn compile(&self, at: &At<'_>, findings: &mut Findings) -> Adaptive {
+    pub(super) fn compile(&self, at: &At<'_>, diagnostics: &mut Diagnostics) -> Adaptive {
         let floor = (self.floor.0 * 1_000.0).round() as u32;
         if floor == 0 {
-            findings.error(&at.key("floor"), "a floor of nothing").help("at least 0.1%; what stops all is no limit");
+            diagnostics.error(&at.key("floor"), "a floor of nothing").help("at least 0.1%; what stops all is no limit");
         }
         Adaptive { floor: floor.clamp(1, 1_000), latency: self.latency.0, failures: self.failures.0 }
     }
@@ -222,7 +222,7 @@ mod tests {
     const FINE: Look = Look { healthy: 1.0, latency: Some(Duration::from_millis(5)), requests: 100, failures: 0 };
 
     fn adaptive() -> Adaptive {
-        AdaptiveConfig::default().compile(&At::ROOT, &mut Findings::default())
+        AdaptiveConfig::default().compile(&At::ROOT, &mut Diagnostics::default())
     }
 
     #[test]

@@ -20,7 +20,7 @@ use http::header::HeaderName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, Findings, Period};
+use crate::base::{At, Diagnostics, Period};
 use crate::state::Quota;
 
 pub use adaptive::{Adaptive, AdaptiveConfig};
@@ -207,34 +207,36 @@ impl RateLimitConfig {
         self.name.clone().unwrap_or_else(|| self.per.name())
     }
 
-    fn compile(&self, scope: &str, at: &At<'_>, findings: &mut Findings) -> Option<RateLimit> {
+    fn compile(&self, scope: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<RateLimit> {
         let name = self.name();
         let plain = |it: u8| it.is_ascii_alphanumeric() || b"-_.".contains(&it);
         if name.is_empty() || name.len() > 50 || !name.bytes().all(plain) {
-            let finding = findings.error(&at.key("name"), "not a name for a limit");
-            finding.help("letters, digits, `-`, `_` and `.`, at most 50");
+            let diagnostic = diagnostics.error(&at.key("name"), "not a name for a limit");
+            diagnostic.help("letters, digits, `-`, `_` and `.`, at most 50");
         }
         let subject = self.per.compile();
         if subject.is_none() {
-            findings.error(&at.key("per"), "not the name of a header field").help("write it as { header: x-client }");
+            diagnostics
+                .error(&at.key("per"), "not the name of a header field")
+                .help("write it as { header: x-client }");
         }
         if self.unlimited {
             if self.requests.is_some() || self.every.is_some() || self.burst.is_some() || self.adaptive.is_some() {
-                findings.error(at, "unlimited, and a limit").help("keep one of the two");
+                diagnostics.error(at, "unlimited, and a limit").help("keep one of the two");
             }
             return None;
         }
         let (Some(requests), Some(every)) = (self.requests, self.every) else {
-            let finding = findings.error(at, "a limit without requests and every");
-            finding.help("write both, as in { per: ip, requests: 60, every: 1m }");
+            let diagnostic = diagnostics.error(at, "a limit without requests and every");
+            diagnostic.help("write both, as in { per: ip, requests: 60, every: 1m }");
             return None;
         };
         let quota = Quota::new(requests, every.0, self.burst.unwrap_or(requests));
         if quota.is_none() {
-            let finding = findings.error(at, "not a limit that can be counted");
-            finding.help("at least 1 request in at most 10 years, and a burst of at least 1");
+            let diagnostic = diagnostics.error(at, "not a limit that can be counted");
+            diagnostic.help("at least 1 request in at most 10 years, and a burst of at least 1");
         }
-        let adaptive = self.adaptive.as_ref().map(|it| it.compile(&at.key("adaptive"), findings));
+        let adaptive = self.adaptive.as_ref().map(|it| it.compile(&at.key("adaptive"), diagnostics));
         Some(RateLimit {
             id: format!("{scope}/{name}").into(),
             name: name.into(),
@@ -257,14 +259,14 @@ impl Rules {
     }
 
     /// Reports every fault of a list where it stands.
-    pub fn check(limits: &[RateLimitConfig], at: &At<'_>, findings: &mut Findings) {
+    pub fn check(limits: &[RateLimitConfig], at: &At<'_>, diagnostics: &mut Diagnostics) {
         let mut names = BTreeSet::new();
         for (number, limit) in limits.iter().enumerate() {
             let at = at.index(number);
-            limit.compile("", &at, findings);
+            limit.compile("", &at, diagnostics);
             if !names.insert(limit.name()) {
-                let finding = findings.error(&at, format!("two limits are called `{}`", limit.name()));
-                finding.help("give one of them another `name`");
+                let diagnostic = diagnostics.error(&at, format!("two limits are called `{}`", limit.name()));
+                diagnostic.help("give one of them another `name`");
             }
         }
     }
@@ -272,7 +274,7 @@ impl Rules {
     /// What a route's limits come to; `None` if nothing is limited. Each was checked where it stands.
     pub fn compile(limits: &[ScopedLimit]) -> Option<Self> {
         let compile = |ScopedLimit { scope, limit }: &ScopedLimit| {
-            limit.compile(scope, &At::ROOT, &mut Findings::default()) // what lifts limits is none
+            limit.compile(scope, &At::ROOT, &mut Diagnostics::default()) // what lifts limits is none
         };
         let mut limits: Vec<RateLimit> = limits.iter().filter_map(compile).collect();
         limits.sort_by_key(|it| it.subject.needs_principal());
@@ -311,9 +313,9 @@ mod tests {
 
     #[track_caller]
     fn check(yaml: &str, faults: &[&str]) {
-        let mut findings = Findings::default();
-        Rules::check(&list(yaml), &At::ROOT, &mut findings);
-        let paths: Vec<_> = findings.iter().map(|it| it.path.as_str()).collect();
+        let mut diagnostics = Diagnostics::default();
+        Rules::check(&list(yaml), &At::ROOT, &mut diagnostics);
+        let paths: Vec<_> = diagnostics.iter().map(|it| it.path.as_str()).collect();
         assert_eq!(paths, faults, "{yaml}");
     }
 

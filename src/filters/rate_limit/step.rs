@@ -5,7 +5,7 @@ use pingora::http::ResponseHeader;
 
 use super::live::LiveLimits;
 use super::{Phase, Rules, ScopedLimit, applying, fields};
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 use crate::filters::settings::{Activation, BuiltIn, Layer, StepDescription};
 use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step};
 
@@ -45,7 +45,7 @@ impl Filter for RateLimits {
     const SUMMARY: &'static str = "Limits how many requests may come, by address, route or header field.";
     type Config = Vec<ScopedLimit>;
 
-    fn compile(config: &Self::Config, _: &Scope<'_>, _: &At<'_>, _: &mut Findings) -> Option<Self> {
+    fn compile(config: &Self::Config, _: &Scope<'_>, _: &At<'_>, _: &mut Diagnostics) -> Option<Self> {
         Limited::compile(config, Phase::BeforeAuth).map(Self)
     }
 
@@ -68,8 +68,8 @@ impl BuiltIn for RateLimits {
         Some(applying(&lists)).filter(|it| !it.is_empty())
     }
 
-    fn check(layer: &Layer<'_>, _: &Scope<'_>, findings: &mut Findings) {
-        Rules::check(&layer.settings.rate_limits, &layer.at.key(NAME), findings);
+    fn check(layer: &Layer<'_>, _: &Scope<'_>, diagnostics: &mut Diagnostics) {
+        Rules::check(&layer.settings.rate_limits, &layer.at.key(NAME), diagnostics);
     }
 
     fn describe(layers: &[Layer<'_>], scope: &Scope<'_>) -> Vec<StepDescription> {
@@ -93,7 +93,7 @@ impl Filter for PrincipalLimits {
     const SUMMARY: &'static str = "Limits how many requests may come, by user, key or tenant.";
     type Config = Vec<ScopedLimit>;
 
-    fn compile(config: &Self::Config, _: &Scope<'_>, _: &At<'_>, _: &mut Findings) -> Option<Self> {
+    fn compile(config: &Self::Config, _: &Scope<'_>, _: &At<'_>, _: &mut Diagnostics) -> Option<Self> {
         Limited::compile(config, Phase::AfterAuth).map(Self)
     }
 

@@ -9,7 +9,7 @@ use reqwest::Url;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, Findings, Secret};
+use crate::base::{At, Diagnostics, Secret};
 use crate::services::auth::accounts::{ROLE_RULE, ROLES_MAX, is_role, is_scope};
 
 /// How the local service `auth` lets people in.
@@ -92,26 +92,26 @@ pub(super) struct ProviderRules {
 
 impl AuthConfig {
     /// Reports every fault at its place.
-    pub fn compile(&self, at: &At<'_>, findings: &mut Findings) -> Rules {
+    pub fn compile(&self, at: &At<'_>, diagnostics: &mut Diagnostics) -> Rules {
         let session = at.key("session_token");
-        check_roles(&self.session_token.roles, &session.key("roles"), findings);
+        check_roles(&self.session_token.roles, &session.key("roles"), diagnostics);
         let scopes = session.key("scopes");
         for (number, scope) in self.session_token.scopes.iter().enumerate().filter(|(_, it)| !is_scope(it)) {
-            let finding = findings.error(&scopes.index(number), format!("`{scope}` is not a scope"));
-            finding.help("letters, digits and `-_.:/`, at most 64");
+            let diagnostic = diagnostics.error(&scopes.index(number), format!("`{scope}` is not a scope"));
+            diagnostic.help("letters, digits and `-_.:/`, at most 64");
         }
         let list = at.key("oidc");
         let mut providers = BTreeMap::new();
         for (name, written) in &self.oidc {
             let at = list.key(name);
             if !is_role(name) {
-                findings.error_at_key(&at, "not a name for a provider").help(ROLE_RULE);
+                diagnostics.error_at_key(&at, "not a name for a provider").help(ROLE_RULE);
             }
             if name == SESSION_SUBJECT {
-                let finding = findings.error_at_key(&at, "this name stands for the bearers of session tokens");
-                finding.help("people from there could be taken for them: choose another name");
+                let diagnostic = diagnostics.error_at_key(&at, "this name stands for the bearers of session tokens");
+                diagnostic.help("people from there could be taken for them: choose another name");
             }
-            if let Some(rules) = written.compile(name, &at, findings) {
+            if let Some(rules) = written.compile(name, &at, diagnostics) {
                 providers.insert(name.clone(), Arc::new(rules));
             }
         }
@@ -120,52 +120,53 @@ impl AuthConfig {
 }
 
 impl OidcConfig {
-    fn compile(&self, name: &str, at: &At<'_>, findings: &mut Findings) -> Option<ProviderRules> {
+    fn compile(&self, name: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<ProviderRules> {
         if self.client_id.is_empty() {
-            findings.error(&at.key("client_id"), "an empty name");
+            diagnostics.error(&at.key("client_id"), "an empty name");
         }
-        check_roles(self.roles.as_deref().unwrap_or_default(), &at.key("roles"), findings);
-        check_roles(&self.default_roles, &at.key("default_roles"), findings);
+        check_roles(self.roles.as_deref().unwrap_or_default(), &at.key("roles"), diagnostics);
+        check_roles(&self.default_roles, &at.key("default_roles"), diagnostics);
         if self.tenant.as_deref().is_some_and(|it| !is_role(it)) {
-            findings.error(&at.key("tenant"), "not a tenant").help(ROLE_RULE);
+            diagnostics.error(&at.key("tenant"), "not a tenant").help(ROLE_RULE);
         }
         let ca = self.ca.as_ref().and_then(|path| match std::fs::read(path) {
             Ok(pem) => Some(pem),
             Err(error) => {
-                findings.error(&at.key("ca"), format!("`{}` can't be read: {error}", path.display()));
+                diagnostics.error(&at.key("ca"), format!("`{}` can't be read: {error}", path.display()));
                 None
             }
         });
-        let issuer = url(&self.issuer, &at.key("issuer"), findings);
-        let redirect = url(&self.redirect_uri, &at.key("redirect_uri"), findings);
+        let issuer = url(&self.issuer, &at.key("issuer"), diagnostics);
+        let redirect = url(&self.redirect_uri, &at.key("redirect_uri"), diagnostics);
         let callback = format!("/api/v1/auth/oidc/{name}/callback");
         if redirect.as_ref().is_some_and(|it| !it.path().ends_with(&callback)) {
-            let finding = findings.error(&at.key("redirect_uri"), "nobody waits for people who come back to there");
-            finding.help(format!("its path has to end in {callback}"));
+            let diagnostic =
+                diagnostics.error(&at.key("redirect_uri"), "nobody waits for people who come back to there");
+            diagnostic.help(format!("its path has to end in {callback}"));
         }
         Some(ProviderRules { name: name.to_owned(), issuer: issuer?, redirect: redirect?, ca, written: self.clone() })
     }
 }
 
-fn check_roles(roles: &[String], at: &At<'_>, findings: &mut Findings) {
+fn check_roles(roles: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) {
     if roles.len() > ROLES_MAX {
-        findings.error(at, format!("more than {ROLES_MAX} roles"));
+        diagnostics.error(at, format!("more than {ROLES_MAX} roles"));
     }
     for (number, role) in roles.iter().enumerate().filter(|(_, it)| !is_role(it)) {
-        findings.error(&at.index(number), format!("`{role}` is not a role")).help(ROLE_RULE);
+        diagnostics.error(&at.index(number), format!("`{role}` is not a role")).help(ROLE_RULE);
     }
 }
 
 /// Codes and secrets go there: in the clear only on this machine.
-fn url(text: &str, at: &At<'_>, findings: &mut Findings) -> Option<Url> {
+fn url(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Url> {
     let Ok(url) = text.parse::<Url>() else {
-        findings.error(at, "not a URL").help("write it as https://id.example.org");
+        diagnostics.error(at, "not a URL").help("write it as https://id.example.org");
         return None;
     };
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     let here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|it| it.is_loopback());
     if url.scheme() != "https" && !(url.scheme() == "http" && here) {
-        findings.error(at, "people would sign in in the clear").help("write it with https://");
+        diagnostics.error(at, "people would sign in in the clear").help("write it with https://");
     }
     Some(url)
 }
@@ -185,9 +186,9 @@ mod tests {
                           redirect_uri: 'https://g/api/v1/auth/oidc/client/callback' }
                 'a:b': { issuer: 'nonsense', client_id: x, redirect_uri: 'https://g/api/v1/auth/oidc/a:b/callback' }";
         let config: AuthConfig = serde_yaml::from_str(yaml).unwrap();
-        let mut findings = Findings::default();
-        config.compile(&At::ROOT, &mut findings);
-        let mut paths: Vec<_> = findings.iter().map(|it| it.path.as_str()).collect();
+        let mut diagnostics = Diagnostics::default();
+        config.compile(&At::ROOT, &mut diagnostics);
+        let mut paths: Vec<_> = diagnostics.iter().map(|it| it.path.as_str()).collect();
         paths.sort_unstable();
         let expected = [
             "/oidc/a:b",

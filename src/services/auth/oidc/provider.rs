@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 use crate::identity::{AuthError, Identity, TokensConfig, TrustConfig};
 use crate::services::auth::config::ProviderRules;
 use crate::services::auth::fault::Fault;
@@ -134,10 +134,10 @@ impl Provider {
         };
         // A token can't be shown twice: its code is good once.
         let config = TokensConfig { trust: vec![trust], remembered: Some(0), ..TokensConfig::default() };
-        let mut findings = Findings::default();
-        let tokens = config.compile(&At::ROOT, &mut findings);
-        if let Some(finding) = findings.iter().next() {
-            return Err(finding.message.clone());
+        let mut diagnostics = Diagnostics::default();
+        let tokens = config.compile(&At::ROOT, &mut diagnostics);
+        if let Some(diagnostic) = diagnostics.iter().next() {
+            return Err(diagnostic.message.clone());
         }
         let identity = Identity::begin(tokens);
         identity.start(&self.runtime);

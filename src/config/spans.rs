@@ -1,4 +1,4 @@
-//! A marked parse: which line and column each key and value of a YAML text stands at.
+//! A parse with spans: which line and column each key and value of a YAML text stands at.
 //!
 //! Also holds the limits, before anything is expanded: size, depth, aliases. The values themselves
 //! come from `serde_yaml`; see `document.rs`.
@@ -69,7 +69,7 @@ pub(super) struct Child {
     pub(super) node: Arc<Node>,
 }
 
-/// Something wrong that the marked parse found.
+/// Something wrong that the parse found.
 #[derive(Clone, Debug)]
 pub(super) struct Note {
     pub(super) path: String,
@@ -78,9 +78,9 @@ pub(super) struct Note {
     pub(super) help: Option<String>,
 }
 
-/// A whole text, marked.
+/// A whole text with its spans.
 #[derive(Debug)]
-pub(super) struct Marked {
+pub(super) struct Spanned {
     pub(super) root: Child,
     /// Faults that do not keep the rest from being read.
     pub(super) notes: Vec<Note>,
@@ -127,8 +127,8 @@ pub(super) fn unescape(token: &str) -> String {
     token.replace("~1", "/").replace("~0", "~")
 }
 
-/// Marks the only document of `text`. An error is one that nothing can be read beyond.
-pub(super) fn mark(text: &str) -> Result<Marked, Note> {
+/// Parses the only document of `text`. An error is one that nothing can be read beyond.
+pub(super) fn parse(text: &str) -> Result<Spanned, Note> {
     let mut builder = Builder::default();
     let mut parser = Parser::new_from_str(text);
     while let Some(event) = parser.next_event() {
@@ -143,7 +143,7 @@ pub(super) fn mark(text: &str) -> Result<Marked, Note> {
         builder.event(event, Span::between(span.start, span.end))?;
     }
     match builder.root {
-        Some(root) => Ok(Marked { root, notes: builder.notes }),
+        Some(root) => Ok(Spanned { root, notes: builder.notes }),
         None => Err(empty()),
     }
 }

@@ -1,4 +1,4 @@
-//! The configuration that serves: a snapshot, joined with what is alive under its names, and the way
+//! The active configuration: a snapshot, joined with the runtime state under its names, and the way
 //! to replace it while requests are under way.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::Notify;
 
-use crate::base::{At, Findings};
+use crate::base::{At, Diagnostics};
 use crate::config::document::Document;
 use crate::config::faults::Faults;
 use crate::config::gateway_file::{GatewayFile, Mode, Process};
@@ -25,16 +25,16 @@ use crate::forward::Destination;
 use crate::identity::{Identity, Tokens};
 use crate::listener::Certificates;
 use crate::pipeline::Filters;
-use crate::services::{Directory, StaticFiles};
+use crate::services::{ServiceRegistry, StaticFiles};
 use crate::telemetry::{GENERATIONS_ALIVE, RouteMetrics, Timestamp, last_reload_failed, last_reload_succeeded};
-use crate::upstream::{Fleet, UpstreamKind};
+use crate::upstream::{UpstreamKind, UpstreamRegistry};
 
 /// A snapshot that serves. A request takes its `Arc` once and keeps it to its end.
-pub struct Serving {
+pub struct ActiveConfig {
     /// The compiled configuration.
     pub snapshot: Snapshot,
-    /// What is alive of each route, by its number.
-    pub alive: Vec<Alive>,
+    /// The runtime of each route, by its number.
+    pub routes: Vec<RouteRuntime>,
     /// 1 for the configuration that the process began with, then one more with each reload.
     pub generation: u64,
     /// Of the text of `routes.yaml` with its variables filled in; equal on gateways that serve the same.
@@ -43,24 +43,24 @@ pub struct Serving {
     pub loaded_at: Timestamp,
 }
 
-impl Drop for Serving {
+impl Drop for ActiveConfig {
     fn drop(&mut self) {
         GENERATIONS_ALIVE.dec();
     }
 }
 
-/// What is alive of a route.
-pub struct Alive {
+/// The runtime of a route.
+pub struct RouteRuntime {
     /// Where its requests go; `None` if they are answered at once.
     pub destination: Option<Destination>,
     /// Its series.
     pub metrics: Arc<RouteMetrics>,
 }
 
-/// What lives on when a snapshot is replaced.
-pub struct Living {
+/// The runtime: what stays when a snapshot is replaced.
+pub struct Runtime {
     /// All upstreams.
-    pub fleet: Arc<Fleet>,
+    pub upstreams: Arc<UpstreamRegistry>,
     /// All rate limits.
     pub limits: Arc<Limits>,
     /// Those of the TLS listeners.
@@ -93,7 +93,7 @@ pub struct Compiled {
     /// The routes.
     pub snapshot: Snapshot,
     hash: String,
-    prints: Prints,
+    digests: Digests,
 }
 
 /// What a reload reads: all that can change while the process runs.
@@ -103,16 +103,16 @@ struct Read {
     snapshot: Snapshot,
 }
 
-/// What each file held when it was last read, as a hash; nothing if it could not be read.
-type Prints = BTreeMap<PathBuf, Option<u64>>;
+/// The digest of each file's content when it was last read; nothing if it could not be read.
+type Digests = BTreeMap<PathBuf, Option<u64>>;
 
-fn prints<'p>(files: impl IntoIterator<Item = &'p Path>) -> Prints {
-    let print = |path: &Path| {
+fn digests<'p>(files: impl IntoIterator<Item = &'p Path>) -> Digests {
+    let digest = |path: &Path| {
         let mut hasher = DefaultHasher::new();
         std::fs::read(path).ok()?.hash(&mut hasher);
         Some(hasher.finish())
     };
-    files.into_iter().map(|it| (it.to_owned(), print(it))).collect()
+    files.into_iter().map(|it| (it.to_owned(), digest(it))).collect()
 }
 
 /// The files that both files name: what they hold is a part of the configuration.
@@ -137,11 +137,11 @@ fn named_files(process: &Process, tokens: &Tokens, snapshot: &Snapshot) -> Vec<P
 pub fn compile_files(
     gateway: &Path,
     routes: &Path,
-    services: &Directory,
+    services: &ServiceRegistry,
     filters: &Filters,
 ) -> Result<Compiled, Faults> {
     // Before they are read: a change that falls between is seen as one later.
-    let mut prints = prints([gateway, routes]);
+    let mut digests = digests([gateway, routes]);
     let secrets = SecretValues::of(gateway);
     let process = compile_gateway(gateway, &secrets);
     let issuers = process.as_ref().ok().map(|(_, it)| it.tokens.trusted().map(str::to_owned).collect::<Vec<_>>());
@@ -151,8 +151,9 @@ pub fn compile_files(
     let snapshot = compile_routes_in(routes, surroundings);
     match (process, snapshot) {
         (Ok((_, process)), Ok((hash, snapshot))) => {
-            prints.extend(self::prints(named_files(&process, &process.tokens, &snapshot).iter().map(PathBuf::as_path)));
-            Ok(Compiled { process, snapshot, hash, prints })
+            digests
+                .extend(self::digests(named_files(&process, &process.tokens, &snapshot).iter().map(PathBuf::as_path)));
+            Ok(Compiled { process, snapshot, hash, digests })
         }
         (process, snapshot) => {
             let mut faults = process.err().unwrap_or_default();
@@ -169,10 +170,10 @@ pub(super) fn environment(name: &str) -> Option<String> {
 fn compile_gateway(path: &Path, secrets: &SecretValues) -> Result<(Document, Process), Faults> {
     let mut document = Document::read(path, &environment)?;
     document.fill_secrets(&schema_of::<GatewayFile>(), secrets);
-    let mut findings = Findings::default();
-    let file: GatewayFile = document.load(&mut findings).unwrap_or_default();
-    let process = Process::compile(&file, &mut findings);
-    sound(&document, &findings)?;
+    let mut diagnostics = Diagnostics::default();
+    let file: GatewayFile = document.load(&mut diagnostics).unwrap_or_default();
+    let process = Process::compile(&file, &mut diagnostics);
+    sound(&document, &diagnostics)?;
     Ok((document, process))
 }
 
@@ -183,7 +184,7 @@ fn compile_gateway(path: &Path, secrets: &SecretValues) -> Result<(Document, Pro
 /// All its faults.
 pub fn compile_routes(
     path: &Path,
-    services: &Directory,
+    services: &ServiceRegistry,
     filters: &Filters,
     mode: Mode,
 ) -> Result<(String, Snapshot), Faults> {
@@ -206,33 +207,33 @@ fn compile_routes_in(path: &Path, surroundings: Surroundings<'_>) -> Result<(Str
     if let Some(secrets) = secrets {
         document.fill_secrets(&schema, secrets);
     }
-    let mut findings = Findings::default();
-    let file: Option<RoutesFile> = document.load_by(&schema, &mut findings);
-    let Some(file) = file else { return Err(document.place(&findings)) };
-    let snapshot = Snapshot::compile(&file, known, mode, &mut findings);
-    sound(&document, &findings)?;
+    let mut diagnostics = Diagnostics::default();
+    let file: Option<RoutesFile> = document.load_by(&schema, &mut diagnostics);
+    let Some(file) = file else { return Err(document.place(&diagnostics)) };
+    let snapshot = Snapshot::compile(&file, known, mode, &mut diagnostics);
+    sound(&document, &diagnostics)?;
     let mut hasher = DefaultHasher::new();
     serde_json::to_string(&file).unwrap_or_default().hash(&mut hasher);
     Ok((format!("{:016x}", hasher.finish()), snapshot))
 }
 
-fn sound(document: &Document, findings: &Findings) -> Result<(), Faults> {
-    if findings.is_empty() { Ok(()) } else { Err(document.place(findings)) }
+fn sound(document: &Document, diagnostics: &Diagnostics) -> Result<(), Faults> {
+    if diagnostics.is_empty() { Ok(()) } else { Err(document.place(diagnostics)) }
 }
 
 /// The cell that holds the configuration that serves.
 pub struct Configuration {
-    serving: ArcSwap<Serving>,
-    living: Living,
-    services: Directory,
+    active: ArcSwap<ActiveConfig>,
+    runtime: Runtime,
+    services: ServiceRegistry,
     process: Process,
     gateway_path: PathBuf,
     routes_path: PathBuf,
     /// What their files held when they were loaded: an unchanged one keeps its tickets, and clients
     /// go on resuming their sessions.
-    certificates_seen: Mutex<Prints>,
+    certificates_seen: Mutex<Digests>,
     /// Held while a reload is under way: they come one after the other. What the last one read.
-    reloading: Mutex<Prints>,
+    reloading: Mutex<Digests>,
     last_error: Mutex<Option<(Timestamp, Faults)>>,
     reloaded: Notify,
 }
@@ -243,31 +244,31 @@ impl Configuration {
         compiled: Compiled,
         gateway_path: PathBuf,
         routes_path: PathBuf,
-        services: Directory,
-        living: Living,
+        services: ServiceRegistry,
+        runtime: Runtime,
     ) -> Self {
-        let Compiled { process, snapshot, hash, prints } = compiled;
-        let mut certificates_seen = prints.clone();
+        let Compiled { process, snapshot, hash, digests } = compiled;
+        let mut certificates_seen = digests.clone();
         certificates_seen.retain(|path, _| process.certificate_files().contains(path));
-        let serving = enliven(snapshot, &living, &services, 1, hash);
+        let active = activate(snapshot, &runtime, &services, 1, hash);
         last_reload_succeeded();
         Self {
-            serving: ArcSwap::from_pointee(serving),
-            living,
+            active: ArcSwap::from_pointee(active),
+            runtime,
             services,
             process,
             gateway_path,
             routes_path,
             certificates_seen: Mutex::new(certificates_seen),
-            reloading: Mutex::new(prints),
+            reloading: Mutex::new(digests),
             last_error: Mutex::new(None),
             reloaded: Notify::new(),
         }
     }
 
     /// The configuration that serves now.
-    pub fn serving(&self) -> Arc<Serving> {
-        self.serving.load_full()
+    pub fn active(&self) -> Arc<ActiveConfig> {
+        self.active.load_full()
     }
 
     /// The process, which no reload changes.
@@ -277,17 +278,17 @@ impl Configuration {
 
     /// Who is who.
     pub fn identity(&self) -> &Arc<Identity> {
-        &self.living.identity
+        &self.runtime.identity
     }
 
     /// All upstreams that live.
-    pub fn fleet(&self) -> &Fleet {
-        &self.living.fleet
+    pub fn upstreams(&self) -> &UpstreamRegistry {
+        &self.runtime.upstreams
     }
 
     /// All rate limits that live.
     pub fn limits(&self) -> &Limits {
-        &self.living.limits
+        &self.runtime.limits
     }
 
     /// Why the last reload was refused, if it was, and when.
@@ -303,14 +304,14 @@ impl Configuration {
     /// Every file whose content decides what serves: these two, and those that they name.
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.gateway_path.clone(), self.routes_path.clone()];
-        files.extend(named_files(&self.process, &self.living.identity.tokens(), &self.serving().snapshot));
+        files.extend(named_files(&self.process, &self.runtime.identity.tokens(), &self.active().snapshot));
         files.sort();
         files.dedup();
         files
     }
 
     /// Waits until another configuration serves: [`Configuration::files`] may be others, too. For one
-    /// caller; a reload that it missed is told at once.
+    /// caller; a reload that it missed is reported at once.
     pub async fn reloaded(&self) {
         self.reloaded.notified().await;
     }
@@ -324,18 +325,18 @@ impl Configuration {
     /// All faults; the old configuration goes on serving.
     pub fn reload(&self) -> Result<Changes, Faults> {
         let mut seen = self.reloading.lock();
-        *seen = self.prints();
+        *seen = self.digests();
         self.settle(&mut seen, self.read_again())
     }
 
     /// As [`Configuration::reload`], but only if a file holds something else than when it was last
-    /// read: an event of the file system need not mean a change, and whoever wrote the files may have
-    /// asked for a reload already. `None` if there is nothing new.
+    /// read: an event of the file system need not mean a change, and the writer of the files may have
+    /// started a reload already. `None` if there is nothing new.
     pub fn reload_if_changed(&self) -> Option<Result<Changes, Faults>> {
         let mut seen = self.reloading.lock();
-        let prints = self.prints();
-        if prints != *seen {
-            *seen = prints;
+        let digests = self.digests();
+        if digests != *seen {
+            *seen = digests;
             return Some(self.settle(&mut seen, self.read_again()));
         }
         if self.last_error.lock().is_none() {
@@ -343,25 +344,25 @@ impl Configuration {
             return None;
         }
         // What was refused may be sound by now: the fault may have been in a file that it names. The
-        // same refusal is not told twice.
+        // same refusal is not reported twice.
         let sound = self.read_again().ok()?;
         Some(self.settle(&mut seen, Ok(sound)))
     }
 
-    fn prints(&self) -> Prints {
-        prints(self.files().iter().map(PathBuf::as_path))
+    fn digests(&self) -> Digests {
+        digests(self.files().iter().map(PathBuf::as_path))
     }
 
-    /// Lets what was read serve, or tells why it does not.
-    fn settle(&self, seen: &mut Prints, read: Result<Read, Faults>) -> Result<Changes, Faults> {
+    /// Lets what was read serve, or reports why it does not.
+    fn settle(&self, seen: &mut Digests, read: Result<Read, Faults>) -> Result<Changes, Faults> {
         match read {
             Ok(Read { tokens, hash, snapshot }) => {
                 // Before the routes that may rely on them.
-                self.living.identity.reload(tokens);
-                let old = self.serving();
+                self.runtime.identity.reload(tokens);
+                let old = self.active();
                 let changes = changes(&old.snapshot, &snapshot, old.generation + 1);
-                let serving = enliven(snapshot, &self.living, &self.services, changes.generation, hash);
-                self.serving.store(Arc::new(serving));
+                let active = activate(snapshot, &self.runtime, &self.services, changes.generation, hash);
+                self.active.store(Arc::new(active));
                 *self.last_error.lock() = None;
                 last_reload_succeeded();
                 announce(&changes);
@@ -369,7 +370,7 @@ impl Configuration {
                 let files = self.files();
                 seen.retain(|path, _| files.contains(path));
                 let unseen = files.iter().filter(|it| !seen.contains_key(*it)).map(PathBuf::as_path);
-                let unseen = prints(unseen);
+                let unseen = digests(unseen);
                 seen.extend(unseen);
                 self.reloaded.notify_one();
                 Ok(changes)
@@ -389,13 +390,13 @@ impl Configuration {
     fn read_again(&self) -> Result<Read, Faults> {
         let secrets = SecretValues::of(&self.gateway_path);
         let gateway = compile_gateway(&self.gateway_path, &secrets).and_then(|(document, process)| {
-            let mut findings = Findings::default();
-            self.process.refuse_changes(&process.written, &mut findings);
-            self.reload_certificates(&mut findings);
-            sound(&document, &findings).map(|()| process.tokens)
+            let mut diagnostics = Diagnostics::default();
+            self.process.refuse_changes(&process.written, &mut diagnostics);
+            self.reload_certificates(&mut diagnostics);
+            sound(&document, &diagnostics).map(|()| process.tokens)
         });
         let issuers = gateway.as_ref().ok().map(|it| it.trusted().map(str::to_owned).collect::<Vec<_>>());
-        let known = Known { services: &self.services, filters: &self.living.filters, issuers: issuers.as_deref() };
+        let known = Known { services: &self.services, filters: &self.runtime.filters, issuers: issuers.as_deref() };
         let surroundings = Surroundings { known, mode: self.process.mode, secrets: Some(&secrets) };
         match (gateway, compile_routes_in(&self.routes_path, surroundings)) {
             (Ok(tokens), Ok((hash, snapshot))) => Ok(Read { tokens, hash, snapshot }),
@@ -410,29 +411,37 @@ impl Configuration {
 
 impl Configuration {
     /// New connections get what the files hold now; a bad file keeps what was there.
-    fn reload_certificates(&self, findings: &mut Findings) {
+    fn reload_certificates(&self, diagnostics: &mut Diagnostics) {
         let mut seen = self.certificates_seen.lock();
         let files = self.process.certificate_files();
-        let prints = prints(files.iter().map(PathBuf::as_path));
-        if prints == *seen {
+        let digests = digests(files.iter().map(PathBuf::as_path));
+        if digests == *seen {
             return;
         }
         let mut sound = true;
-        for certificates in &self.living.certificates {
+        for certificates in &self.runtime.certificates {
             if let Err(error) = certificates.reload() {
                 sound = false;
-                findings.error(&At::ROOT.key("listeners"), error.to_string()).help("the old certificates stay in use");
+                diagnostics
+                    .error(&At::ROOT.key("listeners"), error.to_string())
+                    .help("the old certificates stay in use");
             }
         }
         if sound {
-            *seen = prints;
+            *seen = digests;
         }
     }
 }
 
-/// Joins a snapshot with what is alive under its names.
-fn enliven(mut snapshot: Snapshot, living: &Living, services: &Directory, generation: u64, hash: String) -> Serving {
-    let lives = living.fleet.apply(&snapshot.upstreams);
+/// Activates a snapshot: joins it with the runtime state under its names.
+fn activate(
+    mut snapshot: Snapshot,
+    runtime: &Runtime,
+    services: &ServiceRegistry,
+    generation: u64,
+    hash: String,
+) -> ActiveConfig {
+    let lives = runtime.upstreams.apply(&snapshot.upstreams);
     let upstreams = &snapshot.upstreams;
     let destination = |number: usize| match &upstreams[number].kind {
         UpstreamKind::Local(service) => {
@@ -445,22 +454,22 @@ fn enliven(mut snapshot: Snapshot, living: &Living, services: &Directory, genera
         }
         UpstreamKind::Remote => Destination::Upstream(lives[number].clone()),
     };
-    let enliven = |route: &mut Route| {
+    let activate_route = |route: &mut Route| {
         let upstream = match route.action {
             Action::Upstream(number) => Some(number),
             Action::Redirect(_) | Action::Respond(_) => None,
         };
         route.chain.activate(&Activation {
-            identity: &living.identity,
-            limits: &living.limits,
+            identity: &runtime.identity,
+            limits: &runtime.limits,
             route: &route.name,
             upstream: upstream.map(|it| &lives[it]),
         });
-        Alive { destination: upstream.map(destination), metrics: RouteMetrics::of(&route.name) }
+        RouteRuntime { destination: upstream.map(destination), metrics: RouteMetrics::of(&route.name) }
     };
-    let alive = snapshot.routes.iter_mut().map(enliven).collect();
+    let routes = snapshot.routes.iter_mut().map(activate_route).collect();
     GENERATIONS_ALIVE.inc();
-    Serving { alive, generation, hash, loaded_at: Timestamp::now(), snapshot }
+    ActiveConfig { routes, generation, hash, loaded_at: Timestamp::now(), snapshot }
 }
 
 fn changes(old: &Snapshot, new: &Snapshot, generation: u64) -> Changes {

@@ -1,11 +1,11 @@
 //! What is wrong with a document, and where.
 //!
-//! Rooms compile their own section and report into one [`Findings`]; the config room, which alone
+//! Rooms compile their own section and report into one [`Diagnostics`]; the config room, which alone
 //! knows files, turns each path into a line and a column.
 
 use std::fmt;
 
-/// A place in a document, written as the way to it from the root. Costs nothing until a finding
+/// A place in a document, written as the way to it from the root. Costs nothing until a diagnostic
 /// is made: compile functions pass it down by reference.
 #[derive(Clone, Copy, Debug)]
 pub struct At<'a> {
@@ -55,7 +55,7 @@ impl fmt::Display for At<'_> {
     }
 }
 
-/// Which part of a mapping's entry a finding points at.
+/// Which part of a mapping's entry a diagnostic points at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// The name: it is not known, or it is there twice.
@@ -66,7 +66,7 @@ pub enum Part {
 
 /// One fault, as a room sees it: without file and line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct Diagnostic {
     /// JSON pointer of the value at fault.
     pub path: String,
     /// Whether the name or the value is at fault.
@@ -79,24 +79,24 @@ pub struct Finding {
 
 /// All faults of a document; a document with any does not compile.
 #[derive(Debug, Default)]
-pub struct Findings {
-    list: Vec<Finding>,
+pub struct Diagnostics {
+    list: Vec<Diagnostic>,
 }
 
-impl Findings {
-    /// Reports that the value at `at` is wrong. Returns the finding, so that help can be added.
-    pub fn error(&mut self, at: &At<'_>, message: impl Into<String>) -> &mut Finding {
+impl Diagnostics {
+    /// Reports that the value at `at` is wrong. Returns the diagnostic, so that help can be added.
+    pub fn error(&mut self, at: &At<'_>, message: impl Into<String>) -> &mut Diagnostic {
         self.push(at.to_string(), Part::Value, message.into())
     }
 
     /// Reports that the name at `at` is wrong.
-    pub fn error_at_key(&mut self, at: &At<'_>, message: impl Into<String>) -> &mut Finding {
+    pub fn error_at_key(&mut self, at: &At<'_>, message: impl Into<String>) -> &mut Diagnostic {
         self.push(at.to_string(), Part::Key, message.into())
     }
 
     /// Reports that the name or value at a JSON pointer is wrong.
-    pub fn push(&mut self, path: String, part: Part, message: String) -> &mut Finding {
-        self.list.push(Finding { path, part, message, help: None });
+    pub fn push(&mut self, path: String, part: Part, message: String) -> &mut Diagnostic {
+        self.list.push(Diagnostic { path, part, message, help: None });
         self.list.last_mut().expect("it was pushed just now")
     }
 
@@ -105,13 +105,13 @@ impl Findings {
         self.list.is_empty()
     }
 
-    /// The findings, in the order of their report.
-    pub fn iter(&self) -> impl Iterator<Item = &Finding> {
+    /// The diagnostics, in the order of their report.
+    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.list.iter()
     }
 }
 
-impl Finding {
+impl Diagnostic {
     /// Says what to do about it.
     pub fn help(&mut self, help: impl Into<String>) {
         self.help = Some(help.into());
@@ -152,8 +152,8 @@ mod tests {
     fn a_typo_gets_a_suggestion_and_a_stranger_gets_the_list() {
         assert_eq!(nearest("upstraem", ["upstream", "routes"]), Some("upstream"));
         assert_eq!(nearest("zebra", ["upstream", "routes"]), None);
-        let mut findings = Findings::default();
-        findings.error(&At::ROOT.key("x"), "unknown").suggest("zebra", ["a", "b"]);
-        assert_eq!(findings.iter().next().unwrap().help.as_deref(), Some("known here: a, b"));
+        let mut diagnostics = Diagnostics::default();
+        diagnostics.error(&At::ROOT.key("x"), "unknown").suggest("zebra", ["a", "b"]);
+        assert_eq!(diagnostics.iter().next().unwrap().help.as_deref(), Some("known here: a, b"));
     }
 }

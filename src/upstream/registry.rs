@@ -13,14 +13,14 @@ use super::report::UpstreamReport;
 use super::supervisor::supervise;
 
 /// All upstreams that live, and the supervisor of their health checkers.
-pub struct Fleet {
+pub struct UpstreamRegistry {
     lives: watch::Sender<Vec<Arc<Live>>>,
     /// Held while a reload is applied: two at once would share what only one may take over.
     applying: Mutex<()>,
     supervisor: Mutex<Option<AbortHandle>>,
 }
 
-impl Fleet {
+impl UpstreamRegistry {
     /// An empty one, without a supervisor.
     pub fn new() -> Self {
         Self { lives: watch::Sender::new(Vec::new()), applying: Mutex::new(()), supervisor: Mutex::new(None) }
@@ -70,13 +70,13 @@ impl Fleet {
     }
 }
 
-impl Default for Fleet {
+impl Default for UpstreamRegistry {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Drop for Fleet {
+impl Drop for UpstreamRegistry {
     fn drop(&mut self) {
         if let Some(supervisor) = self.supervisor.lock().take() {
             supervisor.abort();

@@ -1,4 +1,4 @@
-//! What the commands ask people: passwords and other values that must not be arguments, which every
+//! What the commands prompt for: passwords and other values that must not be arguments, which every
 //! user of the machine can read.
 
 use std::io::{BufRead, IsTerminal, Read, Write};
