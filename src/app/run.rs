@@ -70,7 +70,7 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
         side.block_on(open(&store, &identity))?;
     }
     identity.use_accounts(Arc::new(store.clone()));
-    side.spawn(identity.clone().follow(store.clone(), state.notices.clone()));
+    side.spawn(identity.clone().follow(store.clone(), state.pubsub.clone()));
     let auth = AuthService::new(AuthParts {
         rules: compiled.process.auth.clone(),
         identity: identity.clone(),

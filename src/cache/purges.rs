@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::metrics::METRICS;
 use crate::cache::object::{Object, Slot};
 use crate::cache::store::{Cache, EVERYTHING, of_path, of_route, of_tag, of_target};
-use crate::state::{Notice, Subscription};
+use crate::state::{Received, Subscription};
 
 /// The topic on which gateways publish purges.
 const TOPIC: &str = "cache";
@@ -63,8 +63,8 @@ impl Cache {
             Some(shared_tier) => shared_tier.void(names).await,
             None => true,
         };
-        let count = self.forget(&what).await;
-        let status = self.tell(PurgeMessage::Purge(what)).await;
+        let count = self.purge_memory(&what).await;
+        let status = self.publish(PurgeMessage::Purge(what)).await;
         Purged { count, everywhere: shared && status }
     }
 
@@ -80,7 +80,7 @@ impl Cache {
                 Some(shared_tier) => shared_tier.void(&fingerprints).await,
                 None => true,
             };
-            if !(cache.tell(PurgeMessage::Changed(fingerprints)).await && shared) {
+            if !(cache.publish(PurgeMessage::Changed(fingerprints)).await && shared) {
                 tracing::warn!(event = "cache_change_untold", "other gateways may give an outdated answer");
             }
         });
@@ -88,20 +88,20 @@ impl Cache {
 
     /// Follows the purges of the other gateways, until the state is gone.
     pub async fn listen(self: Arc<Self>) {
-        let mut heard: Subscription = self.notices.subscribe(TOPIC);
-        while let Some(notice) = heard.next().await {
-            let word = match notice {
-                Notice::Said(said) => serde_json::from_slice::<Envelope>(&said),
-                Notice::Missed => {
+        let mut subscription: Subscription = self.pubsub.subscribe(TOPIC);
+        while let Some(received) = subscription.next().await {
+            let word = match received {
+                Received::Message(message) => serde_json::from_slice::<Envelope>(&message),
+                Received::Lagged => {
                     // Whatever it was: what is stored may be what others have purged.
-                    self.forget(&Purge::All).await;
+                    self.purge_memory(&Purge::All).await;
                     continue;
                 }
             };
             match word {
                 Ok(word) if word.from == self.id => {}
                 Ok(Envelope { purge: PurgeMessage::Purge(what), .. }) => {
-                    self.forget(&what).await;
+                    self.purge_memory(&what).await;
                 }
                 Ok(Envelope { purge: PurgeMessage::Changed(fingerprints), .. }) => {
                     self.invalidations.changed(&fingerprints)
@@ -112,7 +112,7 @@ impl Cache {
     }
 
     /// In this gateway's memory, all of which is looked at: not on a worker.
-    async fn forget(self: &Arc<Self>, what: &Purge) -> u64 {
+    async fn purge_memory(self: &Arc<Self>, what: &Purge) -> u64 {
         match (what, &what.names()[..]) {
             (Purge::All, _) => self.invalidations.all_changed(),
             (_, []) => self.invalidations.unnamed_change(),
@@ -130,9 +130,9 @@ impl Cache {
         count
     }
 
-    async fn tell(&self, purge: PurgeMessage) -> bool {
+    async fn publish(&self, purge: PurgeMessage) -> bool {
         let Ok(word) = serde_json::to_vec(&Envelope { from: self.id, purge }) else { return false };
-        self.notices.publish(TOPIC, Bytes::from(word)).await.is_ok()
+        self.pubsub.publish(TOPIC, Bytes::from(word)).await.is_ok()
     }
 }
 

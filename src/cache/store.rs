@@ -18,7 +18,7 @@ use crate::cache::metrics::METRICS;
 use crate::cache::object::{Object, Slot};
 use crate::cache::shared_tier::SharedTier;
 use crate::routing::Params;
-use crate::state::{Notices, State};
+use crate::state::{PubSub, State};
 
 /// How long a key counts as one whose responses can't be stored (hit-for-miss), so that no request waits for the next one.
 const ALONE: Duration = Duration::from_secs(10);
@@ -37,8 +37,8 @@ pub struct Cache {
     pub(super) shared_tier: Option<SharedTier>,
     pub(super) in_flight: InFlightFills,
     pub(super) invalidations: Invalidations,
-    pub(super) notices: Notices,
-    /// Tells this gateway's notices from those of others.
+    pub(super) pubsub: PubSub,
+    /// The sender of this gateway's messages, by which those of others are known.
     pub(super) id: u64,
     alone: Table<Box<[u8]>, Instant>,
     failing: Table<Box<[u8]>, Instant>,
@@ -84,7 +84,7 @@ impl Cache {
         Arc::new(Self {
             memory: Memory::new(room.memory, room.max_object),
             shared_tier: (shared && room.shared).then(|| SharedTier::new(state.records.clone())),
-            notices: state.notices.clone(),
+            pubsub: state.pubsub.clone(),
             id: fastrand::u64(..),
             in_flight: InFlightFills::default(),
             invalidations: Invalidations::default(),

@@ -1,6 +1,6 @@
 //! The store's records as the identity room reads them, and how revocations come in: from the store when
-//! the gateway starts, from notices as soon as anybody takes something back, and from the store again every few
-//! seconds, since notices are not promised and the command line gives none.
+//! the gateway starts, from messages as soon as something is revoked, and from the store again every few
+//! seconds, since messages may be lost and the command line sends none.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::state::{Notice, Notices};
+use crate::state::{PubSub, Received};
 use crate::store::{self, Revoked, Store, StoreError};
 
 use super::accounts::{Account, Accounts, ApiKeyRecord, Unavailable};
@@ -17,7 +17,7 @@ use super::revocations::Revocation;
 use super::verifier::Identity;
 use crate::base::unix_seconds;
 
-/// Under which notices of revocations are said.
+/// The topic of revocations.
 const TOPIC: &str = "identity.revocations";
 
 /// How often revocations are read from the store.
@@ -60,10 +60,10 @@ fn unavailable(_: StoreError) -> Unavailable {
 impl Identity {
     /// Takes something back, here at once and at the other gateways as soon as they hear of it. To be recorded in the
     /// store before, by the caller.
-    pub async fn revoke_everywhere(&self, revocation: Revocation, notices: &Notices) {
-        let said = serde_json::to_vec(&revocation).unwrap_or_default();
+    pub async fn revoke_everywhere(&self, revocation: Revocation, pubsub: &PubSub) {
+        let message = serde_json::to_vec(&revocation).unwrap_or_default();
         self.revoke(revocation);
-        if notices.publish(TOPIC, Bytes::from(said)).await.is_err() {
+        if pubsub.publish(TOPIC, Bytes::from(message)).await.is_err() {
             tracing::warn!(event = "revocation_not_heard", "other gateways hear of a revocation from the store only");
         }
     }
@@ -91,25 +91,25 @@ impl Identity {
         });
     }
 
-    /// Follows the news until the process ends; for a runtime that requests do not depend on. A store is
+    /// Follows the messages until the process ends; for a runtime that requests do not depend on. A store is
     /// asked once something has opened it.
-    pub async fn follow(self: Arc<Self>, store: Store, notices: Notices) {
-        let mut news = notices.subscribe(TOPIC);
+    pub async fn follow(self: Arc<Self>, store: Store, pubsub: PubSub) {
+        let mut messages = pubsub.subscribe(TOPIC);
         let mut tick = interval(PERIOD);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut since = 0_u64; // a store that was opened after the start may have anything to tell
         loop {
-            let notice = tokio::select! {
-                notice = news.next() => match notice {
-                    Some(notice) => Some(notice),
+            let received = tokio::select! {
+                received = messages.next() => match received {
+                    Some(received) => Some(received),
                     None => return,
                 },
                 _ = tick.tick() => None,
             };
-            if let Some(Notice::Said(said)) = &notice {
-                match serde_json::from_slice(said) {
+            if let Some(Received::Message(message)) = &received {
+                match serde_json::from_slice(message) {
                     Ok(revocation) => self.revoke_if_new(revocation),
-                    Err(_) => tracing::warn!(event = "revocation_unreadable", "a notice of a revocation is ignored"),
+                    Err(_) => tracing::warn!(event = "revocation_unreadable", "a message about a revocation is ignored"),
                 }
                 continue;
             }

@@ -148,7 +148,7 @@ impl RedisAccess {
                 .error(&at.key("url"), "TLS to Redis is not offered")
                 .help("put a tunnel between, or use redis://");
         }
-        // The third version of the protocol lets notices come over the connection of the calls.
+        // The third version of the protocol lets messages come over the connection of the calls.
         let settings = server.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         Some(Self { server: server.set_redis_settings(settings), timeout, prefix: config.prefix.clone() })
     }

@@ -15,7 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::state::config::MemoryBounds;
 use crate::state::metrics;
-use crate::state::records::{Claim, Records, Unavailable};
+use crate::state::records::{Insert, Records, Unavailable};
 
 /// Many, so that two threads seldom want the same.
 const SHARDS: usize = 64;
@@ -54,7 +54,7 @@ impl Shard {
         self.values.get(key).filter(|it| it.end > now).map(|it| &it.value)
     }
 
-    /// Removes an entry, dead or alive; tells how many bytes that frees.
+    /// Removes an entry, expired or not; returns how many bytes that frees.
     fn remove(&mut self, key: &str) -> Option<usize> {
         let (key, entry) = self.values.remove_entry(key)?;
         let freed = cost(&key, &entry.value);
@@ -66,7 +66,7 @@ impl Shard {
     fn put(&mut self, key: &str, value: &[u8], end: Instant) {
         let key: Arc<str> = key.into();
         self.ends.insert((end, key.clone()));
-        // A copy: what was given may be a small part of something large, and would keep all of it.
+        // A copy: what was passed may be a small part of something large, and would keep all of it.
         self.values.insert(key, Entry { value: Bytes::copy_from_slice(value), end });
     }
 
@@ -187,17 +187,23 @@ impl Records for Memory {
         self.put_unless((key, &value, life), |_| None::<()>).map(|_| ())
     }
 
-    async fn claim(&self, key: &str, value: Bytes, life: Duration) -> Result<Claim, Unavailable> {
+    async fn insert_if_absent(&self, key: &str, value: Bytes, life: Duration) -> Result<Insert, Unavailable> {
         let held = self.put_unless((key, &value, life), |there| there.cloned())?;
-        Ok(held.map_or(Claim::Won, Claim::Held))
+        Ok(held.map_or(Insert::Inserted, Insert::Exists))
     }
 
-    async fn swap(&self, key: &str, expected: &[u8], value: Bytes, life: Duration) -> Result<bool, Unavailable> {
+    async fn compare_and_swap(
+        &self,
+        key: &str,
+        expected: &[u8],
+        value: Bytes,
+        life: Duration,
+    ) -> Result<bool, Unavailable> {
         let differs = |there: Option<&Bytes>| there.is_none_or(|it| it != expected).then_some(());
         self.put_unless((key, &value, life), differs).map(|it| it.is_none())
     }
 
-    async fn release(&self, key: &str, expected: &[u8]) -> Result<bool, Unavailable> {
+    async fn compare_and_delete(&self, key: &str, expected: &[u8]) -> Result<bool, Unavailable> {
         let mut shard = self.shard(key);
         if shard.live(key, Instant::now()).is_none_or(|it| it != expected) {
             return Ok(false);
@@ -207,7 +213,7 @@ impl Records for Memory {
         Ok(freed.is_some())
     }
 
-    async fn forget(&self, key: &str) -> Result<(), Unavailable> {
+    async fn delete(&self, key: &str) -> Result<(), Unavailable> {
         let freed = self.shard(key).remove(key);
         freed.into_iter().for_each(|it| self.give_back(it));
         Ok(())

@@ -39,8 +39,8 @@ pub(super) static FULL: Lazy<IntCounter> = Lazy::new(|| {
     register_int_counter!("moongate_state_full_total", help).expect(ONCE)
 });
 
-pub(super) static NOTICES: Lazy<IntCounterVec> = Lazy::new(|| {
-    let help = "Notices between gateways, by what became of them: sent, received or missed";
+pub(super) static PUBSUB: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Messages between gateways, by what became of them: sent, received or missed";
     register_int_counter_vec!("moongate_state_notices_total", help, &["result"]).expect(ONCE)
 });
 

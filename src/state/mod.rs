@@ -1,13 +1,13 @@
-//! Short-lived values that requests, threads and gateways share: claims, records, notices.
+//! Short-lived values that requests, threads and gateways share: claims, records, messages.
 //!
-//! In memory, or in Redis (`state` in gateway.yaml). Every value has an end of life. That the state
+//! In memory, or in Redis (`state` in gateway.yaml). Every value has a lifetime. That the state
 //! can't be reached is a value of its own, which the caller has to decide on.
 
 mod config;
 mod counters;
 mod memory;
 mod metrics;
-mod notices;
+mod pubsub;
 mod records;
 mod redis;
 
@@ -20,8 +20,8 @@ use crate::state::redis::{Link, RedisRecords};
 
 pub use config::{Backend, MemoryBounds, MemoryConfig, RedisAccess, RedisConfig, StateConfig};
 pub use counters::{CounterKey, Counters, Fill, Moment, Quota, Taken};
-pub use notices::{Notice, Notices, Subscription};
-pub use records::{Claim, Records, Unavailable};
+pub use pubsub::{PubSub, Received, Subscription};
+pub use records::{Insert, Records, Unavailable};
 pub use redis::{Given, SharedCells};
 
 /// The state of this gateway; clones share it.
@@ -29,8 +29,8 @@ pub use redis::{Given, SharedCells};
 pub struct State {
     /// Values by key.
     pub records: Arc<dyn Records>,
-    /// Short words to the other parts of this gateway and to the other gateways.
-    pub notices: Notices,
+    /// Publish and subscribe: short messages to the other parts of this gateway and to the other gateways.
+    pub pubsub: PubSub,
     /// Counters of rate limits in this process: all of them, or those for when Redis is gone.
     pub counters: Arc<Counters>,
     /// Counters of rate limits that gateways share, if they do.
@@ -56,14 +56,14 @@ impl State {
                 side.spawn(memory::sweep_forever(Arc::downgrade(&memory)));
                 metrics::UP.set(1);
                 metrics::begin_memory();
-                Self { records: memory, notices: Notices::local(), counters, shared_cells: None }
+                Self { records: memory, pubsub: PubSub::local(), counters, shared_cells: None }
             }
             Backend::Redis(access) => {
-                let notices = Notices::local();
-                let link = Link::open(access, notices.hub(), side);
+                let pubsub = PubSub::local();
+                let link = Link::open(access, pubsub.hub(), side);
                 Self {
                     records: Arc::new(RedisRecords::new(link.clone())),
-                    notices: notices.shared(link.clone()),
+                    pubsub: pubsub.shared(link.clone()),
                     counters,
                     shared_cells: Some(Arc::new(SharedCells::new(link))),
                 }
@@ -77,7 +77,7 @@ impl State {
         let bounds = MemoryBounds::default();
         Self {
             records: Arc::new(Memory::new(&bounds)),
-            notices: Notices::local(),
+            pubsub: PubSub::local(),
             counters: Arc::new(Counters::new(bounds.keys_max)),
             shared_cells: None,
         }

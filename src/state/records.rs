@@ -10,22 +10,22 @@ use bytes::Bytes;
 #[error("the shared state is not available")]
 pub struct Unavailable;
 
-/// What came of [`Records::claim`].
+/// What came of [`Records::insert_if_absent`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Claim {
-    /// Nothing was there; the value given is there now.
-    Won,
+pub enum Insert {
+    /// Nothing was there; the new value is there now.
+    Inserted,
     /// This value was there already, and is untouched.
-    Held(Bytes),
+    Exists(Bytes),
 }
 
 /// Short-lived values by key, each operation atomic. Keys are at most 512 bytes and begin with the
-/// room that owns them, as in `idempotency:`. A life is counted in whole milliseconds, at least one.
+/// room that owns them, as in `idempotency:`. A lifetime is counted in whole milliseconds, at least one.
 ///
 /// An operation that came back as [`Unavailable`] may have happened all the same.
 #[async_trait]
 pub trait Records: Send + Sync {
-    /// The value, if it is there and its life has not ended.
+    /// The value, if it is there and its lifetime has not ended.
     ///
     /// # Errors
     /// When the state can't be reached.
@@ -41,23 +41,29 @@ pub trait Records: Send + Sync {
     ///
     /// # Errors
     /// When the state can't be reached, or has no room.
-    async fn claim(&self, key: &str, value: Bytes, life: Duration) -> Result<Claim, Unavailable>;
+    async fn insert_if_absent(&self, key: &str, value: Bytes, life: Duration) -> Result<Insert, Unavailable>;
 
     /// Replaces `expected` with `value`; false, and nothing changes, if something else is there.
     ///
     /// # Errors
     /// When the state can't be reached, or has no room.
-    async fn swap(&self, key: &str, expected: &[u8], value: Bytes, life: Duration) -> Result<bool, Unavailable>;
+    async fn compare_and_swap(
+        &self,
+        key: &str,
+        expected: &[u8],
+        value: Bytes,
+        life: Duration,
+    ) -> Result<bool, Unavailable>;
 
     /// Removes the value if it is `expected`; false if something else, or nothing, is there.
     ///
     /// # Errors
     /// When the state can't be reached.
-    async fn release(&self, key: &str, expected: &[u8]) -> Result<bool, Unavailable>;
+    async fn compare_and_delete(&self, key: &str, expected: &[u8]) -> Result<bool, Unavailable>;
 
     /// Removes the value.
     ///
     /// # Errors
     /// When the state can't be reached.
-    async fn forget(&self, key: &str) -> Result<(), Unavailable>;
+    async fn delete(&self, key: &str) -> Result<(), Unavailable>;
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use moongate::base::{At, Diagnostics};
-use moongate::state::{Backend, Claim, Notice, Records, State, Unavailable};
+use moongate::state::{Backend, Insert, Received, Records, State, Unavailable};
 use tokio::runtime::Runtime;
 
 use crate::support::{Gateway, Redis, eventually, figure};
@@ -56,29 +56,29 @@ fn conforms(home: &Home) {
     home.ask(async {
         let records = home.records();
         assert_eq!(records.read("test:a").await, Ok(None));
-        assert_eq!(records.claim("test:a", bytes("1"), LIFE).await, Ok(Claim::Won));
-        assert_eq!(records.claim("test:a", bytes("2"), LIFE).await, Ok(Claim::Held(bytes("1"))));
+        assert_eq!(records.insert_if_absent("test:a", bytes("1"), LIFE).await, Ok(Insert::Inserted));
+        assert_eq!(records.insert_if_absent("test:a", bytes("2"), LIFE).await, Ok(Insert::Exists(bytes("1"))));
         assert_eq!(records.read("test:a").await, Ok(Some(bytes("1"))));
         assert_eq!(records.read("test:aa").await, Ok(None));
 
-        assert_eq!(records.swap("test:a", b"2", bytes("3"), LIFE).await, Ok(false));
-        assert_eq!(records.swap("test:a", b"1", bytes("3"), LIFE).await, Ok(true));
-        assert_eq!(records.swap("test:none", b"", bytes("3"), LIFE).await, Ok(false));
-        assert_eq!(records.release("test:a", b"1").await, Ok(false));
+        assert_eq!(records.compare_and_swap("test:a", b"2", bytes("3"), LIFE).await, Ok(false));
+        assert_eq!(records.compare_and_swap("test:a", b"1", bytes("3"), LIFE).await, Ok(true));
+        assert_eq!(records.compare_and_swap("test:none", b"", bytes("3"), LIFE).await, Ok(false));
+        assert_eq!(records.compare_and_delete("test:a", b"1").await, Ok(false));
         assert_eq!(records.read("test:a").await, Ok(Some(bytes("3"))));
-        assert_eq!(records.release("test:a", b"3").await, Ok(true));
-        assert_eq!(records.release("test:a", b"3").await, Ok(false));
+        assert_eq!(records.compare_and_delete("test:a", b"3").await, Ok(true));
+        assert_eq!(records.compare_and_delete("test:a", b"3").await, Ok(false));
 
         // Any bytes, none at all, and an overwritten value.
         let odd = Bytes::from_static(b"\r\n\0\xff$-1");
         records.write("test:odd \r\n\u{e9}", odd.clone(), LIFE).await.unwrap();
         assert_eq!(records.read("test:odd \r\n\u{e9}").await, Ok(Some(odd)));
         records.write("test:b", Bytes::new(), LIFE).await.unwrap();
-        assert_eq!(records.claim("test:b", bytes("x"), LIFE).await, Ok(Claim::Held(Bytes::new())));
+        assert_eq!(records.insert_if_absent("test:b", bytes("x"), LIFE).await, Ok(Insert::Exists(Bytes::new())));
         records.write("test:b", bytes("y"), LIFE).await.unwrap();
         assert_eq!(records.read("test:b").await, Ok(Some(bytes("y"))));
-        records.forget("test:b").await.unwrap();
-        records.forget("test:b").await.unwrap();
+        records.delete("test:b").await.unwrap();
+        records.delete("test:b").await.unwrap();
         assert_eq!(records.read("test:b").await, Ok(None));
 
         // A life ends, even one of nothing or of a thousand years' begin; each write begins it anew.
@@ -93,7 +93,7 @@ fn conforms(home: &Home) {
     }
     home.ask(async {
         let records = home.records();
-        assert_eq!(records.claim("test:short", bytes("2"), LIFE).await, Ok(Claim::Won));
+        assert_eq!(records.insert_if_absent("test:short", bytes("2"), LIFE).await, Ok(Insert::Inserted));
         assert_eq!(records.read("test:long").await, Ok(Some(bytes("1"))));
         assert_eq!(records.read("test:kept").await, Ok(Some(bytes("2"))));
     });
@@ -108,7 +108,7 @@ fn one_wins(home: &Home) {
                 let mut won = 0;
                 for round in 0..50 {
                     let (key, mine) = (format!("test:race:{round}"), Bytes::from(number.to_string()));
-                    won += usize::from(home.records().claim(&key, mine, LIFE).await == Ok(Claim::Won));
+                    won += usize::from(home.records().insert_if_absent(&key, mine, LIFE).await == Ok(Insert::Inserted));
                 }
                 won
             })
@@ -140,34 +140,34 @@ fn values_in_redis_keep_the_contract() {
     }
     // Scripts that Redis has forgotten are told again.
     redis.ask::<()>(&["SCRIPT", "FLUSH"]);
-    assert_eq!(home.ask(home.records().claim("test:flushed", bytes("1"), LIFE)), Ok(Claim::Won));
+    assert_eq!(home.ask(home.records().insert_if_absent("test:flushed", bytes("1"), LIFE)), Ok(Insert::Inserted));
 }
 
 #[test]
 fn gateways_share_what_is_in_redis_and_hear_each_other() {
     let redis = Redis::start();
     let (one, two) = (Home::of(&redis), Home::of(&redis));
-    assert_eq!(one.ask(one.records().claim("test:a", bytes("1"), LIFE)), Ok(Claim::Won));
-    assert_eq!(two.ask(two.records().claim("test:a", bytes("2"), LIFE)), Ok(Claim::Held(bytes("1"))));
+    assert_eq!(one.ask(one.records().insert_if_absent("test:a", bytes("1"), LIFE)), Ok(Insert::Inserted));
+    assert_eq!(two.ask(two.records().insert_if_absent("test:a", bytes("2"), LIFE)), Ok(Insert::Exists(bytes("1"))));
 
-    let (mut here, mut there) = (one.state.notices.subscribe("tokens"), two.state.notices.subscribe("tokens"));
-    let mut elsewhere = two.state.notices.subscribe("cache");
-    one.ask(one.state.notices.publish("tokens", bytes("first"))).unwrap();
-    one.ask(one.state.notices.publish("cache", bytes("other"))).unwrap();
-    one.ask(one.state.notices.publish("tokens", bytes("second"))).unwrap();
+    let (mut here, mut there) = (one.state.pubsub.subscribe("tokens"), two.state.pubsub.subscribe("tokens"));
+    let mut elsewhere = two.state.pubsub.subscribe("cache");
+    one.ask(one.state.pubsub.publish("tokens", bytes("first"))).unwrap();
+    one.ask(one.state.pubsub.publish("cache", bytes("other"))).unwrap();
+    one.ask(one.state.pubsub.publish("tokens", bytes("second"))).unwrap();
     for listener in [&mut here, &mut there] {
         // Our own are heard once, although Redis gives them back.
-        assert_eq!(one.ask(listener.next()), Some(Notice::Said(bytes("first"))));
-        assert_eq!(one.ask(listener.next()), Some(Notice::Said(bytes("second"))));
+        assert_eq!(one.ask(listener.next()), Some(Received::Message(bytes("first"))));
+        assert_eq!(one.ask(listener.next()), Some(Received::Message(bytes("second"))));
     }
-    assert_eq!(one.ask(elsewhere.next()), Some(Notice::Said(bytes("other"))));
+    assert_eq!(one.ask(elsewhere.next()), Some(Received::Message(bytes("other"))));
 }
 
 #[test]
 fn a_redis_that_is_gone_fails_calls_at_once_and_comes_back_by_itself() {
     let mut redis = Redis::start();
     let home = Home::of(&redis);
-    let mut notices = home.state.notices.subscribe("tokens");
+    let mut messages = home.state.pubsub.subscribe("tokens");
     home.ask(home.records().write("test:a", bytes("1"), LIFE)).unwrap();
     redis.stop();
     eventually("calls fail", || home.available().is_none().then_some(()));
@@ -178,17 +178,17 @@ fn a_redis_that_is_gone_fails_calls_at_once_and_comes_back_by_itself() {
     // A thousand waits of 250 ms would be four minutes.
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     // Those in this gateway hear a notice all the same.
-    assert_eq!(home.ask(home.state.notices.publish("tokens", bytes("1"))), Err(Unavailable));
-    assert_eq!(home.ask(notices.next()), Some(Notice::Said(bytes("1"))));
+    assert_eq!(home.ask(home.state.pubsub.publish("tokens", bytes("1"))), Err(Unavailable));
+    assert_eq!(home.ask(messages.next()), Some(Received::Message(bytes("1"))));
 
     redis.restart();
     eventually("calls succeed again", || home.available());
     assert_eq!(home.ask(home.records().read("test:a")), Ok(None));
     // What others said meanwhile can't be known.
-    assert_eq!(home.ask(notices.next()), Some(Notice::Missed));
+    assert_eq!(home.ask(messages.next()), Some(Received::Lagged));
     let other = Home::of(&redis);
-    other.ask(other.state.notices.publish("tokens", bytes("2"))).unwrap();
-    assert_eq!(home.ask(notices.next()), Some(Notice::Said(bytes("2"))));
+    other.ask(other.state.pubsub.publish("tokens", bytes("2"))).unwrap();
+    assert_eq!(home.ask(messages.next()), Some(Received::Message(bytes("2"))));
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn a_redis_that_says_no_is_unavailable_for_what_it_refuses() {
     let home = Home::of(&redis);
     redis.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
     assert_eq!(home.ask(home.records().write("test:a", bytes("1"), LIFE)), Err(Unavailable));
-    assert_eq!(home.ask(home.records().claim("test:a", bytes("1"), LIFE)), Err(Unavailable));
+    assert_eq!(home.ask(home.records().insert_if_absent("test:a", bytes("1"), LIFE)), Err(Unavailable));
     // Reading goes on: the connection is sound.
     assert_eq!(home.ask(home.records().read("test:a")), Ok(None));
     redis.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);

@@ -11,7 +11,7 @@ use super::record::{Record, StoredResponse};
 use super::{Idempotency, IdempotencyKey, Streams};
 use crate::base::Deadline;
 use crate::pipeline::Refusal;
-use crate::state::{Claim, Records, Unavailable};
+use crate::state::{Insert, Records, Unavailable};
 
 /// How long a reservation holds that is not renewed. A gateway that was killed blocks its requests as long.
 const LEASE: Duration = Duration::from_secs(10);
@@ -72,13 +72,13 @@ impl Idempotency {
         let running = Record::running(&key.fingerprint, fastrand::u128(..));
         let mut pause = LOOK_FIRST;
         loop {
-            let claim = records.claim(&key.record_key, running.clone(), LEASE).await;
+            let claim = records.insert_if_absent(&key.record_key, running.clone(), LEASE).await;
             let held = match claim.map_err(|Unavailable| Refusal::StateUnavailable)? {
-                Claim::Won => {
+                Insert::Inserted => {
                     MISS.inc();
                     return Ok(ReserveOutcome::First(self.reservation(records, key, running)));
                 }
-                Claim::Held(held) => held,
+                Insert::Exists(held) => held,
             };
             match Record::read(held) {
                 Some(
@@ -130,7 +130,7 @@ impl Reservation {
         loop {
             let mut due = Deadline::after(RENEW_EVERY);
             poll_fn(|cx| due.poll_expired(cx)).await;
-            let _ = records.swap(&key, &running, running.clone(), LEASE).await;
+            let _ = records.compare_and_swap(&key, &running, running.clone(), LEASE).await;
         }
     }
 
@@ -154,7 +154,7 @@ impl Reservation {
     /// The request failed: the next one under its key may try it.
     pub async fn release(mut self) {
         self.settled = true;
-        let _ = self.records.release(&self.key.record_key, &self.running).await;
+        let _ = self.records.compare_and_delete(&self.key.record_key, &self.running).await;
     }
 
     async fn leave(&mut self, record: bytes::Bytes) {
@@ -184,7 +184,7 @@ impl Drop for Reservation {
         let (records, key, running) = self.claim();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let _ = records.release(&key, &running).await;
+                let _ = records.compare_and_delete(&key, &running).await;
             });
         }
     }

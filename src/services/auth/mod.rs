@@ -162,7 +162,7 @@ impl Inner {
 
     /// Lets what the store has on record as taken back count from now on, here and everywhere.
     async fn spread(&self, revocation: Revocation) {
-        self.identity.revoke_everywhere(revocation, &self.state.notices).await;
+        self.identity.revoke_everywhere(revocation, &self.state.pubsub).await;
     }
 
     /// The caller: the one that the route's filters proved, else the bearer of one of our tokens. A

@@ -12,7 +12,7 @@ use crate::services::auth::config::SESSION_SUBJECT;
 use crate::services::auth::fault::Fault;
 use crate::services::auth::input::Input;
 use crate::services::auth::{Answer, Asked, Inner, json, metrics};
-use crate::state::Claim;
+use crate::state::Insert;
 
 /// How long the token lives, and how long its nonce can't be used again.
 const LIFE: Duration = Duration::from_secs(300);
@@ -33,12 +33,12 @@ impl Inner {
             SignError::Failed(_) => Fault::Internal,
         })?;
         let records = &self.state.records;
-        match records.claim(&format!("auth:nonce:{nonce}"), Bytes::from_static(b"1"), LIFE).await? {
-            Claim::Won => {
+        match records.insert_if_absent(&format!("auth:nonce:{nonce}"), Bytes::from_static(b"1"), LIFE).await? {
+            Insert::Inserted => {
                 metrics::SESSION.inc();
                 Ok(json(StatusCode::OK, &json!({ "token": token, "expiresInSec": LIFE.as_secs() })))
             }
-            Claim::Held(_) => Err(Fault::NonceUsed),
+            Insert::Exists(_) => Err(Fault::NonceUsed),
         }
     }
 }

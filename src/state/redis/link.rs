@@ -24,7 +24,7 @@ use tokio::time::timeout;
 
 use crate::state::config::RedisAccess;
 use crate::state::metrics::{self, Failures};
-use crate::state::notices::{Hub, Notice};
+use crate::state::pubsub::{Hub, Received};
 use crate::state::records::Unavailable;
 
 /// How long making a connection may take in all.
@@ -49,7 +49,7 @@ pub(in crate::state) struct Link {
     failures: Failures,
     told: Mutex<Told>,
     hub: Arc<Hub>,
-    /// Tells our own notices from those of others.
+    /// The origin in our own messages, by which those of others are known.
     origin: [u8; 16],
 }
 
@@ -169,12 +169,12 @@ impl Link {
         }
     }
 
-    pub(in crate::state) async fn publish(&self, topic: &str, said: &[u8]) -> Result<(), Unavailable> {
+    pub(in crate::state) async fn publish(&self, topic: &str, message: &[u8]) -> Result<(), Unavailable> {
         let (number, mut connection) = self.connection()?;
-        let said = [&self.origin[..], said].concat();
-        let command = cmd("PUBLISH").arg(self.key(&format!("notices:{topic}"))).arg(said).take();
+        let message = [&self.origin[..], message].concat();
+        let command = cmd("PUBLISH").arg(self.key(&format!("notices:{topic}"))).arg(message).take();
         self.settle(number, command.query_async::<()>(&mut connection)).await?;
-        metrics::NOTICES.with_label_values(&["sent"]).inc();
+        metrics::PUBSUB.with_label_values(&["sent"]).inc();
         Ok(())
     }
 
@@ -182,21 +182,21 @@ impl Link {
     fn pushed(&self, number: u64, push: &PushInfo) {
         match push.kind {
             PushKind::Disconnection => self.lose(number, "the connection was closed"),
-            // What is not a notice of ours is nobody's.
-            PushKind::PMessage => self.heard(push).unwrap_or_default(),
+            // What is not a message of ours is ignored.
+            PushKind::PMessage => self.deliver_push(push).unwrap_or_default(),
             _ => {}
         }
     }
 
-    fn heard(&self, push: &PushInfo) -> Option<()> {
-        let [_, channel, said] = &push.data[..] else { return None };
+    fn deliver_push(&self, push: &PushInfo) -> Option<()> {
+        let [_, channel, message] = &push.data[..] else { return None };
         let channel = String::from_redis_value_ref(channel).ok()?;
         let topic = channel.strip_prefix(&*self.key("notices:"))?;
-        let said = Vec::<u8>::from_redis_value_ref(said).ok()?;
-        let (origin, said) = said.split_at_checked(self.origin.len())?;
+        let message = Vec::<u8>::from_redis_value_ref(message).ok()?;
+        let (origin, message) = message.split_at_checked(self.origin.len())?;
         if origin != self.origin {
-            metrics::NOTICES.with_label_values(&["received"]).inc();
-            self.hub.deliver(topic, &Notice::Said(Bytes::copy_from_slice(said)));
+            metrics::PUBSUB.with_label_values(&["received"]).inc();
+            self.hub.deliver(topic, &Received::Message(Bytes::copy_from_slice(message)));
         }
         Some(())
     }
@@ -266,7 +266,7 @@ async fn keep(link: Weak<Link>, tried: std::sync::mpsc::SyncSender<()>) {
     }
 }
 
-/// A connection that hears notices, and has answered.
+/// A connection that receives messages, and has answered.
 async fn connect(access: &RedisAccess, number: u64, link: Weak<Link>) -> RedisResult<MultiplexedConnection> {
     let pushed = move |push: PushInfo| link.upgrade().map(|it| it.pushed(number, &push)).ok_or(::redis::aio::SendError);
     let config = AsyncConnectionConfig::new()

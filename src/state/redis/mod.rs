@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use once_cell::sync::Lazy;
 
-use crate::state::records::{Claim, Records, Unavailable};
+use crate::state::records::{Insert, Records, Unavailable};
 
 pub use cells::{Given, SharedCells};
 
@@ -92,22 +92,28 @@ impl Records for RedisRecords {
         self.ask(cmd("SET").arg(self.link.key(key)).arg(&value[..]).arg("PX").arg(millis(life))).await
     }
 
-    async fn claim(&self, key: &str, value: Bytes, life: Duration) -> Result<Claim, Unavailable> {
+    async fn insert_if_absent(&self, key: &str, value: Bytes, life: Duration) -> Result<Insert, Unavailable> {
         let life = millis(life).to_string();
         let there: Option<Vec<u8>> = self.run(&CLAIM, key, &[&value, life.as_bytes()]).await?;
-        Ok(there.map_or(Claim::Won, |it| Claim::Held(Bytes::from(it))))
+        Ok(there.map_or(Insert::Inserted, |it| Insert::Exists(Bytes::from(it))))
     }
 
-    async fn swap(&self, key: &str, expected: &[u8], value: Bytes, life: Duration) -> Result<bool, Unavailable> {
+    async fn compare_and_swap(
+        &self,
+        key: &str,
+        expected: &[u8],
+        value: Bytes,
+        life: Duration,
+    ) -> Result<bool, Unavailable> {
         let life = millis(life).to_string();
         self.run(&SWAP, key, &[expected, &value, life.as_bytes()]).await
     }
 
-    async fn release(&self, key: &str, expected: &[u8]) -> Result<bool, Unavailable> {
+    async fn compare_and_delete(&self, key: &str, expected: &[u8]) -> Result<bool, Unavailable> {
         self.run(&RELEASE, key, &[expected]).await
     }
 
-    async fn forget(&self, key: &str) -> Result<(), Unavailable> {
+    async fn delete(&self, key: &str) -> Result<(), Unavailable> {
         self.ask(cmd("DEL").arg(self.link.key(key))).await
     }
 }

@@ -126,7 +126,7 @@ impl Inner {
         }
         let key = key(state);
         let Some(kept) = self.state.records.read(&key).await? else { return Ok(None) };
-        let first = self.state.records.release(&key, &kept).await?;
+        let first = self.state.records.compare_and_delete(&key, &kept).await?;
         Ok(serde_json::from_slice(&kept).ok().filter(|_| first))
     }
 
