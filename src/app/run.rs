@@ -296,7 +296,7 @@ async fn stop(
 ) -> Result<(), Failure> {
     let times = &configuration.process().written.shutdown;
     drain.begin();
-    tracing::info!(event = "draining", delay = %times.delay, grace = %times.grace, "a signal asks to stop");
+    tracing::info!(event = "draining", delay = %times.delay, grace = %times.grace, "a signal stops the gateway");
     let orderly = async {
         if delay {
             tokio::time::sleep(times.delay.0).await;

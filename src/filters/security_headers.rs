@@ -41,7 +41,7 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 impl Filter for Security {
     const NAME: &'static str = "security_headers";
-    const SUMMARY: &'static str = "Adds the fields that tell browsers to be careful.";
+    const SUMMARY: &'static str = "Adds the security fields for browsers.";
     const RESPONSES_ONLY: bool = true;
     type Config = Self;
 

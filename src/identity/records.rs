@@ -92,12 +92,12 @@ impl Identity {
     }
 
     /// Follows the messages until the process ends; for a runtime that requests do not depend on. A store is
-    /// asked once something has opened it.
+    /// read once something has opened it.
     pub async fn follow(self: Arc<Self>, store: Store, pubsub: PubSub) {
         let mut messages = pubsub.subscribe(TOPIC);
         let mut tick = interval(PERIOD);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut since = 0_u64; // a store that was opened after the start may have anything to tell
+        let mut since = 0_u64; // a store that was opened after the start may have anything to report
         loop {
             let received = tokio::select! {
                 received = messages.next() => match received {
@@ -109,7 +109,9 @@ impl Identity {
             if let Some(Received::Message(message)) = &received {
                 match serde_json::from_slice(message) {
                     Ok(revocation) => self.revoke_if_new(revocation),
-                    Err(_) => tracing::warn!(event = "revocation_unreadable", "a message about a revocation is ignored"),
+                    Err(_) => {
+                        tracing::warn!(event = "revocation_unreadable", "a message about a revocation is ignored")
+                    }
                 }
                 continue;
             }

@@ -106,7 +106,7 @@ impl TrustConfig {
             diagnostics.error(&at.key("issuer"), "an empty issuer").help("write what its tokens have in `iss`");
         }
         if self.audience.as_ref().is_some_and(Vec::is_empty) {
-            let diagnostic = diagnostics.error(&at.key("audience"), "an audience of nobody");
+            let diagnostic = diagnostics.error(&at.key("audience"), "an empty audience");
             diagnostic.help("leave it out for the audience of our own tokens");
         }
         let algorithms = self.algorithms(&at.key("algorithms"), diagnostics);

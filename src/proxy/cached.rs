@@ -21,7 +21,7 @@ use crate::proxy::way::Admitted;
 use crate::proxy::{Cut, Proxy, Shared, answer, refuse, stopped};
 use crate::routing::Params;
 
-/// What a request is about, for the cache: the target as the client named it, and the tags that its route gives it.
+/// What a request is about, for the cache: the target as the client named it, and the tags of its route.
 pub(super) struct Subject {
     target: cache::Target,
     tags: Vec<u64>,

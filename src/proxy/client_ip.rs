@@ -1,4 +1,4 @@
-//! Who is calling, as far as trusted proxies can tell.
+//! The client's address, as far as trusted proxies can tell.
 
 use std::net::{IpAddr, SocketAddr};
 

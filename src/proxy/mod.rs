@@ -1,7 +1,7 @@
 //! The request's way, from a request that was read to the line in the log.
 //!
 //! `shell` brings requests, `way` is the order of the steps, `reply` words what the gateway says itself, `strict` refuses
-//! what could be read in two ways, `access_log` tells of every request.
+//! what could be read in two ways, `access_log` reports every request.
 
 mod access_log;
 mod cached;
@@ -206,7 +206,7 @@ impl Proxy {
 }
 
 impl Proxy {
-    /// Of somebody who is blocked nothing more is read.
+    /// Of a blocked client nothing more is read.
     async fn turn_away(&self, client: &mut Client, exchange: &mut Exchange, left: Duration) -> Result<(), Cut> {
         self.shared.guard.turned_away(Stage::Request);
         client.close_after();
@@ -225,7 +225,7 @@ impl Proxy {
     }
 }
 
-/// Tells the client why there is no answer, if it can still be told.
+/// Sends the client why there is no response, if that can still be sent.
 async fn stopped(
     client: &mut Client,
     exchange: &mut Exchange,
@@ -245,7 +245,7 @@ async fn refuse(
     way: &impl ResponseFilters,
     refusal: Refusal,
 ) -> Result<(), Cut> {
-    cached::abandon(exchange); // whoever waits for this answer waits in vain
+    cached::abandon(exchange); // requests that wait for this response wait in vain
     let (mut head, body) = reply::refusal(&refusal, &exchange.request_id, client.request());
     way.on_response(exchange, &mut head);
     if ends_connection(&refusal) {
@@ -342,7 +342,7 @@ impl Proxy {
         let head = client.request();
         let end = exchange.end.unwrap_or(EndState::ClientGone);
         let status = client.status();
-        let error = exchange.refusal.as_ref().map(|it| reply::Wording::of(it).code);
+        let error = exchange.refusal.as_ref().map(|it| reply::ErrorBody::of(it).code);
         self.watch(exchange, status, end);
         let duration = exchange.started.elapsed();
         let (received, sent) = client.bytes();
@@ -403,8 +403,8 @@ impl Refuse for EarlyResponses {
         let scheme = if connection.tls().is_some() { Scheme::Https } else { Scheme::Http };
         let mut exchange = Exchange::new(connection.peer().ip(), scheme);
         let request_id: RequestId = exchange.request_id;
-        let wording = reply::Wording::of(&refusal);
-        let mut fields = reply::head(wording.status);
+        let error = reply::ErrorBody::of(&refusal);
+        let mut fields = reply::head(error.status);
         let _ = fields.insert_header(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
         DefaultResponse::of(self.configuration.active(), origin.cloned()).on_response(&mut exchange, &mut fields);
         fields.remove_header(&http::header::DATE); // `raw` writes its own
@@ -414,8 +414,8 @@ impl Refuse for EarlyResponses {
         self.guard.note(connection.peer().ip(), if slow { Violation::Slow } else { Violation::Errors });
         let (duration, sent) = (exchange.started.elapsed(), answer.len() as u64);
         end.count();
-        refused(wording.code);
-        UNROUTED.record(wording.status.as_u16(), duration, 0, 0);
+        refused(error.code);
+        UNROUTED.record(error.status.as_u16(), duration, 0, 0);
         // The same line as for every request, as far as anything is known.
         tracing::info!(
             event = "request",
@@ -425,9 +425,9 @@ impl Refuse for EarlyResponses {
             listener = %connection.listener(),
             route = "",
             client = %connection.peer().ip(),
-            status = wording.status.as_u16(),
+            status = error.status.as_u16(),
             end = end.as_str(),
-            error = wording.code,
+            error = error.code,
             bytes_received = 0,
             bytes_sent = sent,
             duration_ms = duration.as_secs_f64() * 1e3,

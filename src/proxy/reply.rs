@@ -1,4 +1,4 @@
-//! The answers that the gateway gives by itself: one shape for every refusal and failure (decision 8:
+//! The responses that the gateway sends by itself: one shape for every refusal and failure (decision 8:
 //! `{"error": {code, message, details, request_id, suggested_action}}`), and the way to send one.
 
 use bytes::Bytes;
@@ -12,8 +12,8 @@ use crate::base::RequestId;
 use crate::client::{Client, ClientError, Part};
 use crate::pipeline::Refusal;
 
-/// What a refusal is on the wire.
-pub(super) struct Wording {
+/// The error body of a refusal, and its status.
+pub(super) struct ErrorBody {
     pub(super) status: StatusCode,
     /// Stable; the list is closed and documented in docs/ERRORS.md.
     pub(super) code: &'static str,
@@ -22,7 +22,7 @@ pub(super) struct Wording {
     pub(super) suggested_action: &'static str,
 }
 
-impl Wording {
+impl ErrorBody {
     /// The one place that knows what each refusal looks like.
     pub(super) fn of(refusal: &Refusal) -> Self {
         let say = |status: StatusCode, code, message: &str, suggested_action| Self {
@@ -55,7 +55,7 @@ impl Wording {
             Refusal::AmbiguousCredentials(why) => say(
                 StatusCode::BAD_REQUEST,
                 "ambiguous_credentials",
-                &format!("it can't be told who is calling: {why}"),
+                &format!("the caller can't be identified without doubt: {why}"),
                 "send one credential, in one place",
             ),
             Refusal::Unauthorized { why, .. } => Self {
@@ -63,8 +63,8 @@ impl Wording {
                 ..say(
                     StatusCode::UNAUTHORIZED,
                     "unauthorized",
-                    why.map_or("this path asks who is calling", |(_, sentence)| sentence),
-                    "send a credential that counts here: sign in again, or renew the token",
+                    why.map_or("this path requires a credential", |(_, sentence)| sentence),
+                    "send a credential that is valid here: sign in again, or renew the token",
                 )
             },
             Refusal::Forbidden(missing) => Self {
@@ -78,7 +78,7 @@ impl Wording {
             Refusal::IdentityUnavailable => say(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "identity_unavailable",
-                "who is calling can't be told at the moment",
+                "the caller can't be authenticated at the moment",
                 LATER,
             ),
             Refusal::UpgradeNotAllowed { protocol } => Self {
@@ -87,7 +87,7 @@ impl Wording {
                     StatusCode::BAD_REQUEST,
                     "upgrade_not_allowed",
                     "this path does not change to the protocol that Upgrade names",
-                    "ask without Upgrade; an operator allows WebSockets with `websocket: true` in the route's `match`",
+                    "send the request without Upgrade; an operator allows WebSockets with `websocket: true` in the route's `match`",
                 )
             },
             Refusal::RouteNotFound => say(
@@ -101,7 +101,7 @@ impl Wording {
                 ..say(
                     StatusCode::METHOD_NOT_ALLOWED,
                     "method_not_allowed",
-                    "this path does not take this method",
+                    "this path does not accept this method",
                     "use one of the methods in Allow",
                 )
             },
@@ -116,7 +116,7 @@ impl Wording {
                 ..say(
                     StatusCode::PAYLOAD_TOO_LARGE,
                     "body_too_large",
-                    "the request's body is larger than this path takes",
+                    "the request's body is larger than this path accepts",
                     "send less",
                 )
             },
@@ -125,7 +125,7 @@ impl Wording {
                 ..say(
                     StatusCode::UNSUPPORTED_MEDIA_TYPE,
                     "unsupported_media_type",
-                    "bodies of this media type are not taken here",
+                    "bodies of this media type are not accepted here",
                     "send one of the accepted media types, and say so in Content-Type",
                 )
             },
@@ -135,7 +135,7 @@ impl Wording {
                 ..say(
                     StatusCode::BAD_REQUEST,
                     "invalid_body",
-                    "the body is not what this path asks for",
+                    "the body is not what this path requires",
                     "correct the places that the pointers name",
                 )
             },
@@ -184,7 +184,7 @@ impl Wording {
                     StatusCode::TOO_MANY_REQUESTS,
                     "address_blocked",
                     "too much came from this address; it is blocked for a time",
-                    "wait, and then send less; whoever has to send so much is put on the operator's list",
+                    "wait, and then send less; a client that has to send so much is put on the operator's list",
                 )
             },
             Refusal::NotCached => say(
@@ -247,7 +247,7 @@ impl Wording {
         }
     }
 
-    pub(super) fn body(&self, request_id: &RequestId) -> Vec<u8> {
+    pub(super) fn json(&self, request_id: &RequestId) -> Vec<u8> {
         let error = json!({ "error": {
             "code": self.code,
             "message": self.message,
@@ -268,18 +268,18 @@ pub struct ErrorCode {
     pub status: u16,
     /// The word that programs look at.
     pub code: &'static str,
-    /// What is said to people, for example.
+    /// The message for people, for example.
     pub message: String,
     /// The names of what `details` holds.
     pub details: Vec<String>,
-    /// What is said about mending it.
+    /// What to do about it.
     pub suggested_action: &'static str,
 }
 
 /// Every error that the gateway can answer with, in the order of the statuses: the closed list.
 pub fn error_codes() -> Vec<ErrorCode> {
     let describe = |refusal: Refusal| {
-        let Wording { status, code, message, details, suggested_action } = Wording::of(&refusal);
+        let ErrorBody { status, code, message, details, suggested_action } = ErrorBody::of(&refusal);
         let details = details.as_object().map(|it| it.keys().cloned().collect()).unwrap_or_default();
         ErrorCode { status: status.as_u16(), code, message, details, suggested_action }
     };
@@ -293,12 +293,12 @@ pub(super) fn refusal(
     request_id: &RequestId,
     request: &RequestHeader,
 ) -> (Box<ResponseHeader>, Bytes) {
-    let wording = Wording::of(refusal);
+    let error = ErrorBody::of(refusal);
     if let Some(content_type) = grpc_type(request) {
-        return (grpc(&wording, content_type), Bytes::new());
+        return (grpc(&error, content_type), Bytes::new());
     }
-    let body = wording.body(request_id);
-    let mut head = head(wording.status);
+    let body = error.json(request_id);
+    let mut head = head(error.status);
     let _ = head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if matches!(refusal, Refusal::MethodNotSupported) {
         let _ = head.insert_header(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
@@ -314,7 +314,7 @@ pub(super) fn refusal(
     if let Refusal::AddressBlocked { retry_after } | Refusal::RateLimited { retry_after, .. } = refusal {
         let _ = head.insert_header(RETRY_AFTER, HeaderValue::from(*retry_after));
     }
-    if wording.status == StatusCode::SERVICE_UNAVAILABLE || matches!(refusal, Refusal::IdempotencyRunning) {
+    if error.status == StatusCode::SERVICE_UNAVAILABLE || matches!(refusal, Refusal::IdempotencyRunning) {
         let _ = head.insert_header(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     (head, Bytes::from(body))
@@ -330,13 +330,13 @@ fn grpc_type(request: &RequestHeader) -> Option<&HeaderValue> {
 }
 
 /// An answer that is nothing but trailers, in the place of the head (gRPC over HTTP/2, "Trailers-Only").
-fn grpc(wording: &Wording, content_type: &HeaderValue) -> Box<ResponseHeader> {
+fn grpc(error: &ErrorBody, content_type: &HeaderValue) -> Box<ResponseHeader> {
     let mut answer = head(StatusCode::OK);
     if let Ok(content_type) = HeaderValue::from_bytes(&content_type.as_bytes().to_ascii_lowercase()) {
         let _ = answer.insert_header(CONTENT_TYPE, content_type);
     }
-    let _ = answer.insert_header("grpc-status", HeaderValue::from(grpc_status(wording.status)));
-    if let Ok(message) = HeaderValue::from_str(&percent_encoded(&wording.message)) {
+    let _ = answer.insert_header("grpc-status", HeaderValue::from(grpc_status(error.status)));
+    if let Ok(message) = HeaderValue::from_str(&percent_encoded(&error.message)) {
         let _ = answer.insert_header("grpc-message", message);
     }
     answer
@@ -408,10 +408,10 @@ pub(super) async fn send(client: &mut Client, mut head: Box<ResponseHeader>, bod
 /// The bytes of an answer to something that never became a request: what Pingora's parser refused, or
 /// a head that did not arrive in time. HTTP/1.1, and the connection ends.
 pub(super) fn raw(refusal: &Refusal, request_id: &RequestId, fields: &ResponseHeader) -> Vec<u8> {
-    let wording = Wording::of(refusal);
-    let body = wording.body(request_id);
-    let reason = wording.status.canonical_reason().unwrap_or_default();
-    let mut answer = format!("HTTP/1.1 {} {reason}\r\n", wording.status.as_u16()).into_bytes();
+    let error = ErrorBody::of(refusal);
+    let body = error.json(request_id);
+    let reason = error.status.canonical_reason().unwrap_or_default();
+    let mut answer = format!("HTTP/1.1 {} {reason}\r\n", error.status.as_u16()).into_bytes();
     let mut field = |name: &str, value: &[u8]| {
         answer.extend_from_slice(name.as_bytes());
         answer.extend_from_slice(b": ");

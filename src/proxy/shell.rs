@@ -1,6 +1,6 @@
 //! Pingora's `ProxyHttp`: the shell of every request, over HTTP/1 and HTTP/2 alike, and the connections that bring them.
 //!
-//! What asks more of a connection than a plain answer goes through Pingora's driver to [`Shell::request_filter`]. A
+//! What needs more of a connection than a plain response goes through Pingora's driver to [`Shell::request_filter`]. A
 //! plain request is handed past it, to the same function: the driver costs about two microseconds, and would do
 //! nothing for it (docs/PERFORMANCE.md has the figures).
 
@@ -29,7 +29,8 @@ impl ProxyHttp for Shell {
 
     async fn request_filter(&self, session: &mut Session, (): &mut ()) -> Result<bool> {
         let handover = carried(&session.downstream_session);
-        let handover = handover.ok_or_else(|| Error::explain(ErrorType::InternalError, "a session of nobody's"))?;
+        let handover =
+            handover.ok_or_else(|| Error::explain(ErrorType::InternalError, "a session without a connection"))?;
         if let Some(client) = handover.take()
             && let Some(client) = answered(&self.0, client).await
         {

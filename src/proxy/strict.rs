@@ -135,7 +135,7 @@ fn host(headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What HTTP/1.0 leaves out and HTTP/1.1 asks for: the request is for the address that it came to
+/// What HTTP/1.0 leaves out and HTTP/1.1 requires: the request is for the address that it came to
 /// (RFC 9112, section 3.3).
 fn default_host(client: &mut Client) {
     if client.request().headers.contains_key(HOST) {

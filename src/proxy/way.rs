@@ -1,4 +1,4 @@
-//! The way of a request, as a table of contents: [`request_filters`], [`forward`](crate::forward), [`deliver`](crate::deliver()),
+//! The path of a request, as a table of contents: [`request_filters`], [`forward`](crate::forward), [`deliver`](crate::deliver()),
 //! [`ResponseFilters`].
 //!
 //! The filters and their order are the [table's](filters::TABLE), the same for every route, and `moongate explain` prints
@@ -266,7 +266,7 @@ impl ResponseFilters for Admitted {
     }
 }
 
-/// What no route took leaves as a route with nothing but `defaults` would answer.
+/// The response to a request that no route took: as a route with nothing but `defaults` would answer.
 pub(super) struct DefaultResponse {
     active: Arc<ActiveConfig>,
     origin: Option<HeaderValue>,

@@ -134,7 +134,7 @@ pub(super) fn open(key: &[u8; 32], about: &[u8], sealed: &[u8]) -> Option<Vec<u8
     Some(rest)
 }
 
-/// HKDF (RFC 5869): keys of one purpose tell nothing about those of another.
+/// HKDF (RFC 5869): keys of one purpose reveal nothing about those of another.
 fn derived(material: &[u8], purpose: &[u8]) -> [u8; 32] {
     struct Length;
     impl KeyType for Length {

@@ -24,7 +24,7 @@ pub enum VaultError {
         name: String,
         /// The key that it was sealed with, by its id.
         sealed_with: String,
-        /// The key that was given, by its id.
+        /// The key that was used, by its id.
         ours: String,
     },
     /// The key is right, but what is there is not what was sealed.
@@ -96,7 +96,7 @@ impl Vault {
         Ok(values)
     }
 
-    /// What may be told: names and times.
+    /// What may be shown: names and times.
     ///
     /// # Errors
     /// When the store can't be reached.
@@ -104,7 +104,7 @@ impl Vault {
         Ok(self.store.secret_entries().await?)
     }
 
-    /// Seals all secrets anew with another key, all or none, and tells how many (US-016.3). Those that
+    /// Seals all secrets anew with another key, all or none, and returns how many (US-016.3). Those that
     /// have it already are left alone.
     ///
     /// # Errors

@@ -28,8 +28,8 @@ pub struct MemoryConfig {
     pub entries_max: u64,
     /// So many bytes of keys and values at most; beyond that, new ones are refused. Default 256MiB.
     pub bytes_max: ByteSize,
-    /// So many counters of rate limits at most, one for each limit and whoever it counts; beyond that,
-    /// those nearest to a whole allowance are forgotten. 30 to 60 bytes each, 420 MB if all of the
+    /// So many counters of rate limits at most, one for each limit and each caller that it counts; beyond that,
+    /// those nearest to a whole allowance are dropped. 30 to 60 bytes each, 420 MB if all of the
     /// default are in use. Default 14000000.
     #[schemars(range(min = 1))]
     pub keys_max: u64,

@@ -20,7 +20,7 @@ use crate::state::metrics;
 /// So many counters of one shard, at most: small enough that moving all of them takes microseconds.
 const SHARD_MAX: usize = 2_048;
 const SHARDS_MAX: usize = 4_096;
-/// So many limits are told apart when counters are counted; the rest share the last place.
+/// So many limits are distinguished when counters are counted; the rest share the last place.
 const LIMITS_MAX: usize = 1_024;
 /// The whole table is looked through once in this time, a little every [`SWEEP_EVERY`].
 const SWEEP_ALL: Duration = Duration::from_secs(60);
@@ -46,16 +46,16 @@ pub struct Moment(u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CounterKey([u64; 2]);
 
-/// What a counter said to cells that were asked for.
+/// What a counter said to cells that were requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// Whether they were given. If not, the counter is what it was.
+    /// Whether they were granted. If not, the counter is what it was.
     pub granted: bool,
-    /// How many more would be given right now.
+    /// How many more would be granted right now.
     pub remaining: u64,
     /// How long until the allowance is whole.
     pub full_in: Duration,
-    /// How long until as many cells would be given; zero if they were.
+    /// How long until as many cells would be granted; zero if they were.
     pub retry_in: Duration,
 }
 
@@ -251,7 +251,7 @@ impl Counters {
     }
 
     /// Room for one more: first what is over goes, then the table grows, and where it may not, those
-    /// go whose allowance is nearest to whole, as forgetting them gives away the least.
+    /// go whose allowance is nearest to whole, as dropping them gives away the least.
     fn make_room(&self, shard: &mut HashTable<Entry>, now: Moment) {
         if shard.len() < shard.capacity().min(self.shard_max) {
             return;

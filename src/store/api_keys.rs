@@ -11,7 +11,7 @@ use crate::store::sql;
 
 /// No list is longer.
 const KEYS_MAX: i64 = 10_000;
-/// How long it is told that a key was revoked, in seconds.
+/// How long it is reported that a key was revoked, in seconds.
 const TOLD: i64 = 86_400;
 
 /// An API key, as far as it is kept.
@@ -116,7 +116,7 @@ impl Store {
             let now = sql::now();
             let query = sqlx::query("UPDATE api_keys SET revoked = COALESCE(revoked, $1) WHERE id = $2");
             let done = query.bind(now).bind(id.clone()).execute(&mut *transaction).await?;
-            // What a gateway remembers of a key is forgotten long before.
+            // What a gateway remembers of a key has expired long before.
             revocations::record(&mut transaction, Revoked::ApiKey, &id, now, now + TOLD).await?;
             transaction.commit().await?;
             Ok(done.rows_affected() > 0)

@@ -15,7 +15,7 @@ use crate::store::{metrics, migrations, purge, sql};
 
 /// How long a call may take, the wait for a connection included.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// So many calls may be under way or wait for a connection; who comes later is told at once.
+/// So many calls may be under way or wait for a connection; later ones are refused at once.
 const CALLS_MAX: usize = 256;
 /// Each is a thread; SQLite has one writer at a time anyway.
 const SQLITE_CONNECTIONS: u32 = 4;
@@ -44,7 +44,7 @@ struct Inner {
     runtime: Handle,
     database: OnceCell<Database>,
     calls: Arc<Semaphore>,
-    /// When a failure was last told, in seconds since 1970.
+    /// When a failure was last logged, in seconds since 1970.
     told: AtomicI64,
 }
 
@@ -89,7 +89,7 @@ impl Store {
         self.inner.database.initialized()
     }
 
-    /// Removes records whose life has ended, and tells how many. An open store does so by itself, every
+    /// Removes records whose lifetime has ended, and returns how many. An open store does so by itself, every
     /// few minutes.
     ///
     /// # Errors
@@ -178,7 +178,7 @@ impl Inner {
     }
 }
 
-/// What a caller can tell apart. The text of a database's error names tables, never values.
+/// What a caller can distinguish. The text of a database's error names tables, never values.
 fn sorted(error: sqlx::Error) -> StoreError {
     match error {
         sqlx::Error::Database(error) if error.is_unique_violation() => StoreError::Conflict,

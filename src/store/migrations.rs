@@ -60,12 +60,12 @@ const MIGRATIONS: &[&[&str]] = &[&[
 const TURN: &str = "SELECT pg_advisory_xact_lock(7310579462)";
 
 /// Brings the tables up to date, over a connection of its own: its error is the true reason why a
-/// database can't be opened, where a pool would only tell that it gave up.
+/// database can't be opened, where a pool would only report that it gave up.
 pub(super) async fn run(place: &Place, options: &AnyConnectOptions) -> Result<(), sqlx::Error> {
     let mut connection = options.connect().await?;
     sql::prepare(place, &mut connection).await?;
     if let Place::Sqlite(_) = place {
-        // Readers go on while somebody writes. Stays with the file.
+        // Readers go on during writes. Stays with the file.
         sqlx::query("PRAGMA journal_mode = WAL").execute(&mut connection).await?;
     }
     migrate(place, &mut connection).await?;

@@ -2,7 +2,7 @@
 //! gateway.yaml); one code for both.
 //!
 //! Nothing here decides who may do what. What the store holds of a credential is a hash, of a secret
-//! a ciphertext: whoever reads the database can use neither. That the store can't be reached is a
+//! a ciphertext: a reader of the database can use neither. That the store can't be reached is a
 //! value of its own, which the caller has to decide on.
 
 mod api_keys;

@@ -37,7 +37,7 @@ pub struct RefreshToken {
 pub enum Rotation {
     /// It was good, and the new one has taken its place.
     Done,
-    /// It had been used before, so somebody has a copy. Its family, named here, has ended, and the
+    /// It had been used before, so a copy is about. Its family, named here, has ended, and the
     /// access tokens that it brought forth are revoked.
     Reused(String),
     /// It is not known, its life is over, or its family has ended.

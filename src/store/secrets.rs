@@ -22,7 +22,7 @@ pub struct SealedSecret {
     pub key_id: String,
 }
 
-/// What may be told of a secret.
+/// What may be shown of a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretEntry {
     /// Its name.
@@ -86,7 +86,7 @@ impl Store {
         .await
     }
 
-    /// What may be told of each secret, in the order of their names.
+    /// What may be shown of each secret, in the order of their names.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].

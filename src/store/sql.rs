@@ -57,8 +57,8 @@ fn escaped(path: &Path) -> String {
 /// What each new connection begins with.
 pub(super) async fn prepare(place: &Place, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     let statements: &[&'static str] = match place {
-        // Whoever holds the lock longer than that makes the call fail before its own deadline ends.
-        // FULL: what a caller was told is done is on the disk.
+        // A holder of the lock for longer than that makes the call fail before its own deadline ends.
+        // FULL: what was reported as done is on the disk.
         Place::Sqlite(_) => &["PRAGMA busy_timeout = 2000", "PRAGMA synchronous = FULL"],
         Place::Postgres(..) => &["SET statement_timeout = '4s'", "SET lock_timeout = '2s'"],
     };

@@ -127,7 +127,7 @@ fn write_all(receiver: &Receiver<Parcel>) {
     let mut out = std::io::stdout();
     while let Ok(parcel) = receiver.recv() {
         match parcel {
-            // Nobody reads our output any more: there is no one left to tell.
+            // The output is not read any more: there is nowhere left to log to.
             Parcel::Lines(lines) => {
                 let _ = out.write_all(&lines);
                 let _ = out.flush();
@@ -213,7 +213,7 @@ impl<S: Subscriber> Layer<S> for JsonLines {
             }
             out.push(b'}');
         });
-        // Events are rare; somebody may be waiting to read this one.
+        // Events are rare; a person may be waiting to read this one.
         flush();
     }
 }

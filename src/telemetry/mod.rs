@@ -1,4 +1,4 @@
-//! Logs and metrics: how the gateway tells what it did.
+//! Logs and metrics: how the gateway reports what it does.
 //!
 //! Rooms log through `tracing` (an `event` field first) and count through handles that were resolved
 //! when their owner was made; nothing on a request's way looks up a label.

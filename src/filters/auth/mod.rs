@@ -91,7 +91,7 @@ impl Filter for Auth {
         let needs = !config.roles.is_empty() || !config.permissions.is_empty() || !config.scopes.is_empty();
         if *optional && needs {
             let diagnostic =
-                diagnostics.error(&at.key("optional"), "nobody in particular has no role, permission or scope");
+                diagnostics.error(&at.key("optional"), "an anonymous caller has no role, permission or scope");
             diagnostic.help("leave out `optional`, or what is required of the caller");
         }
         let bearer = jwt.is_some() || api_key.is_some() || service_token.is_some();

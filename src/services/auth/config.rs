@@ -140,8 +140,7 @@ impl OidcConfig {
         let redirect = url(&self.redirect_uri, &at.key("redirect_uri"), diagnostics);
         let callback = format!("/api/v1/auth/oidc/{name}/callback");
         if redirect.as_ref().is_some_and(|it| !it.path().ends_with(&callback)) {
-            let diagnostic =
-                diagnostics.error(&at.key("redirect_uri"), "nobody waits for people who come back to there");
+            let diagnostic = diagnostics.error(&at.key("redirect_uri"), "no route of the gateway is at this address");
             diagnostic.help(format!("its path has to end in {callback}"));
         }
         Some(ProviderRules { name: name.to_owned(), issuer: issuer?, redirect: redirect?, ca, written: self.clone() })

@@ -79,7 +79,7 @@ impl From<NoRandomness> for Fault {
 }
 
 /// What a fault is on the wire.
-struct Wording {
+struct ErrorBody {
     status: StatusCode,
     code: &'static str,
     message: String,
@@ -87,9 +87,9 @@ struct Wording {
 }
 
 impl Fault {
-    fn wording(&self) -> Wording {
+    fn error_body(&self) -> ErrorBody {
         const LATER: &str = "try again later";
-        let say = |status, code, message: &str, suggested_action| Wording {
+        let say = |status, code, message: &str, suggested_action| ErrorBody {
             status,
             code,
             message: message.to_owned(),
@@ -106,19 +106,19 @@ impl Fault {
             }
             Self::NonceUsed => {
                 let message = "this nonce has been used";
-                say(StatusCode::UNAUTHORIZED, "nonce_used", message, "ask with a new nonce")
+                say(StatusCode::UNAUTHORIZED, "nonce_used", message, "send the request with a new nonce")
             }
             Self::Token(why) => say(StatusCode::UNAUTHORIZED, "invalid_token", why, "sign in again"),
             Self::Role(role) => {
                 let message = format!("Insufficient permissions. Required role: {role}.");
-                say(StatusCode::FORBIDDEN, "forbidden", &message, "ask somebody who has this role")
+                say(StatusCode::FORBIDDEN, "forbidden", &message, "a person who has this role can do it")
             }
             Self::Unknown(what) => {
                 let message = format!("there is no such {what}");
                 say(StatusCode::NOT_FOUND, "not_found", &message, "check the name")
             }
             Self::Method(_) => {
-                let message = "this path does not take this method";
+                let message = "this path does not accept this method";
                 say(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message, "use one of the methods in Allow")
             }
             Self::Taken => say(StatusCode::CONFLICT, "name_taken", "there is one of this name", "choose another name"),
@@ -156,7 +156,7 @@ impl Fault {
 
     /// The answer to a request of this id.
     pub(super) fn answer(&self, request_id: &str) -> Response<Body> {
-        let Wording { status, code, message, suggested_action } = self.wording();
+        let ErrorBody { status, code, message, suggested_action } = self.error_body();
         refused(code);
         let details = match self {
             Self::Invalid(field, why) => json!({ "field": field, "why": why }),
@@ -221,7 +221,7 @@ mod tests {
             Fault::Internal,
         ];
         for fault in faults {
-            let Wording { status, code, .. } = fault.wording();
+            let ErrorBody { status, code, .. } = fault.error_body();
             assert!(page.contains(&format!("| {} | `{code}` |", status.as_u16())), "{} {code}", status.as_u16());
         }
     }

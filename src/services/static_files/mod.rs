@@ -256,9 +256,11 @@ fn error(headers: &HeaderMap, status: StatusCode) -> Response<Body> {
     let (code, message, action) = match status {
         StatusCode::NOT_FOUND => ("route_not_found", "there is no such file", "check the path"),
         StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "files are only read", "use GET or HEAD"),
-        StatusCode::PRECONDITION_FAILED => {
-            ("precondition_failed", "the file is not the one that the request names", "ask without If-Match")
-        }
+        StatusCode::PRECONDITION_FAILED => (
+            "precondition_failed",
+            "the file is not the one that the request names",
+            "send the request without If-Match",
+        ),
         _ => ("internal_error", "the file could not be read", "try again later"),
     };
     refused(code);

@@ -1,7 +1,7 @@
 //! Counters of rate limits that gateways share.
 //!
 //! The same algorithm as in memory (`counters.rs`), by Redis' own clock, so that those of the gateways
-//! do not matter. Several cells can be taken at once, and what was not used is given back with the next
+//! do not matter. Several cells can be taken at once, and what was not used is returned with the next
 //! call.
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::state::counters::Quota;
 use crate::state::records::Unavailable;
 use crate::state::redis::Link;
 
-/// Times are microseconds. Takes up to so many cells; tells how many it gave, how many are left, when
+/// Times are microseconds. Takes up to so many cells; returns how many it granted, how many are left, when
 /// the allowance is whole, and when the next cell comes.
 ///
 /// A clock that was set back leaves arrival times that can't be reached: they count as far ahead as
@@ -64,7 +64,7 @@ impl SharedCells {
     }
 
     /// The name of a counter: what is counted is hashed, not stored. The hash is the same in every
-    /// gateway, so it hides no address from somebody who tries them all.
+    /// gateway, so it hides no address from an attacker who tries them all.
     pub fn name(scope: &str, kind: u8, subject: [&[u8]; 3]) -> String {
         let mut context = Context::new(&SHA256);
         for part in [scope.as_bytes(), &[kind], subject[0], subject[1], subject[2]] {
@@ -94,7 +94,7 @@ impl SharedCells {
         let answer: (u64, u64, u64, u64) = self.link.settle(number, call.invoke_async(&mut connection)).await?;
         let (cells, remaining, full_in, next_in) = answer;
         let micros = Duration::from_micros;
-        // More than were asked for would be nobody's.
+        // More than were requested would be lost.
         Ok(Given { cells: cells.min(wanted), remaining, full_in: micros(full_in), next_in: micros(next_in) })
     }
 }

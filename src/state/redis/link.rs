@@ -36,7 +36,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const PING_EVERY: Duration = Duration::from_millis(500);
 /// So many calls under way at once; more are refused.
 const CALLS_MAX: usize = 8_192;
-/// The same trouble is told of once in this time.
+/// The same trouble is logged once in this time.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// The connection to Redis.
@@ -59,7 +59,7 @@ struct Live {
     connection: MultiplexedConnection,
 }
 
-/// What the log was told, and when.
+/// What was logged, and when.
 #[derive(Default)]
 struct Told {
     down: bool,
@@ -92,7 +92,7 @@ impl Link {
         format!("{}{key}", self.access.prefix)
     }
 
-    /// The connection, for one call; to be given to [`Link::settle`] with its number.
+    /// The connection, for one call; to be handed to [`Link::settle`] with its number.
     pub(in crate::state) fn connection(&self) -> Result<(u64, MultiplexedConnection), Unavailable> {
         match &*self.live.load() {
             Some(live) => Ok((live.number, live.connection.clone())),
@@ -178,7 +178,7 @@ impl Link {
         Ok(())
     }
 
-    /// Something came that no call asked for.
+    /// Something came that no call waits for.
     fn pushed(&self, number: u64, push: &PushInfo) {
         match push.kind {
             PushKind::Disconnection => self.lose(number, "the connection was closed"),

@@ -1,6 +1,6 @@
 //! Values in Redis.
 //!
-//! `link` keeps the one connection and knows whether Redis is there; here is what is asked of it.
+//! `link` keeps the one connection and knows whether Redis is there; here are the calls.
 
 mod cells;
 mod link;

@@ -89,7 +89,7 @@ impl Inner {
         let query = query(asked.head.uri.query().unwrap_or_default());
         let state = query.get("state").ok_or(Fault::Invalid("state", "is missing".to_owned()))?;
         let begun = self.take(state).await?.filter(|it| it.provider == name && same_browser(it, &asked.head.headers));
-        let begun = begun.ok_or(Fault::SignIn("nobody began this sign-in here, or it took too long"))?;
+        let begun = begun.ok_or(Fault::SignIn("this sign-in was not begun here, or it took too long"))?;
         // RFC 9207: an answer of another provider is not mixed up with this one's.
         if query.get("iss").is_some_and(|it| it.trim_end_matches('/') != provider.issuer()) {
             return Err(Fault::SignIn("the answer is another provider's"));
