@@ -42,7 +42,7 @@ fn walk(criterion: &mut Criterion) {
     let list = list.expect("two limits");
     let list: Vec<_> = list.into_iter().map(|limit| ScopedLimit { scope: "defaults".to_owned(), limit }).collect();
     let compiled = Rules::compile(&list).expect("two limits");
-    let live = limits.enliven(&Arc::from("route"), Some(&compiled), None);
+    let live = limits.activate(&Arc::from("route"), Some(&compiled), None);
     let mut headers = HeaderMap::new();
     headers.insert("x-client", http::HeaderValue::from_static("somebody"));
     let mut exchange = Exchange::new("192.0.2.1".parse().expect("an address"), Scheme::Http);

@@ -82,7 +82,7 @@ SCENARIOS = [
     Scenario("post", "POST of 1 KiB, 130 bytes of answer, 32 connections", POST, quick=True),
     Scenario("close", "A new connection for every request, 32 at a time", get(ITEM.path, Connection="close")),
     Scenario("h2c", "HTTP/2 without TLS, 8 connections of 8 streams", ITEM, 8, streams=8, quick=True),
-    Scenario("cached", "GET of a kept answer, 130 bytes of JSON, 32 connections", ITEM),
+    Scenario("cached", "GET of a cached response, 130 bytes of JSON, 32 connections", ITEM),
     Scenario("routes", "Moongate with 10 and with 10,000 routes, 32 connections", ITEM),
 ]
 

@@ -22,14 +22,14 @@ const REASON_MAX: usize = 200;
 /// What a new block may say.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Wish {
+pub(super) struct BlockSettings {
     /// For how long.
     time: Period,
     /// Why.
     reason: String,
 }
 
-impl Default for Wish {
+impl Default for BlockSettings {
     fn default() -> Self {
         Self { time: Period(Duration::from_secs(3600)), reason: "operator".to_owned() }
     }
@@ -48,13 +48,14 @@ pub(super) async fn add(
     body: axum::body::Bytes,
 ) -> Response {
     let Ok(address) = address.parse::<IpAddr>() else { return no_address() };
-    let wish = if body.is_empty() { Ok(Wish::default()) } else { serde_json::from_slice::<Wish>(&body) };
-    let wish = wish.ok().filter(|it| !it.time.0.is_zero() && it.reason.len() <= REASON_MAX);
-    let Some(wish) = wish else {
+    let settings =
+        if body.is_empty() { Ok(BlockSettings::default()) } else { serde_json::from_slice::<BlockSettings>(&body) };
+    let settings = settings.ok().filter(|it| !it.time.0.is_zero() && it.reason.len() <= REASON_MAX);
+    let Some(settings) = settings else {
         let action = r#"send nothing, or {"time": "10m", "reason": "…"} with at most 200 bytes of reason"#;
         return error(StatusCode::BAD_REQUEST, "invalid_body", "the body is no block", action).into_response();
     };
-    match admin.guard.block(address, wish.time.0, &wish.reason) {
+    match admin.guard.block(address, settings.time.0, &settings.reason) {
         Ok(block) => (StatusCode::CREATED, Json(shown(&block))).into_response(),
         Err(full) => {
             error(StatusCode::CONFLICT, "guard_full", &full.to_string(), "lift others, or raise guard.block.max")

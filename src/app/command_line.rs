@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::app::{self, Algorithm, ApiKeyWish, Asked, Failure, Files, Format, NewUserWish};
+use crate::app::{self, Algorithm, ExplainRequest, Failure, Files, Format, NewApiKeyArgs, NewUserArgs};
 use crate::base::Period;
 use crate::demo::{self, DemoOptions};
 use crate::pipeline::Filters;
@@ -248,8 +248,8 @@ pub fn main(filters: Filters) -> ExitCode {
         }
         Command::Routes { files, format } => app::routes(&files.into(), &filters, format.into()).and_then(show),
         Command::Explain { method, url, header, files, format } => {
-            let asked = Asked { method, url, fields: header };
-            app::explain(&files.into(), &filters, &asked, format.into()).and_then(show)
+            let wanted = ExplainRequest { method, url, fields: header };
+            app::explain(&files.into(), &filters, &wanted, format.into()).and_then(show)
         }
         Command::Users { command, config } => users(command, &config.config).and_then(show),
         Command::Keys { command, config } => keys(command, &config.config).and_then(show),
@@ -276,7 +276,7 @@ fn users(command: UsersCommand, config: &Path) -> Result<String, Failure> {
     let change = |name: &str, change| app::change_user(config, name, change);
     match command {
         UsersCommand::Add { name, roles, tenant, generate } => {
-            app::add_user(config, NewUserWish { name, roles, tenant, generate })
+            app::add_user(config, NewUserArgs { name, roles, tenant, generate })
         }
         UsersCommand::List { format } => app::list_users(config, format.into()),
         UsersCommand::Disable { name } => change(&name, UserChange { active: Some(false), ..UserChange::default() }),
@@ -305,7 +305,7 @@ fn keys(command: KeysCommand, config: &Path) -> Result<String, Failure> {
                     Some(text.parse::<Period>().map_err(|it| Failure(format!("--expires {text}: {it}, or never")))?.0)
                 }
             };
-            app::add_api_key(config, ApiKeyWish { name, roles, scopes, tenant, life })
+            app::add_api_key(config, NewApiKeyArgs { name, roles, scopes, tenant, life })
         }
         KeysCommand::List { format } => app::api_keys(config, format.into()),
         KeysCommand::Revoke { id } => app::revoke_api_key(config, &id),

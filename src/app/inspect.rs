@@ -28,7 +28,7 @@ pub struct Checked {
 
 /// A request that is not sent.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct ExplainRequest {
     /// Its method.
     pub method: String,
     /// A URL, or a path.
@@ -87,9 +87,9 @@ pub fn routes(files: &Files, filters: &Filters, format: Format) -> Result<String
 ///
 /// # Errors
 /// The file's faults, or a request that could not be one.
-pub fn explain(files: &Files, filters: &Filters, asked: &Asked, format: Format) -> Result<String, Failure> {
+pub fn explain(files: &Files, filters: &Filters, wanted: &ExplainRequest, format: Format) -> Result<String, Failure> {
     let snapshot = snapshot(files, filters)?;
-    let Asked { method, url, fields } = asked;
+    let ExplainRequest { method, url, fields } = wanted;
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| Failure(format!("`{method}` is not a method")))?;
     let headers = headers(fields)?;
     let (host, raw) = split(url, &headers)?;

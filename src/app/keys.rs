@@ -36,7 +36,7 @@ pub enum Algorithm {
 
 /// An API key to make.
 #[derive(Clone, Debug)]
-pub struct ApiKeyWish {
+pub struct NewApiKeyArgs {
     /// Whose it is.
     pub name: String,
     /// Its roles.
@@ -93,12 +93,12 @@ fn kid(path: &Path) -> Option<String> {
 ///
 /// # Errors
 /// When a name, role or scope can't be one, or the store can't be reached.
-pub fn add_api_key(gateway: &Path, wish: ApiKeyWish) -> Result<String, Failure> {
+pub fn add_api_key(gateway: &Path, args: NewApiKeyArgs) -> Result<String, Failure> {
     let keeping = keeping(gateway)?;
-    check(&wish)?;
+    check(&args)?;
     let made = MadeKey::random().map_err(|it| Failure(it.to_string()))?;
-    let expires = wish.life.map(|it| now().saturating_add(i64::try_from(it.as_secs()).unwrap_or(i64::MAX)));
-    let ApiKeyWish { name, roles, scopes, tenant, .. } = wish;
+    let expires = args.life.map(|it| now().saturating_add(i64::try_from(it.as_secs()).unwrap_or(i64::MAX)));
+    let NewApiKeyArgs { name, roles, scopes, tenant, .. } = args;
     let until = expires.map_or_else(|| "for ever".to_owned(), |it| format!("until {}", moment(it)));
     let said = format!("API key {} of `{name}`, valid {until}, shown this once:\n{}\n", made.id, made.text.expose());
     let key = NewApiKey { id: made.id, name, hash: made.hash, roles, scopes, tenant, expires };
@@ -106,15 +106,15 @@ pub fn add_api_key(gateway: &Path, wish: ApiKeyWish) -> Result<String, Failure> 
     Ok(said)
 }
 
-fn check(wish: &ApiKeyWish) -> Result<(), Failure> {
-    if !is_user_name(&wish.name) {
-        return Err(Failure(format!("`{}` is not a name: {NAME_RULE}", wish.name)));
+fn check(args: &NewApiKeyArgs) -> Result<(), Failure> {
+    if !is_user_name(&args.name) {
+        return Err(Failure(format!("`{}` is not a name: {NAME_RULE}", args.name)));
     }
-    check_roles(&wish.roles)?;
-    if let Some(wrong) = wish.scopes.iter().find(|it| !is_scope(it)) {
+    check_roles(&args.roles)?;
+    if let Some(wrong) = args.scopes.iter().find(|it| !is_scope(it)) {
         return Err(Failure(format!("`{wrong}` is not a scope: letters, digits and `-_.:/`, at most 64")));
     }
-    if wish.tenant.as_deref().is_some_and(|it| !is_role(it)) {
+    if args.tenant.as_deref().is_some_and(|it| !is_role(it)) {
         return Err(Failure(format!("not a tenant: {ROLE_RULE}")));
     }
     Ok(())

@@ -10,11 +10,11 @@ mod signals;
 mod users;
 
 pub use command_line::main;
-pub use inspect::{Asked, Checked, check, explain, routes, schema};
-pub use keys::{Algorithm, ApiKeyWish, add_api_key, api_keys, new_key, revoke_api_key};
+pub use inspect::{Checked, ExplainRequest, check, explain, routes, schema};
+pub use keys::{Algorithm, NewApiKeyArgs, add_api_key, api_keys, new_key, revoke_api_key};
 pub use run::run;
 pub use secrets::{list_secrets, put_secret, remove_secret, rotate_secrets};
-pub use users::{NewUserWish, add_user, change_user, list_users, set_password};
+pub use users::{NewUserArgs, add_user, change_user, list_users, set_password};
 
 use std::path::PathBuf;
 

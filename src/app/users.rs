@@ -20,7 +20,7 @@ const MARGIN: Duration = Duration::from_secs(86_400);
 
 /// A user to add.
 #[derive(Clone, Debug)]
-pub struct NewUserWish {
+pub struct NewUserArgs {
     /// What they sign in with.
     pub name: String,
     /// Their roles.
@@ -35,15 +35,15 @@ pub struct NewUserWish {
 ///
 /// # Errors
 /// When the name is taken or can't be one, the password is too short, or the store can't be reached.
-pub fn add_user(gateway: &Path, wish: NewUserWish) -> Result<String, Failure> {
+pub fn add_user(gateway: &Path, args: NewUserArgs) -> Result<String, Failure> {
     let keeping = keeping(gateway)?;
-    check_name(&wish.name)?;
-    check_roles(&wish.roles)?;
-    if wish.tenant.as_deref().is_some_and(|it| !is_role(it)) {
+    check_name(&args.name)?;
+    check_roles(&args.roles)?;
+    if args.tenant.as_deref().is_some_and(|it| !is_role(it)) {
         return Err(Failure(format!("not a tenant: {ROLE_RULE}")));
     }
-    let password = chosen_password(wish.generate)?;
-    let NewUserWish { name, roles, tenant, generate } = wish;
+    let password = chosen_password(args.generate)?;
+    let NewUserArgs { name, roles, tenant, generate } = args;
     let shown = generate.then(|| password.clone());
     let taken = format!("there is a user `{name}` already");
     let added = keeping.with_store(|store| async move {

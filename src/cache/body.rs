@@ -1,4 +1,4 @@
-//! What a request's body means, as a fingerprint: the same input has the same answer (S2S-11).
+//! What a request's body means, as a fingerprint: the same input has the same response (S2S-11).
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::de::IgnoredAny;

@@ -12,15 +12,15 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// What the cache could do for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// A kept, fresh answer.
+    /// A kept, fresh response.
     Hit,
-    /// The upstream's answer.
+    /// The upstream's response.
     Miss,
     /// A cached response that is no longer fresh.
     Stale,
     /// A cached response that the upstream has confirmed.
     Revalidated,
-    /// Nothing: the request is none whose answer is kept.
+    /// Nothing: the request is none whose response is kept.
     Bypass,
 }
 
@@ -29,7 +29,7 @@ pub enum Verdict {
 pub enum Forwarded {
     /// The cache was not to be used.
     Bypass,
-    /// The method's answers are not kept.
+    /// The method's responses are not kept.
     Method,
     /// Nothing was kept.
     UriMiss,
@@ -54,7 +54,7 @@ pub struct CacheStatus {
     pub(super) collapsed: bool,
     /// Seconds of freshness that are left, and the age in seconds.
     pub(super) time: Option<(i64, u64)>,
-    /// The same answer is for everybody: clients may keep it, if they revalidate it each time.
+    /// The same response is for everybody: clients may keep it, if they revalidate it each time.
     pub(super) public: bool,
 }
 
@@ -107,7 +107,7 @@ impl CacheStatus {
         }
     }
 
-    /// Writes it on the answer's head.
+    /// Writes it on the response's head.
     pub fn on_response(&self, answer: &mut ResponseHeader) {
         let _ = answer.insert_header(X_CACHE, HeaderValue::from_static(self.word()));
         if let Ok(status) = HeaderValue::from_maybe_shared(bytes::Bytes::from(self.status())) {

@@ -23,11 +23,11 @@ pub struct CachedResponse {
     pub body: Bytes,
     /// What the client receives about the cache.
     pub status: CacheStatus,
-    /// The answer has to be fetched anew, while the client gets this one.
+    /// The response has to be fetched anew, while the client gets this one.
     pub refresh: Option<Fill>,
 }
 
-/// What a 304 repeats of the answer that it stands for (RFC 9110, section 15.4.5).
+/// What a 304 repeats of the response that it stands for (RFC 9110, section 15.4.5).
 const IN_304: [HeaderName; 7] = [CACHE_CONTROL, CONTENT_LOCATION, DATE, ETAG, EXPIRES, VARY, LAST_MODIFIED];
 
 /// Answers a request with these fields from what is kept.
@@ -81,7 +81,7 @@ fn not_modified(object: &Object) -> Box<ResponseHeader> {
     not_modified_of(&object.head)
 }
 
-/// The 304 for a client that has the answer with this head already.
+/// The 304 for a client that has the response with this head already.
 pub fn not_modified_of(answer: &ResponseHeader) -> Box<ResponseHeader> {
     let mut head = bare(StatusCode::NOT_MODIFIED);
     for name in IN_304 {

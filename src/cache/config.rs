@@ -14,49 +14,49 @@ use crate::cache::tag::Tag;
 
 /// Which responses of a route are cached and served again. Without this section, none are.
 ///
-/// What an answer says about itself counts (RFC 9111): `no-store`, `private`, `no-cache`,
+/// What a response says about itself counts (RFC 9111): `no-store`, `private`, `no-cache`,
 /// `must-revalidate`, `Vary`, `s-maxage`, `CDN-Cache-Control`. Nothing is ever guessed from
-/// `Last-Modified`: what says nothing is kept only if `ttl` is set.
+/// `Last-Modified`: what says nothing is stored only if `ttl` is set.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CacheConfig {
-    /// How long a good answer is fresh, whatever lifetime it has of its own. Without it, its own.
+    /// How long a successful response is fresh, whatever lifetime it has of its own. Without it, its own.
     pub ttl: Option<Period>,
-    /// Whose answers are the same. Without it, answers to requests with credentials are kept only if they
+    /// Who shares responses. Without it, responses to requests with credentials are stored only if they
     /// say themselves that they are for everybody (RFC 9111, section 3.5).
     pub per: Option<Per>,
-    /// Request header fields that part answers, beside those in the answer's `Vary`. With `authorization`
-    /// here, every credential has answers of its own.
+    /// Request header fields by which responses vary, beside those in the response's `Vary`. With `authorization`
+    /// here, every credential has responses of its own.
     pub vary: Vec<String>,
-    /// What the answers depend on, with captures of the path: `player:{path.rest}`. A purge by tag, or a
+    /// What the responses depend on, with captures of the path: `player:{path.rest}`. A purge by tag, or a
     /// change through a route with the same tag, invalidates them.
     pub tags: Vec<String>,
-    /// `[body]`: requests with the same body have the same answer, also for POST. JSON is compared by
+    /// `[body]`: requests with the same body have the same response, also for POST. JSON is compared by
     /// what it means, not by its blanks and the order of its keys.
     pub key: Vec<KeyPart>,
-    /// The methods whose answers are kept. Default GET (and HEAD, from what GET has kept); POST with
+    /// The methods whose responses are cached. Default GET (and HEAD, from what GET has stored); POST with
     /// `key: [body]`.
     pub methods: Vec<String>,
-    /// How long a stale answer may be served while a new one is fetched, if the answer says nothing else.
+    /// How long a stale response may be served while a new one is fetched, if the response says nothing else.
     pub stale_while_revalidate: Option<Period>,
-    /// How long a stale answer may be served when the upstream fails, if the answer says nothing else.
+    /// How long a stale response may be served when the upstream fails, if the response says nothing else.
     pub stale_if_error: Option<Period>,
-    /// The largest answer that is kept. Default: `cache.max_object` in gateway.yaml.
+    /// The largest response that is stored. Default: `cache.max_object` in gateway.yaml.
     pub max_object: Option<ByteSize>,
     /// How long a request waits for another one that fetches the same response, before it goes on its
     /// own. Default 5s.
     pub collapse: Option<Period>,
-    /// What becomes of answers with `Set-Cookie`. Default `refuse`.
+    /// What becomes of responses with `Set-Cookie`. Default `refuse`.
     pub set_cookie: SetCookie,
 }
 
-/// Whose answers are the same.
+/// Who shares responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Per {
-    /// Everybody's, whatever credentials they show: the operator's word.
+    /// All callers share them, whatever credentials they show: the operator's word.
     Public,
-    /// Those of one user, key or service. Answers that are `private` are kept, too.
+    /// Those of one user, key or service. Responses that are `private` are stored, too.
     User,
     /// Those of one tenant.
     Tenant,
@@ -70,14 +70,14 @@ pub enum KeyPart {
     Body,
 }
 
-/// What becomes of answers with `Set-Cookie`.
+/// What becomes of responses with `Set-Cookie`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SetCookie {
-    /// They are not kept.
+    /// They are not stored.
     #[default]
     Refuse,
-    /// They are kept without it; the first client gets it.
+    /// They are stored without it; the first client gets it.
     Strip,
 }
 
@@ -115,8 +115,8 @@ impl Rules {
             diagnostics.error(&at.key("max_object"), "nothing is that small").help("leave the `cache` section out");
         }
         if by_body && config.ttl.is_none() {
-            let diagnostic = diagnostics.error(&at.key("key"), "answers by body need a `ttl`");
-            diagnostic.help("say how long the same input has the same answer, such as ttl: 5m");
+            let diagnostic = diagnostics.error(&at.key("key"), "responses by body need a `ttl`");
+            diagnostic.help("say how long the same input has the same response, such as ttl: 5m");
         }
         Self {
             route: route.into(),
@@ -151,7 +151,7 @@ impl Rules {
         self.vary.contains(field)
     }
 
-    /// Whether some credential parts answers.
+    /// Whether some credential parts responses.
     pub(super) fn parts_by_credentials(&self) -> bool {
         self.vary.iter().any(is_credential)
     }
@@ -161,7 +161,7 @@ fn vary(written: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<H
     let mut fields = Vec::new();
     for (number, text) in written.iter().enumerate() {
         match HeaderName::from_bytes(text.as_bytes()) {
-            Ok(HOST) => diagnostics.error(&at.index(number), "the host always parts answers").help("remove it"),
+            Ok(HOST) => diagnostics.error(&at.index(number), "responses always vary by the host").help("remove it"),
             Ok(field) => {
                 if !fields.contains(&field) {
                     fields.push(field);
@@ -186,11 +186,11 @@ fn methods(config: &CacheConfig, by_body: bool, at: &At<'_>, diagnostics: &mut D
             "HEAD" => methods.push(Method::HEAD),
             "POST" if by_body => methods.push(Method::POST),
             "POST" => {
-                diagnostics.error(&at.index(number), "answers to POST depend on the body").help("add key: [body]")
+                diagnostics.error(&at.index(number), "responses to POST depend on the body").help("add key: [body]")
             }
-            _ => {
-                diagnostics.error(&at.index(number), "not a method whose answers can be kept").help("GET, HEAD or POST")
-            }
+            _ => diagnostics
+                .error(&at.index(number), "not a method whose responses can be cached")
+                .help("GET, HEAD or POST"),
         }
     }
     methods
@@ -202,9 +202,9 @@ fn methods(config: &CacheConfig, by_body: bool, at: &At<'_>, diagnostics: &mut D
 pub struct CacheRoomConfig {
     /// What all cached responses together may take. Default 256MiB.
     pub memory: ByteSize,
-    /// The largest answer that is kept. Default 1MiB.
+    /// The largest response that is stored. Default 1MiB.
     pub max_object: ByteSize,
-    /// Whether answers are kept in the shared state, too, so that a restarted gateway is warm and
+    /// Whether responses are stored in the shared state, too, so that a restarted gateway is warm and
     /// gateways have each other's. Default true; it matters with `state: { redis: … }` alone.
     pub shared: bool,
 }
@@ -227,11 +227,11 @@ impl CacheRoomConfig {
     /// Reports every fault.
     pub fn compile(&self, at: &At<'_>, diagnostics: &mut Diagnostics) -> Room {
         if self.memory.0 < 64 << 10 {
-            diagnostics.error(&at.key("memory"), "too little to keep anything").help("at least 64KiB");
+            diagnostics.error(&at.key("memory"), "too little to store anything").help("at least 64KiB");
         }
         if self.max_object.0 > self.memory.0 / 4 {
             let diagnostic = diagnostics.error(&at.key("max_object"), "more than a quarter of `memory`");
-            diagnostic.help("one answer must not push out all others");
+            diagnostic.help("one response must not push out all others");
         }
         let max_object = usize::try_from(self.max_object.0).unwrap_or(usize::MAX);
         Room { memory: self.memory.0, max_object, shared: self.shared }

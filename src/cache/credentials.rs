@@ -1,7 +1,7 @@
 //! Which fields are credentials: they say who the caller is.
 //!
 //! A response to such a request is that caller's own, until the response says otherwise. Which fields an upstream
-//! goes by can't be known, so names that sound like it count: at worst an answer is not kept that could have
+//! goes by can't be known, so names that sound like it count: at worst a response is not kept that could have
 //! been.
 
 use http::header::{

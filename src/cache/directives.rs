@@ -1,4 +1,4 @@
-//! `Cache-Control` of requests and answers (RFC 9111, section 5.2), `stale-*` (RFC 5861), and
+//! `Cache-Control` of requests and responses (RFC 9111, section 5.2), `stale-*` (RFC 5861), and
 //! `CDN-Cache-Control` (RFC 9213).
 //!
 //! Where a message says two things, the careful one counts: the shorter lifetime, and a value that is
@@ -15,10 +15,10 @@ const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control
 /// The largest time that is reckoned with (RFC 9111, section 1.2.2).
 const SECONDS_MAX: u64 = 1 << 31;
 
-/// What an answer says about its own storing. A directive that names fields (`no-cache="a"`) counts
+/// What a response says about its own storing. A directive that names fields (`no-cache="a"`) counts
 /// as the whole directive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct AnswerDirectives {
+pub(super) struct ResponseDirectives {
     pub(super) no_store: bool,
     pub(super) no_cache: bool,
     pub(super) private: bool,
@@ -33,7 +33,7 @@ pub(super) struct AnswerDirectives {
     pub(super) targeted: bool,
 }
 
-impl AnswerDirectives {
+impl ResponseDirectives {
     /// `CDN-Cache-Control` if it is there and well formed, else `Cache-Control` (RFC 9213, section 2.2).
     pub(super) fn of(headers: &HeaderMap) -> Self {
         if let Some(targeted) = Self::targeted(headers) {
@@ -167,8 +167,8 @@ mod tests {
         headers
     }
 
-    fn answer(value: &str) -> AnswerDirectives {
-        AnswerDirectives::of(&headers(&[("cache-control", value)]))
+    fn answer(value: &str) -> ResponseDirectives {
+        ResponseDirectives::of(&headers(&[("cache-control", value)]))
     }
 
     const fn secs(secs: u64) -> Option<Duration> {
@@ -180,7 +180,7 @@ mod tests {
         let read = answer("Max-Age = \"60\" ,, S-MAXAGE=7, no-cache=\"set-cookie, x\" , Must-Revalidate, made-up=1");
         assert_eq!((read.max_age, read.s_maxage), (secs(60), secs(7)));
         assert!(read.no_cache && read.must_revalidate && !read.private && !read.no_store);
-        let read = AnswerDirectives::of(&headers(&[("cache-control", "max-age=9"), ("cache-control", "no-store")]));
+        let read = ResponseDirectives::of(&headers(&[("cache-control", "max-age=9"), ("cache-control", "no-store")]));
         assert!(read.no_store && read.max_age == secs(9));
     }
 
@@ -199,7 +199,10 @@ mod tests {
     #[test]
     fn rfc_9213_the_targeted_field_wins_if_it_is_well_formed() {
         let both = |targeted: &str| {
-            AnswerDirectives::of(&headers(&[("cache-control", "max-age=1, private"), ("cdn-cache-control", targeted)]))
+            ResponseDirectives::of(&headers(&[
+                ("cache-control", "max-age=1, private"),
+                ("cdn-cache-control", targeted),
+            ]))
         };
         let read = both("max-age=600, must-revalidate");
         assert!(read.targeted && read.must_revalidate && !read.private && read.max_age == secs(600));

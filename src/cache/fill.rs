@@ -11,7 +11,7 @@ use crate::cache::cache_status::{CacheStatus, Verdict};
 use crate::cache::cached_response::{CachedResponse, give};
 use crate::cache::conditional::{Condition, Validators};
 use crate::cache::config::Rules;
-use crate::cache::directives::AnswerDirectives;
+use crate::cache::directives::ResponseDirectives;
 use crate::cache::freshness::{self, Credentials, Freshness, NotStorable};
 use crate::cache::in_flight::{InFlight, Outcome};
 use crate::cache::key::{self, Target};
@@ -42,11 +42,11 @@ impl Drop for Refresh {
 pub struct Fill {
     pub(super) cache: Arc<Cache>,
     pub(super) rules: Arc<Rules>,
-    /// Without the fields that answers part by.
+    /// Without the fields that responses vary by.
     pub(super) primary: Vec<u8>,
     /// The key that was looked up.
     pub(super) key: Vec<u8>,
-    /// The fields by which answers parted when it was looked up.
+    /// The fields by which responses varied when it was looked up.
     pub(super) vary: Arc<[HeaderName]>,
     pub(super) method: Method,
     /// The request's fields, as the upstream gets them.
@@ -61,7 +61,7 @@ pub struct Fill {
     /// What is kept and has to be confirmed, and whether it can be served if the upstream fails.
     pub(super) stale: Option<(Arc<Object>, bool)>,
     pub(super) status: CacheStatus,
-    /// What the answer's head said.
+    /// What the response's head said.
     pub(super) freshness: Option<(Freshness, Box<ResponseHeader>)>,
 }
 
@@ -77,7 +77,7 @@ impl Fill {
         self.cache.object_max(&self.rules)
     }
 
-    /// The method with which an answer is fetched.
+    /// The method with which a response is fetched.
     pub fn fetches_with(&self) -> Method {
         if self.method == Method::HEAD { Method::GET } else { self.method.clone() }
     }
@@ -110,7 +110,7 @@ impl Fill {
         }
     }
 
-    /// Makes the request one for the whole answer, or for word that what is kept still holds.
+    /// Makes the request one for the whole response, or for word that what is kept still holds.
     pub fn ask_for(&self, request: &mut RequestHeader) {
         for field in [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_RANGE, RANGE_FIELD] {
             request.remove_header(&field);
@@ -167,7 +167,7 @@ impl Fill {
         Some(self.give(&stale))
     }
 
-    /// Whether the client has the answer with this head already (its body would only be for the cache).
+    /// Whether the client has the response with this head already (its body would only be for the cache).
     pub fn is_known_to_client(&self, answer: &ResponseHeader) -> bool {
         let last_modified = answer.headers.get(LAST_MODIFIED).and_then(freshness::date);
         let validators = Validators { etag: answer.headers.get(http::header::ETAG), last_modified };
@@ -175,7 +175,7 @@ impl Fill {
         fits && validators.condition_of_caches(&self.headers) == Condition::NotModified
     }
 
-    /// The head of the upstream's answer, before anything was changed in it. Says whether the body is
+    /// The head of the upstream's response, before anything was changed in it. Says whether the body is
     /// wanted. Requests that wait for a response that is not stored wait no longer.
     pub fn on_head(&mut self, answer: &ResponseHeader) -> bool {
         let freshness = Freshness::of(&self.rules, self.credentials, answer.status, &answer.headers, now());
@@ -197,11 +197,11 @@ impl Fill {
     fn give_up(&mut self, why: Option<NotStorable>, answer: &ResponseHeader) {
         self.status.stored = false;
         tracing::trace!(event = "cache_unfit", reason = ?why, status = answer.status.as_u16());
-        // An error says nothing about the next answer.
+        // An error says nothing about the next response.
         if !answer.status.is_server_error() && !self.credentials.outside_key {
             self.cache.go_alone(&self.key);
         }
-        let replaced = answer.status.is_success() || AnswerDirectives::of(&answer.headers).no_store;
+        let replaced = answer.status.is_success() || ResponseDirectives::of(&answer.headers).no_store;
         if self.stale.take().is_some() && replaced {
             self.cache.memory.remove(&self.key); // it is not what the upstream would say now
         }
@@ -251,7 +251,7 @@ impl Fill {
 
     fn keep(&self, object: &Arc<Object>) -> bool {
         let Ok(fields) = freshness::vary(&object.head.headers) else { return false };
-        // What once parted answers goes on doing so: one variant that does not say so must not be
+        // What once parted responses goes on doing so: one variant that does not say so must not be
         // everybody's.
         let known = match self.cache.get(&self.primary) {
             Some(Slot::Varied(known)) => known,
@@ -286,7 +286,7 @@ impl Fill {
     }
 }
 
-/// What a confirmed answer says about its storing: what the 304 says, and what it leaves out.
+/// What a confirmed response says about its storing: what the 304 says, and what it leaves out.
 fn merged(kept: &HeaderMap, answer: &HeaderMap) -> HeaderMap {
     let mut merged = kept.clone();
     merged.remove(http::header::DATE); // it is of another time

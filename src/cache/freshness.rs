@@ -1,8 +1,8 @@
-//! Which answers may be kept, how long they are fresh, and what may be done with stale ones (RFC 9111,
+//! Which responses may be kept, how long they are fresh, and what may be done with stale ones (RFC 9111,
 //! sections 3 and 4.2; RFC 5861).
 //!
 //! Plain functions over heads and times. Written here rather than taken from `http-cache-semantics`: that
-//! crate parses a cached response's fields anew for each request, knows neither `stale-*` on answers nor targeted
+//! crate parses a cached response's fields anew for each request, knows neither `stale-*` on responses nor targeted
 //! fields, and reads dates in one of HTTP's three formats. Its verdicts are compared with these in the tests.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,28 +13,28 @@ use http::header::{
 use http::{HeaderMap, StatusCode};
 
 use crate::cache::config::{Per, Rules, SetCookie};
-use crate::cache::directives::{AnswerDirectives, RequestDirectives, seconds};
+use crate::cache::directives::{RequestDirectives, ResponseDirectives, seconds};
 use crate::http as codec;
 
-/// So many fields can part an answer's variants; more are a mistake.
+/// So many fields can distinguish a response's variants; more are a mistake.
 const VARY_MAX: usize = 16;
 
 /// Why a response is not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotStorable {
-    /// Its status is not one whose answers can be kept.
+    /// Its status is not one whose responses can be kept.
     Status,
-    /// `no-store`, by the answer.
+    /// `no-store`, by the response.
     NoStore,
-    /// `private`, and the route does not part answers by user.
+    /// `private`, and the route does not part responses by user.
     Private,
-    /// The request showed credentials, and nothing says that the answer is for others, too.
+    /// The request showed credentials, and nothing says that the response is for others, too.
     Credentials,
     /// `Vary: *`, or too many fields.
     Vary,
     /// `Set-Cookie`.
     SetCookie,
-    /// A part, a stream: not a whole answer.
+    /// A part, a stream: not a whole response.
     NotWhole,
     /// It would never be of use: nothing says how long it is fresh, and nothing proves it unchanged.
     NoLifetime,
@@ -78,7 +78,7 @@ pub(super) enum Use {
 }
 
 impl Freshness {
-    /// The terms on which an answer may be kept.
+    /// The terms on which a response may be kept.
     ///
     /// # Errors
     /// Says why it may not.
@@ -89,7 +89,7 @@ impl Freshness {
         headers: &HeaderMap,
         now: SystemTime,
     ) -> Result<Self, NotStorable> {
-        let directives = AnswerDirectives::of(headers);
+        let directives = ResponseDirectives::of(headers);
         check(rules, credentials, status, headers, &directives)?;
         let good = is_good(status);
         let own = own_lifetime(&directives, headers, now);
@@ -101,7 +101,7 @@ impl Freshness {
             return Err(NotStorable::NoLifetime);
         };
         let strict = directives.must_revalidate || directives.proxy_revalidate || always_ask;
-        // `s-maxage` forbids stale answers too (section 5.2.2.10), unless the same answer allows them.
+        // `s-maxage` forbids stale responses too (section 5.2.2.10), unless the same response allows them.
         let shared_limit = directives.s_maxage.is_some() && !overridden;
         let stale = |said: Option<Duration>, by_route: Option<Duration>| {
             let by_route = by_route.filter(|_| !shared_limit);
@@ -157,7 +157,7 @@ impl Freshness {
         if behind < self.while_revalidate {
             return Use::WhileRevalidate;
         }
-        // The client takes stale ones, as far as the answer allows it.
+        // The client takes stale ones, as far as the response allows it.
         if !self.never_stale && directives.max_stale.is_some_and(|it| behind <= it) {
             return Use::Fresh;
         }
@@ -171,7 +171,7 @@ fn check(
     credentials: Credentials,
     status: StatusCode,
     headers: &HeaderMap,
-    directives: &AnswerDirectives,
+    directives: &ResponseDirectives,
 ) -> Result<(), NotStorable> {
     if status == StatusCode::PARTIAL_CONTENT || codec::is_event_stream(headers) || headers.contains_key(CONTENT_RANGE) {
         return Err(NotStorable::NotWhole);
@@ -195,12 +195,12 @@ fn check(
 }
 
 /// What lets a shared cache serve the response to a request with credentials to others (RFC 9111, section 3.5).
-/// `must-revalidate` would, too, but frameworks put it on answers that are anything but public.
-fn for_everybody(rules: &Rules, directives: &AnswerDirectives) -> bool {
+/// `must-revalidate` would, too, but frameworks put it on responses that are anything but public.
+fn for_everybody(rules: &Rules, directives: &ResponseDirectives) -> bool {
     rules.per == Some(Per::Public) || directives.public || directives.s_maxage.is_some()
 }
 
-/// A route's `ttl` is meant for these; an error is kept only if the answer itself says so.
+/// A route's `ttl` is meant for these; an error is kept only if the response itself says so.
 fn is_good(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308)
 }
@@ -210,7 +210,7 @@ fn is_understood(status: StatusCode) -> bool {
     matches!(status.as_u16(), 302 | 303 | 307 | 404 | 405 | 410 | 414 | 451 | 501)
 }
 
-fn own_lifetime(directives: &AnswerDirectives, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+fn own_lifetime(directives: &ResponseDirectives, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     if let Some(explicit) = directives.s_maxage.or(directives.max_age) {
         return Some(explicit);
     }
@@ -228,7 +228,7 @@ fn own_lifetime(directives: &AnswerDirectives, headers: &HeaderMap, now: SystemT
     Some(expires.duration_since(date).unwrap_or_default())
 }
 
-/// How old an answer is when it arrives (RFC 9111, section 4.2.3).
+/// How old a response is when it arrives (RFC 9111, section 4.2.3).
 fn age(headers: &HeaderMap, now: SystemTime) -> Duration {
     let reported = headers.get(AGE).and_then(|it| it.to_str().ok());
     let reported = reported.map_or(Duration::ZERO, |it| seconds(it.split(',').next().unwrap_or_default().trim()));
@@ -238,7 +238,7 @@ fn age(headers: &HeaderMap, now: SystemTime) -> Duration {
     reported.max(Duration::from_secs(apparent.as_secs().saturating_sub(1)))
 }
 
-/// The fields that part an answer's variants, in alphabetical order. What is packed parts by
+/// The fields that distinguish a response's variants, in alphabetical order. What is packed parts by
 /// `Accept-Encoding`, also when its origin left that out.
 pub(super) fn vary(headers: &HeaderMap) -> Result<Vec<HeaderName>, NotStorable> {
     let mut fields: Vec<HeaderName> = Vec::new();

@@ -72,7 +72,7 @@ impl Drop for InFlight {
     }
 }
 
-/// Waits until the answer is there, at most for `patience`.
+/// Waits until the response is there, at most for `patience`.
 pub(super) async fn follow(mut in_flight: watch::Receiver<Outcome>, patience: Duration) -> Outcome {
     let landed = tokio::time::timeout(patience, in_flight.wait_for(|it| *it != Outcome::Pending)).await;
     match landed {

@@ -1,8 +1,8 @@
 //! Invalidations: which cached responses no longer count, without looking for them.
 //!
-//! Every answer knows the fingerprints of what it depends on (its target, its route, its tags), and up to
+//! Every response knows the fingerprints of what it depends on (its target, its route, its tags), and up to
 //! which change it knows of the world. A change only writes down the fingerprint and the next number. An
-//! answer that is older than a change of something it depends on is useless, also one that was requested
+//! response that is older than a change of something it depends on is useless, also one that was requested
 //! for before the change and arrives after it.
 
 use std::collections::{HashMap, VecDeque};
@@ -19,7 +19,7 @@ const FILTER_BITS: u64 = 1 << 20;
 pub(super) struct Invalidations {
     /// The number of the last change.
     last: AtomicU64,
-    /// Answers that know less than this are useless, whatever they depend on.
+    /// Responses that know less than this are useless, whatever they depend on.
     floor: AtomicU64,
     /// What was requested before this change must not be stored; what is stored already stays.
     barrier: AtomicU64,
@@ -93,7 +93,7 @@ impl Invalidations {
         self.last.store(number, Ordering::Release);
     }
 
-    /// Whether an answer no longer counts that knew of the changes up to `known`.
+    /// Whether a response no longer counts that knew of the changes up to `known`.
     pub(super) fn outdated(&self, known: u64, depends: &[u64]) -> bool {
         if known >= self.now() {
             return false; // nothing has changed since

@@ -1,4 +1,4 @@
-//! What makes two requests the same: target, route, whose they are, and the fields that answers depend on.
+//! What makes two requests the same: target, route, whose they are, and the fields that responses depend on.
 //!
 //! Keys are compared as a whole, not by a hash: no two requests can be taken for one another. Each part
 //! is preceded by its length, so that no part can pretend to be two.
@@ -52,7 +52,7 @@ impl<'a> CacheRequest<'a> {
     }
 }
 
-/// The request has no answer that could be kept: it shows credentials, and they name nobody.
+/// The request has no response that could be kept: it shows credentials, and they name nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Nobody;
 
@@ -98,7 +98,7 @@ impl Target {
     }
 }
 
-/// The key of a request, before the answer's own `Vary` is known.
+/// The key of a request, before the response's own `Vary` is known.
 pub(super) fn primary(rules: &Rules, request: &CacheRequest<'_>) -> Result<(Vec<u8>, Credentials), Nobody> {
     let mut key = Vec::with_capacity(256);
     key.push(u8::from(request.target.https) | u8::from(rules.by_body) << 1);
@@ -122,7 +122,7 @@ pub(super) fn variant(key: &mut Vec<u8>, fields: &[HeaderName], headers: &Header
     vary(fields, headers, key);
 }
 
-/// Whose answers these are.
+/// Whose responses these are.
 fn scope(rules: &Rules, request: &CacheRequest<'_>, key: &mut Vec<u8>) -> Result<Credentials, Nobody> {
     match (rules.per, request.principal) {
         (Some(Per::Public), _) => key.push(b'p'),
@@ -161,7 +161,7 @@ fn identity(principal: &Principal, key: &mut Vec<u8>) {
     part(key, principal.subject.as_bytes());
     optional(key, principal.issuer.as_deref().map(str::as_bytes));
     optional(key, principal.tenant.as_deref().map(str::as_bytes));
-    // What a token is limited to may limit the answer.
+    // What a token is limited to may limit the response.
     for words in [&principal.roles, &principal.scopes] {
         key.extend_from_slice(&u32::try_from(words.len()).unwrap_or(u32::MAX).to_be_bytes());
         words.iter().for_each(|it| part(key, it.as_bytes()));
@@ -294,7 +294,7 @@ mod tests {
             assert!(key(&rules("{ ttl: 1s }"), &case).unwrap().1.outside_key);
             assert!(!key(&rules("{ per: public }"), &case).unwrap().1.outside_key);
         }
-        // One credential parts answers, another is shown beside it.
+        // One credential parts responses, another is shown beside it.
         let both = [("authorization", "x"), ("cookie", "y")];
         let case = Case { headers: &both, ..Case::default() };
         assert!(key(&rules("{ vary: [authorization] }"), &case).unwrap().1.outside_key);

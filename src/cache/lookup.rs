@@ -51,7 +51,7 @@ pub struct Lookup {
 
 /// A request that may change something.
 pub struct Change {
-    /// The cache in which that makes answers useless.
+    /// The cache in which that makes responses useless.
     pub cache: Arc<Cache>,
     /// What it may change.
     pub target: Target,
@@ -71,7 +71,7 @@ impl Lookup {
         Self { status: Some(status), fill: None, change: None, word: None }
     }
 
-    /// The head of the answer, as it came from wherever it came from. Says whether its body is wanted.
+    /// The head of the response, as it came from wherever it came from. Says whether its body is wanted.
     pub fn on_response(&mut self, answer: &mut ResponseHeader) -> bool {
         let wanted = match &mut self.fill {
             Some(fill) => {
@@ -106,7 +106,7 @@ impl Lookup {
         }
     }
 
-    /// The answer has passed, whole if there is a body.
+    /// The response has passed, whole if there is a body.
     pub fn finish(&mut self, body: Option<Bytes>) {
         if let (Some(fill), Some(body)) = (self.fill.take(), body) {
             fill.finish(body);
@@ -117,7 +117,7 @@ impl Lookup {
 /// What was found under a key.
 struct Found {
     object: Option<Arc<Object>>,
-    /// The fields by which answers part.
+    /// The fields by which responses vary.
     vary: Arc<[HeaderName]>,
 }
 
@@ -133,7 +133,7 @@ struct KeyedRequest<'a> {
 }
 
 impl Cache {
-    /// What can be said at once: the request is none for the cache, or memory has its answer. `None` if it has
+    /// What can be said at once: the request is none for the cache, or memory has its response. `None` if it has
     /// to [look it up](Cache::lookup). `tags` are those of [`Rules::tags`].
     pub fn lookup_in_memory(
         self: &Arc<Self>,
@@ -198,7 +198,7 @@ impl Cache {
         Ok(LookupResult::Hit(Box::new(cached)))
     }
 
-    /// What is kept, and the key of the variant if answers part by fields of the request.
+    /// What is kept, and the key of the variant if responses part by fields of the request.
     fn find(&self, primary: &[u8], headers: &HeaderMap) -> (Found, Option<Vec<u8>>) {
         let vary = match self.get(primary) {
             None => return (Found { object: None, vary: Arc::default() }, None),
@@ -266,7 +266,7 @@ impl Cache {
         }
     }
 
-    /// This request fetches, unless the shared state has the answer.
+    /// This request fetches, unless the shared state has the response.
     async fn go(
         self: &Arc<Self>,
         keyed: KeyedRequest<'_>,

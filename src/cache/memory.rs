@@ -9,7 +9,7 @@ use crate::cache::object::Slot;
 
 /// Parts of the store that are locked one by one.
 const SHARDS_MAX: u64 = 32;
-/// What an answer takes, about: only to size the store's own tables.
+/// What a response takes, about: only to size the store's own tables.
 const TYPICAL: u64 = 4 * 1024;
 
 /// Cached responses by key.
@@ -41,7 +41,7 @@ impl Lifecycle<Box<[u8]>, Slot> for Evictions {
 }
 
 impl Memory {
-    /// `capacity` and `object_max` in bytes. A shard always has room for several of the largest answers.
+    /// `capacity` and `object_max` in bytes. A shard always has room for several of the largest responses.
     pub(super) fn new(capacity: u64, object_max: usize) -> Self {
         let shards = (capacity / (object_max as u64).saturating_mul(4).max(1)).clamp(1, SHARDS_MAX);
         // The store rounds up to a power of two, which would make shards too small.
@@ -66,7 +66,7 @@ impl Memory {
         self.slots.remove(key);
     }
 
-    /// Removes what `goes` names, and says how many answers that were. Locks a shard at a time; not for
+    /// Removes what `goes` names, and says how many responses that were. Locks a shard at a time; not for
     /// a worker.
     pub(super) fn remove_all(&self, goes: impl Fn(&Slot) -> bool) -> u64 {
         let count = std::sync::atomic::AtomicU64::new(0);

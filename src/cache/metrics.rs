@@ -42,13 +42,13 @@ impl Metrics {
             stale: requests.with_label_values(&["stale"]),
             revalidated: requests.with_label_values(&["revalidated"]),
             bypassed: requests.with_label_values(&["bypass"]),
-            collapsed: counter("moongate_cache_collapsed_total", "Requests that waited for another one's answer"),
+            collapsed: counter("moongate_cache_collapsed_total", "Requests that waited for another one's response"),
             stored: counter("moongate_cache_stored_total", "Responses that were stored"),
             evicted: counter("moongate_cache_evicted_total", "Cached responses that had to make room"),
             purged: counter("moongate_cache_purged_total", "Cached responses that were purged"),
             refreshes: register_int_gauge!(
                 "moongate_cache_refreshes_in_flight",
-                "Answers that are fetched anew while stale ones are served"
+                "Responses that are fetched anew while stale ones are served"
             )
             .expect(ONCE),
             shared_hits: shared_tier.with_label_values(&["hit"]),

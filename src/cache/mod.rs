@@ -1,7 +1,7 @@
-//! A shared HTTP cache: what may be kept, for whom, how long, and what becomes of it (RFC 9111, 5861, 9211,
+//! A shared HTTP cache: what may be cached, for whom, how long, and what becomes of it (RFC 9111, 5861, 9211,
 //! 9213).
 //!
-//! Plain arithmetic over heads, and the store. It sends nothing and answers nothing itself: the request path looks up in it,
+//! Plain arithmetic over heads, and the store. It sends nothing itself: the request path looks up in it,
 //! fetches what it lacks, and hands it the responses.
 
 mod body;

@@ -17,7 +17,7 @@ use crate::cache::key::Target;
 /// What an entry takes beside its bytes, about.
 const OVERHEAD: usize = 512;
 
-/// Fields of one connection or one delivery, not of the answer (RFC 9111, section 3.1).
+/// Fields of one connection or one delivery, not of the response (RFC 9111, section 3.1).
 const NOT_KEPT: [HeaderName; 13] = [
     AGE,
     CONNECTION,
@@ -51,7 +51,7 @@ pub struct Object {
 }
 
 impl Object {
-    /// Keeps an answer as its upstream sent it.
+    /// Keeps a response as its upstream sent it.
     pub(super) fn new(
         answer: &ResponseHeader,
         body: Bytes,
@@ -68,7 +68,7 @@ impl Object {
         Some(Self { head, body, freshness, route, target, depends, known, modified })
     }
 
-    /// The same answer, confirmed by a 304: its fields replace those of the same name (RFC 9111, section 3.2).
+    /// The same response, confirmed by a 304: its fields replace those of the same name (RFC 9111, section 3.2).
     pub(super) fn confirmed(&self, answer: &ResponseHeader, freshness: Freshness, known: u64) -> Option<Self> {
         let mut head = self.head.clone();
         // What describes the body stays: it is the same body.
@@ -132,9 +132,9 @@ fn own(value: &HeaderValue) -> Option<HeaderValue> {
 /// What can be under a key.
 #[derive(Clone, Debug)]
 pub(super) enum Slot {
-    /// An answer.
+    /// A response.
     Whole(Arc<Object>),
-    /// The answers part by these fields of the request.
+    /// The responses part by these fields of the request.
     Varied(Arc<[HeaderName]>),
 }
 

@@ -20,20 +20,20 @@ const TOPIC: &str = "cache";
 pub enum Purge {
     /// Everything.
     All,
-    /// All answers of a route.
+    /// All responses of a route.
     Route(String),
-    /// All answers that depend on this.
+    /// All responses that depend on this.
     Tag(String),
-    /// The answers to one target, in all variants: `/players/7?x=1` on every host, or with a host before it.
+    /// The responses to one target, in all variants: `/players/7?x=1` on every host, or with a host before it.
     Key(String),
-    /// The answers to all targets that begin so.
+    /// The responses to all targets that begin so.
     Prefix(String),
 }
 
 /// What came of a purge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Purged {
-    /// So many answers were in this gateway's memory.
+    /// So many responses were in this gateway's memory.
     pub count: u64,
     /// Whether the shared state and the other gateways could be reached.
     pub everywhere: bool,
@@ -81,7 +81,7 @@ impl Cache {
                 None => true,
             };
             if !(cache.publish(PurgeMessage::Changed(fingerprints)).await && shared) {
-                tracing::warn!(event = "cache_change_untold", "other gateways may give an outdated answer");
+                tracing::warn!(event = "cache_change_untold", "other gateways may serve an outdated response");
             }
         });
     }

@@ -18,7 +18,7 @@ use crate::cache::metrics::METRICS;
 use crate::cache::object::{Slot, decode, encode};
 use crate::state::Records;
 
-/// How long an answer from the shared state is waited for.
+/// How long a response from the shared state is waited for.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long it is left alone after it failed.
 const PAUSE: Duration = Duration::from_secs(1);

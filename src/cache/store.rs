@@ -28,7 +28,7 @@ const ALONE_MAX: usize = 16_384;
 const FAILING: Duration = Duration::from_secs(1);
 /// So many of these keys are remembered.
 const FAILING_MAX: usize = 16_384;
-/// A stale answer with a validator stays this long: a 304 makes it fresh again.
+/// A stale response with a validator stays this long: a 304 makes it fresh again.
 pub(super) const GRACE: Duration = Duration::from_secs(3600);
 
 /// A shared HTTP cache (RFC 9111); one for all workers.
@@ -43,7 +43,7 @@ pub struct Cache {
     alone: Table<Box<[u8]>, Instant>,
     failing: Table<Box<[u8]>, Instant>,
     object_max: usize,
-    /// Answers that are being taken down, and how many may be.
+    /// Responses that are being taken down, and how many may be.
     taken_down: AtomicUsize,
     taken_down_max: usize,
 }
@@ -55,7 +55,7 @@ pub struct CacheUsage {
     pub bytes: u64,
     /// What they may take.
     pub bytes_max: u64,
-    /// The largest answer that is kept, in bytes.
+    /// The largest response that is kept, in bytes.
     pub object_bytes_max: usize,
     /// Entries.
     pub objects: usize,
@@ -69,11 +69,11 @@ pub struct CacheUsage {
     pub revalidated: u64,
     /// Requests that were none for the cache.
     pub bypassed: u64,
-    /// Requests that waited for another one's answer.
+    /// Requests that waited for another one's response.
     pub collapsed: u64,
     /// Entries that had to make room.
     pub evicted: u64,
-    /// Whether the shared state keeps answers, too.
+    /// Whether the shared state keeps responses, too.
     pub shared: bool,
 }
 
@@ -102,7 +102,7 @@ impl Cache {
     }
 
     /// What a request that changes something makes useless, if it went well (RFC 9111, section 4.4): its
-    /// target, what its answer names beside it, and what has its route's tags.
+    /// target, what its response names beside it, and what has its route's tags.
     pub(super) fn changes(
         &self,
         target: &Target,
@@ -155,7 +155,7 @@ impl Cache {
         Some(slot)
     }
 
-    /// Keeps an answer in memory, if nothing that it depends on has changed meanwhile.
+    /// Keeps a response in memory, if nothing that it depends on has changed meanwhile.
     pub(super) fn put(&self, key: &[u8], object: &Arc<Object>) -> bool {
         if !self.invalidations.may_keep(object.known, &object.depends) {
             return false;
@@ -192,7 +192,7 @@ impl Cache {
         self.alone.remove(key);
     }
 
-    /// Room to take one more answer down.
+    /// Room to take one more response down.
     pub(super) fn take_down(self: &Arc<Self>) -> Option<TakenDown> {
         let taken = TakenDown(self.clone());
         let under_way = self.taken_down.fetch_add(1, Ordering::Relaxed);
@@ -210,7 +210,7 @@ fn holds(table: &Table<Box<[u8]>, Instant>, key: &[u8]) -> bool {
     holds
 }
 
-/// Counts an answer that is being taken down.
+/// Counts a response that is being taken down.
 pub(super) struct TakenDown(Arc<Cache>);
 
 impl Drop for TakenDown {
@@ -222,7 +222,7 @@ impl Drop for TakenDown {
 /// A token of everything: all that the shared state keeps depends on it.
 pub(super) const EVERYTHING: u64 = 0;
 
-/// Fingerprints of what an answer depends on.
+/// Fingerprints of what a response depends on.
 pub(super) fn depends(rules: &Rules, target: &Target, tags: &[u64]) -> Arc<[u64]> {
     let (host, path) = (target.host(), target.path());
     let fixed = [EVERYTHING, of_route(&rules.route), of_target(host, path), of_path(path)];
@@ -252,7 +252,7 @@ pub(super) fn of_path(path: &str) -> u64 {
     fingerprint(&[b"path", path.as_bytes()])
 }
 
-/// The time now, as answers count it.
+/// The time now, as responses count it.
 pub(super) fn now() -> SystemTime {
     SystemTime::now()
 }

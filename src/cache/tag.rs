@@ -1,4 +1,4 @@
-//! What a route's answers depend on, made from what its path captured: `player:{path.rest}`.
+//! What a route's responses depend on, made from what its path captured: `player:{path.rest}`.
 
 use crate::base::{At, Diagnostics};
 use crate::routing::Params;

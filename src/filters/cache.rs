@@ -12,7 +12,7 @@ use crate::pipeline::{Filter, Scope};
 
 impl Filter for Arc<Rules> {
     const NAME: &'static str = "cache";
-    const SUMMARY: &'static str = "Keeps responses and gives them again.";
+    const SUMMARY: &'static str = "Caches responses and serves them again.";
     type Config = CacheConfig;
 
     fn compile(config: &CacheConfig, scope: &Scope<'_>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {

@@ -101,7 +101,7 @@ pub(super) fn begin(exchange: &mut Exchange) -> bool {
     fill.asks()
 }
 
-/// The answer has passed.
+/// The response has passed.
 pub(super) fn finish(exchange: &mut Exchange) {
     let Some(lookup) = &mut exchange.cache else { return };
     let answer = exchange.recording.take().and_then(|it| it.into_answer());

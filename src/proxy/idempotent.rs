@@ -1,4 +1,4 @@
-//! An idempotent request: it goes on though its client leaves, and its answer is stored for repetitions before the client
+//! An idempotent request: it goes on though its client leaves, and its response is stored for repetitions before the client
 //! gets the end of it (CP2-B).
 
 use std::future::{Future, poll_fn};
@@ -39,7 +39,7 @@ struct Performed {
     answer: Result<UpstreamResponse, ForwardError>,
     info: AttemptInfo,
     policy: Policy,
-    /// Where the answer is a stream that is stored when it has ended: what it is stored in.
+    /// Where the response is a stream that is stored when it has ended: what it is stored in.
     recorded: Option<Reservation>,
 }
 
@@ -185,7 +185,7 @@ async fn perform(reservation: Reservation, idempotent: IdempotentRequest) -> Per
     Performed { answer, info, policy, recorded }
 }
 
-/// Reads the whole answer and stores it, before the client gets it.
+/// Reads the whole response and stores it, before the client gets it.
 async fn whole(
     reservation: Reservation,
     response: UpstreamResponse,

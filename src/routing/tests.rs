@@ -28,7 +28,7 @@ fn table(routes: &[(&str, &str)]) -> Table {
 }
 
 /// `GET api.example.org/a?b=1`, with headers.
-struct Asked {
+struct Sent {
     method: Method,
     host: Option<String>,
     path: String,
@@ -37,7 +37,7 @@ struct Asked {
     websocket: bool,
 }
 
-impl Asked {
+impl Sent {
     fn new(line: &str, headers: &[(&str, &str)]) -> Self {
         let (method, url) = line.split_once(' ').unwrap();
         let (url, query) = match url.split_once('?') {
@@ -69,12 +69,12 @@ impl Asked {
 }
 
 /// The winner and its captures as `name a=1 b=2`, or `404`, `405 GET, …`, `406`.
-fn answer(table: &Table, asked: &Asked) -> String {
-    match table.find(&asked.request()) {
+fn answer(table: &Table, sent: &Sent) -> String {
+    match table.find(&sent.request()) {
         Outcome::Found { route, params } => {
             let captures = table.captures(route).iter();
             let shown = captures.map(|name| {
-                let value = table.param(route, &params, &asked.path, name).unwrap();
+                let value = table.param(route, &params, &sent.path, name).unwrap();
                 format!(" {name}={value}")
             });
             table.name(route).to_owned() + &shown.collect::<String>()
@@ -87,7 +87,7 @@ fn answer(table: &Table, asked: &Asked) -> String {
 
 #[track_caller]
 fn check(table: &Table, line: &str, headers: &[(&str, &str)], expected: &str) {
-    assert_eq!(answer(table, &Asked::new(line, headers)), expected, "{line}");
+    assert_eq!(answer(table, &Sent::new(line, headers)), expected, "{line}");
 }
 
 #[test]
@@ -275,8 +275,8 @@ fn a_pattern_of_sixteen_captures_matches() {
     let path: String = (0..15).map(|it| format!("/{{x{it}}}")).collect();
     let yaml = format!("path: '{path}/{{*rest}}'");
     let table = table(&[("many", &yaml)]);
-    let asked = Asked::new(&format!("GET {}", "/y".repeat(18)), &[]);
-    assert!(answer(&table, &asked).ends_with("x14=y rest=y/y/y"));
+    let sent = Sent::new(&format!("GET {}", "/y".repeat(18)), &[]);
+    assert!(answer(&table, &sent).ends_with("x14=y rest=y/y/y"));
 }
 
 #[test]
@@ -292,8 +292,8 @@ fn an_explanation_names_the_near_misses_and_why() {
         ("socket", "{ path: '/api/v1/{x}', websocket: true, accept: [text/html] }"),
     ]);
     let headers = [("x-b", "secret"), ("accept", "image/png"), ("x-c", "1")];
-    let asked = Asked::new("POST b.example.org/api/v1/a", &headers);
-    let explanation = table.explain(&asked.request());
+    let sent = Sent::new("POST b.example.org/api/v1/a", &headers);
+    let explanation = table.explain(&sent.request());
     let Verdict::Found { route, params, .. } = &explanation.outcome else { panic!() };
     assert_eq!((route.as_str(), params["x"].as_str()), ("won", "a"));
     let near: Vec<String> =
@@ -320,8 +320,8 @@ fn expand(pattern: &str, template: &str, path: &str) -> String {
     let mut diagnostics = Diagnostics::default();
     let template = Template::compile(template, table.captures(0), &At::ROOT, &mut diagnostics);
     assert!(diagnostics.is_empty(), "{diagnostics:?}");
-    let asked = Asked::new(&format!("GET {path}"), &[]);
-    let Outcome::Found { params, .. } = table.find(&asked.request()) else { panic!("{path}") };
+    let sent = Sent::new(&format!("GET {path}"), &[]);
+    let Outcome::Found { params, .. } = table.find(&sent.request()) else { panic!("{path}") };
     let mut out = "> ".to_owned();
     template.expand(&params, path, &mut out);
     out.split_off(2)
@@ -368,8 +368,8 @@ fn a_template_s_faults_are_told() {
 }
 
 /// The documented order, once more and plainly: all that match, then the greatest.
-fn naive(table: &Table, asked: &Asked) -> Option<String> {
-    let request = asked.request();
+fn naive(table: &Table, sent: &Sent) -> Option<String> {
+    let request = sent.request();
     let host = HostName::of(request.host);
     let host_rank = |route: &Route| {
         let any = route.hosts.is_empty().then_some((false, 0));
@@ -387,7 +387,7 @@ fn naive(table: &Table, asked: &Asked) -> Option<String> {
     };
     let matching = table.routes().iter().filter_map(|route| {
         let host = host_rank(route)?;
-        (route.pattern.nearness(&asked.path) == Nearness::Matches).then_some(())?;
+        (route.pattern.nearness(&sent.path) == Nearness::Matches).then_some(())?;
         let fit = route.fit(&request)?;
         Some((host, path_rank(route), route.weight, fit, std::cmp::Reverse(route.name.clone())))
     });
@@ -438,7 +438,7 @@ fn any_match() -> impl Strategy<Value = MatchConfig> {
     )
 }
 
-fn any_request() -> impl Strategy<Value = Asked> {
+fn any_request() -> impl Strategy<Value = Sent> {
     let method = proptest::sample::select(&["GET", "HEAD", "POST", "PUT"][..]);
     let host = proptest::sample::select(&["", "h.org", "i.h.org:80", "j.i.h.org", "k.org"][..]);
     let segment = proptest::sample::select(&["/a", "/b", "/c", "/d"][..]);
@@ -451,20 +451,20 @@ fn any_request() -> impl Strategy<Value = Asked> {
     let header = proptest::sample::select(&["", "1", "12", "2"][..]);
     (method, host, path, query, accept, header, any::<bool>()).prop_map(
         |(method, host, path, query, accept, header, websocket)| {
-            let mut asked = Asked::new(&format!("{method} {host}{path}{query}"), &[]);
+            let mut sent = Sent::new(&format!("{method} {host}{path}{query}"), &[]);
             if !accept.is_empty() {
-                asked.headers.insert(ACCEPT, HeaderValue::from_static(accept));
+                sent.headers.insert(ACCEPT, HeaderValue::from_static(accept));
             }
             if !header.is_empty() {
-                asked.headers.insert("x", HeaderValue::from_static(header));
+                sent.headers.insert("x", HeaderValue::from_static(header));
             }
-            asked.websocket = websocket;
-            asked
+            sent.websocket = websocket;
+            sent
         },
     )
 }
 
-impl std::fmt::Debug for Asked {
+impl std::fmt::Debug for Sent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.request().fmt(f)
     }
@@ -497,18 +497,18 @@ proptest! {
         requests in proptest::collection::vec(any_request(), 1..30),
     ) {
         let table = sound(&routes);
-        for asked in &requests {
-            let found = match table.find(&asked.request()) {
+        for sent in &requests {
+            let found = match table.find(&sent.request()) {
                 Outcome::Found { route, .. } => Some(table.name(route).to_owned()),
                 _ => None,
             };
-            prop_assert_eq!(&found, &naive(&table, asked), "{:?}", asked);
-            if let Outcome::Found { route, params } = table.find(&asked.request()) {
-                let captured = (0..params.len()).filter_map(|it| params.at(it, &asked.path));
-                let expected = naive_captures(table.pattern(route), &asked.path);
-                prop_assert_eq!(captured.collect::<Vec<_>>(), expected, "{:?}", asked);
+            prop_assert_eq!(&found, &naive(&table, sent), "{:?}", sent);
+            if let Outcome::Found { route, params } = table.find(&sent.request()) {
+                let captured = (0..params.len()).filter_map(|it| params.at(it, &sent.path));
+                let expected = naive_captures(table.pattern(route), &sent.path);
+                prop_assert_eq!(captured.collect::<Vec<_>>(), expected, "{:?}", sent);
             }
-            let explained = match table.explain(&asked.request()).outcome {
+            let explained = match table.explain(&sent.request()).outcome {
                 Verdict::Found { route, .. } => Some(route),
                 _ => None,
             };
@@ -519,14 +519,14 @@ proptest! {
     #[test]
     fn the_order_of_the_file_does_not_matter(
         routes in proptest::collection::vec(any_match(), 0..8),
-        asked in any_request(),
+        sent in any_request(),
     ) {
         let table = sound(&routes);
         let names: Vec<String> = (0..table.len()).map(|it| table.name(it).to_owned()).collect();
         let written = |name: &String| &routes[name[1..].parse::<usize>().unwrap()];
         let turned: Vec<_> = names.iter().rev().map(|it| (it.as_str(), written(it))).collect();
         let other = Table::compile(&turned, &At::ROOT, &mut Diagnostics::default());
-        prop_assert_eq!(answer(&table, &asked), answer(&other, &asked));
+        prop_assert_eq!(answer(&table, &sent), answer(&other, &sent));
     }
 }
 
@@ -554,7 +554,7 @@ proptest! {
             && diagnostics.is_empty()
         {
             let line = format!("GET {}", target.path());
-            if let Outcome::Found { params, .. } = table.find(&Asked::new(&line, &[]).request()) {
+            if let Outcome::Found { params, .. } = table.find(&Sent::new(&line, &[]).request()) {
                 let mut out = String::new();
                 template.expand(&params, target.path(), &mut out);
                 let made = Target::normalise(out.as_bytes()).unwrap();

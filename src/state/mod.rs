@@ -22,7 +22,7 @@ pub use config::{Backend, MemoryBounds, MemoryConfig, RedisAccess, RedisConfig, 
 pub use counters::{CounterKey, Counters, Fill, Moment, Quota, Taken};
 pub use pubsub::{PubSub, Received, Subscription};
 pub use records::{Insert, Records, Unavailable};
-pub use redis::{Given, SharedCells};
+pub use redis::{Granted, SharedCells};
 
 /// The state of this gateway; clones share it.
 #[derive(Clone)]

@@ -45,7 +45,7 @@ struct Inner {
     database: OnceCell<Database>,
     calls: Arc<Semaphore>,
     /// When a failure was last logged, in seconds since 1970.
-    told: AtomicI64,
+    logged: AtomicI64,
 }
 
 /// An open database.
@@ -71,7 +71,7 @@ impl Store {
             runtime,
             database: OnceCell::new(),
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
-            told: AtomicI64::new(0),
+            logged: AtomicI64::new(0),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -149,7 +149,7 @@ impl Store {
     /// At most once a second: a store that is gone fails every call.
     fn tell(&self, error: &StoreError) {
         let now = sql::now();
-        if self.inner.told.swap(now, Ordering::Relaxed) != now {
+        if self.inner.logged.swap(now, Ordering::Relaxed) != now {
             tracing::error!(event = "store_unavailable", error = %error);
         }
     }

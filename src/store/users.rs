@@ -1,4 +1,4 @@
-//! People, and those that another provider vouches for.
+//! People, and those that another provider has signed in.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::store::refresh::end_families_of;
 use crate::store::revocations::{self, Revoked};
 use crate::store::sql;
 
-/// A person, or one that another provider vouches for.
+/// A person, or one that another provider has signed in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     /// Never used twice; the `sub` of tokens.
@@ -142,13 +142,13 @@ impl Store {
         .await
     }
 
-    /// The user that another provider vouches for: added when they first come; later, their roles and
+    /// The user that another provider has signed in: added when they first come; later, their roles and
     /// tenant are what the provider says now. One that was disabled here stays so. `life` as for
     /// [`Store::change_user`].
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if the name belongs to another id; [`StoreError::Unavailable`].
-    pub async fn vouched_user(&self, user: NewUser, life: Duration) -> Result<User, StoreError> {
+    pub async fn federated_user(&self, user: NewUser, life: Duration) -> Result<User, StoreError> {
         self.call(move |database| async move {
             let mut transaction = database.begin().await?;
             let known = match lock(&mut transaction, &user.id).await? {

@@ -382,7 +382,7 @@ async fn an_unhealthy_endpoint_is_skipped_until_it_is_back() {
     assert_eq!(picks.get(&bad.address.port()), None);
     assert!(live.pick(&[good.address]).is_none(), "the only healthy one was tried");
     let reason = || registry.report().remove(0).endpoints.remove(1).last_error;
-    until("the reason is told", || reason().as_deref() == Some("it answered with status 503")).await;
+    until("the reason is reported", || reason().as_deref() == Some("it answered with status 503")).await;
     let gauge = format!("moongate_endpoint_healthy{{endpoint=\"{}\",upstream=\"{name}\"}} 0", bad.address);
     assert!(scrape().contains(&gauge));
 
@@ -452,7 +452,7 @@ async fn checks_stop_with_their_upstream_and_with_the_fleet() {
     for drop_fleet in [false, true] {
         let server = Server::start().await;
         let (registry, live) = fleet_of(&name("gone"), &checked(&[server.address], "http: /health"));
-        until("it is asked", || server.asked() > 1).await;
+        until("it is probed", || server.asked() > 1).await;
         let checked = Arc::downgrade(&live);
         drop(live);
         let _fleet = if drop_fleet {
@@ -488,7 +488,7 @@ async fn checks_speak_http2_and_reuse_the_connection() {
     let yaml = checked(&[address], "http: /health").replacen('{', "{ protocol: http2,", 1);
     let (_fleet, live) = fleet_of(&name("h2"), &yaml);
     becomes(&live, 0, Health::Healthy).await;
-    until("it is asked again", || asked.load(SeqCst) > 2).await;
+    until("it is probed again", || asked.load(SeqCst) > 2).await;
     assert!(connections.load(SeqCst) < asked.load(SeqCst));
     server.abort();
 }

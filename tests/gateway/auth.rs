@@ -107,15 +107,15 @@ fn r4_2_our_own_tokens_pass_and_upstreams_are_told_whose_they_are() {
             }
             assert!(told.get("x_moongate_roles").is_none() && told.get("x-moongate-new").is_none(), "{told}");
             // What is signed says the same, with the key that is published, and is no access token.
-            let badge = told["x-moongate-identity"].as_str().unwrap();
-            let (header, said) = said_by(badge);
+            let token = told["x-moongate-identity"].as_str().unwrap();
+            let (header, said) = said_by(token);
             assert_eq!((&header["kid"], &header["typ"]), (&json!(stage.kid()), &json!("moongate-identity+jwt")));
             assert_eq!(
                 (&said["sub"], &said["tenant"], &said["amr"]),
                 (&json!("ada"), &json!("north"), &json!(["jwt"]))
             );
             assert!(said["exp"].as_u64().unwrap() <= now() + 61);
-            refused(&stage.bearer(badge), "type");
+            refused(&stage.bearer(token), "type");
         }
     }
     assert!(figure(&stage.gateway, "moongate_tokens_total{result=\"known\"}").unwrap() >= 2.0);

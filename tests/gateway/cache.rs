@@ -487,7 +487,7 @@ fn s2s_11_the_same_input_has_the_same_answer() {
 }
 
 #[test]
-fn s2s_11_another_deed_with_the_same_input_is_a_hit() {
+fn s2s_11_another_request_with_the_same_input_is_a_hit() {
     let upstream = numbered(&[]);
     let gateway = in_front_of(&upstream, "cache: { key: [body], ttl: 5m }, idempotency: {}");
     let ask = |key: &str| gateway.request("POST", "/g", &[("idempotency-key", key)], "same");

@@ -1,4 +1,4 @@
-//! A deed is done once: repetitions, duplicates at the same time, and what goes wrong on the way.
+//! Idempotent requests: repetitions, duplicates at the same time, and what goes wrong on the way.
 
 use std::thread;
 
@@ -11,8 +11,12 @@ use crate::support::{Gateway, H2Client, RawClient, RawUpstream, Response, Script
 
 fn upstream_that_counts() -> RawUpstream {
     RawUpstream::start(|it| {
-        let body = format!("deed {}", it.number);
-        Script::new().read_body().send(answer_bytes(201, &[("x-deed", "done"), ("set-cookie", "a=1")], body.as_bytes()))
+        let body = format!("order {}", it.number);
+        Script::new().read_body().send(answer_bytes(
+            201,
+            &[("x-order", "done"), ("set-cookie", "a=1")],
+            body.as_bytes(),
+        ))
     })
 }
 
@@ -25,7 +29,7 @@ fn code(answer: &Response) -> String {
 }
 
 #[test]
-fn s2s_13_the_same_key_returns_the_same_answer_and_no_second_deed() {
+fn s2s_13_the_same_key_returns_the_same_answer_and_no_second_request() {
     let upstream = upstream_that_counts();
     let gateway = in_front_of(&upstream, "idempotency: {}");
     let first = order(&gateway, "one", "{}");
@@ -34,11 +38,11 @@ fn s2s_13_the_same_key_returns_the_same_answer_and_no_second_deed() {
     let again = gateway.request("POST", "/orders", &[("X-Idempotency-Key", "\"one\"")], "{}");
     assert_eq!((again.status, again.header("idempotency-replayed")), (201, Some("true")));
     assert_eq!(again.body, first.body, "byte for byte");
-    for name in ["x-deed", "set-cookie", "content-length"] {
+    for name in ["x-order", "set-cookie", "content-length"] {
         assert_eq!(again.header(name), first.header(name), "{name}");
     }
     assert_ne!(again.header("x-request-id"), first.header("x-request-id"), "an answer has an id of its own");
-    assert_eq!(order(&gateway, "two", "{}").body, b"deed 1");
+    assert_eq!(order(&gateway, "two", "{}").body, b"order 1");
     assert_eq!(upstream.requests().len(), 2);
     assert_eq!(figure(&gateway, "idempotency_miss_total"), Some(2.0));
     assert_eq!(figure(&gateway, "idempotency_hit_total"), Some(1.0));
@@ -66,8 +70,8 @@ fn a_key_that_is_missing_or_odd_is_refused_where_one_is_needed() {
     }
     assert_eq!(upstream.requests().len(), 0);
     let by_body = || gateway.request("POST", "/orders", &[], r#"{"assignment_id":"a-1"}"#);
-    assert_eq!((by_body().body, by_body().body), (b"deed 0".to_vec(), b"deed 0".to_vec()));
-    assert_eq!(gateway.get("/orders").status, 201, "reading is no deed");
+    assert_eq!((by_body().body, by_body().body), (b"order 0".to_vec(), b"order 0".to_vec()));
+    assert_eq!(gateway.get("/orders").status, 201, "reading is not idempotency's business");
 }
 
 #[test]
@@ -126,7 +130,7 @@ fn a_duplicate_that_has_waited_long_enough_is_told_to_come_again() {
 }
 
 #[test]
-fn a_deed_goes_on_though_its_client_leaves() {
+fn an_idempotent_request_goes_on_though_its_client_leaves() {
     let go_on = Signal::new();
     let upstream = RawUpstream::start({
         let go_on = go_on.clone();
@@ -145,7 +149,7 @@ fn a_deed_goes_on_though_its_client_leaves() {
 }
 
 #[test]
-fn an_answer_that_is_too_large_passes_and_its_deed_is_not_done_again() {
+fn an_answer_that_is_too_large_passes_and_its_request_is_not_done_again() {
     let large = vec![b'x'; 200_000];
     let upstream = RawUpstream::start({
         let large = large.clone();
@@ -194,12 +198,12 @@ fn streams_are_refused_or_kept_as_the_route_says() {
 }
 
 #[test]
-fn a_deed_over_http_2_is_done_once_too() {
+fn an_idempotent_request_over_http_2_is_done_once_too() {
     let upstream = upstream_that_counts();
     let gateway = in_front_of(&upstream, "idempotency: {}");
     let mut client = H2Client::connect(gateway.public());
     let ask = |client: &mut H2Client| client.request("POST", "/orders", &[("idempotency-key", "one")], b"{}", None);
-    assert_eq!((ask(&mut client).body, ask(&mut client).body), (b"deed 0".to_vec(), b"deed 0".to_vec()));
+    assert_eq!((ask(&mut client).body, ask(&mut client).body), (b"order 0".to_vec(), b"order 0".to_vec()));
     assert_eq!(upstream.requests().len(), 1);
 }
 
@@ -233,14 +237,14 @@ fn sharing(redis: &Redis, upstream: &RawUpstream, settings: &str) -> Gateway {
 }
 
 #[test]
-fn cp2_b_a_thousand_duplicates_over_two_gateways_are_one_deed() {
+fn cp2_b_a_thousand_duplicates_over_two_gateways_are_one_request() {
     const STREAMS: usize = 100;
     let redis = Redis::start();
     let go_on = Signal::new();
     let upstream = RawUpstream::start({
         let go_on = go_on.clone();
         move |it| {
-            let body = format!("deed {}", it.number);
+            let body = format!("order {}", it.number);
             Script::new().read_body().wait(&go_on).send(answer_bytes(201, &[], body.as_bytes()))
         }
     });
@@ -260,14 +264,14 @@ fn cp2_b_a_thousand_duplicates_over_two_gateways_are_one_deed() {
     go_on.give();
     let answers: Vec<Response> = asking.into_iter().flat_map(|it| it.join().unwrap()).collect();
     assert_eq!(answers.len(), 1000);
-    assert!(answers.iter().all(|it| (it.status, it.body.as_slice()) == (201, b"deed 0")));
+    assert!(answers.iter().all(|it| (it.status, it.body.as_slice()) == (201, b"order 0")));
     assert_eq!(answers.iter().filter(|it| it.header("idempotency-replayed").is_none()).count(), 1);
     assert_eq!(upstream.requests().len(), 1);
     assert_eq!((sum("idempotency_miss_total"), sum("idempotency_hit_total")), (1.0, 999.0));
 }
 
 #[test]
-fn a_gateway_that_is_killed_blocks_its_deed_no_longer_than_its_lease() {
+fn a_gateway_that_is_killed_blocks_its_key_no_longer_than_its_lease() {
     let redis = Redis::start();
     let upstream = RawUpstream::start(|it| match it.number {
         0 => Script::silence(),

@@ -82,7 +82,7 @@ const SUITE: &[(&str, Case)] = &[
     ("users are kept and found", users_are_kept_and_found),
     ("a name is taken once", a_name_is_taken_once),
     ("a change revokes what was issued before", a_change_revokes_what_was_issued_before),
-    ("somebody vouched for is added once", somebody_vouched_for_is_added_once),
+    ("a federated user is added once", a_federated_user_is_added_once),
     ("a refresh token is good once", a_refresh_token_is_good_once),
     ("of two refreshes at once one wins", of_two_refreshes_at_once_one_wins),
     ("what is over or ended is refused", what_is_over_or_ended_is_refused),
@@ -173,19 +173,19 @@ fn a_change_revokes_what_was_issued_before(bench: &Bench) {
     assert_eq!(bench.wait(store.change_user("nobody", UserChange::default(), LIFE)), Ok(None));
 }
 
-fn somebody_vouched_for_is_added_once(bench: &Bench) {
+fn a_federated_user_is_added_once(bench: &Bench) {
     let store = bench.store();
-    let first = bench.wait(store.vouched_user(user("clinic:7"), LIFE)).unwrap();
-    let again = bench.wait(store.vouched_user(user("clinic:7"), LIFE)).unwrap();
+    let first = bench.wait(store.federated_user(user("clinic:7"), LIFE)).unwrap();
+    let again = bench.wait(store.federated_user(user("clinic:7"), LIFE)).unwrap();
     assert_eq!(first, again);
     assert_eq!(bench.wait(store.revocations(0)), Ok(Vec::new()));
     let promoted = NewUser { roles: vec!["clinician".to_owned()], ..user("clinic:7") };
-    let promoted = bench.wait(store.vouched_user(promoted, LIFE)).unwrap();
+    let promoted = bench.wait(store.federated_user(promoted, LIFE)).unwrap();
     assert_eq!((promoted.version, &*promoted.roles), (2, &["clinician".to_owned()][..]));
     assert_eq!(bench.wait(store.revocations(0)).unwrap().len(), 1);
     let disable = UserChange { active: Some(false), ..UserChange::default() };
     bench.wait(store.change_user(&promoted.id, disable, LIFE)).unwrap();
-    assert!(!bench.wait(store.vouched_user(user("clinic:7"), LIFE)).unwrap().active);
+    assert!(!bench.wait(store.federated_user(user("clinic:7"), LIFE)).unwrap().active);
 }
 
 fn a_refresh_token_is_good_once(bench: &Bench) {

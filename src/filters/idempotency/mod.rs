@@ -43,7 +43,7 @@ pub struct IdempotencyConfig {
     /// Where the key is, the first place that has one wins: `header` (`Idempotency-Key` or
     /// `X-Idempotency-Key`), or a field of a JSON body, as `body.assignment_id`. Default `[header]`.
     pub from: Vec<String>,
-    /// How long a second request waits for the first one's answer before it is refused
+    /// How long a second request waits for the first one's response before it is refused
     /// (409). Default 10s.
     pub wait: Option<Period>,
     /// The largest response that is stored. A larger one passes, and repetitions get 409. Default 1MiB.

@@ -133,7 +133,7 @@ impl Limits {
 
     /// Brings the limits of a route to life, with the counts that they had; `upstream` is where the
     /// route's requests go.
-    pub fn enliven(
+    pub fn activate(
         self: &Arc<Self>,
         route: &Arc<str>,
         limits: Option<&Rules>,

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::timeout_at;
 
-use crate::state::{CounterKey, Counters, Given, Moment, Quota, SharedCells, Taken, Unavailable};
+use crate::state::{CounterKey, Counters, Granted, Moment, Quota, SharedCells, Taken, Unavailable};
 
 /// How long a lease may be spent.
 const LIFE: Duration = Duration::from_millis(200);
@@ -200,18 +200,18 @@ impl SharedCounts {
                 Next::Ask { wanted, unused, known } => {
                     let _ask = known.then_some(Ask { counts: self, key });
                     LEASES.inc();
-                    let given = self.cells.take(&name(), quota, wanted, unused).await;
-                    self.note(given.is_ok());
-                    let given = given?;
+                    let granted = self.cells.take(&name(), quota, wanted, unused).await;
+                    self.note(granted.is_ok());
+                    let granted = granted?;
                     let now = clock.now();
                     if let Some(lease) = self.shard(key).get_mut(&key) {
-                        lease.keep(&given, now);
+                        lease.keep(&granted, now);
                     }
                     return Ok(Taken {
-                        granted: given.cells > 0,
-                        remaining: given.remaining + given.cells.saturating_sub(1),
-                        full_in: given.full_in,
-                        retry_in: if given.cells > 0 { Duration::ZERO } else { given.next_in },
+                        granted: granted.cells > 0,
+                        remaining: granted.remaining + granted.cells.saturating_sub(1),
+                        full_in: granted.full_in,
+                        retry_in: if granted.cells > 0 { Duration::ZERO } else { granted.next_in },
                     });
                 }
             }
@@ -295,14 +295,14 @@ impl SharedCounts {
 
 impl Lease {
     /// Redis has answered; one of what it gave is spent already.
-    fn keep(&mut self, given: &Given, now: Moment) {
+    fn keep(&mut self, granted: &Granted, now: Moment) {
         // What was returned meanwhile stays.
-        self.left += given.cells.saturating_sub(1);
-        self.size = given.cells;
+        self.left += granted.cells.saturating_sub(1);
+        self.size = granted.cells;
         self.taken_at = now;
-        self.remaining = given.remaining;
-        self.full_at = now.after(given.full_in);
-        self.refused_until = (given.cells == 0).then(|| now.after(given.next_in));
+        self.remaining = granted.remaining;
+        self.full_at = now.after(granted.full_in);
+        self.refused_until = (granted.cells == 0).then(|| now.after(granted.next_in));
     }
 }
 
@@ -310,9 +310,9 @@ impl Lease {
 mod tests {
     use super::*;
 
-    fn given(cells: u64) -> Given {
+    fn granted(cells: u64) -> Granted {
         let second = Duration::from_secs(1);
-        Given { cells, remaining: 0, full_in: second, next_in: second }
+        Granted { cells, remaining: 0, full_in: second, next_in: second }
     }
 
     #[test]
@@ -325,12 +325,12 @@ mod tests {
         for _ in 0..10 {
             let wanted = lease.wanted(quota, now);
             sizes.push(wanted);
-            lease.keep(&given(wanted), now);
+            lease.keep(&granted(wanted), now);
             while lease.answer(now).is_some() {}
         }
         assert_eq!(sizes, [1, 2, 4, 8, 16, 32, 64, 125, 125, 125]);
         // Later the same key is seldom used.
-        lease.keep(&given(100), now);
+        lease.keep(&granted(100), now);
         assert!(lease.answer(now).is_some_and(|it| it.granted));
         let later = now.after(LIFE);
         assert_eq!(lease.answer(later), None);
@@ -345,11 +345,11 @@ mod tests {
         let counters = Counters::new(1);
         let now = counters.now();
         let mut lease = Lease::new(now);
-        lease.keep(&given(0), now);
+        lease.keep(&granted(0), now);
         let refused = lease.answer(now.after(Duration::from_millis(900))).unwrap();
         assert_eq!((refused.granted, refused.retry_in), (false, Duration::from_millis(100)));
         assert_eq!(lease.answer(now.after(Duration::from_millis(1_000))), None);
-        lease.keep(&Given { next_in: Duration::from_secs(60), ..given(0) }, now);
+        lease.keep(&Granted { next_in: Duration::from_secs(60), ..granted(0) }, now);
         assert!(lease.answer(now.after(Duration::from_millis(999))).is_some());
         assert_eq!(lease.answer(now.after(Duration::from_millis(1_000))), None);
     }

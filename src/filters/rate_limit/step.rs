@@ -34,7 +34,7 @@ impl Limited {
     }
 
     fn activate(&mut self, Activation { limits, route, upstream, .. }: &Activation<'_>) {
-        self.live = Some(limits.enliven(route, Some(&self.rules), *upstream));
+        self.live = Some(limits.activate(route, Some(&self.rules), *upstream));
     }
 }
 

@@ -29,14 +29,14 @@ static TAKE: Lazy<Script> = Lazy::new(|| {
          local tat = tonumber(redis.call('GET', KEYS[1]) or 0)
          tat = math.max(now, math.min(tat - unused * emission, now + tolerance))
          local free = math.floor((now + tolerance - tat) / emission + 0.000001)
-         local given = math.max(0, math.min(wanted, free))
-         tat = tat + given * emission
+         local granted = math.max(0, math.min(wanted, free))
+         tat = tat + granted * emission
          if tat > now then
            redis.call('SET', KEYS[1], string.format('%.3f', tat), 'PX', math.ceil((tat - now) / 1000) + 1)
          else
            redis.call('DEL', KEYS[1])
          end
-         return {given, free - given, math.ceil(tat - now), math.ceil(math.max(0, tat + emission - tolerance - now))}",
+         return {granted, free - granted, math.ceil(tat - now), math.ceil(math.max(0, tat + emission - tolerance - now))}",
     )
 });
 
@@ -47,7 +47,7 @@ pub struct SharedCells {
 
 /// What Redis gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Given {
+pub struct Granted {
     /// So many cells, between none and as many as were wanted.
     pub cells: u64,
     /// How many more there are for anybody.
@@ -86,7 +86,7 @@ impl SharedCells {
     ///
     /// # Errors
     /// When Redis can't be reached. The cells may have been taken all the same.
-    pub async fn take(&self, name: &str, quota: Quota, wanted: u64, unused: u64) -> Result<Given, Unavailable> {
+    pub async fn take(&self, name: &str, quota: Quota, wanted: u64, unused: u64) -> Result<Granted, Unavailable> {
         let (number, mut connection) = self.link.connection()?;
         let micros = |it: Duration| it.as_nanos() as f64 / 1e3;
         let mut call = TAKE.key(self.link.key(name));
@@ -95,6 +95,6 @@ impl SharedCells {
         let (cells, remaining, full_in, next_in) = answer;
         let micros = Duration::from_micros;
         // More than were requested would be lost.
-        Ok(Given { cells: cells.min(wanted), remaining, full_in: micros(full_in), next_in: micros(next_in) })
+        Ok(Granted { cells: cells.min(wanted), remaining, full_in: micros(full_in), next_in: micros(next_in) })
     }
 }

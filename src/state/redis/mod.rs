@@ -15,7 +15,7 @@ use once_cell::sync::Lazy;
 
 use crate::state::records::{Insert, Records, Unavailable};
 
-pub use cells::{Given, SharedCells};
+pub use cells::{Granted, SharedCells};
 
 pub(super) use link::Link;
 

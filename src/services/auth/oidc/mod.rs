@@ -35,7 +35,7 @@ pub(super) struct Providers(BTreeMap<String, Arc<Provider>>);
 
 /// What has to be remembered until somebody comes back.
 #[derive(Serialize, Deserialize)]
-struct Begun {
+struct PendingSignIn {
     provider: String,
     /// What proves that the one who brings the code began the sign-in (RFC 7636).
     verifier: String,
@@ -73,9 +73,9 @@ impl Inner {
             ("code_challenge", &URL_SAFE_NO_PAD.encode(sha256(verifier.as_bytes()))),
             ("code_challenge_method", "S256"),
         ]);
-        let begun = Begun { provider: name.to_owned(), verifier, nonce, browser: sha256(browser.as_bytes()) };
-        let begun = Bytes::from(serde_json::to_vec(&begun).map_err(|_| Fault::Internal)?);
-        self.state.records.write(&key(&state), begun, LIFE).await?;
+        let pending = PendingSignIn { provider: name.to_owned(), verifier, nonce, browser: sha256(browser.as_bytes()) };
+        let pending = Bytes::from(serde_json::to_vec(&pending).map_err(|_| Fault::Internal)?);
+        self.state.records.write(&key(&state), pending, LIFE).await?;
         let secure = if provider.rules.redirect.scheme() == "https" { "; Secure" } else { "" };
         let path = provider.rules.redirect.path();
         let cookie =
@@ -88,8 +88,8 @@ impl Inner {
         let provider = self.providers.find(name)?;
         let query = query(asked.head.uri.query().unwrap_or_default());
         let state = query.get("state").ok_or(Fault::Invalid("state", "is missing".to_owned()))?;
-        let begun = self.take(state).await?.filter(|it| it.provider == name && same_browser(it, &asked.head.headers));
-        let begun = begun.ok_or(Fault::SignIn("this sign-in was not begun here, or it took too long"))?;
+        let pending = self.take(state).await?.filter(|it| it.provider == name && same_browser(it, &asked.head.headers));
+        let pending = pending.ok_or(Fault::SignIn("this sign-in was not begun here, or it took too long"))?;
         // RFC 9207: an answer of another provider is not mixed up with this one's.
         if query.get("iss").is_some_and(|it| it.trim_end_matches('/') != provider.issuer()) {
             return Err(Fault::SignIn("the answer is another provider's"));
@@ -98,7 +98,7 @@ impl Inner {
             return Err(Fault::SignIn("the provider did not let them in"));
         }
         let code = query.get("code").ok_or(Fault::Invalid("code", "is missing".to_owned()))?;
-        let person = provider.person(code, &begun.verifier, &begun.nonce).await?;
+        let person = provider.person(code, &pending.verifier, &pending.nonce).await?;
         let id = format!("{name}:{}", person.subject);
         let user = NewUser {
             name: id.clone(),
@@ -107,7 +107,7 @@ impl Inner {
             roles: person.roles,
             tenant: provider.rules.written.tenant.clone(),
         };
-        let user = self.vouched(user).await?;
+        let user = self.federated(user).await?;
         if !user.active {
             return Err(Fault::SignIn("this user has been disabled here"));
         }
@@ -120,7 +120,7 @@ impl Inner {
     }
 
     /// What was begun under this state; the first to take it gets it.
-    async fn take(&self, state: &str) -> Result<Option<Begun>, Fault> {
+    async fn take(&self, state: &str) -> Result<Option<PendingSignIn>, Fault> {
         if state.len() > 64 {
             return Ok(None);
         }
@@ -130,11 +130,11 @@ impl Inner {
         Ok(serde_json::from_slice(&kept).ok().filter(|_| first))
     }
 
-    async fn vouched(&self, user: NewUser) -> Result<crate::store::User, Fault> {
+    async fn federated(&self, user: NewUser) -> Result<crate::store::User, Fault> {
         let life = self.revoked_for();
-        let known = match self.store.vouched_user(user.clone(), life).await {
+        let known = match self.store.federated_user(user.clone(), life).await {
             // They came for the first time, twice at once.
-            Err(StoreError::Conflict) => self.store.vouched_user(user, life).await?,
+            Err(StoreError::Conflict) => self.store.federated_user(user, life).await?,
             known => known?,
         };
         if known.version > 1 {
@@ -150,10 +150,10 @@ fn key(state: &str) -> String {
     format!("auth:oidc:{state}")
 }
 
-fn same_browser(begun: &Begun, headers: &HeaderMap) -> bool {
+fn same_browser(pending: &PendingSignIn, headers: &HeaderMap) -> bool {
     let cookies = headers.get_all(COOKIE).iter().filter_map(|it| it.to_str().ok()).flat_map(|it| it.split(';'));
     let mut values = cookies.filter_map(|it| it.trim().strip_prefix(COOKIE_NAME)?.strip_prefix('='));
-    values.any(|it| bool::from(sha256(it.as_bytes()).ct_eq(&begun.browser)))
+    values.any(|it| bool::from(sha256(it.as_bytes()).ct_eq(&pending.browser)))
 }
 
 fn redirect(to: &str, cookie: &str) -> Option<Response<Body>> {
