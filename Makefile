@@ -33,7 +33,7 @@ lint: ## formatting, clippy, rustdoc, dependencies: all without a warning
 	cargo deny --locked check --hide-inclusion-graph bans licenses sources
 	@scripts/advisories.sh
 
-bench: release ## CPU time of a request, beside bare Pingora, nginx and HAProxy
+bench: release ## CPU time of a request and memory of a connection, beside bare Pingora and five other proxies
 	@scripts/setup.sh bench
 	cargo bench --locked --bench routing --bench filters --bench limits --bench identity -- --quick
 	python3 benches/lab/bench.py $(BENCH)

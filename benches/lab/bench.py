@@ -14,7 +14,6 @@ Envoy, Traefik and Caddy take part where `scripts/setup.sh bench` has put them.
 
 import argparse
 import contextlib
-import functools
 import json
 import os
 import re
@@ -80,7 +79,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=names, metavar="TARGET", help=", ".join(names))
     parser.add_argument("--scenario", nargs="+", choices=scenarios, metavar="NAME", help=", ".join(scenarios))
     parser.add_argument("--rounds", type=int, default=5, help="runs of every target (%(default)s)")
-    parser.add_argument("--seconds", type=int, default=5, help="length of a run (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=2, help="length of a run (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="a look of a minute: not for quoting")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every single run, for further use")
     parser.add_argument("--without-moongate", action="store_true", help="only the others")
@@ -303,6 +302,9 @@ class Bench:
             argv = load.h2load_command(address, request, connections, scenario.streams, seconds, run)
         elif scenario.segments:
             argv = load.paced_command(launch.address, request, connections, seconds, segments=scenario.segments)
+        elif scenario.fresh:
+            trusted = str(run / "tls.pem")
+            argv = load.paced_command(launch.tls_address, request, connections, seconds, trusted=trusted)
         elif scenario.tls:
             argv = load.wrk_command(launch.tls_address, request, connections, seconds, run, scheme="https")
         else:
@@ -316,14 +318,16 @@ class Bench:
     def result(self, out: str, scenario: Scenario) -> Load:
         if scenario.streams:
             return load.h2load_result(out, self.site.run)
-        return load.paced_result(out) if scenario.segments else load.wrk_result(out)
+        ours = scenario.segments or scenario.fresh
+        return load.paced_result(out) if ours else load.wrk_result(out)
 
 
 # ---- connections at rest -----------------------------------------------------------------------
 
 
 class IdleBench:
-    """What connections at rest cost, one target after the other."""
+    """What connections at rest cost, one target after the other, each with upstreams that are new: the
+    kernel remembers ports of closed connections for a minute."""
 
     def __init__(self, options: argparse.Namespace, site: Site):
         self.options = options
@@ -341,15 +345,19 @@ class IdleBench:
         return rests
 
     def measure(self, scenario: Idle, target: Target) -> Rest:
-        cores = self.options.proxy_core, self.options.load_core
-        # The upstream is new each time, too: it remembers ports of connections that were closed.
-        [upstream] = targets.addresses(1)
+        proxy_core, load_core = self.options.proxy_core, self.options.load_core
+        upstream, quiet = targets.addresses(2)
         site = replace(self.site, upstream=upstream)
+        name = f"{target.name}-{scenario.name}"
         with contextlib.ExitStack() as stack:
-            name = f"upstream-{target.name}-{scenario.name}"
-            start(stack, site, name, targets.upstream(site), self.options.load_core)
-            begin = functools.partial(start, stack, site)
-            return idle.measure(site, target, scenario, self.count, begin, cores)
+            start(stack, site, f"{name}-upstream", targets.upstream(site), load_core)
+            start(stack, site, f"{name}-quiet", targets.quiet(quiet), load_core)
+            launch = idle.prepared(site, target, scenario, self.count, quiet)
+            server = start(stack, site, name, launch, proxy_core)
+            try:
+                return idle.Subject(site, scenario, server, launch, load_core).measure(self.count)
+            except Failure as failure:
+                raise Failure(f"{target.name}, {scenario.name}: {failure}\n{server.last_words()}") from failure
 
 
 # ---- the whole ---------------------------------------------------------------------------------
@@ -393,11 +401,11 @@ def versions(site: Site) -> str:
 
 
 def headline(options: argparse.Namespace, site: Site) -> str:
+    how = ""
+    if options.requests:
+        how = f" {options.rounds} rounds of {options.seconds} s, interleaved; cells are median (min–max)."
     note = " **A quick look: not for quoting.**" if options.quick else ""
-    return (
-        f"Machine: {description()}. {versions(site)}. "
-        f"{options.rounds} rounds of {options.seconds} s, interleaved; cells are median (min–max).{note}\n"
-    )
+    return f"Machine: {description()}. {versions(site)}.{how}{note}\n"
 
 
 def bench(options: argparse.Namespace, run: Path) -> None:

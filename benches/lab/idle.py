@@ -19,17 +19,17 @@ from load import Load, Request
 from machine import Failure, Server, own_memory_kib
 from targets import Launch, Site, Target
 
-WARM_CONNECTIONS = 200
-WARM_REQUESTS_SECONDS = 1
+WARM_CONNECTIONS = 100
+WARM_SECONDS = 1
 # Steady: for so many readings, half a second apart, memory moved by no more than that.
 READINGS = 6
 PAUSE_SECONDS = 0.5
 MOVE = 0.002
 STEADY_SECONDS_MAX = 60
-# Memory comes back when something happens, in allocators and collectors alike: afterwards some requests go
-# on, as they would. At least so long, since collectors take their time.
-REST_SECONDS_MIN = 10
-REST_RATE = 20
+# Memory comes back when something happens, in allocators and collectors alike: before the first reading and
+# before the last, some requests go on for so long, as they would.
+CALM_SECONDS = 10
+CALM_RATE = 20
 # Requests while sockets rest: few enough for each to be alone.
 RATE = 500
 RATE_SECONDS = 10
@@ -122,70 +122,58 @@ def affordable(wanted: int, descriptors: int) -> int:
     return max(1, min(wanted, (descriptors - DESCRIPTORS_BESIDE) // 2))
 
 
-def measure(
-    site: Site,
-    target: Target,
-    idle: Idle,
-    count: int,
-    start: Callable[[str, Launch, int], Server],
-    cores: tuple[int, int],
-) -> Rest:
-    """One target and one kind. `start` starts a server that lives until the caller ends it."""
-    proxy_core, load_core = cores
-    [address] = targets.addresses(1)
-    start(f"quiet-{target.name}-{idle.name}", targets.quiet(address), load_core)
-    site = replace(site, quiet=address, clients_max=count + DESCRIPTORS_BESIDE // 4, prefix=f"{idle.name}-")
-    launch = target.launch(site)
-    server = start(f"{target.name}-{idle.name}", launch, proxy_core)
-    status, item = load.fetch(site.upstream, targets.ITEM)
-    if status != 200:
-        raise Failure(f"the upstream answers {status}")
-    tls = load.trusting(site.run) if idle.tls else None
-    host = idle.address(launch)
+def prepared(site: Site, target: Target, idle: Idle, count: int, quiet: str) -> Launch:
+    """The target with routes to the quiet upstream and room for so many clients."""
+    room = count + DESCRIPTORS_BESIDE // 4
+    return target.launch(replace(site, quiet=quiet, clients_max=room, prefix=f"{idle.name}-"))
 
-    def crowd() -> Crowd:
-        return Crowd(host, lambda: idle.converse(host, item), tls)
 
-    def asked(rate: int, seconds: int) -> Load:
-        return ask(launch.address, rate, seconds, load_core)
+class Subject:
+    """A started target, and what is done to it."""
 
-    with named(target, idle):
-        with contextlib.closing(crowd()) as warming:
+    def __init__(self, site: Site, idle: Idle, server: Server, launch: Launch, load_core: int):
+        self.site = site
+        self.idle = idle
+        self.server = server
+        self.launch = launch
+        self.load_core = load_core
+        status, self.item = load.fetch(site.upstream, targets.ITEM)
+        if status != 200:
+            raise Failure(f"the upstream answers {status}")
+
+    def measure(self, count: int) -> Rest:
+        with contextlib.closing(self.crowd()) as warming:
             warming.open(min(WARM_CONNECTIONS, count))
-        asked(RATE, WARM_REQUESTS_SECONDS)
-        alone = asked(RATE, RATE_SECONDS) if idle.asked_meanwhile else None
-        before = steady(server)
-        with contextlib.closing(crowd()) as resting:
+        self.ask(RATE, WARM_SECONDS)
+        alone = self.ask(RATE, RATE_SECONDS) if self.idle.asked_meanwhile else None
+        before = self.calm()
+        with contextlib.closing(self.crowd()) as resting:
             resting.open(count)
-            open_kib = steady(server)
-            among = asked(RATE, RATE_SECONDS) if idle.asked_meanwhile else None
+            held = steady(self.server)
+            among = self.ask(RATE, RATE_SECONDS) if self.idle.asked_meanwhile else None
             if lost := resting.lost():
                 raise Failure(f"{lost} of {count} connections at rest were closed")
-        asked(REST_RATE, REST_SECONDS_MIN)
-        closed = steady(server)
-    if not server.alive():
-        raise Failure(f"{target.name} has ended:\n{server.last_words()}")
-    return Rest(count, before, open_kib, closed, alone, among)
+        return Rest(count, before, held, self.calm(), alone, among)
 
+    def crowd(self) -> Crowd:
+        address = self.idle.address(self.launch)
+        tls = load.trusting(self.site.run) if self.idle.tls else None
+        return Crowd(address, lambda: self.idle.converse(address, self.item), tls)
 
-@contextlib.contextmanager
-def named(target: Target, idle: Idle):
-    try:
-        yield
-    except Failure as failure:
-        raise Failure(f"{target.name}, {idle.name}: {failure}") from failure
+    def calm(self) -> float:
+        self.ask(CALM_RATE, CALM_SECONDS)
+        return steady(self.server)
 
-
-def ask(address: str, rate: int, seconds: int, core: int) -> Load:
-    argv = load.paced_command(address, targets.ITEM, RATE_CONNECTIONS, seconds, rate=rate)
-    argv = ["taskset", "-c", str(core), *argv]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 60, check=False)
-    if done.returncode != 0:
-        raise Failure(f"requests fail: {done.stderr[-300:]}")
-    result = load.paced_result(done.stdout)
-    if result.errors:
-        raise Failure(f"{result.errors} of {result.requests} requests fail")
-    return result
+    def ask(self, rate: int, seconds: int) -> Load:
+        argv = load.paced_command(self.launch.address, targets.ITEM, RATE_CONNECTIONS, seconds, rate=rate)
+        argv = ["taskset", "-c", str(self.load_core), *argv]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 60, check=False)
+        if done.returncode != 0:
+            raise Failure(f"requests fail: {done.stderr[-300:]}")
+        result = load.paced_result(done.stdout)
+        if result.errors:
+            raise Failure(f"{result.errors} of {result.requests} requests fail")
+        return result
 
 
 def steady(server: Server) -> float:

@@ -142,8 +142,9 @@ def h2load_result(out: str, run: Path) -> Load:
     )
 
 
-def paced_command(address: str, request: Request, connections: int, seconds: int, **mode: int) -> list[str]:
-    """Our own load: `segments=N` for heads in pieces, `rate=N` for so many requests a second."""
+def paced_command(address: str, request: Request, connections: int, seconds: int, **mode: int | str) -> list[str]:
+    """Our own load: `segments=N` for heads in pieces, `rate=N` for so many requests a second,
+    `trusted=FILE` for a whole TLS handshake each."""
     order = {
         "address": address,
         "head": http1_head(address, request).decode(),

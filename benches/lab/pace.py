@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""A load that `wrk` can't make: heads in pieces, or so many requests a second and no more.
+"""A load that `wrk` can't make: heads in pieces, so many requests a second and no more, or whole TLS
+handshakes (`wrk` brings the last connection's ticket).
 
 Run by bench.py with an order in JSON; gives a `load.Load` in JSON. It is slower than every proxy that it
 asks: what it measures is what a request costs there, or how long one takes while there is little to do.
@@ -7,21 +8,25 @@ asks: what it measures is what a request costs there, or how long one takes whil
 
 import json
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 HEAD_END = b"\r\n\r\n"
 PATIENCE_SECONDS = 20
 
 
 class Connection:
-    """A kept connection that asks the same again and again."""
+    """A connection that asks once, or the same again and again."""
 
-    def __init__(self, address: str):
+    def __init__(self, address: str, tls: ssl.SSLContext | None = None):
         host, _, port = address.rpartition(":")
         self.socket = socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a piece is a segment
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
 
     def send(self, piece: bytes) -> None:
         self.socket.sendall(piece)
@@ -85,16 +90,36 @@ def at_rate(connections: list[Connection], head: bytes, rate: int, end: float) -
         due += 1 / rate
 
 
+def shaken_anew(address: str, head: bytes, tls: ssl.SSLContext, end: float) -> list[tuple[float, bool]]:
+    """A connection for each request, of which the other side remembers nothing."""
+    answers = []
+    while (began := time.monotonic()) < end:
+        connection = Connection(address, tls)
+        connection.send(head)
+        well = connection.answered_well()
+        connection.socket.close()
+        answers.append((time.monotonic() - began, well))
+    return answers
+
+
+def run(order: dict, end: float) -> list[tuple[float, bool]]:
+    """Time and goodness of each answer."""
+    address, head, count = order["address"], order["head"].encode(), order["connections"]
+    if "trusted" in order:
+        tls = ssl.create_default_context(cafile=order["trusted"])
+        with ThreadPoolExecutor(count) as pool:
+            threads = [pool.submit(shaken_anew, address, head, tls, end) for _ in range(count)]
+        return [answer for thread in threads for answer in thread.result()]
+    connections = [Connection(address) for _ in range(count)]
+    if "segments" in order:
+        return list(in_step(connections, head, order["segments"], end))
+    return list(at_rate(connections, head, order["rate"], end))
+
+
 def main() -> None:
     order = json.loads(sys.argv[1])
-    head = order["head"].encode()
-    connections = [Connection(order["address"]) for _ in range(order["connections"])]
     began = time.monotonic()
-    end = began + order["seconds"]
-    if "segments" in order:
-        answers = list(in_step(connections, head, order["segments"], end))
-    else:
-        answers = list(at_rate(connections, head, order["rate"], end))
+    answers = run(order, began + order["seconds"])
     took = time.monotonic() - began
     times = sorted(it for it, _ in answers)
     result = {

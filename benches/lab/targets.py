@@ -61,6 +61,7 @@ class Scenario:
     quick: bool = False  # part of the quick look
     bare: str = "bare"  # the target that "÷ bare" divides by
     tls: bool = False
+    fresh: bool = False  # each request after a whole TLS handshake, from a load of our own
     segments: int = 0  # a head comes in so many TCP segments, from a load of our own; 0 is wrk
     special: bool = False  # only for the targets that name it; the first of them is what others are held against
 
@@ -70,6 +71,7 @@ def get(path: str, **headers: str) -> Request:
 
 
 ITEM = get("/api/items/7")
+CLOSING = get(ITEM.path, Connection="close")
 # A KiB of JSON, braces and name included.
 POST = Request(
     "/api/items",
@@ -90,10 +92,12 @@ SCENARIOS = [
     Scenario("64k", "GET, 64 KiB, 32 connections", get("/api/files/64k"), quick=True),
     Scenario("1m", "GET, 1 MiB, 8 connections", get("/api/files/1m"), 8),
     Scenario("post", "POST of 1 KiB, 130 bytes of answer, 32 connections", POST, quick=True),
-    Scenario("close", "A new connection for every request, 32 at a time", get(ITEM.path, Connection="close")),
+    Scenario("close", "A new connection for every request, 32 at a time", CLOSING),
     Scenario("h2c", "HTTP/2 without TLS, 8 connections of 8 streams", ITEM, 8, streams=8, quick=True),
     Scenario("tls", "GET over TLS, 130 bytes of JSON, 32 kept connections", ITEM, tls=True),
-    Scenario("tls-close", "A new TLS connection for every request, 32 at a time", get(ITEM.path, Connection="close"), tls=True),
+    Scenario("tls-new", "A whole TLS handshake for every request, 8 at a time", CLOSING, 8, tls=True, fresh=True),
+    # wrk brings the ticket of the connection before.
+    Scenario("tls-resumed", "A resumed TLS connection for every request, 32 at a time", CLOSING, tls=True),
     Scenario("chunked-64k", "GET, 64 KiB in chunks, 32 connections", get("/api/chunked/64k")),
     Scenario("chunked-1m", "GET, 1 MiB in chunks, 8 connections", get("/api/chunked/1m"), 8),
     Scenario("streamed-64k", "GET, 64 KiB as it comes, 1 KiB at a time, 32 connections", get("/api/streamed/64k")),
@@ -109,6 +113,8 @@ SCENARIOS = [
     ),
     Scenario("routes", "Moongate with 10 and with 10,000 routes, 32 connections", ITEM, special=True),
 ]
+
+OVER_TLS = tuple(it.name for it in SCENARIOS if it.tls)
 
 
 # ---- targets -----------------------------------------------------------------------------------
@@ -226,8 +232,8 @@ def quiet(address: str) -> Launch:
 
 def nginx(site: Site) -> Launch:
     plain, h2c, tls = addresses(3)
-    # Its connections are those of both sides.
-    slots = 2 * site.clients_max if site.quiet else site.clients_max
+    # Its connections are those of both sides, and it drops waiting ones when all but a sixteenth are in use.
+    slots = 5 * site.clients_max // 2 if site.quiet else site.clients_max
     values = {"LISTEN": plain, "LISTEN_H2C": h2c, "LISTEN_TLS": tls, "SLOTS": str(slots)}
     conf = write(site, "nginx.conf", "nginx.conf", **values)
     return Launch(plain, [which("nginx"), "-e", "stderr", "-c", conf], h2_address=h2c, tls_address=tls)
@@ -356,7 +362,7 @@ MOONGATES = [
 ]
 
 TARGETS = [
-    Target("direct", "no proxy (the load's ceiling)", None, skip=("h2c", "tls", "tls-close")),
+    Target("direct", "no proxy (the load's ceiling)", None, skip=("h2c", *OVER_TLS)),
     Target("nginx", "nginx", nginx, rests=True),
     Target("haproxy", "HAProxy, plain", haproxy("haproxy.cfg"), rests=True),
     Target("haproxy-gateway", "HAProxy as API gateway", haproxy("haproxy-gateway.cfg"), checks_token=True),
@@ -364,7 +370,7 @@ TARGETS = [
     Target("envoy-gateway", "Envoy as API gateway", envoy("envoy-gateway.yaml"), checks_token=True, peer="envoy"),
     Target("traefik", "Traefik", traefik, peer="traefik", rests=True),
     Target("caddy", "Caddy", caddy, peer="caddy", rests=True),
-    Target("bare", "bare Pingora", bare(), skip=("tls", "tls-close")),
+    Target("bare", "bare Pingora", bare(), skip=OVER_TLS),
     Target("bare-pool", "bare Pingora, pool of 4096", bare(POOL="4096"), only=("many",)),
     *(twin for it in MOONGATES for twin in (it, before(it))),
 ]
