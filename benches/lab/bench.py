@@ -85,10 +85,13 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--without-moongate", action="store_true", help="only the others")
     parser.add_argument("--moongate", type=Path, metavar="BINARY", help="(target/release/moongate)")
     parser.add_argument(
-        "--baseline", type=Path, metavar="BINARY", help="another Moongate, measured in the same run as moongate-before"
+        "--baseline", type=Path, metavar="BINARY", help="another Moongate, in the same run as moongate-before"
     )
     parser.add_argument(
         "--connections", type=int, metavar="N", help=f"at rest ({CONNECTIONS}; quick: {CONNECTIONS_QUICK})"
+    )
+    parser.add_argument(
+        "--calm", type=int, default=10, metavar="S", help="before memory of nothing open is read (%(default)s)"
     )
     parser.add_argument("--bare", type=Path, metavar="BINARY", help="(built by cargo bench --bench bare)")
     parser.add_argument("--proxy-core", type=int, default=1, help="(%(default)s)")
@@ -100,8 +103,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--retries", type=int, default=3, help="of a disturbed run (%(default)s)")
     parser.add_argument("--keep", action="store_true", help="leave configurations and logs behind")
     options = parser.parse_args()
-    if min(options.rounds, options.seconds) < 1 or options.retries < 0:
-        parser.error("--rounds and --seconds are at least 1, --retries at least 0")
+    if min(options.rounds, options.seconds, options.calm) < 1 or options.retries < 0:
+        parser.error("--rounds, --seconds and --calm are at least 1, --retries at least 0")
     if options.connections is not None and options.connections < 1:
         parser.error("--connections is at least 1")
     options.connections = options.connections or (CONNECTIONS_QUICK if options.quick else CONNECTIONS)
@@ -355,7 +358,8 @@ class IdleBench:
             launch = idle.prepared(site, target, scenario, self.count, quiet)
             server = start(stack, site, name, launch, proxy_core)
             try:
-                return idle.Subject(site, scenario, server, launch, load_core).measure(self.count)
+                subject = idle.Subject(site, scenario, server, launch, load_core, self.options.calm)
+                return subject.measure(self.count)
             except Failure as failure:
                 raise Failure(f"{target.name}, {scenario.name}: {failure}\n{server.last_words()}") from failure
 

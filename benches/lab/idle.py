@@ -27,8 +27,7 @@ PAUSE_SECONDS = 0.5
 MOVE = 0.002
 STEADY_SECONDS_MAX = 60
 # Memory comes back when something happens, in allocators and collectors alike: before the first reading and
-# before the last, some requests go on for so long, as they would.
-CALM_SECONDS = 10
+# before the last, some requests go on for a while (--calm), as they would.
 CALM_RATE = 20
 # Requests while sockets rest: few enough for each to be alone.
 RATE = 500
@@ -131,12 +130,13 @@ def prepared(site: Site, target: Target, idle: Idle, count: int, quiet: str) -> 
 class Subject:
     """A started target, and what is done to it."""
 
-    def __init__(self, site: Site, idle: Idle, server: Server, launch: Launch, load_core: int):
+    def __init__(self, site: Site, idle: Idle, server: Server, launch: Launch, load_core: int, calm: int):
         self.site = site
         self.idle = idle
         self.server = server
         self.launch = launch
         self.load_core = load_core
+        self.calm_seconds = calm
         status, self.item = load.fetch(site.upstream, targets.ITEM)
         if status != 200:
             raise Failure(f"the upstream answers {status}")
@@ -161,7 +161,7 @@ class Subject:
         return Crowd(address, lambda: self.idle.converse(address, self.item), tls)
 
     def calm(self) -> float:
-        self.ask(CALM_RATE, CALM_SECONDS)
+        self.ask(CALM_RATE, self.calm_seconds)
         return steady(self.server)
 
     def ask(self, rate: int, seconds: int) -> Load:
