@@ -91,7 +91,7 @@ def parse_options() -> argparse.Namespace:
         "--connections", type=int, metavar="N", help=f"at rest ({CONNECTIONS}; quick: {CONNECTIONS_QUICK})"
     )
     parser.add_argument(
-        "--calm", type=int, default=10, metavar="S", help="before memory of nothing open is read (%(default)s)"
+        "--calm", type=int, default=30, metavar="S", help="from the end of all at rest to reading memory (%(default)s)"
     )
     parser.add_argument("--bare", type=Path, metavar="BINARY", help="(built by cargo bench --bench bare)")
     parser.add_argument("--proxy-core", type=int, default=1, help="(%(default)s)")

@@ -26,8 +26,9 @@ READINGS = 6
 PAUSE_SECONDS = 0.5
 MOVE = 0.002
 STEADY_SECONDS_MAX = 60
-# Memory comes back when something happens, in allocators and collectors alike: before the first reading and
-# before the last, some requests go on for a while (--calm), as they would.
+# Memory comes back when something happens, in allocators and collectors alike, and not at once: before the
+# first reading and, for longer (--calm), before the last, some requests go on, as they would.
+CALM_SECONDS = 10
 CALM_RATE = 20
 # Requests while sockets rest: few enough for each to be alone.
 RATE = 500
@@ -146,22 +147,22 @@ class Subject:
             warming.open(min(WARM_CONNECTIONS, count))
         self.ask(RATE, WARM_SECONDS)
         alone = self.ask(RATE, RATE_SECONDS) if self.idle.asked_meanwhile else None
-        before = self.calm()
+        before = self.calm(CALM_SECONDS)
         with contextlib.closing(self.crowd()) as resting:
             resting.open(count)
             held = steady(self.server)
             among = self.ask(RATE, RATE_SECONDS) if self.idle.asked_meanwhile else None
             if lost := resting.lost():
                 raise Failure(f"{lost} of {count} connections at rest were closed")
-        return Rest(count, before, held, self.calm(), alone, among)
+        return Rest(count, before, held, self.calm(self.calm_seconds), alone, among)
 
     def crowd(self) -> Crowd:
         address = self.idle.address(self.launch)
         tls = load.trusting(self.site.run) if self.idle.tls else None
         return Crowd(address, lambda: self.idle.converse(address, self.item), tls)
 
-    def calm(self) -> float:
-        self.ask(CALM_RATE, self.calm_seconds)
+    def calm(self, seconds: int) -> float:
+        self.ask(CALM_RATE, seconds)
         return steady(self.server)
 
     def ask(self, rate: int, seconds: int) -> Load:
