@@ -7,7 +7,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -129,7 +129,7 @@ impl<A: App> Door<A> {
             _place: place,
             _open: self.drain.enter(),
         };
-        self.guests.let_in(connection, visit.run(stream));
+        self.guests.let_in(connection, Box::pin(visit.run(stream)));
     }
 
     async fn recover(&self, error: &io::Error) {
@@ -173,7 +173,8 @@ impl<A: App> Visit<A> {
             Some(certificates) => {
                 let mut stream = L4Stream::from(stream);
                 stream.set_socket_digest(digest);
-                match self.shake_hands(stream, certificates).await {
+                // Boxed, as what is over soon: a connection should be no larger than what it waits for.
+                match Box::pin(self.shake_hands(stream, certificates)).await {
                     Some(stream) => Transport::Layered(Box::new(stream)),
                     None => return,
                 }
@@ -244,7 +245,12 @@ struct GuestList {
 }
 
 impl Guests {
-    fn let_in(self: &Arc<Self>, connection: Arc<Connection>, visit: impl Future<Output = ()> + Send + 'static) {
+    /// The visit is boxed by whoever brings it: a task that holds another future holds it twice.
+    fn let_in(
+        self: &Arc<Self>,
+        connection: Arc<Connection>,
+        visit: Pin<Box<impl Future<Output = ()> + Send + 'static>>,
+    ) {
         let mut list = self.list.lock();
         list.next += 1;
         let leaving = Leaving { guests: self.clone(), number: list.next };
