@@ -112,7 +112,7 @@ impl Freshness {
             lifetime,
             while_revalidate: stale(directives.stale_while_revalidate, rules.stale_while_revalidate),
             if_error: stale(directives.stale_if_error, rules.stale_if_error),
-            always_ask: always_ask,
+            always_ask,
             never_stale: strict || shared_limit,
             for_everybody: for_everybody(rules, &directives),
         };
