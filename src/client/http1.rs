@@ -142,7 +142,7 @@ impl Http1 {
         let takes_trailers = request.headers.contains_key(TE) && codec::has_token(&request.headers, &TE, "trailers");
         Self {
             connection,
-            request: Arc::new(*request),
+            request: Arc::new(request),
             body: BodyDecoder::new(framing),
             trailers: None,
             framing,
@@ -391,6 +391,17 @@ impl Http1 {
         if self.writer == Writer::UntilClose {
             self.connection.stream.reset_on_close();
         }
+    }
+
+    /// Whether nothing is left to be done before the next request.
+    pub(super) fn is_settled(&self) -> bool {
+        self.persistent && !self.gone && self.body.is_done()
+    }
+
+    /// The connection for the next request, of a request that is settled.
+    pub(super) fn into_connection(self) -> H1Connection {
+        self.connection.stream.connection().answered();
+        self.connection
     }
 
     /// The connection for the next request, when the answer is out and there may be one.

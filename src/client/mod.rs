@@ -313,7 +313,9 @@ impl Client {
     /// The connection for the next request, when the answer is out and there may be one.
     pub async fn finish(self) -> Option<H1Connection> {
         match self.side {
-            Side::Http1(side) => side.finish().await,
+            Side::Http1(side) if side.is_settled() => Some(side.into_connection()),
+            // Boxed: most connections never come here.
+            Side::Http1(side) => Box::pin(side.finish()).await,
             Side::Http2(_) => None,
         }
     }

@@ -253,7 +253,7 @@ impl Call<'_> {
         &mut self,
         live: &Live,
         mut picked: Picked,
-    ) -> Result<(Box<ResponseHeader>, Link, Box<Attempt>), Failed> {
+    ) -> Result<(Box<ResponseHeader>, Link, Attempt), Failed> {
         let began = Instant::now();
         let endpoint = picked.endpoint().clone();
         let link = match live.upstream().protocol {
@@ -280,7 +280,7 @@ impl Call<'_> {
         };
         let outcome = classify(Ok(head.status));
         let (worker, keep, latency) = (self.worker.clone(), live.upstream().keep_alive.idle, began.elapsed());
-        Ok((head, link, Box::new(Attempt { endpoint, picked, worker, keep, latency, outcome })))
+        Ok((head, link, Attempt { endpoint, picked, worker, keep, latency, outcome }))
     }
 
     /// A stream of HTTP/2 that failed leaves its connection whole.

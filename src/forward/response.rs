@@ -193,7 +193,7 @@ impl UpstreamResponse {
         Self { head, body }
     }
 
-    pub(super) fn new(head: Box<ResponseHeader>, link: Link, upload: Upload, attempt: Option<Box<Attempt>>) -> Self {
+    pub(super) fn new(head: Box<ResponseHeader>, link: Link, upload: Upload, attempt: Option<Attempt>) -> Self {
         Self { head, body: UpstreamBody { ahead: VecDeque::new(), link, upload, attempt } }
     }
 }
@@ -204,7 +204,7 @@ pub struct UpstreamBody {
     ahead: VecDeque<Bytes>,
     link: Link,
     upload: Upload,
-    attempt: Option<Box<Attempt>>,
+    attempt: Option<Attempt>,
 }
 
 impl UpstreamBody {

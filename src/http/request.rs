@@ -58,7 +58,7 @@ pub struct RequestHead {
     ///
     /// `Host` is valid and there at most once, and in each request of HTTP/1.1. A target in absolute form
     /// became `Host` and path (RFC 9112, section 3.2.2).
-    pub request: Box<RequestHeader>,
+    pub request: RequestHeader,
     /// How the body ends; never [`Framing::UntilClose`], and [`Framing::Empty`] for CONNECT.
     pub framing: Framing,
     /// The client lets the connection go on after the answer (RFC 9112, section 9.3).
@@ -159,7 +159,7 @@ fn read_head(head: &Bytes) -> Result<RequestHead, HeadError> {
         persistent: !connects && fields.connection.persistent(version),
         upgrade: version == Version::HTTP_11 && fields.upgrades && fields.connection.upgrade,
         expects_continue: waits && has_token(&fields.headers, &EXPECT, "100-continue"),
-        request: Box::new(request(method, target.uri, version, fields.headers)),
+        request: request(method, target.uri, version, fields.headers),
     })
 }
 

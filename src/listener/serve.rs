@@ -275,7 +275,11 @@ struct GuestList {
 
 impl Guests {
     /// The visit is boxed by whoever brings it: a task that holds another future holds it twice.
-    fn let_in(self: &Arc<Self>, connection: Arc<Connection>, visit: Pin<Box<impl Future<Output = ()> + Send + 'static>>) {
+    fn let_in(
+        self: &Arc<Self>,
+        connection: Arc<Connection>,
+        visit: Pin<Box<impl Future<Output = ()> + Send + 'static>>,
+    ) {
         let mut list = self.list.lock();
         list.next += 1;
         let leaving = Leaving { guests: self.clone(), number: list.next };

@@ -85,7 +85,7 @@ impl Front {
         while let Some(client) = connection.request().await {
             // Boxed: while it waits for the next request, a connection is no larger than it has to be.
             let Some(client) = Box::pin(self.0.answer(client, shutdown)).await else { return };
-            match Box::pin(client.finish()).await {
+            match client.finish().await {
                 Some(next) => connection = next,
                 None => return,
             }
