@@ -57,7 +57,7 @@ async fn answered(proxy: &Proxy, mut client: Client) -> Option<Client> {
     match proxy.handle(&mut client).await {
         Ok(()) => Some(client),
         Err(_) => {
-            client.abort();
+            client.abort().await;
             None
         }
     }
