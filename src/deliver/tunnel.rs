@@ -18,6 +18,29 @@ use crate::forward::{Upgraded, UpstreamBody, progressed};
 use crate::pipeline::{EndState, Exchange};
 use crate::transport::{acknowledged, poll_read_body};
 
+/// An upgraded connection whose answer 101 waits for its client.
+pub struct Tunnel {
+    body: UpstreamBody,
+    idle: Duration,
+    ending: watch::Receiver<bool>,
+}
+
+impl Tunnel {
+    pub(super) fn new(body: UpstreamBody, idle: Duration, ending: watch::Receiver<bool>) -> Self {
+        Self { body, idle, ending }
+    }
+
+    /// Moves bytes both ways until either side ends, or the process does.
+    ///
+    /// # Errors
+    /// Says how it ended, if not in good order.
+    pub async fn run(&mut self, client: &mut Client, exchange: &mut Exchange) -> Result<(), EndState> {
+        let ended = run(&mut self.body, client, exchange, self.idle, &self.ending).await;
+        self.body.finish().await;
+        ended
+    }
+}
+
 /// Until the answer 101 has gone out.
 async fn announce(client: &mut Client, idle: Duration) -> Result<(), EndState> {
     match Deadline::within(idle, poll_fn(|cx| client.poll_flush(cx))).await {
@@ -27,8 +50,7 @@ async fn announce(client: &mut Client, idle: Duration) -> Result<(), EndState> {
     }
 }
 
-/// Moves bytes both ways until either side ends, or the process does.
-pub(super) async fn run(
+async fn run(
     body: &mut UpstreamBody,
     client: &mut Client,
     exchange: &mut Exchange,

@@ -173,7 +173,7 @@ impl<A: App> Visit<A> {
             Some(certificates) => {
                 let mut stream = L4Stream::from(stream);
                 stream.set_socket_digest(digest);
-                match self.shake_hands(stream, certificates).await {
+                match Box::pin(self.shake_hands(stream, certificates)).await {
                     Some(stream) => Transport::Layered(Box::new(stream)),
                     None => return,
                 }

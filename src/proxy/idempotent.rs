@@ -22,7 +22,7 @@ use crate::forward::{
 use crate::http as codec;
 use crate::pipeline::{AttemptInfo, Context, EndState, Exchange, Recording, Refusal};
 use crate::proxy::way::Admitted;
-use crate::proxy::{Cut, Proxy, cached, cut, stopped};
+use crate::proxy::{Proxy, Unfinished, cached, cut, stopped};
 
 /// What an idempotent request needs, owned: it may outlive the client that asked for it.
 struct Order {
@@ -82,7 +82,7 @@ impl Proxy {
         exchange: &mut Exchange,
         admitted: &Admitted,
         deed: Deed,
-    ) -> Result<(), Cut> {
+    ) -> Result<(), Unfinished> {
         let upstream = Some(admitted.destination().name().clone());
         let report = Arc::new(Mutex::new(AttemptInfo { upstream, ..AttemptInfo::default() }));
         let order = Order {
@@ -116,7 +116,7 @@ impl Proxy {
         admitted: &Admitted,
         response: UpstreamResponse,
         deed: Deed,
-    ) -> Result<(), Cut> {
+    ) -> Result<(), Unfinished> {
         let UpstreamResponse { head, mut body } = response;
         let policy = &admitted.route().policy;
         exchange.recording = Some(Box::new(Recording::new(deed.record_max())));
