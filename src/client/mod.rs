@@ -305,8 +305,18 @@ impl Client {
         }
     }
 
-    /// Breaks off, so that nobody takes what was sent for a whole answer.
-    pub fn abort(&mut self) {
+    /// Breaks off, so that nobody takes what was sent for a whole answer. What was queued before goes out first, as far
+    /// as the client takes it at once: half an answer says more than none.
+    pub async fn abort(&mut self) {
+        poll_fn(|cx| {
+            let _ = self.poll_flush(cx);
+            Poll::Ready(())
+        })
+        .await;
+        if self.is_http2() {
+            // A reset throws away what waits in h2 for the connection's task: that one has its turn before.
+            tokio::task::yield_now().await;
+        }
         either!(mut self, side => side.abort());
     }
 

@@ -7,6 +7,8 @@
 mod tunnel;
 mod websocket;
 
+pub use tunnel::Tunnel;
+
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
@@ -48,7 +50,8 @@ impl Drop for OpenStream {
     }
 }
 
-/// Writes an answer to its client. `ending` becomes true when streams have to end because the process does.
+/// Writes an answer to its client; what an answer 101 begins is left to the caller, who needs less for it than an
+/// answer takes. `ending` becomes true when streams have to end because the process does.
 ///
 /// # Errors
 /// Says how it ended instead: the connection or stream has to be cut, so that nobody takes the answer for whole.
@@ -59,17 +62,22 @@ pub async fn deliver<F: ResponseFilters>(
     policy: &Policy,
     filters: &F,
     ending: &watch::Receiver<bool>,
-) -> Result<(), EndState> {
+) -> Result<Option<Box<Tunnel>>, EndState> {
     let UpstreamResponse { head, mut body } = response;
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        begin(head, &mut body, client, exchange, filters)?;
+        return Ok(Some(Box::new(Tunnel::new(body, policy.websocket_idle, ending.clone()))));
+    }
     let ended = deliver_parts(head, &mut body, client, exchange, policy, filters, ending).await;
     if ended.is_err() {
         body.cancel();
     }
     body.finish().await;
-    ended
+    ended.map(|()| None)
 }
 
-/// As [`deliver`], for whoever has a use for what is left of the body when the client has gone.
+/// As [`deliver`], for whoever has a use for what is left of the body when the client has gone. It is never an answer
+/// 101.
 ///
 /// # Errors
 /// As [`deliver`].
@@ -89,7 +97,7 @@ pub async fn deliver_parts<F: ResponseFilters>(
             let mut delivery = Delivery { body, client, exchange, policy, ended: false, blocked: None };
             Box::pin(delivery.run(Some(ending.clone()))).await
         }
-        Kind::Tunnel => Box::pin(tunnel::run(body, client, exchange, policy.websocket_idle, ending)).await,
+        Kind::Tunnel => Err(EndState::Truncated),
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, EXPECT, HeaderValue};
 use http::{Method, StatusCode};
+use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::client::HttpSession;
 use pingora::{Error, ErrorType};
@@ -66,23 +67,29 @@ pub struct RequestBody<'a> {
     client: Option<&'a mut Client>,
     whole: Option<Bytes>,
     interim: Option<&'a (dyn Fn(&mut ResponseHeader) + Send + Sync)>,
+    report: Option<&'a Mutex<AttemptInfo>>,
 }
 
 impl<'a> RequestBody<'a> {
     /// All of it is at hand, and nobody waits in person.
     pub fn bytes(body: Bytes) -> Self {
-        Self { client: None, whole: Some(body), interim: None }
+        Self { client: None, whole: Some(body), interim: None, report: None }
     }
 
     /// It comes from a client, who gets interim answers, and whose leaving ends the attempt; `whole` if all of it has
     /// been read.
     pub fn of(client: &'a mut Client, whole: Option<Bytes>) -> Self {
-        Self { client: Some(client), whole, interim: None }
+        Self { client: Some(client), whole, interim: None, report: None }
     }
 
     /// What happens to the heads of interim answers before the client gets them.
     pub fn with_interim(self, filter: &'a (dyn Fn(&mut ResponseHeader) + Send + Sync)) -> Self {
         Self { interim: Some(filter), ..self }
+    }
+
+    /// Where it can be read how far the attempts are, by whoever may stop waiting for them.
+    pub fn reporting_to(self, report: &'a Mutex<AttemptInfo>) -> Self {
+        Self { report: Some(report), ..self }
     }
 }
 
@@ -112,7 +119,7 @@ impl Forwarder<'_> {
     ) -> Result<UpstreamResponse, ForwardError> {
         info.upstream = Some(self.destination.name().clone());
         let Self { worker, policy, .. } = *self;
-        let RequestBody { mut client, mut whole, interim } = body;
+        let RequestBody { mut client, mut whole, interim, report } = body;
         let (mut declared, mut upgrade) = (None, false);
         if let Some(client) = &mut client
             && whole.is_none()
@@ -137,8 +144,21 @@ impl Forwarder<'_> {
             Some(whole) => Upload::whole(whole),
             None => Upload::streaming(policy.body_limit),
         };
-        let call =
-            Call { worker, policy, request, context, info, client, upload, declared, upgrade, interim, interims: None };
+        let interims = None;
+        let call = Call {
+            worker,
+            policy,
+            request,
+            context,
+            info,
+            report,
+            client,
+            upload,
+            declared,
+            upgrade,
+            interim,
+            interims,
+        };
         match self.destination {
             Destination::Upstream(live) => call.ask_upstream(live).await,
             Destination::Local(_, service) => Box::pin(call.ask_service(&**service)).await,
@@ -153,6 +173,7 @@ struct Call<'a> {
     request: &'a RequestHeader,
     context: &'a Context,
     info: &'a mut AttemptInfo,
+    report: Option<&'a Mutex<AttemptInfo>>,
     client: Option<&'a mut Client>,
     upload: Upload,
     /// The length of a body that streams, if it is known.
@@ -217,6 +238,7 @@ impl Call<'_> {
             let address = picked.endpoint().address();
             self.info.attempts += 1;
             self.info.endpoint = Some(address);
+            self.report();
             let failed = match self.attempt(live, picked).await {
                 Ok((head, link, attempt)) => {
                     return Ok(UpstreamResponse::new(head, link, self.upload, Some(attempt)));
@@ -291,6 +313,12 @@ impl Call<'_> {
         }
     }
 
+    fn report(&self) {
+        if let Some(report) = self.report {
+            report.lock().clone_from(self.info);
+        }
+    }
+
     fn plan(&self) -> BodyPlan<'_> {
         match self.upload.whole_body() {
             Some(whole) => BodyPlan::Whole(whole),
@@ -334,6 +362,7 @@ impl Call<'_> {
 
     /// Sends the body, and waits for the final head.
     async fn head_from(&mut self, link: &mut Link, began: Instant) -> Result<Box<ResponseHeader>, Failed> {
+        self.report();
         self.upload.begin(link);
         // An HTTP/1 upstream says by itself that it wants the body.
         if !self.upload.done

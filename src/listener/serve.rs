@@ -202,7 +202,6 @@ impl<A: App> Visit<A> {
             Some(certificates) => {
                 let mut stream = L4Stream::from(stream);
                 stream.set_socket_digest(digest);
-                // Boxed, as what is over soon: a connection should be no larger than what it waits for.
                 match Box::pin(self.shake_hands(stream, certificates)).await {
                     Some(stream) => Transport::Layered(Box::new(stream)),
                     None => return,

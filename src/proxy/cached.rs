@@ -18,7 +18,7 @@ use crate::forward::{
 };
 use crate::pipeline::{AttemptInfo, Context, EndState, Exchange, Recording, Refusal, Scheme};
 use crate::proxy::way::Admitted;
-use crate::proxy::{Cut, Proxy, Shared, answer, refuse, stopped};
+use crate::proxy::{Proxy, Shared, Unfinished, answer, refuse, stopped};
 use crate::routing::Params;
 
 /// What a request is about, for the cache: the target as the client named it, and the tags that its route gives it.
@@ -125,7 +125,7 @@ impl Proxy {
         admitted: &Admitted,
         given: Given,
         deed: Option<Deed>,
-    ) -> Result<(), Cut> {
+    ) -> Result<(), Unfinished> {
         let Given { mut head, body, told, refresh } = given;
         if let Some(lead) = refresh {
             self.refresh(lead, client.request(), exchange, admitted);
@@ -147,7 +147,7 @@ impl Proxy {
         client: &mut Client,
         exchange: &mut Exchange,
         admitted: &Admitted,
-    ) -> Result<(), Cut> {
+    ) -> Result<(), Unfinished> {
         let lead = exchange.cache.as_mut().and_then(|it| it.lead.take());
         let Some(mut lead) = lead else { return refuse(client, exchange, admitted, Refusal::Internal).await };
         let mut request = RequestHeader::clone(&client.shared_request());
@@ -194,7 +194,7 @@ impl Proxy {
         admitted: &Admitted,
         mut lead: Lead,
         response: UpstreamResponse,
-    ) -> Result<(), Cut> {
+    ) -> Result<(), Unfinished> {
         let body_max = lead.body_max();
         let fits = lead.fits(&response.head);
         let wanted = lead.on_head(&response.head) && fits;

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
+use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::client::Client;
@@ -21,7 +22,7 @@ use crate::forward::{
 use crate::http as codec;
 use crate::pipeline::{AttemptInfo, Context, EndState, Exchange, Recording, Refusal};
 use crate::proxy::way::Admitted;
-use crate::proxy::{Cut, Proxy, cached, cut, stopped};
+use crate::proxy::{Proxy, Unfinished, cached, cut, stopped};
 
 /// What an idempotent request needs, owned: it may outlive the client that asked for it.
 struct Order {
@@ -31,13 +32,13 @@ struct Order {
     body: Bytes,
     policy: Policy,
     context: Context,
-    info: AttemptInfo,
+    /// How far it is, also for the line of a client that has left.
+    report: Arc<Mutex<AttemptInfo>>,
 }
 
 /// What became of one.
 struct Performed {
     answer: Result<UpstreamResponse, ForwardError>,
-    info: AttemptInfo,
     policy: Policy,
     /// Where the answer is a stream that is stored when it has ended: what it is stored in.
     recorded: Option<Deed>,
@@ -81,7 +82,9 @@ impl Proxy {
         exchange: &mut Exchange,
         admitted: &Admitted,
         deed: Deed,
-    ) -> Result<(), Cut> {
+    ) -> Result<(), Unfinished> {
+        let upstream = Some(admitted.destination().name().clone());
+        let report = Arc::new(Mutex::new(AttemptInfo { upstream, ..AttemptInfo::default() }));
         let order = Order {
             worker: self.worker.clone(),
             destination: admitted.destination().clone(),
@@ -89,15 +92,15 @@ impl Proxy {
             body: exchange.body.clone().unwrap_or_default(),
             policy: admitted.route().policy.clone(),
             context: exchange.context.clone(),
-            info: AttemptInfo { upstream: Some(admitted.destination().name().clone()), ..AttemptInfo::default() },
+            report: report.clone(),
         };
-        exchange.attempt = order.info.clone();
         let mut work = Unstoppable(Some(Box::pin(claimed(deed, order))));
-        let Performed { answer, info, recorded, .. } = match unless_gone(client, work.done()).await {
+        let performed = unless_gone(client, work.done()).await;
+        exchange.attempt.clone_from(&report.lock());
+        let Performed { answer, recorded, .. } = match performed {
             Ok(performed) => performed,
             Err(why) => return stopped(client, exchange, admitted, why).await,
         };
-        exchange.attempt = info;
         match (answer, recorded) {
             (Ok(response), None) => self.deliver(response, client, exchange, admitted).await,
             (Ok(response), Some(deed)) => self.deliver_and_record(client, exchange, admitted, response, deed).await,
@@ -113,7 +116,7 @@ impl Proxy {
         admitted: &Admitted,
         response: UpstreamResponse,
         deed: Deed,
-    ) -> Result<(), Cut> {
+    ) -> Result<(), Unfinished> {
         let UpstreamResponse { head, mut body } = response;
         let policy = &admitted.route().policy;
         exchange.recording = Some(Box::new(Recording::new(deed.record_max())));
@@ -157,10 +160,13 @@ async fn claimed(deed: Deed, order: Order) -> Performed {
 }
 
 async fn perform(deed: Deed, order: Order) -> Performed {
-    let Order { worker, destination, request, body, policy, context, mut info } = order;
+    let Order { worker, destination, request, body, policy, context, report } = order;
     let forwarder = Forwarder { worker: &worker, destination: &destination, policy: &policy };
-    let mut recorded = None;
-    let answer = match forwarder.forward(&request, RequestBody::bytes(body), &context, &mut info).await {
+    let (mut recorded, mut info) = (None, AttemptInfo::default());
+    let forwarded = forwarder.forward(&request, RequestBody::bytes(body).reporting_to(&report), &context, &mut info);
+    let forwarded = forwarded.await;
+    *report.lock() = info;
+    let answer = match forwarded {
         // Server errors are not stored: the request may be tried again (decision 4).
         Ok(response) if response.head.status.is_server_error() => {
             deed.give_up().await;
@@ -180,7 +186,7 @@ async fn perform(deed: Deed, order: Order) -> Performed {
             Err(why)
         }
     };
-    Performed { answer, info, policy, recorded }
+    Performed { answer, policy, recorded }
 }
 
 /// Reads the whole answer and stores it, before anybody gets it.

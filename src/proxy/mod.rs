@@ -12,6 +12,8 @@ mod shell;
 mod strict;
 mod way;
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ use crate::base::{Deadline, RequestId};
 use crate::cache::Cache;
 use crate::client::Client;
 use crate::config::Configuration;
-use crate::deliver::{ResponseFilters, deliver};
+use crate::deliver::{ResponseFilters, Tunnel, deliver};
 use crate::forward::{ForwardError, Forwarder, RequestBody, UpstreamResponse, Worker};
 use crate::guard::{Guard, Offence, Stage};
 use crate::identity::Identity;
@@ -39,9 +41,27 @@ pub use crate::proxy::shell::Front;
 /// How long a client may take to read a refusal that no route stands behind.
 const TAKE_REFUSAL: Duration = Duration::from_secs(10);
 
-/// The answer did not go out whole: the connection or stream has to be cut.
-#[derive(Debug)]
-struct Cut;
+/// Why an answer is not over when all steps are.
+enum Unfinished {
+    /// It did not go out whole: the connection or stream has to be cut.
+    Cut,
+    /// It has made a tunnel of its connection.
+    Tunnel(Box<Tunnel>),
+}
+
+/// What comes after a request.
+#[expect(clippy::large_enum_variant, reason = "most are the large one; a box would cost each request an allocation")]
+enum After {
+    /// The client's next one.
+    Next(Client),
+    /// The rest of it, which may take hours and needs nothing of what has led to it.
+    Rest(Rest),
+    /// Nothing.
+    Over,
+}
+
+/// What is left of an exchange that has become a tunnel.
+type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What all workers share.
 pub struct Shared {
@@ -128,7 +148,7 @@ impl Proxy {
     }
 
     /// Answers a request.
-    async fn serve(&self, client: &mut Client, request: &mut Request, peer_trusted: bool) -> Result<(), Cut> {
+    async fn serve(&self, client: &mut Client, request: &mut Request, peer_trusted: bool) -> Result<(), Unfinished> {
         let exchange = &mut request.exchange;
         let serving = self.configuration.serving();
         match way_in(serving, &self.shared, exchange, client, peer_trusted).await {
@@ -168,7 +188,12 @@ impl Proxy {
     }
 
     /// Has the request answered by its route's destination.
-    async fn forward(&self, client: &mut Client, exchange: &mut Exchange, admitted: &Admitted) -> Result<(), Cut> {
+    async fn forward(
+        &self,
+        client: &mut Client,
+        exchange: &mut Exchange,
+        admitted: &Admitted,
+    ) -> Result<(), Unfinished> {
         let request = client.shared_request();
         let interim = |head: &mut ResponseHeader| admitted.on_interim(head);
         let body = RequestBody::of(client, exchange.body.clone()).with_interim(&interim);
@@ -192,10 +217,14 @@ impl Proxy {
         client: &mut Client,
         exchange: &mut Exchange,
         admitted: &Admitted,
-    ) -> Result<(), Cut> {
+    ) -> Result<(), Unfinished> {
         let policy = &admitted.route().policy;
         match deliver(response, client, exchange, policy, admitted, self.worker.ending()).await {
-            Ok(()) => {
+            Ok(Some(tunnel)) => {
+                cached::finish(exchange);
+                Err(Unfinished::Tunnel(tunnel))
+            }
+            Ok(None) => {
                 cached::finish(exchange);
                 exchange.end.get_or_insert(EndState::Done);
                 Ok(())
@@ -207,7 +236,7 @@ impl Proxy {
 
 impl Proxy {
     /// Of somebody who is blocked nothing more is read.
-    async fn turn_away(&self, client: &mut Client, exchange: &mut Exchange, left: Duration) -> Result<(), Cut> {
+    async fn turn_away(&self, client: &mut Client, exchange: &mut Exchange, left: Duration) -> Result<(), Unfinished> {
         self.shared.guard.turned_away(Stage::Request);
         client.close_after();
         let retry_after = left.as_secs().max(1);
@@ -231,7 +260,7 @@ async fn stopped(
     exchange: &mut Exchange,
     way: &impl ResponseFilters,
     why: ForwardError,
-) -> Result<(), Cut> {
+) -> Result<(), Unfinished> {
     match why {
         ForwardError::Refused(refusal) => refuse(client, exchange, way, refusal).await,
         ForwardError::ClientGone => cut(exchange, EndState::ClientGone),
@@ -244,7 +273,7 @@ async fn refuse(
     exchange: &mut Exchange,
     way: &impl ResponseFilters,
     refusal: Refusal,
-) -> Result<(), Cut> {
+) -> Result<(), Unfinished> {
     cached::forsake(exchange); // whoever waits for this answer waits in vain
     let (mut head, body) = reply::refusal(&refusal, &exchange.request_id, client.request());
     way.on_response(exchange, &mut head);
@@ -287,7 +316,7 @@ async fn answer(
     (head, body): (Box<ResponseHeader>, Bytes),
     patience: Duration,
     end: EndState,
-) -> Result<(), Cut> {
+) -> Result<(), Unfinished> {
     if client.connection().closing() {
         client.close_after(); // a stop may have begun since the request came
     }
@@ -301,14 +330,14 @@ async fn answer(
     }
 }
 
-fn cut(exchange: &mut Exchange, end: EndState) -> Result<(), Cut> {
+fn cut(exchange: &mut Exchange, end: EndState) -> Result<(), Unfinished> {
     exchange.end = Some(end);
-    Err(Cut)
+    Err(Unfinished::Cut)
 }
 
 impl Proxy {
-    /// Answers a request and writes its line.
-    async fn handle(&self, client: &mut Client) -> Result<(), Cut> {
+    /// Answers a request and writes its line. Who did not get a whole answer is cut: nobody shall take half for whole.
+    async fn handle(self: &Arc<Self>, mut client: Client) -> After {
         let connection = client.connection();
         let peer = connection.peer().ip();
         let scheme = if connection.tls().is_some() { Scheme::Https } else { Scheme::Http };
@@ -318,17 +347,40 @@ impl Proxy {
         let trusted = &self.configuration.process().trusted_proxies;
         let address = client_ip::client_ip(peer, &client.request().headers, trusted);
         let mut request = Request::new(Exchange::new(address, scheme));
-        let handled = match self.guarded(client, &mut request.exchange).await {
+        let handled = match self.guarded(&mut client, &mut request.exchange).await {
             Some(turned_away) => turned_away,
-            None => self.serve(client, &mut request, trusted.hold(peer)).await,
+            None => self.serve(&mut client, &mut request, trusted.hold(peer)).await,
         };
-        self.tell(client, &request);
+        if let Err(Unfinished::Tunnel(tunnel)) = handled {
+            return After::Rest(Box::pin(self.clone().tunnel(client, request, tunnel)));
+        }
+        self.tell(&client, &request);
         request.under_way = None;
-        handled
+        if handled.is_ok() {
+            return After::Next(client);
+        }
+        client.abort().await;
+        After::Over
+    }
+
+    /// Brings a tunnel to its end. A future of its own: while it is silent, it is all that there is of its request.
+    async fn tunnel(self: Arc<Self>, mut client: Client, mut request: Request, mut tunnel: Box<Tunnel>) {
+        let ended = tunnel.run(&mut client, &mut request.exchange).await;
+        drop(tunnel);
+        match ended {
+            Ok(()) => _ = request.exchange.end.get_or_insert(EndState::Done),
+            Err(end) => request.exchange.end = Some(end),
+        }
+        self.tell(&client, &request);
+        request.under_way = None;
+        match ended {
+            Ok(()) => drop(client.finish().await),
+            Err(_) => client.abort().await,
+        }
     }
 
     /// What is refused before anything of the request is looked at.
-    async fn guarded(&self, client: &mut Client, exchange: &mut Exchange) -> Option<Result<(), Cut>> {
+    async fn guarded(&self, client: &mut Client, exchange: &mut Exchange) -> Option<Result<(), Unfinished>> {
         if let Some(left) = self.shared.guard.blocked(exchange.client_ip) {
             return Some(Box::pin(self.turn_away(client, exchange, left)).await);
         }
