@@ -19,7 +19,7 @@ use crate::pipeline::{EndState, Exchange};
 use crate::transport::{acknowledged, poll_read_body};
 
 /// Until the answer 101 has gone out.
-async fn announce(client: &mut Client, idle: Duration) -> Result<(), EndState> {
+pub(super) async fn announce(client: &mut Client, idle: Duration) -> Result<(), EndState> {
     match Deadline::within(idle, poll_fn(|cx| client.poll_flush(cx))).await {
         Some(Ok(())) => Ok(()),
         Some(Err(_)) => Err(EndState::ClientGone),
@@ -177,14 +177,14 @@ async fn write_once(to: &mut (impl AsyncWrite + Unpin), word: &[u8]) {
 
 impl Upgraded {
     /// What was read of it before it became a tunnel.
-    fn take_read(&mut self) -> BytesMut {
+    pub(super) fn take_read(&mut self) -> BytesMut {
         match self {
             Self::Remote(_, read) => std::mem::take(read),
             Self::Local(_) => BytesMut::new(),
         }
     }
 
-    fn acknowledged(&self) -> Option<u64> {
+    pub(super) fn acknowledged(&self) -> Option<u64> {
         match self {
             Self::Remote(stream, _) => acknowledged(stream),
             Self::Local(_) => None,

@@ -50,6 +50,11 @@ impl Frames {
         self.head_seen == 0 && self.payload_left == 0 && !self.closed
     }
 
+    /// Whether a farewell has passed.
+    pub(super) fn closed(&self) -> bool {
+        self.closed
+    }
+
     /// How long the current head will be, as far as its bytes tell.
     fn head_length(&self) -> usize {
         if self.head_seen < 2 {

@@ -12,7 +12,7 @@ use http::header::CONTENT_LENGTH;
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::client::Client;
-use crate::deliver::deliver_parts;
+use crate::deliver::{Undelivered, deliver_parts};
 use crate::filters::{Deed, Kept};
 use crate::forward::{
     Collected, Destination, ForwardError, Forwarder, Frame, Policy, RequestBody, UpstreamBody, UpstreamResponse,
@@ -21,7 +21,7 @@ use crate::forward::{
 use crate::http as codec;
 use crate::pipeline::{AttemptInfo, Context, EndState, Exchange, Recording, Refusal};
 use crate::proxy::way::Admitted;
-use crate::proxy::{Cut, Proxy, cached, cut, stopped};
+use crate::proxy::{Cut, Proxy, cached, cut, stopped, undelivered};
 
 /// What an idempotent request needs, owned: it may outlive the client that asked for it.
 struct Order {
@@ -128,14 +128,14 @@ impl Proxy {
                 exchange.end.get_or_insert(EndState::Done);
                 Ok(())
             }
-            Err(end @ (EndState::ClientGone | EndState::ClientTimeout)) => {
+            Err(Undelivered::Cut(end @ (EndState::ClientGone | EndState::ClientTimeout))) => {
                 tokio::spawn(drain(deed, body, recording, policy.clone()));
                 cut(exchange, end)
             }
-            Err(end) => {
+            Err(why) => {
                 // Half a stream was seen: what it stands for may be done.
                 deed.keep_nothing().await;
-                cut(exchange, end)
+                undelivered(client, exchange, admitted, why).await
             }
         }
     }
