@@ -11,23 +11,31 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
 use super::OpenStream;
+use super::tapped_tunnel;
 use super::websocket::{self, Frames};
 use crate::base::Deadline;
 use crate::client::Client;
 use crate::forward::{Upgraded, UpstreamBody, progressed};
-use crate::pipeline::{EndState, Exchange};
+use crate::pipeline::{EndState, Exchange, Taps};
 use crate::transport::{acknowledged, poll_read_body};
 
 /// An upgraded connection whose answer 101 waits for its client.
 pub struct Tunnel {
     body: UpstreamBody,
+    /// Of what the client sends, and of what the upstream does.
+    taps: (Option<Box<Taps>>, Option<Box<Taps>>),
     idle: Duration,
     ending: watch::Receiver<bool>,
 }
 
 impl Tunnel {
-    pub(super) fn new(body: UpstreamBody, idle: Duration, ending: watch::Receiver<bool>) -> Self {
-        Self { body, idle, ending }
+    pub(super) fn new(
+        body: UpstreamBody,
+        taps: (Option<Box<Taps>>, Option<Box<Taps>>),
+        idle: Duration,
+        ending: watch::Receiver<bool>,
+    ) -> Self {
+        Self { body, taps, idle, ending }
     }
 
     /// Moves bytes both ways until either side ends, or the process does.
@@ -35,14 +43,18 @@ impl Tunnel {
     /// # Errors
     /// Says how it ended, if not in good order.
     pub async fn run(&mut self, client: &mut Client, exchange: &mut Exchange) -> Result<(), EndState> {
-        let ended = run(&mut self.body, client, exchange, self.idle, &self.ending).await;
+        let Self { body, taps, idle, ending } = self;
+        let ended = match std::mem::take(taps) {
+            (None, None) => run(body, client, exchange, *idle, ending).await,
+            taps => Box::pin(tapped_tunnel::run(body, client, exchange, taps, *idle, ending)).await,
+        };
         self.body.finish().await;
         ended
     }
 }
 
 /// Until the answer 101 has gone out.
-async fn announce(client: &mut Client, idle: Duration) -> Result<(), EndState> {
+pub(super) async fn announce(client: &mut Client, idle: Duration) -> Result<(), EndState> {
     match Deadline::within(idle, poll_fn(|cx| client.poll_flush(cx))).await {
         Some(Ok(())) => Ok(()),
         Some(Err(_)) => Err(EndState::ClientGone),
@@ -232,14 +244,14 @@ async fn write_once(to: &mut (impl AsyncWrite + Unpin), word: &[u8]) {
 
 impl Upgraded {
     /// What was read of it before it became a tunnel.
-    fn take_read(&mut self) -> BytesMut {
+    pub(super) fn take_read(&mut self) -> BytesMut {
         match self {
             Self::Remote(_, read) => std::mem::take(read),
             Self::Local(_) => BytesMut::new(),
         }
     }
 
-    fn acknowledged(&self) -> Option<u64> {
+    pub(super) fn acknowledged(&self) -> Option<u64> {
         match self {
             Self::Remote(stream, _) => acknowledged(stream),
             Self::Local(_) => None,

@@ -22,7 +22,7 @@ use super::trace_context::Traces;
 use super::{BodyRules, Cors, Idempotency, Rewrite, Security};
 use crate::base::{At, Findings};
 use crate::cache::Rules;
-use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step};
+use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step, Taps};
 
 /// A line of the table, for people.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +67,8 @@ macro_rules! table {
         pub struct Chain {
             $( $(#[doc = $head_why])+ pub $head: Option<$Head>, )+
             $( $(#[doc = $ready_why])+ pub $ready: Option<$Ready>, )+
+            /// Whether one of them may hand out taps: where none does, that is all that taps cost.
+            taps: TapsWanted,
         }
 
         impl Chain {
@@ -76,10 +78,14 @@ macro_rules! table {
                 $( <$Head as BuiltIn>::check_on_route(layers, scope, findings); )+
                 $( <$Ready as BuiltIn>::check_on_route(layers, scope, findings); )+
                 let told = &mut Findings::default();
-                Self {
+                let mut chain = Self {
                     $( $head: compiled(layers, scope, told), )+
                     $( $ready: compiled(layers, scope, told), )+
-                }
+                    taps: TapsWanted::default(),
+                };
+                $( chain.taps.ask(chain.$head.as_ref()); )+
+                $( chain.taps.ask(chain.$ready.as_ref()); )+
+                chain
             }
 
             /// Reports every fault of one layer.
@@ -138,6 +144,29 @@ macro_rules! table {
             pub async fn before_the_upstream(&self, context: &mut RequestContext<'_>) -> Step {
                 $( if let Some(filter) = &self.$ready { filter.on_request(context).await?; } )+
                 Ok(())
+            }
+
+            /// The taps of a request that is about to go on.
+            pub fn request_taps(&self, exchange: &Exchange, request: &RequestHeader) -> Option<Box<Taps>> {
+                if !self.taps.requests {
+                    return None;
+                }
+                let mut taps = Taps::default();
+                $( if let Some(filter) = &self.$head { filter.tap_request(exchange, request, &mut taps); } )+
+                $( if let Some(filter) = &self.$ready { filter.tap_request(exchange, request, &mut taps); } )+
+                (!taps.is_empty()).then(|| Box::new(taps))
+            }
+
+            /// The taps of a response, of which nothing has gone to the client yet.
+            pub fn response_taps(&self, exchange: &Exchange, response: &ResponseHeader) -> Option<Box<Taps>> {
+                if !self.taps.responses {
+                    return None;
+                }
+                let mut taps = Taps::default();
+                $( if let Some(filter) = &self.$head { filter.tap_response(exchange, response, &mut taps); } )+
+                $( if let Some(filter) = &self.$ready { filter.tap_response(exchange, response, &mut taps); } )+
+                taps.reverse();
+                (!taps.is_empty()).then(|| Box::new(taps))
             }
 
             /// The way out.
@@ -229,7 +258,31 @@ fn on_body<F: Filter>(filter: Option<&F>, exchange: &mut Exchange, request: &Req
     }
 }
 
+/// What a route's filters may want to see.
+#[derive(Clone, Copy, Default)]
+struct TapsWanted {
+    requests: bool,
+    responses: bool,
+}
+
+impl TapsWanted {
+    fn ask<F: Filter>(&mut self, filter: Option<&F>) {
+        self.requests |= filter.is_some_and(F::taps_requests);
+        self.responses |= filter.is_some_and(F::taps_responses);
+    }
+}
+
 impl Chain {
+    /// Whether a filter may want to see what clients send.
+    pub fn taps_requests(&self) -> bool {
+        self.taps.requests
+    }
+
+    /// Whether a filter may want to see what upstreams send.
+    pub fn taps_responses(&self) -> bool {
+        self.taps.responses
+    }
+
     /// All limits of the route.
     pub fn limits(&self) -> Option<&rate_limit::Rules> {
         let by_principal = || self.principal_limits.as_ref().map(PrincipalLimits::rules);

@@ -15,7 +15,7 @@ use pingora::protocols::http::client::HttpSession;
 use pingora::{Error, ErrorType};
 
 use super::classify::classify;
-use super::hold::client_failed;
+use super::hold::{client_failed, show_whole};
 use super::http1::Http1;
 use super::http2::Http2;
 use super::local::Local;
@@ -27,7 +27,7 @@ use super::upload::{Upload, UploadError};
 use super::worker::Worker;
 use crate::base::Deadline;
 use crate::client::Client;
-use crate::pipeline::{AttemptInfo, Context, LocalService, Refusal};
+use crate::pipeline::{AttemptInfo, Context, LocalService, Refusal, Taps};
 use crate::transport::Transport;
 use crate::upstream::{Endpoint, Live, Picked, Protocol};
 
@@ -66,6 +66,7 @@ pub enum ForwardError {
 pub struct RequestBody<'a> {
     client: Option<&'a mut Client>,
     whole: Option<Bytes>,
+    taps: Option<Box<Taps>>,
     interim: Option<&'a (dyn Fn(&mut ResponseHeader) + Send + Sync)>,
     report: Option<&'a Mutex<AttemptInfo>>,
 }
@@ -73,13 +74,18 @@ pub struct RequestBody<'a> {
 impl<'a> RequestBody<'a> {
     /// All of it is at hand, and nobody waits in person.
     pub fn bytes(body: Bytes) -> Self {
-        Self { client: None, whole: Some(body), interim: None, report: None }
+        Self { client: None, whole: Some(body), taps: None, interim: None, report: None }
     }
 
     /// It comes from a client, who gets interim answers, and whose leaving ends the attempt; `whole` if all of it has
     /// been read.
     pub fn of(client: &'a mut Client, whole: Option<Bytes>) -> Self {
-        Self { client: Some(client), whole, interim: None, report: None }
+        Self { client: Some(client), whole, taps: None, interim: None, report: None }
+    }
+
+    /// Those who see what comes from the client before it goes on; what has been read has been seen.
+    pub fn with_taps(self, taps: Option<Box<Taps>>) -> Self {
+        Self { taps, ..self }
     }
 
     /// What happens to the heads of interim answers before the client gets them.
@@ -119,7 +125,7 @@ impl Forwarder<'_> {
     ) -> Result<UpstreamResponse, ForwardError> {
         info.upstream = Some(self.destination.name().clone());
         let Self { worker, policy, .. } = *self;
-        let RequestBody { mut client, mut whole, interim, report } = body;
+        let RequestBody { mut client, mut whole, mut taps, interim, report } = body;
         let (mut declared, mut upgrade) = (None, false);
         if let Some(client) = &mut client
             && whole.is_none()
@@ -138,11 +144,15 @@ impl Forwarder<'_> {
                 Box::pin(ends_in_silence(client, policy.idle)).await?;
                 whole = Some(Bytes::new());
             }
+            if let Some(mut taps) = taps.take_if(|_| whole.is_some()) {
+                whole = Some(show_whole(&mut taps, whole.unwrap_or_default())?);
+            }
+            declared = declared.filter(|_| taps.is_none());
         }
         let upload = match whole {
             _ if upgrade => Upload::none(),
             Some(whole) => Upload::whole(whole),
-            None => Upload::streaming(policy.body_limit),
+            None => Upload::streaming(policy.body_limit, taps),
         };
         let interims = None;
         let call = Call {
@@ -464,6 +474,7 @@ impl Call<'_> {
         match error {
             UploadError::TooLarge => ForwardError::Refused(Refusal::BodyTooLarge { limit: self.policy.body_limit }),
             UploadError::Client(error) => client_failed(error),
+            UploadError::Stopped => ForwardError::Refused(Refusal::ContentStopped),
         }
     }
 

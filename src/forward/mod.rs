@@ -22,7 +22,7 @@ mod worker;
 
 pub use attempts::{Destination, ForwardError, Forwarder, RequestBody, progressed};
 pub use classify::classify;
-pub use hold::{hold_body, unless_gone};
+pub use hold::{hold_body, show_whole, unless_gone};
 pub use policy::{Pace, Policy, TimeoutsConfig};
 pub use response::{Collected, Frame, Upgraded, UpstreamBody, UpstreamError, UpstreamResponse};
 pub use upload::UploadError;

@@ -184,6 +184,10 @@ fn declare(request: &mut RequestHeader, plan: BodyPlan<'_>) {
         BodyPlan::Whole(body) if !body.is_empty() || request.headers.contains_key(CONTENT_LENGTH) => {
             insert(request, CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
+        // What goes on need not be what was declared.
+        BodyPlan::Streams(None) => {
+            request.remove_header(&CONTENT_LENGTH);
+        }
         _ => {}
     }
 }

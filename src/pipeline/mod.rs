@@ -10,6 +10,7 @@ mod recording;
 mod refusal;
 mod request;
 mod service;
+mod tap;
 
 pub use allowance::{Allowance, Charge, Charges};
 pub use custom::{AnyFilter, Filters};
@@ -20,3 +21,4 @@ pub use recording::Recording;
 pub use refusal::{BodyFault, Missing, Refusal};
 pub use request::{AttemptInfo, Context, Exchange, Origin, Scheme, TraceContext};
 pub use service::{LocalFuture, LocalService, UpgradeSlot};
+pub use tap::{AtEnd, Kind, Overflow, Shown, Tap, Taps, Unit, Verdict, event, event_data};

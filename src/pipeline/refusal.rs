@@ -23,6 +23,8 @@ pub enum Refusal {
     Forbidden(Box<Missing>),
     /// Who is calling can't be told now: keys or records can't be reached.
     IdentityUnavailable,
+    /// A filter stopped the request for what its body says.
+    ContentStopped,
     /// No route takes this host and path.
     RouteNotFound,
     /// A route takes the path, but not with this method.
@@ -92,6 +94,11 @@ pub enum Refusal {
     UpstreamClosed,
     /// The upstream's answer is not HTTP, or not an answer to this request.
     UpstreamProtocol,
+    /// The upstream's answer is larger than a filter can look through, and nothing of it has gone out.
+    ResponseTooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
     /// The upstream did not begin to answer in time.
     FirstByteTimeout,
     /// The exchange took longer in all than the route allows.
@@ -144,7 +151,8 @@ impl Refusal {
                 roles: vec!["operator".to_owned()],
                 ..Missing::default()
             })),
-            Self::Forbidden(_) => Self::RouteNotFound,
+            Self::Forbidden(_) => Self::ContentStopped,
+            Self::ContentStopped => Self::RouteNotFound,
             Self::RouteNotFound => Self::MethodNotAllowed { allow: "GET, HEAD".to_owned() },
             Self::MethodNotAllowed { .. } => Self::MethodNotSupported,
             Self::MethodNotSupported => Self::NotAcceptable,
@@ -163,7 +171,8 @@ impl Refusal {
             Self::Internal => Self::ConnectFailed,
             Self::ConnectFailed => Self::UpstreamClosed,
             Self::UpstreamClosed => Self::UpstreamProtocol,
-            Self::UpstreamProtocol => Self::NoHealthyEndpoint,
+            Self::UpstreamProtocol => Self::ResponseTooLarge { limit: 262_144 },
+            Self::ResponseTooLarge { .. } => Self::NoHealthyEndpoint,
             Self::NoHealthyEndpoint => Self::IdentityUnavailable,
             Self::IdentityUnavailable => Self::StateUnavailable,
             Self::StateUnavailable => Self::ConnectTimeout,

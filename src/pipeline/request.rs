@@ -11,7 +11,7 @@ use http::HeaderValue;
 use crate::base::{RequestId, SpanId, TraceId};
 use crate::cache::Visit;
 use crate::identity::{Fields, Principal};
-use crate::pipeline::{Allowance, EndState, Recording, Refusal};
+use crate::pipeline::{Allowance, EndState, Recording, Refusal, Taps};
 
 /// Who asks for something, and how: all that is known of a request wherever it goes on, also when its client has left
 /// or there never was one.
@@ -55,6 +55,8 @@ pub struct Exchange {
     pub body: Option<Bytes>,
     /// Takes the answer down, where a step wants to keep it.
     pub recording: Option<Box<Recording>>,
+    /// Those who see what its client sends, where that goes on as it comes.
+    pub request_taps: Option<Box<Taps>>,
     /// What the cache has to do with it.
     pub cache: Option<Box<Visit>>,
     /// What became of the attempts to have it answered.
@@ -169,6 +171,7 @@ impl Exchange {
             target_received: None,
             body: None,
             recording: None,
+            request_taps: None,
             cache: None,
             attempt: AttemptInfo::default(),
             body_received: 0,

@@ -11,14 +11,13 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use crate::cache::{self, Asked, Given, Lead, Visit, Visited};
 use crate::client::Client;
 use crate::config::Action;
-use crate::deliver::ResponseFilters;
 use crate::filters::{Deed, Kept};
 use crate::forward::{
     Collected, Destination, ForwardError, Forwarder, Policy, RequestBody, UpstreamResponse, Worker, unless_gone,
 };
-use crate::pipeline::{AttemptInfo, Context, EndState, Exchange, Recording, Refusal, Scheme};
+use crate::pipeline::{AttemptInfo, Context, Exchange, Recording, Refusal, Scheme};
 use crate::proxy::way::Admitted;
-use crate::proxy::{Proxy, Shared, Unfinished, answer, refuse, stopped};
+use crate::proxy::{Proxy, Shared, Unfinished, refuse, stopped};
 use crate::routing::Params;
 
 /// What a request is about, for the cache: the target as the client named it, and the tags that its route gives it.
@@ -126,7 +125,7 @@ impl Proxy {
         given: Given,
         deed: Option<Deed>,
     ) -> Result<(), Unfinished> {
-        let Given { mut head, body, told, refresh } = given;
+        let Given { head, body, told, refresh } = given;
         if let Some(lead) = refresh {
             self.refresh(lead, client.request(), exchange, admitted);
         }
@@ -136,8 +135,7 @@ impl Proxy {
             deed.keep(&Kept { status: head.status, headers, body: body.clone() }).await;
         }
         exchange.cache = Some(Box::new(Visit::told(told)));
-        admitted.on_response(exchange, &mut head);
-        answer(client, exchange, (head, body), admitted.route().policy.request, EndState::Done).await
+        self.give_again(client, exchange, admitted, (head, body)).await
     }
 
     /// Asks the upstream for a whole answer or for word that what is kept still holds (RFC 9111, section 4.3),
@@ -153,7 +151,8 @@ impl Proxy {
         let mut request = RequestHeader::clone(&client.shared_request());
         lead.ask_on_conditions(&mut request);
         let interim = |head: &mut ResponseHeader| admitted.on_interim(head);
-        let body = RequestBody::of(client, exchange.body.clone()).with_interim(&interim);
+        let taps = exchange.request_taps.take();
+        let body = RequestBody::of(client, exchange.body.clone()).with_taps(taps).with_interim(&interim);
         let Exchange { context, attempt, .. } = &mut *exchange;
         let response = match self.forwarder(admitted).forward(&request, body, context, attempt).await {
             Ok(response) => response,

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::client::Client;
-use crate::deliver::deliver_parts;
+use crate::deliver::{Undelivered, deliver_parts};
 use crate::filters::{Deed, Kept};
 use crate::forward::{
     Collected, Destination, ForwardError, Forwarder, Frame, Policy, RequestBody, UpstreamBody, UpstreamResponse,
@@ -22,7 +22,7 @@ use crate::forward::{
 use crate::http as codec;
 use crate::pipeline::{AttemptInfo, Context, EndState, Exchange, Recording, Refusal};
 use crate::proxy::way::Admitted;
-use crate::proxy::{Proxy, Unfinished, cached, cut, stopped};
+use crate::proxy::{Proxy, Unfinished, cached, cut, stopped, undelivered};
 
 /// What an idempotent request needs, owned: it may outlive the client that asked for it.
 struct Order {
@@ -131,14 +131,14 @@ impl Proxy {
                 exchange.end.get_or_insert(EndState::Done);
                 Ok(())
             }
-            Err(end @ (EndState::ClientGone | EndState::ClientTimeout)) => {
+            Err(Undelivered::Cut(end @ (EndState::ClientGone | EndState::ClientTimeout))) => {
                 tokio::spawn(drain(deed, body, recording, policy.clone()));
                 cut(exchange, end)
             }
-            Err(end) => {
+            Err(why) => {
                 // Half a stream was seen: what it stands for may be done.
                 deed.keep_nothing().await;
-                cut(exchange, end)
+                undelivered(client, exchange, admitted, why).await
             }
         }
     }

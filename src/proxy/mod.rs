@@ -25,7 +25,7 @@ use crate::base::{Deadline, RequestId};
 use crate::cache::Cache;
 use crate::client::Client;
 use crate::config::Configuration;
-use crate::deliver::{ResponseFilters, Tunnel, deliver};
+use crate::deliver::{ResponseFilters, Tunnel, Undelivered, deliver};
 use crate::forward::{ForwardError, Forwarder, RequestBody, UpstreamResponse, Worker};
 use crate::guard::{Guard, Offence, Stage};
 use crate::identity::Identity;
@@ -169,6 +169,10 @@ impl Proxy {
                 cached::begin(exchange);
                 Box::pin(self.once(client, exchange, admitted, deed)).await
             }
+            Ok(Arrival::Replayed(admitted, head, body)) => {
+                let admitted = request.admitted.insert(admitted);
+                Box::pin(self.give_again(client, exchange, admitted, (head, body))).await
+            }
             Ok(Arrival::Answered(admitted, mut head, body)) => {
                 admitted.on_response(exchange, &mut head);
                 let patience = admitted.route().policy.request;
@@ -196,7 +200,8 @@ impl Proxy {
     ) -> Result<(), Unfinished> {
         let request = client.shared_request();
         let interim = |head: &mut ResponseHeader| admitted.on_interim(head);
-        let body = RequestBody::of(client, exchange.body.clone()).with_interim(&interim);
+        let taps = exchange.request_taps.take_if(|_| !client.wants_upgrade()); // else the tunnel takes them
+        let body = RequestBody::of(client, exchange.body.clone()).with_taps(taps).with_interim(&interim);
         let Exchange { context, attempt, .. } = &mut *exchange;
         match self.forwarder(admitted).forward(&request, body, context, attempt).await {
             Ok(response) => self.deliver(response, client, exchange, admitted).await,
@@ -229,8 +234,36 @@ impl Proxy {
                 exchange.end.get_or_insert(EndState::Done);
                 Ok(())
             }
-            Err(end) => cut(exchange, end),
+            Err(why) => undelivered(client, exchange, admitted, why).await,
         }
+    }
+
+    /// Gives a client what an upstream said before; taps see it as they see everything that upstreams say.
+    async fn give_again(
+        &self,
+        client: &mut Client,
+        exchange: &mut Exchange,
+        admitted: &Admitted,
+        (mut head, body): (Box<ResponseHeader>, Bytes),
+    ) -> Result<(), Unfinished> {
+        if !admitted.route().chain.taps_responses() {
+            admitted.on_response(exchange, &mut head);
+            return answer(client, exchange, (head, body), admitted.route().policy.request, EndState::Done).await;
+        }
+        self.deliver(UpstreamResponse::of(head, body), client, exchange, admitted).await
+    }
+}
+
+/// An answer did not go out, or not whole.
+async fn undelivered(
+    client: &mut Client,
+    exchange: &mut Exchange,
+    admitted: &Admitted,
+    why: Undelivered,
+) -> Result<(), Unfinished> {
+    match why {
+        Undelivered::Cut(end) => cut(exchange, end),
+        Undelivered::Refused(refusal) => Box::pin(refuse(client, exchange, admitted, *refusal)).await,
     }
 }
 
@@ -289,6 +322,7 @@ async fn refuse(
         | Refusal::FirstByteTimeout
         | Refusal::ExchangeTimeout => EndState::UpstreamError,
         Refusal::RequestTimeout => EndState::ClientTimeout,
+        Refusal::ContentStopped => EndState::Stopped,
         _ => EndState::Refused,
     };
     exchange.refusal = Some(refusal);

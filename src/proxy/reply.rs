@@ -75,6 +75,12 @@ impl Wording {
                 }),
                 ..say(StatusCode::FORBIDDEN, "forbidden", &missing.sentence, "ask an administrator for what is missing")
             },
+            Refusal::ContentStopped => say(
+                StatusCode::FORBIDDEN,
+                "content_stopped",
+                "a rule of this path stopped the request for what its body says",
+                "send something else",
+            ),
             Refusal::IdentityUnavailable => say(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "identity_unavailable",
@@ -232,6 +238,15 @@ impl Wording {
                 "the service's answer could not be understood",
                 "tell the operator",
             ),
+            Refusal::ResponseTooLarge { limit } => Self {
+                details: json!({ "limit_bytes": limit }),
+                ..say(
+                    StatusCode::BAD_GATEWAY,
+                    "response_too_large",
+                    "the service's answer is larger than this path can look through",
+                    "ask for less",
+                )
+            },
             Refusal::FirstByteTimeout => {
                 say(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "the service did not answer in time", LATER)
             }

@@ -7,7 +7,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{HeaderValue, LOCATION, ORIGIN, UPGRADE};
+use http::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE, SEC_WEBSOCKET_EXTENSIONS,
+    UPGRADE,
+};
 use http::{Method, StatusCode, Uri, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::date::get_cached_date;
@@ -15,11 +18,11 @@ use pingora::protocols::http::date::get_cached_date;
 use crate::cache::Given;
 use crate::client::Client;
 use crate::config::{Action, Respond, Route, Serving};
-use crate::deliver::ResponseFilters;
+use crate::deliver::{DIGESTS, ResponseFilters};
 use crate::filters::{self, Begun, Deed, Kept};
-use crate::forward::{Destination, ForwardError, hold_body, unless_gone};
+use crate::forward::{Destination, ForwardError, hold_body, show_whole, unless_gone};
 use crate::identity::ClientCertificate;
-use crate::pipeline::{Exchange, Refusal, RequestContext, Stop};
+use crate::pipeline::{Exchange, Refusal, RequestContext, Stop, Taps};
 use crate::proxy::{Shared, cached, reply, strict};
 use crate::routing::{Outcome, Params, Request, Target};
 
@@ -33,6 +36,8 @@ pub(super) enum Arrival {
     Kept(Admitted, Box<Given>, Option<Deed>),
     /// It is answered at once.
     Answered(Admitted, Box<ResponseHeader>, Bytes),
+    /// It was answered before, and gets that answer again.
+    Replayed(Admitted, Box<ResponseHeader>, Bytes),
 }
 
 /// The way of a route ends before its end.
@@ -141,7 +146,7 @@ pub(super) async fn way_in(
         Ok(Onward::Kept(given, deed)) => return Ok(Arrival::Kept(admitted, given, deed)),
         Ok(Onward::Replay(kept)) => {
             let (head, body) = replayed(kept);
-            return Ok(Arrival::Answered(admitted, head, body));
+            return Ok(Arrival::Replayed(admitted, head, body));
         }
         Err(Early::Answered(head, body)) => return Ok(Arrival::Answered(admitted, head, body)),
         Err(Early::Ended(why)) => return Err(Stopped { admitted: Some(admitted), why }),
@@ -181,6 +186,7 @@ async fn filter(
     let mut context = RequestContext { has_body, peer_trusted, certificate, ..context };
     chain.before_the_body(&mut context).await?;
     drop(context);
+    as_taps_can_read_it(chain, client)?;
     let deed = match begin(admitted, shared, exchange, client).await? {
         Begun::Nothing => None,
         Begun::First(deed) => Some(deed),
@@ -196,12 +202,61 @@ async fn filter(
     let mut context = RequestContext::new(exchange, client.request_mut(), params);
     chain.before_the_upstream(&mut context).await?;
     drop(context);
+    tap_request(admitted.route(), exchange, client, deed.is_some()).await?;
     // A stale answer is given only now: the upstream is going to be asked in the background.
     Ok(match (kept, deed) {
         (Some(given), deed) => Onward::Kept(given, deed),
         (None, Some(deed)) => Onward::First(deed),
         (None, None) => Onward::Free,
     })
+}
+
+/// What taps are going to look through comes whole, and in no encoding.
+fn as_taps_can_read_it(chain: &filters::Chain, client: &mut Client) -> Result<(), Refusal> {
+    if !chain.taps_requests() && !chain.taps_responses() {
+        return Ok(());
+    }
+    let upgrades = client.wants_upgrade();
+    let request = client.request_mut();
+    if upgrades {
+        request.remove_header(&SEC_WEBSOCKET_EXTENSIONS);
+    } else if chain.taps_requests() {
+        let mut encodings = request.headers.get_all(CONTENT_ENCODING).iter();
+        if encodings.any(|it| !it.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            return Err(Refusal::UnsupportedMediaType { accepted: "any, without Content-Encoding".to_owned() });
+        }
+    }
+    if chain.taps_responses() {
+        request.remove_header(&RANGE);
+        request.remove_header(&IF_RANGE);
+        let _ = request.insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
+    Ok(())
+}
+
+/// Shows taps the body where they want it whole; else they go with it.
+async fn tap_request(route: &Route, exchange: &mut Exchange, client: &mut Client, held: bool) -> Result<(), Early> {
+    if !route.chain.taps_requests() || !matches!(route.action, Action::Upstream(_)) {
+        return Ok(());
+    }
+    let upgrades = client.wants_upgrade();
+    if client.has_no_body() && !upgrades {
+        return Ok(());
+    }
+    let Some(mut taps) = route.chain.request_taps(exchange, client.request()) else { return Ok(()) };
+    let whole = !upgrades && (held || exchange.body.is_some() || taps.want_whole_body());
+    if whole {
+        Box::pin(hold_body(client, exchange, &route.policy)).await?;
+        exchange.body = Some(show_whole(&mut taps, exchange.body.take().unwrap_or_default())?);
+    }
+    // Of what goes on as it comes nobody knows yet what is going to change.
+    if !upgrades && (!whole || taps.have_changed()) {
+        DIGESTS.iter().for_each(|it| {
+            client.request_mut().remove_header(*it);
+        });
+    }
+    exchange.request_taps = (!whole).then_some(taps);
+    Ok(())
 }
 
 /// What is asked, as far as the body tells, and whether it was asked before.
@@ -263,6 +318,10 @@ fn replayed(kept: Kept) -> (Box<ResponseHeader>, Bytes) {
 impl ResponseFilters for Admitted {
     fn on_response(&self, exchange: &mut Exchange, answer: &mut ResponseHeader) {
         way_out(&self.route().chain, exchange, answer);
+    }
+
+    fn response_taps(&self, exchange: &Exchange, head: &ResponseHeader) -> Option<Box<Taps>> {
+        self.route().chain.response_taps(exchange, head)
     }
 }
 

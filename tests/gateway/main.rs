@@ -53,6 +53,7 @@ mod stop;
 mod store;
 mod streams;
 mod support;
+mod taps;
 mod tls;
 mod tokens;
 mod tour;
