@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 
 use crate::app::{Failure, Files, Format};
 use crate::config::{
-    Action, Description, GatewayFile, Mode, Route, Snapshot, compile_files, compile_routes, routes_schema, schema_of,
+    Action, Description, GatewayFile, Mode, Route, Snapshot, compile_files, compile_routes, routes_schema,
 };
 use crate::filters::announced_method;
 use crate::pipeline::Filters;
 use crate::routing::{Explanation, MatchConfig, Request, Target, ValueMatch, ValueRule, Verdict};
 use crate::services::Directory;
 use crate::upstream::{Upstream, UpstreamKind};
+use crate::yaml::schema_of;
 
 /// What `moongate check` found.
 #[derive(Debug)]

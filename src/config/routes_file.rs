@@ -3,12 +3,25 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::filters::{PolicyConfig, RewriteConfig};
 use crate::identity::RolesConfig;
+use crate::pipeline::Filters;
 use crate::routing::MatchConfig;
 use crate::upstream::UpstreamConfig;
+use crate::yaml::schema_by;
+
+/// The JSON Schema of `routes.yaml`, with the blocks of filters that were added to the built-in ones.
+pub fn routes_schema(filters: &Filters) -> Value {
+    let mut generator = SchemaSettings::draft2020_12().into_generator();
+    let blocks = filters.schemas(&mut generator);
+    let mut schema = schema_by::<RoutesFile>(generator);
+    schema["$defs"]["FiltersConfig"]["properties"] = Value::Object(blocks);
+    schema
+}
 
 /// What goes where. Editing this file takes effect without a restart and without losing a request.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]

@@ -12,13 +12,10 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use crate::base::{At, Findings};
-use crate::config::document::Document;
-use crate::config::faults::Faults;
 use crate::config::gateway_file::{GatewayFile, Mode, Process};
-use crate::config::routes_file::RoutesFile;
+use crate::config::routes_file::{RoutesFile, routes_schema};
 use crate::config::secret_values::SecretValues;
 use crate::config::snapshot::{Action, Known, Route, Snapshot};
-use crate::config::structure::{routes_schema, schema_of};
 use crate::filters::rate_limit::Limits;
 use crate::filters::{Activation, BodyRules};
 use crate::forward::Destination;
@@ -28,6 +25,7 @@ use crate::pipeline::Filters;
 use crate::services::{Directory, StaticFiles};
 use crate::telemetry::{GENERATIONS_ALIVE, RouteMetrics, Timestamp, last_reload_failed, last_reload_succeeded};
 use crate::upstream::{Fleet, UpstreamKind};
+use crate::yaml::{Document, Faults, schema_of};
 
 /// A snapshot that serves. A request takes its `Arc` once and keeps it to its end.
 pub struct Serving {
@@ -168,7 +166,7 @@ pub(super) fn environment(name: &str) -> Option<String> {
 
 fn compile_gateway(path: &Path, secrets: &SecretValues) -> Result<(Document, Process), Faults> {
     let mut document = Document::read(path, &environment)?;
-    document.fill_secrets(&schema_of::<GatewayFile>(), secrets);
+    document.fill_secrets(&schema_of::<GatewayFile>(), &|path, name| secrets.value(path, name));
     let mut findings = Findings::default();
     let file: GatewayFile = document.load(&mut findings).unwrap_or_default();
     let process = Process::compile(&file, &mut findings);
@@ -204,7 +202,7 @@ fn compile_routes_in(path: &Path, surroundings: Surroundings<'_>) -> Result<(Str
     let schema = routes_schema(known.filters);
     let mut document = Document::read(path, &environment)?;
     if let Some(secrets) = secrets {
-        document.fill_secrets(&schema, secrets);
+        document.fill_secrets(&schema, &|path, name| secrets.value(path, name));
     }
     let mut findings = Findings::default();
     let file: Option<RoutesFile> = document.load_by(&schema, &mut findings);

@@ -12,7 +12,8 @@ mod reference;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use moongate::config::{GatewayFile, RoutesFile, schema_of};
+use moongate::config::{GatewayFile, RoutesFile};
+use moongate::yaml::schema_of;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
