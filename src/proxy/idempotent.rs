@@ -15,8 +15,8 @@ use crate::client::Client;
 use crate::deliver::deliver_parts;
 use crate::filters::{Deed, Kept};
 use crate::forward::{
-    Collected, Destination, ForwardError, Forwarder, Frame, Policy, RequestBody, UpstreamBody, UpstreamResponse,
-    Worker, unless_gone,
+    Collected, Destination, Destinations, ForwardError, Forwarder, Frame, Policy, RequestBody, UpstreamBody,
+    UpstreamResponse, Worker, unless_gone,
 };
 use crate::http as codec;
 use crate::pipeline::{AttemptInfo, Context, EndState, Exchange, Recording, Refusal};
@@ -27,6 +27,7 @@ use crate::proxy::{Cut, Proxy, cached, cut, stopped};
 struct Order {
     worker: Arc<Worker>,
     destination: Destination,
+    upstreams: Arc<Destinations>,
     request: Arc<RequestHeader>,
     body: Bytes,
     policy: Policy,
@@ -85,6 +86,7 @@ impl Proxy {
         let order = Order {
             worker: self.worker.clone(),
             destination: admitted.destination().clone(),
+            upstreams: admitted.serving.upstreams.clone(),
             request: client.shared_request(),
             body: exchange.body.clone().unwrap_or_default(),
             policy: admitted.route().policy.clone(),
@@ -157,8 +159,8 @@ async fn claimed(deed: Deed, order: Order) -> Performed {
 }
 
 async fn perform(deed: Deed, order: Order) -> Performed {
-    let Order { worker, destination, request, body, policy, context, mut info } = order;
-    let forwarder = Forwarder { worker: &worker, destination: &destination, policy: &policy };
+    let Order { worker, destination, upstreams, request, body, policy, context, mut info } = order;
+    let forwarder = Forwarder { worker: &worker, destination: &destination, policy: &policy, upstreams: &upstreams };
     let mut recorded = None;
     let answer = match forwarder.forward(&request, RequestBody::bytes(body), &context, &mut info).await {
         // Server errors are not stored: the request may be tried again (decision 4).

@@ -182,7 +182,8 @@ impl Proxy {
     /// The way to a route's destination.
     fn forwarder<'a>(&'a self, admitted: &'a Admitted) -> Forwarder<'a> {
         let policy = &admitted.route().policy;
-        Forwarder { worker: &self.worker, destination: admitted.destination(), policy }
+        let upstreams = &admitted.serving.upstreams;
+        Forwarder { worker: &self.worker, destination: admitted.destination(), policy, upstreams }
     }
 
     /// Passes an answer on to the client.

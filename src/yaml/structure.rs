@@ -550,7 +550,7 @@ fn variants<'s>(root: &'s Value, schema: &'s Value, depth: usize, all: &mut Vec<
     all.push(schema);
     let branches = ["anyOf", "oneOf", "allOf"].iter().filter_map(|it| schema.get(it)?.as_array());
     if depth < 8 {
-        branches.flatten().for_each(|it| variants(root, it, depth + 1, all));
+        branches.flatten().chain(schema.get("then")).for_each(|it| variants(root, it, depth + 1, all));
     }
 }
 
