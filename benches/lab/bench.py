@@ -1,18 +1,22 @@
 #!/usr/bin/env python3
-"""What a request costs in Moongate, beside bare Pingora, nginx and HAProxy.
+"""What a request, and a connection at rest, cost in Moongate, beside bare Pingora and other proxies.
 
 All proxies run at once, each on the same single core; the load generator and the upstream have
 another. They are measured in turn, round after round, so that a drift of the machine falls on all
 alike. The figure to trust is CPU time per request: user and system time of the proxy's own
 processes over a run, divided by the requests of that run. docs/PERFORMANCE.md tells the rest.
 
-Needs Linux, two cores, and the Debian packages nginx-light, haproxy, wrk and nghttp2-client.
+Connections at rest (`--scenario idle`) are another matter: memory of each, see idle.py.
+
+Needs Linux, two cores, and the Debian packages nginx-light, haproxy, wrk, nghttp2-client and openssl.
+Envoy, Traefik and Caddy take part where `scripts/setup.sh bench` has put them.
 """
 
 import argparse
 import contextlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -20,8 +24,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import idle
 import load
 import report
 import targets
@@ -34,22 +40,26 @@ from machine import (
     forget_peaks,
     machine_seconds,
     peak_rss_mib,
+    raise_descriptors,
     require,
     wait_for_quiet,
     waiting_seconds,
     which,
 )
+from idle import Idle, Rest
 from report import Run
-from targets import SCENARIOS, TARGETS, Launch, Scenario, Site, Target
+from targets import PEERS, SCENARIOS, TARGETS, Launch, Scenario, Site, Target
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 15
+CONNECTIONS, CONNECTIONS_QUICK = 10_000, 2_000
 TOOLS = {
     "wrk": "wrk",
     "h2load": "nghttp2-client",
     "nghttp": "nghttp2-client",
     "nginx": "nginx-light",
     "haproxy": "haproxy",
+    "openssl": "openssl",
     "taskset": "util-linux",
     "setpriv": "util-linux",
 }
@@ -62,15 +72,27 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names, scenarios = [it.name for it in TARGETS], [it.name for it in SCENARIOS]
+    names = [it.name for it in TARGETS]
+    requests, idles = [it.name for it in SCENARIOS], [it.name for it in idle.SCENARIOS]
+    # "requests" and "idle" are all of a family.
+    scenarios = ["requests", *requests, "idle", *idles]
     parser.add_argument("--only", nargs="+", choices=names, metavar="TARGET", help=", ".join(names))
     parser.add_argument("--scenario", nargs="+", choices=scenarios, metavar="NAME", help=", ".join(scenarios))
     parser.add_argument("--rounds", type=int, default=5, help="runs of every target (%(default)s)")
-    parser.add_argument("--seconds", type=int, default=5, help="length of a run (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=2, help="length of a run (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="a look of a minute: not for quoting")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every single run, for further use")
     parser.add_argument("--without-moongate", action="store_true", help="only the others")
     parser.add_argument("--moongate", type=Path, metavar="BINARY", help="(target/release/moongate)")
+    parser.add_argument(
+        "--baseline", type=Path, metavar="BINARY", help="another Moongate, in the same run as moongate-before"
+    )
+    parser.add_argument(
+        "--connections", type=int, metavar="N", help=f"at rest ({CONNECTIONS}; quick: {CONNECTIONS_QUICK})"
+    )
+    parser.add_argument(
+        "--calm", type=int, default=30, metavar="S", help="from the end of all at rest to reading memory (%(default)s)"
+    )
     parser.add_argument("--bare", type=Path, metavar="BINARY", help="(built by cargo bench --bench bare)")
     parser.add_argument("--proxy-core", type=int, default=1, help="(%(default)s)")
     parser.add_argument("--load-core", type=int, default=0, help="of load and upstream (%(default)s)")
@@ -81,11 +103,17 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--retries", type=int, default=3, help="of a disturbed run (%(default)s)")
     parser.add_argument("--keep", action="store_true", help="leave configurations and logs behind")
     options = parser.parse_args()
-    if min(options.rounds, options.seconds) < 1 or options.retries < 0:
-        parser.error("--rounds and --seconds are at least 1, --retries at least 0")
+    if min(options.rounds, options.seconds, options.calm) < 1 or options.retries < 0:
+        parser.error("--rounds, --seconds and --calm are at least 1, --retries at least 0")
+    if options.connections is not None and options.connections < 1:
+        parser.error("--connections is at least 1")
+    options.connections = options.connections or (CONNECTIONS_QUICK if options.quick else CONNECTIONS)
+    asked = set(options.scenario or ["requests", "idle"])
     if options.quick:
         options.rounds, options.seconds, options.retries, options.patience = 1, 1, 0, 0.0
-        options.scenario = options.scenario or [it.name for it in SCENARIOS if it.quick]
+        asked = set(options.scenario or [it.name for it in SCENARIOS if it.quick])
+    options.requests = [it for it in SCENARIOS if {it.name, "requests"} & asked]
+    options.idles = [it for it in idle.SCENARIOS if {it.name, "idle"} & asked]
     return options
 
 
@@ -108,6 +136,21 @@ def find_moongate(options: argparse.Namespace) -> Path | None:
     return None
 
 
+def find_baseline(options: argparse.Namespace) -> Path | None:
+    if options.baseline and not options.baseline.is_file():
+        raise Failure(f"{options.baseline}: no such file")
+    return options.baseline and options.baseline.resolve()
+
+
+def find_peers(options: argparse.Namespace) -> Path:
+    """Where scripts/setup.sh puts the peers that no Debian package brings."""
+    folder = target_folder() / "peers" / "bin"
+    wanted = [it for it in PEERS if not options.only or any(name.startswith(it) for name in options.only)]
+    if missing := [it for it in wanted if not (folder / it).exists()]:
+        say(f"LEFT OUT: {', '.join(missing)}: not in {folder}; `scripts/setup.sh bench` installs them")
+    return folder
+
+
 def find_bare(options: argparse.Namespace) -> Path:
     """Builds bare Pingora if need be. Cargo puts a hash into the name, so it is asked for it."""
     if options.bare:
@@ -125,6 +168,25 @@ def find_bare(options: argparse.Namespace) -> Path:
     raise Failure("cargo did not say where it put bare Pingora")
 
 
+# ---- servers -----------------------------------------------------------------------------------
+
+
+def start(stack: contextlib.ExitStack, site: Site, name: str, launch: Launch, core: int) -> Server:
+    """A server that answers, and that lives as long as the stack."""
+    server = Server(name, launch.argv, core, launch.env, site.run)
+    stack.callback(server.stop)
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        status, body = load.fetch(launch.address, targets.ITEM)
+        if status == 200:
+            return server
+        if not server.alive() or time.monotonic() > deadline:
+            told = server.last_words() or body[:200].decode(errors="replace")
+            state = "runs" if server.alive() else f"ended with code {server.process.returncode}"
+            raise Failure(f"{server.name} does not serve (status {status}, it {state}):\n{told}")
+        time.sleep(0.1)
+
+
 # ---- the bench ---------------------------------------------------------------------------------
 
 
@@ -139,23 +201,9 @@ class Bench:
         self.upstream = self.start("upstream", targets.upstream(site), options.load_core)
 
     def start(self, name: str, launch: Launch, core: int) -> Server:
-        server = Server(name, launch.argv, core, launch.env, self.site.run)
-        self.stack.callback(server.stop)
+        server = start(self.stack, self.site, name, launch, core)
         self.started[name] = server, launch
-        self.wait_until_answers(server, launch)
         return server
-
-    def wait_until_answers(self, server: Server, launch: Launch) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            status, body = load.fetch(launch.address, targets.ITEM)
-            if status == 200:
-                return
-            if not server.alive() or time.monotonic() > deadline:
-                told = server.last_words() or body[:200].decode(errors="replace")
-                state = "runs" if server.alive() else f"ended with code {server.process.returncode}"
-                raise Failure(f"{server.name} does not serve (status {status}, it {state}):\n{told}")
-            time.sleep(0.1)
 
     def find(self, target: Target) -> tuple[Server, Launch]:
         """The target's server; a target is started when a scenario first asks for it."""
@@ -188,7 +236,10 @@ class Bench:
         """A proxy that answers wrongly, or does not do its work, is not worth a measurement."""
         server, launch = self.find(target)
         expected = load.fetch(self.site.upstream, scenario.request)
-        answer = load.fetch(launch.address, scenario.request)
+        if scenario.tls:
+            answer = load.fetch(launch.tls_address, scenario.request, tls=load.trusting(self.site.run))
+        else:
+            answer = load.fetch(launch.address, scenario.request)
         if expected[0] != 200 or answer != expected:
             raise Failure(f"{target.name}, {scenario.name}: answers {answer[0]} {answer[1][:200]!r}")
         if scenario.streams and load.fetch_h2(launch.h2_address, scenario.request) != expected[1]:
@@ -252,6 +303,13 @@ class Bench:
         if scenario.streams:
             address = launch.h2_address
             argv = load.h2load_command(address, request, connections, scenario.streams, seconds, run)
+        elif scenario.segments:
+            argv = load.paced_command(launch.address, request, connections, seconds, segments=scenario.segments)
+        elif scenario.fresh:
+            trusted = str(run / "tls.pem")
+            argv = load.paced_command(launch.tls_address, request, connections, seconds, trusted=trusted)
+        elif scenario.tls:
+            argv = load.wrk_command(launch.tls_address, request, connections, seconds, run, scheme="https")
         else:
             argv = load.wrk_command(launch.address, request, connections, seconds, run)
         argv = ["taskset", "-c", str(self.options.load_core), *argv]
@@ -261,20 +319,64 @@ class Bench:
         return done.stdout
 
     def result(self, out: str, scenario: Scenario) -> Load:
-        return load.h2load_result(out, self.site.run) if scenario.streams else load.wrk_result(out)
+        if scenario.streams:
+            return load.h2load_result(out, self.site.run)
+        ours = scenario.segments or scenario.fresh
+        return load.paced_result(out) if ours else load.wrk_result(out)
+
+
+# ---- connections at rest -----------------------------------------------------------------------
+
+
+class IdleBench:
+    """What connections at rest cost, one target after the other, each with upstreams that are new: the
+    kernel remembers ports of closed connections for a minute."""
+
+    def __init__(self, options: argparse.Namespace, site: Site):
+        self.options = options
+        self.site = site
+        descriptors = raise_descriptors()
+        self.count = idle.affordable(options.connections, descriptors)
+        if self.count < options.connections:
+            say(f"{self.count} connections instead of {options.connections}: the limit is {descriptors} open files")
+
+    def run(self, scenario: Idle, chosen: list[Target]) -> dict[str, Rest]:
+        rests = {}
+        for target in chosen:
+            rest = rests[target.name] = self.measure(scenario, target)
+            say(f"{scenario.name} {target.name}: {rest.each_kib:.2f} KiB each, {rest.left:.2f} after closing")
+        return rests
+
+    def measure(self, scenario: Idle, target: Target) -> Rest:
+        proxy_core, load_core = self.options.proxy_core, self.options.load_core
+        upstream, quiet = targets.addresses(2)
+        site = replace(self.site, upstream=upstream)
+        name = f"{target.name}-{scenario.name}"
+        with contextlib.ExitStack() as stack:
+            start(stack, site, f"{name}-upstream", targets.upstream(site), load_core)
+            start(stack, site, f"{name}-quiet", targets.quiet(quiet), load_core)
+            launch = idle.prepared(site, target, scenario, self.count, quiet)
+            server = start(stack, site, name, launch, proxy_core)
+            try:
+                subject = idle.Subject(site, scenario, server, launch, load_core, self.options.calm)
+                return subject.measure(self.count)
+            except Failure as failure:
+                raise Failure(f"{target.name}, {scenario.name}: {failure}\n{server.last_words()}") from failure
 
 
 # ---- the whole ---------------------------------------------------------------------------------
 
 
+def present(options: argparse.Namespace, site: Site) -> list[Target]:
+    there = [it for it in TARGETS if site.has(it)]
+    return [it for it in there if not options.only or it.name in options.only]
+
+
 def choose(options: argparse.Namespace, site: Site) -> list[tuple[Scenario, list[Target]]]:
     """The scenarios asked for, each with the targets that take part in it."""
-    there = [it for it in TARGETS if site.moongate or not it.name.startswith("moongate")]
-    there = [it for it in there if not options.only or it.name in options.only]
+    there = present(options, site)
     plan = []
-    for scenario in SCENARIOS:
-        if options.scenario and scenario.name not in options.scenario:
-            continue
+    for scenario in options.requests:
         if chosen := [it for it in there if it.takes_part(scenario)]:
             plan.append((scenario, chosen))
         else:
@@ -290,17 +392,24 @@ def versions(site: Site) -> str:
         return (done.stdout.strip() or "?").splitlines()[0]
 
     found = [first_line(which("nginx"), "-v"), first_line(which("haproxy"), "-v")]
+    asked = {"envoy": "--version", "traefik": "version", "caddy": "version"}
+    for name, word in asked.items():
+        if (program := site.peers / name).exists():
+            number = re.search(r"\d+\.\d+\.\d+", first_line(str(program), word))
+            found.append(f"{name} {number[0] if number else '?'}")
     if site.moongate:
         found.append(first_line(str(site.moongate), "--version"))
+    if site.baseline:
+        found.append(f"before: {first_line(str(site.baseline), '--version')}")
     return "; ".join(found)
 
 
 def headline(options: argparse.Namespace, site: Site) -> str:
+    how = ""
+    if options.requests:
+        how = f" {options.rounds} rounds of {options.seconds} s, interleaved; cells are median (min–max)."
     note = " **A quick look: not for quoting.**" if options.quick else ""
-    return (
-        f"Machine: {description()}. {versions(site)}. "
-        f"{options.rounds} rounds of {options.seconds} s, interleaved; cells are median (min–max).{note}\n"
-    )
+    return f"Machine: {description()}. {versions(site)}.{how}{note}\n"
 
 
 def bench(options: argparse.Namespace, run: Path) -> None:
@@ -309,23 +418,50 @@ def bench(options: argparse.Namespace, run: Path) -> None:
     if not {options.proxy_core, options.load_core} <= cores or options.proxy_core == options.load_core:
         raise Failure(f"two different cores are needed for proxy and load, out of {sorted(cores)}")
     [upstream] = targets.addresses(1)
-    site = Site(run, upstream, moongate=find_moongate(options))
+    site = Site(
+        run,
+        upstream,
+        moongate=find_moongate(options),
+        baseline=find_baseline(options),
+        peers=find_peers(options),
+    )
+    targets.certify(run)
     plan = choose(options, site)
     if any(target.name.startswith("bare") for _, chosen in plan for target in chosen):
         site.bare = find_bare(options)
-    titles = {it.name: it.title for it in TARGETS}
     print(headline(options, site), flush=True)
-    record = {"machine": description(), "versions": versions(site), "scenarios": {}}
+    record = {"machine": description(), "versions": versions(site), "scenarios": {}, "idle": {}}
     with contextlib.ExitStack() as stack:
-        bench = Bench(options, site, stack)
-        for scenario, chosen in plan:
-            runs = bench.run(scenario, chosen)
-            print(report.table(scenario, runs, titles, options.noise), flush=True)
-            record["scenarios"][scenario.name] = {
-                name: [it.as_json() for it in its] for name, its in runs.items()
-            }
-            if options.json:  # after every scenario: an aborted run keeps what it has
-                options.json.write_text(json.dumps(record, indent=1, ensure_ascii=False))
+        if plan:
+            measure_requests(Bench(options, site, stack), plan, record)
+    if options.idles:
+        measure_idle(IdleBench(options, site), present(options, site), record)
+
+
+def measure_requests(bench: Bench, plan: list[tuple[Scenario, list[Target]]], record: dict) -> None:
+    for scenario, chosen in plan:
+        runs = bench.run(scenario, chosen)
+        print(report.table(scenario, runs, TARGETS, bench.options.noise), flush=True)
+        record["scenarios"][scenario.name] = {name: [it.as_json() for it in its] for name, its in runs.items()}
+        save(bench.options, record)
+
+
+def measure_idle(bench: IdleBench, there: list[Target], record: dict) -> None:
+    chosen = [it for it in there if it.rests]
+    found: dict[str, dict[str, Rest]] = {}
+    for scenario in bench.options.idles if chosen else []:
+        rests = found[scenario.name] = bench.run(scenario, chosen)
+        print(report.idle_table(scenario, bench.count, rests, TARGETS), flush=True)
+        record["idle"][scenario.name] = {name: it.as_json() for name, it in rests.items()}
+        save(bench.options, record)
+    if len(found) > 1:
+        print(report.idle_summary(bench.options.idles, found, TARGETS), flush=True)
+
+
+def save(options: argparse.Namespace, record: dict) -> None:
+    """After every scenario: an aborted run keeps what it has."""
+    if options.json:
+        options.json.write_text(json.dumps(record, indent=1, ensure_ascii=False))
 
 
 def say(text: str) -> None:

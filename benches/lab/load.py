@@ -1,8 +1,12 @@
-"""The requests: single ones that check an answer, and the load of `wrk` and `h2load`."""
+"""The requests: single ones that check an answer, and the load of `wrk`, `h2load` and `pace.py`."""
 
 import http.client
+import json
 import re
+import secrets
+import ssl
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +21,7 @@ class Request:
     method: str = "GET"
     headers: dict[str, str] = field(default_factory=dict)
     body: str | None = None
+    unique: str | None = None  # a header that gets another value with every request
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,22 @@ class Load:
     errors: int
 
 
-def fetch(address: str, request: Request, without: str | None = None) -> tuple[int, bytes]:
+def trusting(run: Path) -> ssl.SSLContext:
+    """TLS with the certificate of this run, and no other."""
+    return ssl.create_default_context(cafile=str(run / "tls.pem"))
+
+
+def fetch(
+    address: str, request: Request, without: str | None = None, tls: ssl.SSLContext | None = None
+) -> tuple[int, bytes]:
     """Status and body of one request; status 0 if nobody answered. `without` leaves a header out."""
-    connection = http.client.HTTPConnection(address, timeout=10)
+    if tls:
+        connection = http.client.HTTPSConnection(address, timeout=10, context=tls)
+    else:
+        connection = http.client.HTTPConnection(address, timeout=10)
     headers = {name: value for name, value in request.headers.items() if name != without}
+    if request.unique:
+        headers[request.unique] = secrets.token_hex(8)
     try:
         connection.request(request.method, request.path, request.body, headers)
         answer = connection.getresponse()
@@ -54,13 +71,30 @@ def header_options(request: Request) -> list[str]:
     return [word for name, value in request.headers.items() for word in ("-H", f"{name}: {value}")]
 
 
-def wrk_command(address: str, request: Request, connections: int, seconds: int, run: Path) -> list[str]:
+def wrk_command(
+    address: str, request: Request, connections: int, seconds: int, run: Path, scheme: str = "http"
+) -> list[str]:
     argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", "20s"]
     if request.body is not None:
-        script = run / "wrk.lua"
-        script.write_text(f"wrk.method = '{request.method}'\nwrk.body = [==[{request.body}]==]\n")
+        script = run / "logs" / "wrk.lua"  # not beside the configuration, see `Server`
+        script.write_text(wrk_script(request))
         argv += ["-s", str(script)]
-    return [*argv, *header_options(request), f"http://{address}{request.path}"]
+    return [*argv, *header_options(request), f"{scheme}://{address}{request.path}"]
+
+
+def wrk_script(request: Request) -> str:
+    script = f"wrk.method = '{request.method}'\nwrk.body = [==[{request.body}]==]\n"
+    if not request.unique:
+        return script
+    # The first part keeps this run apart from every other, the number each of its requests.
+    return script + f"""
+local number = 0
+function request()
+  number = number + 1
+  wrk.headers['{request.unique}'] = '{secrets.token_hex(8)}-' .. number
+  return wrk.format()
+end
+"""
 
 
 def wrk_result(out: str) -> Load:
@@ -106,3 +140,27 @@ def h2load_result(out: str, run: Path) -> Load:
         p99=times[len(times) * 99 // 100],
         errors=int(failed),
     )
+
+
+def paced_command(address: str, request: Request, connections: int, seconds: int, **mode: int | str) -> list[str]:
+    """Our own load: `segments=N` for heads in pieces, `rate=N` for so many requests a second,
+    `trusted=FILE` for a whole TLS handshake each."""
+    order = {
+        "address": address,
+        "head": http1_head(address, request).decode(),
+        "connections": connections,
+        "seconds": seconds,
+        **mode,
+    }
+    return [sys.executable, str(Path(__file__).parent / "pace.py"), json.dumps(order)]
+
+
+def paced_result(out: str) -> Load:
+    return Load(**json.loads(out))
+
+
+def http1_head(host: str, request: Request) -> bytes:
+    """The request as it goes over the wire, for clients of our own. It has no body."""
+    fields = {"Host": host, **request.headers}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"{request.method} {request.path} HTTP/1.1\r\n{lines}\r\n".encode()

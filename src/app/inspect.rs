@@ -109,19 +109,26 @@ pub fn explain(files: &Files, filters: &Filters, asked: &Asked, format: Format) 
         Action::Upstream(number) => Some(&*snapshot.upstreams[number]),
         Action::Redirect(_) | Action::Respond(_) => None,
     });
+    let refused = websocket && method == Method::GET && route.is_some_and(|it| !it.description.r#match.websocket);
     match format {
         Format::Json => Ok(pretty(&json!({
             "request": { "method": method.as_str(), "host": host, "target": target.to_string() },
             "match": explanation,
+            "refused": refused.then_some("upgrade_not_allowed"),
             "route": route.map(|it| &it.description),
             "upstream": upstream.map(endpoints),
         }))),
         Format::Human => {
             let on = host.map(|it| format!(" on {it}")).unwrap_or_default();
-            Ok(format!("{method} {target}{on}\n\n{}", story(&explanation, route, upstream)))
+            let story = story(&explanation, route, upstream);
+            Ok(format!("{method} {target}{on}\n\n{}{story}", if refused { NO_HANDSHAKES } else { "" }))
         }
     }
 }
+
+/// What becomes of a WebSocket's handshake where none is taken.
+const NO_HANDSHAKES: &str = "answer     400 upgrade_not_allowed: the route takes no handshakes of WebSockets;\n           \
+                             `match.websocket: true` lets it\n\n";
 
 /// As `proxy/way.rs` does it: a preflight is answered by the route of the request that it announces.
 fn explained<'s>(snapshot: &'s Snapshot, request: Request<'_>) -> (Explanation, Option<&'s Route>) {

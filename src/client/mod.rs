@@ -60,7 +60,6 @@ pub struct Client {
     side: Side,
 }
 
-#[expect(clippy::large_enum_variant, reason = "it is moved once or twice a request; a box would cost an allocation")]
 enum Side {
     Http1(Http1),
     Http2(Http2),

@@ -59,6 +59,7 @@ impl UpstreamError {
 
 /// A request's connection to whatever answers it. Nothing here waits: what is sent goes into a bounded queue (ask
 /// [`Link::room`] first).
+#[expect(clippy::large_enum_variant, reason = "the ordinary upstream is the large one; a box would cost an allocation")]
 pub(super) enum Link {
     Http1(Http1),
     Http2(Box<Http2>),

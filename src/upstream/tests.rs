@@ -123,7 +123,7 @@ fn an_upstream_needs_little_and_gets_defaults() {
     assert_eq!(upstream.endpoints[1].weight, 1);
     assert_eq!(upstream.endpoints[1].zone.as_deref(), Some("b"));
     let local = compile("local", "local: chat");
-    assert!(matches!(local.kind, UpstreamKind::Local(it) if &*it.service == "chat" && it.settings.is_none()));
+    assert!(matches!(&local.kind, UpstreamKind::Local(it) if &*it.service == "chat" && it.settings.is_none()));
     let unknown = serde_yaml::from_str::<UpstreamConfig>("discovery: { sttic: [] }");
     assert!(unknown.is_err());
 }

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::http2::H2Upstream;
 use crate::support::tokens::{SECRET, token};
 use crate::support::upstream::{chunk, chunked_head};
 use crate::support::*;
@@ -111,6 +112,18 @@ fn calls_are_tried_again_and_fail_as_those_of_clients() {
     assert_eq!(well.requests().len(), before + 1);
     assert_eq!(code(&breaks.get("/")), (502, "upstream_closed".to_owned()));
     assert_eq!(well.requests().len(), before + 1 + 3);
+}
+
+#[test]
+fn an_upstream_of_http2_is_called_as_well() {
+    let upstream = H2Upstream::answering(b"answer".to_vec(), &[]);
+    let back = fixed("back", &[upstream.address]).replace("{ discovery", "{ protocol: http2, discovery");
+    let answer = Gateway::start(routes(&[ASKING, &back], "")).request("POST", "/a", &[("host", "a.test")], b"body");
+    assert_eq!(answer.json()["upstream"]["body_bytes"], 6, "{}", answer.text());
+    let heads = upstream.book.heads.lock().unwrap();
+    assert_eq!((heads[0].method.as_str(), heads[0].uri.path()), ("POST", "/a"));
+    assert_eq!(heads[0].headers["x-request-id"], answer.header("x-request-id").unwrap());
+    assert_eq!(upstream.book.bodies.lock().unwrap()[0].0, b"body");
 }
 
 #[test]
