@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, EXPECT, HeaderValue};
+use http::header::{CONTENT_TYPE, EXPECT, HOST, HeaderValue};
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -24,6 +24,7 @@ use super::pool;
 use super::request_head::{self, BodyPlan};
 use super::response::{Attempt, Link, UpstreamError, UpstreamResponse};
 use super::upload::{Upload, UploadError};
+use super::upstreams::{Calls, Destinations};
 use super::worker::Worker;
 use crate::base::Deadline;
 use crate::client::Client;
@@ -108,6 +109,8 @@ pub struct Forwarder<'a> {
     pub destination: &'a Destination,
     /// What bounds them.
     pub policy: &'a Policy,
+    /// What a local service may call in its turn.
+    pub upstreams: &'a Arc<Destinations>,
 }
 
 impl Forwarder<'_> {
@@ -171,7 +174,7 @@ impl Forwarder<'_> {
         };
         match self.destination {
             Destination::Upstream(live) => call.ask_upstream(live).await,
-            Destination::Local(_, service) => Box::pin(call.ask_service(&**service)).await,
+            Destination::Local(_, service) => Box::pin(call.ask_service(&**service, self.upstreams)).await,
         }
     }
 }
@@ -229,15 +232,37 @@ enum Event {
 }
 
 impl Call<'_> {
-    async fn ask_service(mut self, service: &dyn LocalService) -> Result<UpstreamResponse, ForwardError> {
+    async fn ask_service(
+        mut self,
+        service: &dyn LocalService,
+        upstreams: &Arc<Destinations>,
+    ) -> Result<UpstreamResponse, ForwardError> {
         let head = request_head::for_local(self.request, self.context, self.plan());
-        let link = Local::begin(service, &head, self.context, self.upgrade);
+        let link = Local::begin(service, &head, self.context_of_service(&head, upstreams), self.upgrade);
         let mut link = Link::Local(Box::new(link));
         let began = Instant::now();
         match self.head_from(&mut link, began).await {
             Ok(head) => Ok(UpstreamResponse::new(head, link, self.upload, None)),
-            Err(failed) => Err(failed.why),
+            Err(failed) => match link.take_refusal() {
+                Some(refusal) => Err(ForwardError::Refused(refusal)),
+                None => Err(failed.why),
+            },
         }
+    }
+
+    /// A service can call upstreams; they learn which host the client named, whatever host the service asks.
+    fn context_of_service(&self, head: &RequestHeader, upstreams: &Arc<Destinations>) -> Context {
+        let calls = Calls {
+            worker: self.worker.clone(),
+            upstreams: upstreams.clone(),
+            policy: Arc::new(self.policy.clone()),
+            depth: self.context.depth,
+        };
+        let mut context = Context { upstreams: Some(Arc::new(calls)), ..self.context.clone() };
+        if context.host_received.is_none() {
+            context.host_received = head.headers.get(HOST).cloned();
+        }
+        context
     }
 
     async fn ask_upstream(mut self, live: &Live) -> Result<UpstreamResponse, ForwardError> {

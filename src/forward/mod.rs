@@ -18,6 +18,7 @@ mod pool;
 mod request_head;
 mod response;
 mod upload;
+mod upstreams;
 mod worker;
 
 pub use attempts::{Destination, ForwardError, Forwarder, RequestBody, progressed};
@@ -26,4 +27,5 @@ pub use hold::{hold_body, show_whole, unless_gone};
 pub use policy::{Pace, Policy, TimeoutsConfig};
 pub use response::{Collected, Frame, Upgraded, UpstreamBody, UpstreamError, UpstreamResponse};
 pub use upload::UploadError;
+pub use upstreams::Destinations;
 pub use worker::Worker;

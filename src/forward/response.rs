@@ -122,6 +122,11 @@ impl Link {
         }
     }
 
+    /// What a local service says instead of answering.
+    pub(super) fn take_refusal(&mut self) -> Option<Refusal> {
+        if let Self::Local(link) = self { link.take_refusal() } else { None }
+    }
+
     fn frame_at_hand(&mut self) -> Option<Result<Frame, UpstreamError>> {
         match self {
             Self::Http1(link) => link.frame_at_hand(),

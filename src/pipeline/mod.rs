@@ -20,5 +20,8 @@ pub use introduction::{TRACEPARENT, X_REQUEST_ID, is_of_principal, is_told_by_us
 pub use recording::Recording;
 pub use refusal::{BodyFault, Missing, Refusal};
 pub use request::{AttemptInfo, Context, Exchange, Origin, Scheme, TraceContext};
-pub use service::{LocalFuture, LocalService, UpgradeSlot};
+pub use service::{
+    CallFuture, Configurable, LocalFuture, LocalService, ServiceScope, UpgradeSlot, Upstreams, refused, take_refusal,
+    whole_body,
+};
 pub use tap::{AtEnd, Kind, Overflow, Shown, Tap, Taps, Unit, Verdict, event, event_data};

@@ -105,6 +105,10 @@ pub enum Refusal {
     ExchangeTimeout,
     /// Something in the gateway broke.
     Internal,
+    /// A local service calls an upstream that the configuration does not have.
+    UnknownUpstream,
+    /// Local services call one another in a circle, or too deep.
+    CallLoop,
 }
 
 /// What somebody would need who was refused.
@@ -168,7 +172,8 @@ impl Refusal {
             Self::RateLimited { .. } => Self::AddressBlocked { retry_after: 60 },
             Self::AddressBlocked { .. } => Self::HeadersTooLarge,
             Self::HeadersTooLarge => Self::Internal,
-            Self::Internal => Self::ConnectFailed,
+            Self::Internal => Self::UnknownUpstream,
+            Self::UnknownUpstream => Self::ConnectFailed,
             Self::ConnectFailed => Self::UpstreamClosed,
             Self::UpstreamClosed => Self::UpstreamProtocol,
             Self::UpstreamProtocol => Self::ResponseTooLarge { limit: 262_144 },
@@ -179,7 +184,8 @@ impl Refusal {
             Self::ConnectTimeout => Self::FirstByteTimeout,
             Self::FirstByteTimeout => Self::ExchangeTimeout,
             Self::ExchangeTimeout => Self::NotCached,
-            Self::NotCached => return None,
+            Self::NotCached => Self::CallLoop,
+            Self::CallLoop => return None,
         })
     }
 }

@@ -11,7 +11,7 @@ use http::HeaderValue;
 use crate::base::{RequestId, SpanId, TraceId};
 use crate::cache::Visit;
 use crate::identity::{Fields, Principal};
-use crate::pipeline::{Allowance, EndState, Recording, Refusal, Taps};
+use crate::pipeline::{Allowance, EndState, Recording, Refusal, Taps, Upstreams};
 
 /// Who asks for something, and how: all that is known of a request wherever it goes on, also when its client has left
 /// or there never was one.
@@ -37,6 +37,10 @@ pub struct Context {
     pub told_of_principal: Option<Arc<Fields>>,
     /// What upstreams are told stands among the request's fields already, and a step may have changed it there.
     pub introduced: bool,
+    /// How many local services have handed the request on to another upstream.
+    pub depth: u8,
+    /// What a local service can call; there for services alone.
+    pub upstreams: Option<Arc<dyn Upstreams>>,
 }
 
 /// One request and what became of it. Survives an upgrade and then stands for the connection.
@@ -157,6 +161,8 @@ impl Context {
             host_received: None,
             told_of_principal: None,
             introduced: false,
+            depth: 0,
+            upstreams: None,
         }
     }
 }

@@ -13,7 +13,8 @@ use crate::client::Client;
 use crate::config::Action;
 use crate::filters::{Deed, Kept};
 use crate::forward::{
-    Collected, Destination, ForwardError, Forwarder, Policy, RequestBody, UpstreamResponse, Worker, unless_gone,
+    Collected, Destination, Destinations, ForwardError, Forwarder, Policy, RequestBody, UpstreamResponse, Worker,
+    unless_gone,
 };
 use crate::pipeline::{AttemptInfo, Context, Exchange, Recording, Refusal, Scheme};
 use crate::proxy::way::Admitted;
@@ -227,6 +228,7 @@ impl Proxy {
             lead,
             worker: self.worker.clone(),
             destination: admitted.destination().clone(),
+            upstreams: admitted.serving.upstreams.clone(),
             request,
             body: exchange.body.clone().unwrap_or_default(),
             policy: admitted.route().policy.clone(),
@@ -244,6 +246,7 @@ struct Fetch {
     lead: Lead,
     worker: Arc<Worker>,
     destination: Destination,
+    upstreams: Arc<Destinations>,
     request: RequestHeader,
     body: Bytes,
     policy: Policy,
@@ -252,8 +255,9 @@ struct Fetch {
 
 impl Fetch {
     async fn run(self) {
-        let Self { mut lead, worker, destination, request, body, policy, context } = self;
-        let forwarder = Forwarder { worker: &worker, destination: &destination, policy: &policy };
+        let Self { mut lead, worker, destination, upstreams, request, body, policy, context } = self;
+        let forwarder =
+            Forwarder { worker: &worker, destination: &destination, policy: &policy, upstreams: &upstreams };
         let mut info = AttemptInfo::default();
         let forwarded = forwarder.forward(&request, RequestBody::bytes(body), &context, &mut info).await;
         let Ok(UpstreamResponse { head, mut body }) = forwarded else { return };

@@ -16,8 +16,8 @@ use crate::client::Client;
 use crate::deliver::{Undelivered, deliver_parts};
 use crate::filters::{Deed, Kept};
 use crate::forward::{
-    Collected, Destination, ForwardError, Forwarder, Frame, Policy, RequestBody, UpstreamBody, UpstreamResponse,
-    Worker, unless_gone,
+    Collected, Destination, Destinations, ForwardError, Forwarder, Frame, Policy, RequestBody, UpstreamBody,
+    UpstreamResponse, Worker, unless_gone,
 };
 use crate::http as codec;
 use crate::pipeline::{AttemptInfo, Context, EndState, Exchange, Recording, Refusal};
@@ -28,6 +28,7 @@ use crate::proxy::{Proxy, Unfinished, cached, cut, stopped, undelivered};
 struct Order {
     worker: Arc<Worker>,
     destination: Destination,
+    upstreams: Arc<Destinations>,
     request: Arc<RequestHeader>,
     body: Bytes,
     policy: Policy,
@@ -88,6 +89,7 @@ impl Proxy {
         let order = Order {
             worker: self.worker.clone(),
             destination: admitted.destination().clone(),
+            upstreams: admitted.serving.upstreams.clone(),
             request: client.shared_request(),
             body: exchange.body.clone().unwrap_or_default(),
             policy: admitted.route().policy.clone(),
@@ -160,8 +162,8 @@ async fn claimed(deed: Deed, order: Order) -> Performed {
 }
 
 async fn perform(deed: Deed, order: Order) -> Performed {
-    let Order { worker, destination, request, body, policy, context, report } = order;
-    let forwarder = Forwarder { worker: &worker, destination: &destination, policy: &policy };
+    let Order { worker, destination, upstreams, request, body, policy, context, report } = order;
+    let forwarder = Forwarder { worker: &worker, destination: &destination, policy: &policy, upstreams: &upstreams };
     let (mut recorded, mut info) = (None, AttemptInfo::default());
     let forwarded = forwarder.forward(&request, RequestBody::bytes(body).reporting_to(&report), &context, &mut info);
     let forwarded = forwarded.await;

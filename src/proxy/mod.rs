@@ -130,7 +130,7 @@ impl Drop for Request {
             request_id = exchange.request_id.as_str(),
             trace_id = exchange.trace.trace_id.as_str(),
             span_id = exchange.trace.span_id.as_str(),
-            route = self.admitted.as_ref().map_or("", |it| &it.route().name),
+            route = exchange.route.as_deref().unwrap_or_default(),
             upstream = exchange.attempt.upstream.as_deref().unwrap_or_default(),
             endpoint = exchange.attempt.endpoint.map(|it| it.to_string()).unwrap_or_default(),
             client = %exchange.client_ip,
@@ -212,7 +212,8 @@ impl Proxy {
     /// The way to a route's destination.
     fn forwarder<'a>(&'a self, admitted: &'a Admitted) -> Forwarder<'a> {
         let policy = &admitted.route().policy;
-        Forwarder { worker: &self.worker, destination: admitted.destination(), policy }
+        let upstreams = &admitted.serving.upstreams;
+        Forwarder { worker: &self.worker, destination: admitted.destination(), policy, upstreams }
     }
 
     /// Passes an answer on to the client.
@@ -449,7 +450,6 @@ impl Proxy {
                 _ => "1.1",
             },
             listener: client.connection().listener(),
-            route: admitted.as_ref().map_or("", |it| &it.route().name),
             status,
             bytes_received: received,
             bytes_sent: sent,

@@ -259,6 +259,18 @@ impl Wording {
                 "something in the gateway broke",
                 "tell the operator",
             ),
+            Refusal::UnknownUpstream => say(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "unknown_upstream",
+                "what answers here relies on a service that is not configured",
+                "tell the operator",
+            ),
+            Refusal::CallLoop => say(
+                StatusCode::LOOP_DETECTED,
+                "call_loop",
+                "the services that answer here call one another in a circle",
+                "tell the operator",
+            ),
         }
     }
 
@@ -368,7 +380,7 @@ fn grpc_status(status: StatusCode) -> u16 {
         409 => 10,                              // ABORTED
         413 | 414 | 429 | 431 => 8,             // RESOURCE_EXHAUSTED
         502 | 503 => 14,                        // UNAVAILABLE
-        500 => 13,                              // INTERNAL
+        500 | 508 => 13,                        // INTERNAL
         _ => 2,                                 // UNKNOWN
     }
 }

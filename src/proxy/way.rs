@@ -140,6 +140,7 @@ pub(super) async fn way_in(
     let websocket = asks_for_websocket(client);
     let (route, params) = find(&serving, client.request(), websocket)?;
     let admitted = Admitted { serving, route };
+    exchange.route = Some(admitted.route().name.clone());
     match filter(&admitted, shared, exchange, client, peer_trusted, &params).await {
         Ok(Onward::Free) => {}
         Ok(Onward::First(deed)) => return Ok(Arrival::Deed(admitted, deed)),

@@ -10,7 +10,6 @@ mod check;
 mod compile;
 mod config;
 mod endpoint;
-mod files;
 mod fleet;
 mod live;
 mod metrics;
@@ -21,13 +20,12 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
-pub use compile::{EndpointSpec, HealthPolicy, KeepAlive, Probe, Upstream, UpstreamKind};
+pub use compile::{EndpointSpec, HealthPolicy, KeepAlive, LocalUpstream, Probe, Upstream, UpstreamKind};
 pub use config::{
-    Balance, DiscoveryConfig, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, UpstreamConfig,
+    Balance, DiscoveryConfig, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, ServiceConfig, UpstreamConfig,
     UpstreamTlsConfig, WeightedEndpointConfig,
 };
 pub use endpoint::{Endpoint, Health, Outcome, Picked};
-pub use files::{Files, FilesConfig, NamePattern, Packing};
 pub use fleet::Fleet;
 pub use live::Live;
 pub use report::{EndpointReport, UpstreamReport};

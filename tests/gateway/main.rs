@@ -45,6 +45,7 @@ mod rbac;
 mod reload;
 mod routes;
 mod seen;
+mod services;
 mod slow_clients;
 mod start;
 mod state;

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use http::HeaderMap;
 use http::header::ACCEPT_ENCODING;
 
-use crate::upstream::{Files, Packing};
+use super::files::{Files, Packing};
 
 /// `O_NONBLOCK`: opening a pipe that lies in the folder must not wait for its other end.
 const NO_WAIT: i32 = 0o4000;

@@ -122,7 +122,7 @@ impl Faults {
     }
 
     /// Those of some sections, named as JSON pointers, and those of the file as a whole.
-    pub(super) fn within(mut self, sections: &[&str]) -> Self {
+    pub fn within(mut self, sections: &[&str]) -> Self {
         self.list.retain(|it| it.path.is_empty() || sections.iter().any(|section| it.path.starts_with(section)));
         Self { list: self.list, more: 0 }
     }
