@@ -42,9 +42,9 @@ bench: release ## CPU time of a request and memory of a connection, beside bare 
 	cargo bench --locked --bench routing --bench filters --bench limits --bench identity -- --quick
 	python3 benches/lab/bench.py $(BENCH)
 
-soak: ## 1,000 reloads under load, endpoints that die, 400 streams; a million addresses: nobody may notice
+soak: ## 1,000 reloads under load, dying endpoints, 10,000 idle sockets; a million addresses: nobody may notice
 	@scripts/setup.sh build
-	@# A thousand sockets are open at once, in one process.
+	@# The gateway has two for each socket; what the limit does not allow is left out, and said so.
 	ulimit -n "$$(ulimit -Hn)" && MOONGATE_SOAK=full cargo test --release --locked --test soak -- --nocapture
 
 schema: ## what is generated in docs/: JSON Schemas for editors, references, the list of errors

@@ -3,11 +3,12 @@
 
 use std::hint::black_box;
 
+use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::HeaderValue;
 use moongate::base::{At, Diagnostics};
-use moongate::filters::{Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Security, request_id, trace_context};
-use moongate::pipeline::{Exchange, Filter, Scheme, Scope};
+use moongate::filters::{Chain, Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Security, request_id, trace_context};
+use moongate::pipeline::{Exchange, Filter, Kind, Scheme, Scope, Tap, Taps, Unit, Verdict};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 fn request() -> RequestHeader {
@@ -81,5 +82,36 @@ fn walk(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, walk);
+/// Sees everything, and changes nothing.
+struct Observer(Unit);
+
+impl Tap for Observer {
+    fn unit(&self) -> Unit {
+        self.0
+    }
+
+    fn on_unit(&mut self, _: Kind, unit: &Bytes) -> Verdict {
+        black_box(unit);
+        Verdict::Pass
+    }
+}
+
+/// What a response costs without taps, and what a piece of it does with one.
+fn taps(criterion: &mut Criterion) {
+    let exchange = Exchange::new("198.51.100.7".parse().expect("an address"), Scheme::Http);
+    let (chain, answer) = (Chain::default(), answer());
+    criterion.bench_function("taps: none on the route", |bencher| {
+        bencher.iter(|| black_box(&chain).response_taps(black_box(&exchange), black_box(&answer)).is_some());
+    });
+    let event = Bytes::from_static(b"id: 7\ndata: {\"token\":\"moon\"}\n\n");
+    for (name, unit) in [("a piece", Unit::Piece), ("an event", Unit::Event)] {
+        let mut taps = Taps::default();
+        taps.add(Observer(unit));
+        criterion.bench_function(&format!("taps: {name}"), |bencher| {
+            bencher.iter(|| taps.piece(black_box(event.clone())).map(|it| it.units.len()));
+        });
+    }
+}
+
+criterion_group!(benches, walk, taps);
 criterion_main!(benches);

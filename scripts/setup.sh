@@ -23,6 +23,7 @@ needs() {
         ;;
     test)
         echo nginx nginx-light
+        echo haproxy haproxy
         echo redis-server redis-server
         echo initdb postgresql
         echo node nodejs

@@ -38,5 +38,6 @@ pub mod store;
 pub mod http;
 pub mod telemetry;
 pub mod transport;
+pub mod yaml;
 
 pub mod base;

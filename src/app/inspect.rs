@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 
 use crate::app::{Failure, Files, Format};
 use crate::config::{
-    Action, Description, GatewayFile, Mode, Route, Snapshot, compile_files, compile_routes, routes_schema, schema_of,
+    Action, Description, GatewayFile, Mode, Route, Snapshot, compile_files, compile_routes, routes_schema,
 };
 use crate::filters::announced_method;
 use crate::pipeline::Filters;
 use crate::routing::{Explanation, MatchConfig, Request, Target, ValueMatch, ValueRule, Verdict};
 use crate::services::ServiceRegistry;
-use crate::upstream::{Upstream, UpstreamKind};
+use crate::upstream::{LocalUpstream, Upstream, UpstreamKind};
+use crate::yaml::schema_of;
 
 /// What `moongate check` found.
 #[derive(Debug)]
@@ -151,7 +152,11 @@ fn explained<'s>(snapshot: &'s Snapshot, request: Request<'_>) -> (Explanation, 
 
 /// `moongate schema config|routes`: the JSON Schema of a file.
 pub fn schema(file: &str, filters: &Filters) -> String {
-    pretty(&if file == "config" { schema_of::<GatewayFile>() } else { routes_schema(filters) })
+    pretty(&if file == "config" {
+        schema_of::<GatewayFile>()
+    } else {
+        routes_schema(filters, &ServiceRegistry::standard())
+    })
 }
 
 fn snapshot(files: &Files, filters: &Filters) -> Result<Snapshot, Failure> {
@@ -189,8 +194,7 @@ fn split(url: &str, headers: &HeaderMap) -> Result<(Option<String>, String), Fai
 
 fn endpoints(upstream: &Upstream) -> Value {
     let local = match &upstream.kind {
-        UpstreamKind::Local(service) => Some(service.to_string()),
-        UpstreamKind::Files(_) => Some("files".to_owned()),
+        UpstreamKind::Local(local) => Some(local.service.to_string()),
         UpstreamKind::Remote => None,
     };
     let endpoints: Vec<_> =
@@ -256,11 +260,12 @@ fn described(out: &mut String, description: &Description) {
 
 fn destination(out: &mut String, upstream: &Upstream) {
     let _ = match &upstream.kind {
-        UpstreamKind::Local(service) => {
-            writeln!(out, "\nupstream   {}: the local service `{service}`, in this process", upstream.name)
+        UpstreamKind::Local(LocalUpstream { settings: Some(files), written_as: "files", .. }) => {
+            let root = files.value()["root"].as_str().unwrap_or_default();
+            writeln!(out, "\nupstream   {}: the files below {root}", upstream.name)
         }
-        UpstreamKind::Files(files) => {
-            writeln!(out, "\nupstream   {}: the files below {}", upstream.name, files.root.display())
+        UpstreamKind::Local(local) => {
+            writeln!(out, "\nupstream   {}: the local service `{}`, in this process", upstream.name, local.service)
         }
         UpstreamKind::Remote => {
             let balance = json!(upstream.balance);

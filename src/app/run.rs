@@ -119,7 +119,7 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
 fn needs_store(compiled: &Compiled) -> bool {
     let Snapshot { upstreams, routes, .. } = &compiled.snapshot;
     compiled.process.written.store.is_some()
-        || upstreams.iter().any(|it| matches!(&it.kind, UpstreamKind::Local(service) if **service == *"auth"))
+        || upstreams.iter().any(|it| matches!(&it.kind, UpstreamKind::Local(local) if *local.service == *"auth"))
         || routes.iter().filter_map(|it| it.chain.auth.as_ref()).any(Auth::needs_store)
 }
 

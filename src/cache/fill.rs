@@ -102,8 +102,8 @@ impl Fill {
         length(answer).is_some_and(|it| it <= self.body_max())
     }
 
-    /// Makes the request one for word that what is kept still holds (RFC 9111, section 4.3.1). Where nothing is kept, the
-    /// client's own conditions go to the upstream, which judges them (section 4.3.2).
+    /// Makes the request one for word that what is kept still holds (RFC 9111, section 4.3.1). Where nothing is kept,
+    /// the client's own conditions go to the upstream, which judges them (section 4.3.2).
     pub fn ask_on_conditions(&self, request: &mut RequestHeader) {
         if self.has_kept() {
             self.ask_for(request);

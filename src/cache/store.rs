@@ -20,7 +20,8 @@ use crate::cache::shared_tier::SharedTier;
 use crate::routing::Params;
 use crate::state::{PubSub, State};
 
-/// How long a key counts as one whose responses can't be stored (hit-for-miss), so that no request waits for the next one.
+/// How long a key counts as one whose responses can't be stored (hit-for-miss), so that no request waits for the next
+/// one.
 const ALONE: Duration = Duration::from_secs(10);
 /// So many of these keys are remembered.
 const ALONE_MAX: usize = 16_384;

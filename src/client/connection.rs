@@ -68,7 +68,7 @@ impl H2Connection {
         Some(Self { inner, connection, shutdown, going_away: false, active: Arc::default(), idle })
     }
 
-    /// The next request; `None` at the connection's end. To be asked again at once: it moves the bytes of all streams.
+    /// The next request; `None` at the connection's end. To be polled again at once: it moves the bytes of all streams.
     pub async fn next(&mut self) -> Option<(Client, Busy)> {
         let accepted = loop {
             match self.accept_or_stop().await {

@@ -20,7 +20,7 @@ use crate::http::{self as codec, BodyDecoder, BodyError, Decoded, Framing, HeadE
 use crate::listener::{Connection, Downstream, EarlyReject};
 use crate::transport::{WriteQueue, poll_read_body, poll_read_head};
 
-/// What a client may send ahead while it is being answered, in bytes. Whoever sends more is not watched any more.
+/// What a client may send ahead while it is being answered, in bytes. A client that sends more is not watched any more.
 const AHEAD_MAX: usize = 16 * 1024;
 /// How long what is left of a request's body is read and dropped after an answer that did not wait for it, so that
 /// the client reads the answer and can go on with the connection.
@@ -43,7 +43,7 @@ impl H1Connection {
     }
 
     /// The next request; `None` if there is none: the client left, or sent what can't be read, in which case
-    /// it was told so.
+    /// it got a refusal.
     pub(super) async fn next(mut self) -> Option<Http1> {
         if self.read.is_empty() {
             self.read = BytesMut::new(); // an idle connection owns no room
@@ -83,7 +83,8 @@ impl H1Connection {
     }
 }
 
-/// The page that calls, as far as a head that can't be read tells: without it browsers would not show the refusal.
+/// The page that calls, as far as it can be seen in a head that can't be read: without it browsers would not show the
+/// refusal.
 fn origin(head: &[u8]) -> Option<HeaderValue> {
     let mut lines = head.split(|it| *it == b'\n');
     let value = lines.find_map(|line| {
@@ -116,7 +117,7 @@ pub(super) struct Http1 {
     body: BodyDecoder,
     trailers: Option<Box<HeaderMap>>,
     pub(super) framing: Framing,
-    /// It asks to change protocols.
+    /// It requests a change of protocols.
     pub(super) upgrade: bool,
     /// It waits for `100 Continue`, and has not got one.
     expects_continue: bool,
@@ -142,7 +143,7 @@ impl Http1 {
         let takes_trailers = request.headers.contains_key(TE) && codec::has_token(&request.headers, &TE, "trailers");
         Self {
             connection,
-            request: Arc::new(*request),
+            request: Arc::new(request),
             body: BodyDecoder::new(framing),
             trailers: None,
             framing,
@@ -367,7 +368,7 @@ impl Http1 {
         Pin::new(&mut **stream).poll_flush(cx)
     }
 
-    /// Bytes that the client's side of the connection has acknowledged, if the kernel tells.
+    /// Bytes that the client's side of the connection has acknowledged, if the kernel reports them.
     pub(super) fn acknowledged(&self) -> Option<u64> {
         crate::transport::acknowledged(&*self.connection.stream)
     }
@@ -391,6 +392,17 @@ impl Http1 {
         if self.writer == Writer::UntilClose {
             self.connection.stream.reset_on_close();
         }
+    }
+
+    /// Whether nothing is left to be done before the next request.
+    pub(super) fn is_settled(&self) -> bool {
+        self.persistent && !self.gone && self.body.is_done()
+    }
+
+    /// The connection for the next request, of a request that is settled.
+    pub(super) fn into_connection(self) -> H1Connection {
+        self.connection.stream.connection().answered();
+        self.connection
     }
 
     /// The connection for the next request, when the answer is out and there may be one.

@@ -25,7 +25,7 @@ pub(super) struct Http2 {
     connection: Arc<Connection>,
     pub(super) request: Arc<RequestHeader>,
     body: RecvStream,
-    /// Read already, and not yet given to anybody.
+    /// Read already, and not yet handed out.
     ahead: VecDeque<Bytes>,
     trailers: Option<Box<HeaderMap>>,
     body_done: bool,

@@ -55,7 +55,7 @@ pub enum Part {
     End(Option<Box<HeaderMap>>),
 }
 
-/// One request and the way back to whoever sent it.
+/// One request and the way back to its client.
 pub struct Client {
     side: Side,
 }
@@ -83,7 +83,7 @@ macro_rules! either {
 
 impl H1Connection {
     /// The next request; `None` if there is none: the client left, or sent what can't be read, in which case
-    /// it was told so.
+    /// it got a refusal.
     pub async fn request(self) -> Option<Client> {
         let request = self.next().await?;
         request.connection().admitted();
@@ -102,7 +102,7 @@ impl Client {
         either!(self, side => &side.request)
     }
 
-    /// The request's head, for whoever needs it beside the client.
+    /// The request's head, to be held beside the client.
     pub fn shared_request(&self) -> Arc<RequestHeader> {
         either!(self, side => side.request.clone())
     }
@@ -138,7 +138,7 @@ impl Client {
         self.request_mut().remove_header(&UPGRADE);
     }
 
-    /// Whether its head and body are there, and ask nothing of the connection but an answer.
+    /// Whether its head and body are there, and need nothing of the connection but an answer.
     pub fn is_plain(&self) -> bool {
         if self.request().method == Method::CONNECT {
             return true; // nothing but a refusal comes of it
@@ -202,7 +202,7 @@ impl Client {
         either!(mut self, side => side.say_continue());
     }
 
-    /// Nobody further on needs to know that the client waited.
+    /// Later steps need not know that the client waited.
     pub fn forget_expectation(&mut self) {
         self.request_mut().remove_header(&EXPECT);
     }
@@ -305,15 +305,27 @@ impl Client {
         }
     }
 
-    /// Breaks off, so that nobody takes what was sent for a whole answer.
-    pub fn abort(&mut self) {
+    /// Breaks off, so that nobody takes what was sent for a whole answer. What was queued before goes out first, as far
+    /// as the client takes it at once: half an answer says more than none.
+    pub async fn abort(&mut self) {
+        poll_fn(|cx| {
+            let _ = self.poll_flush(cx);
+            Poll::Ready(())
+        })
+        .await;
+        if self.is_http2() {
+            // A reset throws away what waits in h2 for the connection's task: that one has its turn before.
+            tokio::task::yield_now().await;
+        }
         either!(mut self, side => side.abort());
     }
 
     /// The connection for the next request, when the answer is out and there may be one.
     pub async fn finish(self) -> Option<H1Connection> {
         match self.side {
-            Side::Http1(side) => side.finish().await,
+            Side::Http1(side) if side.is_settled() => Some(side.into_connection()),
+            // Boxed: most connections never come here.
+            Side::Http1(side) => Box::pin(side.finish()).await,
             Side::Http2(_) => None,
         }
     }

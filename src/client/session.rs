@@ -1,9 +1,11 @@
 //! A request of HTTP/1 as Pingora's `ProxyHttp` sees it.
 //!
-//! Pingora lets a session of somebody else's stand where its own would (`ServerSession::Custom`). Ours carries the
+//! Pingora lets a session of another kind stand where its own would (`ServerSession::Custom`). Ours carries the
 //! request from the connection to the shell's callback, [`carried`], and waits there for the answer to be out:
 //! Pingora itself neither reads nor writes a byte of it.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +26,16 @@ use super::Client;
 
 /// Where a request and its answer are handed over.
 #[derive(Clone, Default)]
-pub struct Handover(Arc<Mutex<Option<Client>>>);
+pub struct Handover(Arc<Mutex<Handed>>);
+
+#[derive(Default)]
+struct Handed {
+    client: Option<Client>,
+    rest: Option<Rest>,
+}
+
+/// What is left to be done when Pingora is done.
+type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Handover {
     /// Puts a request in, and gives the session that carries it through Pingora.
@@ -34,18 +45,28 @@ impl Handover {
     pub fn carry(&self, client: Client) -> Result<ServerSession> {
         let mut head = RequestHeader::build_no_case(client.request().method.clone(), b"/", Some(0))?;
         head.extensions_mut().insert(self.clone());
-        *self.0.lock() = Some(client);
+        self.0.lock().client = Some(client);
         Ok(ServerSession::new_custom(Box::new(Carrier { head })))
     }
 
     /// Takes out what was put in.
     pub fn take(&self) -> Option<Client> {
-        self.0.lock().take()
+        self.0.lock().client.take()
     }
 
     /// Puts a request back, for the connection to go on with.
     pub fn give_back(&self, client: Client) {
-        *self.0.lock() = Some(client);
+        self.0.lock().client = Some(client);
+    }
+
+    /// Leaves something to be done by the connection, when nothing of Pingora is held for it any more.
+    pub fn leave(&self, rest: Rest) {
+        self.0.lock().rest = Some(rest);
+    }
+
+    /// What was left to be done.
+    pub fn rest(&self) -> Option<Rest> {
+        self.0.lock().rest.take()
     }
 }
 

@@ -12,22 +12,20 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use crate::base::{At, Diagnostics};
-use crate::config::document::Document;
-use crate::config::faults::Faults;
 use crate::config::gateway_file::{GatewayFile, Mode, Process};
-use crate::config::routes_file::RoutesFile;
+use crate::config::routes_file::{RoutesFile, routes_schema};
 use crate::config::secret_values::SecretValues;
 use crate::config::snapshot::{Action, Known, Route, Snapshot};
-use crate::config::structure::{routes_schema, schema_of};
 use crate::filters::rate_limit::Limits;
 use crate::filters::{Activation, BodyRules};
-use crate::forward::Destination;
+use crate::forward::{Destination, Destinations};
 use crate::identity::{Identity, Tokens};
 use crate::listener::Certificates;
 use crate::pipeline::Filters;
-use crate::services::{ServiceRegistry, StaticFiles};
+use crate::services::{ServiceRegistry, ServiceSettings};
 use crate::telemetry::{GENERATIONS_ALIVE, RouteMetrics, Timestamp, last_reload_failed, last_reload_succeeded};
-use crate::upstream::{UpstreamKind, UpstreamRegistry};
+use crate::upstream::{Live, Upstream, UpstreamKind, UpstreamRegistry};
+use crate::yaml::{Document, Faults, schema_of};
 
 /// A snapshot that serves. A request takes its `Arc` once and keeps it to its end.
 pub struct ActiveConfig {
@@ -35,6 +33,8 @@ pub struct ActiveConfig {
     pub snapshot: Snapshot,
     /// The runtime of each route, by its number.
     pub routes: Vec<RouteRuntime>,
+    /// What local services can call: every upstream, by its name.
+    pub upstreams: Arc<Destinations>,
     /// 1 for the configuration that the process began with, then one more with each reload.
     pub generation: u64,
     /// Of the text of `routes.yaml` with its variables filled in; equal on gateways that serve the same.
@@ -169,7 +169,7 @@ pub(super) fn environment(name: &str) -> Option<String> {
 
 fn compile_gateway(path: &Path, secrets: &SecretValues) -> Result<(Document, Process), Faults> {
     let mut document = Document::read(path, &environment)?;
-    document.fill_secrets(&schema_of::<GatewayFile>(), secrets);
+    document.fill_secrets(&schema_of::<GatewayFile>(), &|path, name| secrets.value(path, name));
     let mut diagnostics = Diagnostics::default();
     let file: GatewayFile = document.load(&mut diagnostics).unwrap_or_default();
     let process = Process::compile(&file, &mut diagnostics);
@@ -202,10 +202,10 @@ struct Surroundings<'a> {
 
 fn compile_routes_in(path: &Path, surroundings: Surroundings<'_>) -> Result<(String, Snapshot), Faults> {
     let Surroundings { known, mode, secrets } = surroundings;
-    let schema = routes_schema(known.filters);
+    let schema = routes_schema(known.filters, known.services);
     let mut document = Document::read(path, &environment)?;
     if let Some(secrets) = secrets {
-        document.fill_secrets(&schema, secrets);
+        document.fill_secrets(&schema, &|path, name| secrets.value(path, name));
     }
     let mut diagnostics = Diagnostics::default();
     let file: Option<RoutesFile> = document.load_by(&schema, &mut diagnostics);
@@ -442,18 +442,17 @@ fn activate(
     hash: String,
 ) -> ActiveConfig {
     let lives = runtime.upstreams.apply(&snapshot.upstreams);
-    let upstreams = &snapshot.upstreams;
-    let destination = |number: usize| match &upstreams[number].kind {
-        UpstreamKind::Local(service) => {
-            let service = services.find(service).expect("the compilation looked it up");
-            Destination::Local(upstreams[number].name.clone(), service.clone())
+    let destination = |((upstream, settings), live): ((&Arc<Upstream>, &Option<ServiceSettings>), &Arc<Live>)| match (
+        &upstream.kind,
+        settings,
+    ) {
+        (UpstreamKind::Local(local), Some(settings)) => {
+            Destination::Local(upstream.name.clone(), services.activate(local, settings))
         }
-        UpstreamKind::Files(files) => {
-            let service = Arc::new(StaticFiles::new(files.clone()));
-            Destination::Local(upstreams[number].name.clone(), service)
-        }
-        UpstreamKind::Remote => Destination::Upstream(lives[number].clone()),
+        _ => Destination::Upstream(live.clone()),
     };
+    let destinations: Vec<Destination> =
+        snapshot.upstreams.iter().zip(&snapshot.services).zip(&lives).map(destination).collect();
     let activate_route = |route: &mut Route| {
         let upstream = match route.action {
             Action::Upstream(number) => Some(number),
@@ -465,11 +464,15 @@ fn activate(
             route: &route.name,
             upstream: upstream.map(|it| &lives[it]),
         });
-        RouteRuntime { destination: upstream.map(destination), metrics: RouteMetrics::of(&route.name) }
+        RouteRuntime {
+            destination: upstream.map(|it| destinations[it].clone()),
+            metrics: RouteMetrics::of(&route.name),
+        }
     };
     let routes = snapshot.routes.iter_mut().map(activate_route).collect();
+    let upstreams = Arc::new(destinations.into_iter().collect());
     GENERATIONS_ALIVE.inc();
-    ActiveConfig { routes, generation, hash, loaded_at: Timestamp::now(), snapshot }
+    ActiveConfig { routes, upstreams, generation, hash, loaded_at: Timestamp::now(), snapshot }
 }
 
 fn changes(old: &Snapshot, new: &Snapshot, generation: u64) -> Changes {

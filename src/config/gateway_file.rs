@@ -96,8 +96,8 @@ impl Default for ListenersConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
-    /// Address and port. Away from loopback, `tokens.hs256_secret` or `tokens.signing_key` is needed, and every call but the
-    /// probes' requires a token with the role `admin` or `operator`.
+    /// Address and port. Away from loopback, `tokens.hs256_secret` or `tokens.signing_key` is needed, and every call
+    /// but the probes' requires a token with the role `admin` or `operator`.
     pub address: String,
 }
 

@@ -3,12 +3,39 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::filters::{PolicyConfig, RewriteConfig};
 use crate::identity::RolesConfig;
+use crate::pipeline::Filters;
 use crate::routing::MatchConfig;
+use crate::services::ServiceRegistry;
 use crate::upstream::UpstreamConfig;
+use crate::yaml::schema_by;
+
+/// The JSON Schema of `routes.yaml`, with what only its parts can say: the blocks of filters that were added to the
+/// built-in ones, and the settings of local services.
+pub fn routes_schema(filters: &Filters, services: &ServiceRegistry) -> Value {
+    let mut generator = SchemaSettings::draft2020_12().into_generator();
+    let blocks = filters.schemas(&mut generator);
+    let settings = services.schemas(&mut generator);
+    let mut schema = schema_by::<RoutesFile>(generator);
+    schema["$defs"]["FiltersConfig"]["properties"] = Value::Object(blocks);
+    let upstream = &mut schema["$defs"]["UpstreamConfig"];
+    if let Some((_, files)) = settings.iter().find(|it| it.0 == "files") {
+        upstream["properties"]["files"]["anyOf"][0] = files.clone();
+    }
+    let of_service = |(name, settings): (&str, Value)| {
+        json!({
+            "if": { "properties": { "local": { "const": name } }, "required": ["local"] },
+            "then": { "properties": { "settings": settings } },
+        })
+    };
+    upstream["allOf"] = settings.into_iter().map(of_service).collect();
+    schema
+}
 
 /// What goes where. Editing this file takes effect without a restart and without losing a request.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]

@@ -1,25 +1,18 @@
 //! `secret:NAME` in the place of a secret: the value comes from the store (US-016).
 //!
-//! Only where the schema says that a secret stands: the same words elsewhere, in the body of an answer
-//! for instance, are just words.
+//! Which values are meant is for the yaml room; what they are is found out here.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::base::{At, Diagnostics, Secret, nearest};
-use crate::config::document::Document;
-use crate::config::faults::Faults;
 use crate::config::gateway_file::GatewayFile;
-use crate::config::structure::schemas_at;
 use crate::secrets::{SecretsConfig, Vault};
 use crate::store::{Place, Store};
+use crate::yaml::{Document, Faults, MARK};
 
-/// Begins a value that is the name of a secret.
-const MARK: &str = "secret:";
 /// The sections that say where secrets are: they can't be among them.
 const SECTIONS: [&str; 2] = ["/store", "/secrets"];
 
@@ -114,21 +107,4 @@ fn read(gateway: &Path) -> Result<BTreeMap<String, Secret>, String> {
     let key = keeping.secrets.key(std::env::var("SECRET_KEY").ok()).map_err(|error| error.to_string())?;
     let values = keeping.with_store(|store| async move { Vault::new(store, key).reveal_all().await });
     values?.map_err(|error| error.to_string())
-}
-
-/// The name of the secret that a value stands for: the text must be marked, and its place one for a secret.
-pub(super) struct Places<'s> {
-    schema: &'s Value,
-}
-
-impl<'s> Places<'s> {
-    pub(super) fn of(schema: &'s Value) -> Self {
-        Self { schema }
-    }
-
-    pub(super) fn secret_named<'t>(&self, path: &str, text: &'t str) -> Option<&'t str> {
-        let name = text.strip_prefix(MARK)?;
-        let is_secret = |it: &&Value| it.get("writeOnly") == Some(&Value::Bool(true));
-        schemas_at(self.schema, path).iter().any(is_secret).then_some(name)
-    }
 }

@@ -14,9 +14,9 @@ use crate::filters::auth::AuthConfig;
 use crate::filters::{Chain, Layer, PolicyConfig, StepDescription};
 use crate::forward::{Policy, TimeoutsConfig};
 use crate::identity::Roles;
-use crate::pipeline::{Filters, Scope};
+use crate::pipeline::{Filters, Scope, ServiceScope};
 use crate::routing::{MatchConfig, Table, Template};
-use crate::services::ServiceRegistry;
+use crate::services::{ServiceRegistry, ServiceSettings};
 use crate::upstream::{Upstream, UpstreamKind};
 
 /// All routes and upstreams, compiled.
@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub routes: Vec<Route>,
     /// The upstreams, in alphabetical order; then those that every gateway has.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// The settings of the local services among them, by the upstream's number.
+    pub services: Vec<Option<ServiceSettings>>,
     /// What answers pass that belong to no route.
     pub defaults: Chain,
     /// What roles permit.
@@ -106,7 +108,7 @@ impl Snapshot {
         let Known { services, filters, issuers } = known;
         let roles = Roles::compile(file.roles.as_ref(), &At::ROOT.key("roles"), diagnostics);
         let nowhere = Scope { roles: &roles, issuers, filters, ..Scope::nowhere() };
-        let upstreams = upstreams(file, services, diagnostics);
+        let (mut all, mut settings) = upstreams(file, services, diagnostics);
         let built_in = built_in_routes(mode);
         let written: Vec<&RouteConfig> = file.routes.iter().chain(&built_in).collect();
         let at = At::ROOT.key("routes");
@@ -114,8 +116,10 @@ impl Snapshot {
         unique_names(&written, &at, diagnostics);
         let matches: Vec<(&str, &MatchConfig)> = written.iter().map(|it| (&*it.name, &it.r#match)).collect();
         let table = Table::compile(&matches, &at, diagnostics);
-        let mut all = upstreams;
-        all.extend(built_in_upstreams(mode));
+        for upstream in built_in_upstreams(mode) {
+            settings.push(settings_of(&upstream, services, &[], &At::ROOT, &mut Diagnostics::default()).flatten());
+            all.push(upstream);
+        }
         let compiler = Compiler { file, upstreams: &all, table: &table, nowhere };
         let compile =
             |(number, route): (usize, &&RouteConfig)| compiler.route(number, route, &at.index(number), diagnostics);
@@ -123,7 +127,7 @@ impl Snapshot {
         let defaults = layer("defaults".to_owned(), &file.defaults, At::ROOT);
         // What is wrong with them was reported where they stand.
         let defaults = Chain::compile(&[defaults], &nowhere, &mut Diagnostics::default());
-        Self { table, routes, upstreams: all, defaults, roles: Arc::new(roles) }
+        Self { table, routes, upstreams: all, services: settings, defaults, roles: Arc::new(roles) }
     }
 }
 
@@ -164,21 +168,36 @@ fn built_in_upstreams(mode: Mode) -> Vec<Arc<Upstream>> {
     upstreams.collect()
 }
 
-fn upstreams(file: &RoutesFile, services: &ServiceRegistry, diagnostics: &mut Diagnostics) -> Vec<Arc<Upstream>> {
+type Upstreams = (Vec<Arc<Upstream>>, Vec<Option<ServiceSettings>>);
+
+fn upstreams(file: &RoutesFile, services: &ServiceRegistry, diagnostics: &mut Diagnostics) -> Upstreams {
     let at = At::ROOT.key("upstreams");
-    let mut upstreams = Vec::new();
+    let names: Vec<&str> = file.upstreams.keys().map(String::as_str).collect();
+    let (mut upstreams, mut all_settings) = (Vec::new(), Vec::new());
     for (name, written) in &file.upstreams {
         let at = at.key(name);
         let Some(upstream) = Upstream::compile(name, written, &at, diagnostics) else { continue };
-        if let UpstreamKind::Local(service) = &upstream.kind
-            && services.find(service).is_none()
-        {
-            let diagnostic = diagnostics.error(&at.key("local"), format!("no local service `{service}`"));
-            diagnostic.suggest(service, services.names());
-        }
+        let Some(settings) = settings_of(&upstream, services, &names, &at, diagnostics) else { continue };
         upstreams.push(Arc::new(upstream));
+        all_settings.push(settings);
     }
-    upstreams
+    (upstreams, all_settings)
+}
+
+/// What an upstream says of its local service, if it has one; `None` if something is wrong with it.
+fn settings_of(
+    upstream: &Upstream,
+    services: &ServiceRegistry,
+    names: &[&str],
+    at: &At<'_>,
+    diagnostics: &mut Diagnostics,
+) -> Option<Option<ServiceSettings>> {
+    match &upstream.kind {
+        UpstreamKind::Remote => Some(None),
+        UpstreamKind::Local(local) => {
+            services.compile(local, &ServiceScope { upstreams: names }, at, diagnostics).map(Some)
+        }
+    }
 }
 
 fn unique_names(routes: &[&RouteConfig], at: &At<'_>, diagnostics: &mut Diagnostics) {

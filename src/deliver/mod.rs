@@ -1,11 +1,16 @@
-//! The one way to a client: an answer's head and body, or a tunnel, whoever made them.
+//! The one way to a client: an answer's head and body, or a tunnel, whatever their source.
 //!
-//! Everything that can make progress is asked in one `poll_fn`, in an order that matters: what the client has to get is
-//! written first, then the upstream's answer is read, then the client; so an answer that is already there wins over the
-//! client's next bytes, or its end.
+//! Everything that can make progress is polled in one `poll_fn`, in an order that matters: what the client has to get
+//! is written first, then the upstream's answer is read, then the client; so an answer that is already there wins over
+//! the client's next bytes, or its end.
 
+mod messages;
+mod tapped;
+mod tapped_tunnel;
 mod tunnel;
 mod websocket;
+
+pub use tunnel::Tunnel;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -20,16 +25,47 @@ use crate::base::Deadline;
 use crate::client::{Client, ClientError, Part};
 use crate::forward::{Frame, Pace, Policy, UploadError, UpstreamBody, UpstreamError, UpstreamResponse, progressed};
 use crate::http as codec;
-use crate::pipeline::{EndState, Exchange};
+use crate::pipeline::{EndState, Exchange, Overflow, Refusal, Shown, Taps};
 use crate::telemetry::STREAMS_OPEN;
+
+pub use tapped::DIGESTS;
+use tapped::Tapped;
 
 /// A client gets what is there in one write, up to this size, in bytes.
 const GATHER: usize = 64 * 1024;
 
 /// What happens to an answer's head before the client gets it.
-pub trait ResponseFilters {
+pub trait ResponseFilters: Sync {
     /// Called once for every final head, upgrades included.
     fn on_response(&self, exchange: &mut Exchange, head: &mut ResponseHeader);
+
+    /// Those who are to see the answer's body, or what comes through the tunnel that it opens. They get the head as it
+    /// came, and are collected before `on_response`.
+    fn response_taps(&self, exchange: &Exchange, head: &ResponseHeader) -> Option<Box<Taps>> {
+        let _ = (exchange, head);
+        None
+    }
+}
+
+/// Why an answer did not go out.
+#[derive(Debug)]
+pub enum Undelivered {
+    /// The connection or stream has to be cut, so that nobody takes the answer for whole.
+    Cut(EndState),
+    /// Nothing of it has gone to the client, which can get a refusal.
+    Refused(Box<Refusal>),
+}
+
+impl Undelivered {
+    fn refused(refusal: Refusal) -> Self {
+        Self::Refused(Box::new(refusal))
+    }
+}
+
+impl From<EndState> for Undelivered {
+    fn from(end: EndState) -> Self {
+        Self::Cut(end)
+    }
 }
 
 /// Counts a stream for as long as it is open.
@@ -48,10 +84,11 @@ impl Drop for OpenStream {
     }
 }
 
-/// Writes an answer to its client. `ending` becomes true when streams have to end because the process does.
+/// Writes an answer to its client; what an answer 101 begins is left to the caller, who needs less for it than an
+/// answer takes. `ending` becomes true when streams have to end because the process does.
 ///
 /// # Errors
-/// Says how it ended instead: the connection or stream has to be cut, so that nobody takes the answer for whole.
+/// Says what has to become of it instead.
 pub async fn deliver<F: ResponseFilters>(
     response: UpstreamResponse,
     client: &mut Client,
@@ -59,17 +96,23 @@ pub async fn deliver<F: ResponseFilters>(
     policy: &Policy,
     filters: &F,
     ending: &watch::Receiver<bool>,
-) -> Result<(), EndState> {
+) -> Result<Option<Box<Tunnel>>, Undelivered> {
     let UpstreamResponse { head, mut body } = response;
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        let (_, tapped) = begin(head, &mut body, client, exchange, filters)?;
+        let taps = (exchange.request_taps.take(), tapped.map(|it| it.taps));
+        return Ok(Some(Box::new(Tunnel::new(body, taps, policy.websocket_idle, ending.clone()))));
+    }
     let ended = deliver_parts(head, &mut body, client, exchange, policy, filters, ending).await;
     if ended.is_err() {
         body.cancel();
     }
     body.finish().await;
-    ended
+    ended.map(|()| None)
 }
 
-/// As [`deliver`], for whoever has a use for what is left of the body when the client has gone.
+/// As [`deliver`], for callers that have a use for what is left of the body when the client has gone. It is never an
+/// answer 101.
 ///
 /// # Errors
 /// As [`deliver`].
@@ -81,15 +124,18 @@ pub async fn deliver_parts<F: ResponseFilters>(
     policy: &Policy,
     filters: &F,
     ending: &watch::Receiver<bool>,
-) -> Result<(), EndState> {
-    match begin(head, body, client, exchange, filters)? {
-        Kind::Answer => Delivery { body, client, exchange, policy, ended: false, blocked: None }.run(None).await,
+) -> Result<(), Undelivered> {
+    let (kind, tapped) = begin(head, body, client, exchange, filters)?;
+    match kind {
+        Kind::Answer => {
+            Delivery { body, client, exchange, policy, tapped, ended: false, blocked: None }.run(None).await
+        }
         Kind::Events => {
             let _open = OpenStream::new();
-            let mut delivery = Delivery { body, client, exchange, policy, ended: false, blocked: None };
+            let mut delivery = Delivery { body, client, exchange, policy, tapped, ended: false, blocked: None };
             Box::pin(delivery.run(Some(ending.clone()))).await
         }
-        Kind::Tunnel => Box::pin(tunnel::run(body, client, exchange, policy.websocket_idle, ending)).await,
+        Kind::Tunnel => Err(EndState::Truncated.into()),
     }
 }
 
@@ -101,14 +147,14 @@ enum Kind {
     Tunnel,
 }
 
-/// Queues the head.
-fn begin<F: ResponseFilters>(
+/// Queues the head, unless it has to wait for what taps make of the body.
+fn begin<'a, F: ResponseFilters>(
     mut head: Box<ResponseHeader>,
     body: &mut UpstreamBody,
     client: &mut Client,
     exchange: &mut Exchange,
-    filters: &F,
-) -> Result<Kind, EndState> {
+    filters: &'a F,
+) -> Result<(Kind, Option<Box<Tapped<'a>>>), Undelivered> {
     // A stop may have begun since the request came.
     if client.connection().closing() {
         client.close_after();
@@ -125,13 +171,17 @@ fn begin<F: ResponseFilters>(
     {
         recording.on_head(&head);
     }
-    filters.on_response(exchange, &mut head);
     if !matches!(kind, Kind::Answer) {
         exchange.streaming = true;
         body.record_head();
     }
+    if let Some(taps) = filters.response_taps(exchange, &head) {
+        let tapped = Tapped::begin(taps, (head, bodiless), &kind, client, exchange, filters)?;
+        return Ok((kind, tapped));
+    }
+    filters.on_response(exchange, &mut head);
     client.queue(Part::Head(head, bodiless)).map_err(|_| EndState::ClientGone)?;
-    Ok(kind)
+    Ok((kind, None))
 }
 
 enum Event {
@@ -149,6 +199,8 @@ struct Delivery<'a> {
     client: &'a mut Client,
     exchange: &'a mut Exchange,
     policy: &'a Policy,
+    /// Those who see it first.
+    tapped: Option<Box<Tapped<'a>>>,
     /// All of it was handed to the client's queue.
     ended: bool,
     /// Since when the client takes no more at once, and what it had taken by then.
@@ -156,7 +208,7 @@ struct Delivery<'a> {
 }
 
 impl Delivery<'_> {
-    async fn run(&mut self, mut ending: Option<watch::Receiver<bool>>) -> Result<(), EndState> {
+    async fn run(&mut self, mut ending: Option<watch::Receiver<bool>>) -> Result<(), Undelivered> {
         if self.client.request().method == Method::HEAD {
             self.on_frame(Frame::End(None))?;
         }
@@ -181,17 +233,20 @@ impl Delivery<'_> {
                 }
                 Event::Frame(Err(error)) => return Err(self.upstream_failed(error)),
                 Event::Upload(Ok(())) => {}
-                Event::Upload(Err(_)) | Event::ClientGone => return Err(EndState::ClientGone),
+                Event::Upload(Err(UploadError::Stopped)) => {
+                    return Err(self.broken(EndState::Stopped, Refusal::ContentStopped));
+                }
+                Event::Upload(Err(_)) | Event::ClientGone => return Err(EndState::ClientGone.into()),
                 Event::Late if self.client.unwritten() > 0 => {
                     if self.client_is_lost() {
-                        return Err(EndState::ClientTimeout);
+                        return Err(EndState::ClientTimeout.into());
                     }
                 }
                 Event::Late => {
                     let taken = self.body.upload_acknowledged();
                     if !progressed(taken, &mut upload_acknowledged) {
                         self.body.record_failure();
-                        return Err(EndState::Truncated);
+                        return Err(self.broken(EndState::Truncated, Refusal::UpstreamClosed));
                     }
                 }
                 Event::Ending => {
@@ -264,7 +319,7 @@ impl Delivery<'_> {
     }
 
     /// What is there already leaves in the same write.
-    fn take_at_hand(&mut self) -> Result<(), EndState> {
+    fn take_at_hand(&mut self) -> Result<(), Undelivered> {
         while !self.ended && self.client.unwritten() < GATHER {
             match self.body.frame_at_hand() {
                 Some(Ok(frame)) => self.on_frame(frame)?,
@@ -275,42 +330,124 @@ impl Delivery<'_> {
         Ok(())
     }
 
-    fn on_frame(&mut self, frame: Frame) -> Result<(), EndState> {
+    fn on_frame(&mut self, frame: Frame) -> Result<(), Undelivered> {
         let part = match frame {
             Frame::Data(piece) => {
                 self.exchange.body_received += piece.len() as u64;
                 if let Some(recording) = &mut self.exchange.recording {
                     recording.on_body(&piece);
                 }
+                if self.tapped.is_some() {
+                    return self.show(|taps| taps.piece(piece));
+                }
                 Part::Data(piece)
             }
             Frame::End(trailers) => {
-                self.ended = true;
                 if let Some(recording) = &mut self.exchange.recording {
                     recording.on_end();
                 }
+                if self.tapped.is_some() {
+                    return self.end_tapped(trailers);
+                }
+                self.ended = true;
                 Part::End(trailers)
             }
         };
+        self.queue(part)
+    }
+
+    fn queue(&mut self, part: Part) -> Result<(), Undelivered> {
         match self.client.queue(part) {
             Ok(()) => Ok(()),
             Err(ClientError::Incomplete) => Err(self.upstream_failed(UpstreamError::Protocol)),
-            Err(_) => Err(EndState::ClientGone),
+            Err(_) => Err(EndState::ClientGone.into()),
         }
     }
 
-    fn upstream_failed(&mut self, error: UpstreamError) -> EndState {
+    fn upstream_failed(&mut self, error: UpstreamError) -> Undelivered {
         tracing::debug!(event = "answer_broke_off", reason = ?error);
         self.body.record_failure();
-        EndState::Truncated
+        let refusal =
+            if error == UpstreamError::Protocol { Refusal::UpstreamProtocol } else { Refusal::UpstreamClosed };
+        self.broken(EndState::Truncated, refusal)
+    }
+
+    /// Only where a head waits for its body can the client still get a refusal.
+    fn broken(&self, end: EndState, refusal: Refusal) -> Undelivered {
+        match &self.tapped {
+            Some(tapped) if tapped.head_waits() => Undelivered::refused(refusal),
+            _ => Undelivered::Cut(end),
+        }
     }
 
     /// The process stops: a stream ends whole, so that its client comes back to another gateway.
-    fn end_stream(&mut self) -> Result<(), EndState> {
+    fn end_stream(&mut self) -> Result<(), Undelivered> {
         self.exchange.end = Some(EndState::Drained);
-        self.exchange.recording = None; // it is not the whole answer
+        self.break_off();
+        if self.tapped.is_some() {
+            return self.end_tapped(None);
+        }
         self.ended = true;
+        self.client.queue(Part::End(None)).map_err(|_| EndState::Drained.into())
+    }
+
+    /// Nothing more is wanted of the upstream.
+    fn break_off(&mut self) {
+        self.exchange.recording = None; // it is not the whole answer
         self.body.cancel();
-        self.client.queue(Part::End(None)).map_err(|_| EndState::Drained)
+    }
+}
+
+/// Where taps see the body.
+impl Delivery<'_> {
+    /// Shows them a piece, and queues what goes on.
+    fn show(&mut self, step: impl FnOnce(&mut Taps) -> Result<Shown, Overflow>) -> Result<(), Undelivered> {
+        let Some(tapped) = &mut self.tapped else { return Ok(()) };
+        match step(&mut tapped.taps) {
+            Ok(Shown { units, ended: None }) => {
+                for (_, unit) in units {
+                    self.queue(Part::Data(unit))?;
+                }
+                Ok(())
+            }
+            Ok(shown) => {
+                self.break_off();
+                self.end_with(shown, None)
+            }
+            Err(overflow) => Err(self.overflowed(overflow)),
+        }
+    }
+
+    /// The upstream has sent all of it.
+    fn end_tapped(&mut self, trailers: Option<Box<http::HeaderMap>>) -> Result<(), Undelivered> {
+        let Some(tapped) = &mut self.tapped else { return Ok(()) };
+        match tapped.taps.end() {
+            Ok(shown) => {
+                let trailers = tapped.trailers(trailers);
+                self.end_with(shown, trailers)
+            }
+            Err(overflow) => Err(self.overflowed(overflow)),
+        }
+    }
+
+    /// Queues the last of it.
+    fn end_with(&mut self, shown: Shown, trailers: Option<Box<http::HeaderMap>>) -> Result<(), Undelivered> {
+        let Some(tapped) = &mut self.tapped else { return Ok(()) };
+        let Shown { units, ended } = shown;
+        if ended.is_some() {
+            self.exchange.end = Some(EndState::Stopped);
+        }
+        let length = units.iter().map(|it| it.1.len()).sum();
+        tapped.release_head(length, trailers.is_some(), self.client, self.exchange)?;
+        for (_, unit) in units {
+            self.queue(Part::Data(unit))?;
+        }
+        self.ended = true;
+        self.queue(Part::End(trailers))
+    }
+
+    /// What a tap can't look through does not pass.
+    fn overflowed(&mut self, overflow: Overflow) -> Undelivered {
+        self.broken(EndState::Truncated, Refusal::ResponseTooLarge { limit: overflow.limit as u64 })
     }
 }

@@ -11,15 +11,50 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
 use super::OpenStream;
+use super::tapped_tunnel;
 use super::websocket::{self, Frames};
 use crate::base::Deadline;
 use crate::client::Client;
 use crate::forward::{Upgraded, UpstreamBody, progressed};
-use crate::pipeline::{EndState, Exchange};
+use crate::pipeline::{EndState, Exchange, Taps};
 use crate::transport::{acknowledged, poll_read_body};
 
+/// An upgraded connection whose answer 101 waits for its client.
+pub struct Tunnel {
+    body: UpstreamBody,
+    /// Of what the client sends, and of what the upstream does.
+    taps: (Option<Box<Taps>>, Option<Box<Taps>>),
+    idle: Duration,
+    ending: watch::Receiver<bool>,
+}
+
+impl Tunnel {
+    pub(super) fn new(
+        body: UpstreamBody,
+        taps: (Option<Box<Taps>>, Option<Box<Taps>>),
+        idle: Duration,
+        ending: watch::Receiver<bool>,
+    ) -> Self {
+        Self { body, taps, idle, ending }
+    }
+
+    /// Moves bytes both ways until either side ends, or the process does.
+    ///
+    /// # Errors
+    /// Says how it ended, if not in good order.
+    pub async fn run(&mut self, client: &mut Client, exchange: &mut Exchange) -> Result<(), EndState> {
+        let Self { body, taps, idle, ending } = self;
+        let ended = match std::mem::take(taps) {
+            (None, None) => run(body, client, exchange, *idle, ending).await,
+            taps => Box::pin(tapped_tunnel::run(body, client, exchange, taps, *idle, ending)).await,
+        };
+        self.body.finish().await;
+        ended
+    }
+}
+
 /// Until the answer 101 has gone out.
-async fn announce(client: &mut Client, idle: Duration) -> Result<(), EndState> {
+pub(super) async fn announce(client: &mut Client, idle: Duration) -> Result<(), EndState> {
     match Deadline::within(idle, poll_fn(|cx| client.poll_flush(cx))).await {
         Some(Ok(())) => Ok(()),
         Some(Err(_)) => Err(EndState::ClientGone),
@@ -27,8 +62,7 @@ async fn announce(client: &mut Client, idle: Duration) -> Result<(), EndState> {
     }
 }
 
-/// Moves bytes both ways until either side ends, or the process does.
-pub(super) async fn run(
+async fn run(
     body: &mut UpstreamBody,
     client: &mut Client,
     exchange: &mut Exchange,
@@ -53,11 +87,17 @@ pub(super) async fn run(
             }
             let down = down.poll(&mut upstream, &mut *downstream, cx);
             let up = up.poll(&mut *downstream, &mut upstream, cx);
-            if let Poll::Ready(over) = down {
-                return Poll::Ready(if over { Moved::Over } else { Moved::Some });
+            let down = down.map(|it| it.moved(EndState::Truncated, EndState::ClientGone));
+            let up = up.map(|it| it.moved(EndState::ClientGone, EndState::Truncated));
+            // A connection says once that it is broken, and what else has come has no reader.
+            if let Poll::Ready(Moved::Broken(EndState::ClientGone)) = up {
+                return up;
             }
-            if let Poll::Ready(over) = up {
-                return Poll::Ready(if over { Moved::Over } else { Moved::Some });
+            if down.is_ready() {
+                return down;
+            }
+            if up.is_ready() {
+                return up;
             }
             deadline.poll_expired(cx).map(|()| Moved::Nothing)
         })
@@ -65,6 +105,9 @@ pub(super) async fn run(
         match moved {
             Moved::Some => deadline.arm(idle),
             Moved::Over => break Ok(()),
+            // Behind a farewell it does not matter how a connection ends.
+            Moved::Broken(_) if up.frames.closed() || down.frames.closed() => break Ok(()),
+            Moved::Broken(end) => break Err(end),
             Moved::Stopped => {
                 exchange.end = Some(EndState::Drained);
                 farewell(&mut up, &mut down, downstream, &mut upstream).await;
@@ -91,8 +134,31 @@ pub(super) async fn run(
 enum Moved {
     Some,
     Over,
+    Broken(EndState),
     Stopped,
     Nothing,
+}
+
+/// What became of a direction.
+enum Step {
+    Moved,
+    /// Who sends has ended in good order.
+    Ended,
+    /// The connection that is read is broken.
+    FromBroken,
+    /// The connection that is written to is.
+    ToBroken,
+}
+
+impl Step {
+    fn moved(self, from: EndState, to: EndState) -> Moved {
+        match self {
+            Self::Moved => Moved::Some,
+            Self::Ended => Moved::Over,
+            Self::FromBroken => Moved::Broken(from),
+            Self::ToBroken => Moved::Broken(to),
+        }
+    }
 }
 
 /// One direction: what was read and is not written yet.
@@ -110,24 +176,25 @@ impl Direction {
         Self { count: read.len() as u64, waiting: read, frames, unflushed: false }
     }
 
-    /// Moves what it can; ready with true when `from` has ended, or `to` takes no more.
+    /// Moves what it can.
     fn poll(
         &mut self,
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
-    ) -> Poll<bool> {
+    ) -> Poll<Step> {
         if self.waiting.is_empty() {
             if self.unflushed {
                 match Pin::new(&mut *to).poll_flush(cx) {
                     Poll::Ready(Ok(())) => self.unflushed = false,
-                    Poll::Ready(Err(_)) => return Poll::Ready(true),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Step::ToBroken),
                     Poll::Pending => {}
                 }
             }
             match ready!(poll_read_body(from, cx, &mut self.waiting)) {
                 Ok(1..) => {}
-                Ok(0) | Err(_) => return Poll::Ready(true),
+                Ok(0) => return Poll::Ready(Step::Ended),
+                Err(_) => return Poll::Ready(Step::FromBroken),
             }
             self.frames.pass(&self.waiting);
             self.count += self.waiting.len() as u64;
@@ -135,11 +202,11 @@ impl Direction {
         while !self.waiting.is_empty() {
             match ready!(Pin::new(&mut *to).poll_write(cx, &self.waiting)) {
                 Ok(written @ 1..) => self.waiting.advance(written),
-                Ok(0) | Err(_) => return Poll::Ready(true),
+                Ok(0) | Err(_) => return Poll::Ready(Step::ToBroken),
             }
             self.unflushed = true;
         }
-        Poll::Ready(false)
+        Poll::Ready(Step::Moved)
     }
 
     /// Whether a frame of ours may come next.
@@ -177,14 +244,14 @@ async fn write_once(to: &mut (impl AsyncWrite + Unpin), word: &[u8]) {
 
 impl Upgraded {
     /// What was read of it before it became a tunnel.
-    fn take_read(&mut self) -> BytesMut {
+    pub(super) fn take_read(&mut self) -> BytesMut {
         match self {
             Self::Remote(_, read) => std::mem::take(read),
             Self::Local(_) => BytesMut::new(),
         }
     }
 
-    fn acknowledged(&self) -> Option<u64> {
+    pub(super) fn acknowledged(&self) -> Option<u64> {
         match self {
             Self::Remote(stream, _) => acknowledged(stream),
             Self::Local(_) => None,

@@ -50,7 +50,12 @@ impl Frames {
         self.head_seen == 0 && self.payload_left == 0 && !self.closed
     }
 
-    /// How long the current head will be, as far as its bytes tell.
+    /// Whether a farewell has passed.
+    pub(super) fn closed(&self) -> bool {
+        self.closed
+    }
+
+    /// How long the current head will be, as far as its bytes show.
     fn head_length(&self) -> usize {
         if self.head_seen < 2 {
             return 2;

@@ -22,6 +22,7 @@ const WAIT_MAX: Duration = Duration::from_secs(600);
 const ANSWER_BYTES_MAX: usize = 1 << 30;
 const EVENTS_MAX: u64 = 1_000_000;
 const BLOCK_BYTES: usize = 64 << 10;
+const SOCKET_BUFFER: usize = 1 << 10;
 
 /// What `/bytes` sends over and over: a pattern, so that a lost or doubled byte shows.
 static BLOCK: [u8; BLOCK_BYTES] = block();
@@ -109,6 +110,8 @@ pub(super) async fn ws(State(backend): State<Backend>, headers: HeaderMap, mut u
         upgrade.set_selected_protocol(protocol);
     }
     let progress = backend.progress();
+    // A socket owns its read buffer for as long as it lives, and most of them are silent.
+    let upgrade = upgrade.read_buffer_size(SOCKET_BUFFER);
     upgrade.max_message_size(BODY_BYTES_MAX).max_frame_size(BODY_BYTES_MAX).on_upgrade(|socket| async move {
         let _progress = progress;
         echo_messages(socket).await;

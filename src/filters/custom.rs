@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::settings::{BuiltIn, Layer, StepDescription};
 use crate::base::{At, Diagnostics};
-use crate::pipeline::{AnyFilter, Exchange, Filter, RequestContext, Scope, Step};
+use crate::pipeline::{AnyFilter, Exchange, Filter, RequestContext, Scope, Step, Taps};
 
 /// The blocks of filters that were added, by name. Their shapes are known when the binary starts.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -68,6 +68,22 @@ impl Filter for Custom {
 
     fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader) {
         self.0.iter().rev().for_each(|it| it.on_response(exchange, response));
+    }
+
+    fn taps_requests(&self) -> bool {
+        self.0.iter().any(|it| it.taps_requests())
+    }
+
+    fn taps_responses(&self) -> bool {
+        self.0.iter().any(|it| it.taps_responses())
+    }
+
+    fn tap_request(&self, exchange: &Exchange, request: &RequestHeader, taps: &mut Taps) {
+        self.0.iter().for_each(|it| it.tap_request(exchange, request, taps));
+    }
+
+    fn tap_response(&self, exchange: &Exchange, response: &ResponseHeader, taps: &mut Taps) {
+        self.0.iter().for_each(|it| it.tap_response(exchange, response, taps));
     }
 }
 

@@ -22,7 +22,7 @@ use super::trace_context::Traces;
 use super::{BodyRules, Cors, Idempotency, Rewrite, Security};
 use crate::base::{At, Diagnostics};
 use crate::cache::Rules;
-use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step};
+use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step, Taps};
 
 /// A line of the table, for people.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +67,8 @@ macro_rules! table {
         pub struct Chain {
             $( $(#[doc = $head_why])+ pub $head: Option<$Head>, )+
             $( $(#[doc = $ready_why])+ pub $ready: Option<$Ready>, )+
+            /// Whether one of them may hand out taps: where none does, that is all that taps cost.
+            taps: TapsWanted,
         }
 
         impl Chain {
@@ -76,10 +78,14 @@ macro_rules! table {
                 $( <$Head as BuiltIn>::check_on_route(layers, scope, diagnostics); )+
                 $( <$Ready as BuiltIn>::check_on_route(layers, scope, diagnostics); )+
                 let told = &mut Diagnostics::default();
-                Self {
+                let mut chain = Self {
                     $( $head: compiled(layers, scope, told), )+
                     $( $ready: compiled(layers, scope, told), )+
-                }
+                    taps: TapsWanted::default(),
+                };
+                $( chain.taps.add(chain.$head.as_ref()); )+
+                $( chain.taps.add(chain.$ready.as_ref()); )+
+                chain
             }
 
             /// Reports every fault of one layer.
@@ -140,6 +146,29 @@ macro_rules! table {
                 Ok(())
             }
 
+            /// The taps of a request that is about to go on.
+            pub fn request_taps(&self, exchange: &Exchange, request: &RequestHeader) -> Option<Box<Taps>> {
+                if !self.taps.requests {
+                    return None;
+                }
+                let mut taps = Taps::default();
+                $( if let Some(filter) = &self.$head { filter.tap_request(exchange, request, &mut taps); } )+
+                $( if let Some(filter) = &self.$ready { filter.tap_request(exchange, request, &mut taps); } )+
+                (!taps.is_empty()).then(|| Box::new(taps))
+            }
+
+            /// The taps of a response, of which nothing has gone to the client yet.
+            pub fn response_taps(&self, exchange: &Exchange, response: &ResponseHeader) -> Option<Box<Taps>> {
+                if !self.taps.responses {
+                    return None;
+                }
+                let mut taps = Taps::default();
+                $( if let Some(filter) = &self.$head { filter.tap_response(exchange, response, &mut taps); } )+
+                $( if let Some(filter) = &self.$ready { filter.tap_response(exchange, response, &mut taps); } )+
+                taps.reverse();
+                (!taps.is_empty()).then(|| Box::new(taps))
+            }
+
             /// The way out.
             pub fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader) {
                 let chain = self;
@@ -191,11 +220,11 @@ table! {
         custom: Custom,
     }
     before_the_upstream {
-        /// After everything that may refuse: a refusal uses up no key. Before what changes the request: the key belongs to
-        /// what the client requested.
+        /// After everything that may refuse: a refusal uses up no key. Before what changes the request: the key belongs
+        /// to what the client requested.
         idempotency: Idempotency,
-        /// Before the request is rewritten, since responses are cached under what clients request; after credentials have
-        /// been taken out of it. On the way out first: stored is what the upstream sent.
+        /// Before the request is rewritten, since responses are cached under what clients request; after credentials
+        /// have been taken out of it. On the way out first: stored is what the upstream sent.
         cache: Arc<Rules>,
         /// Behind everything that reads what the client said of itself.
         forwarded: Forwarded,
@@ -229,7 +258,31 @@ fn on_body<F: Filter>(filter: Option<&F>, exchange: &mut Exchange, request: &Req
     }
 }
 
+/// What a route's filters may want to see.
+#[derive(Clone, Copy, Default)]
+struct TapsWanted {
+    requests: bool,
+    responses: bool,
+}
+
+impl TapsWanted {
+    fn add<F: Filter>(&mut self, filter: Option<&F>) {
+        self.requests |= filter.is_some_and(F::taps_requests);
+        self.responses |= filter.is_some_and(F::taps_responses);
+    }
+}
+
 impl Chain {
+    /// Whether a filter may want to see what clients send.
+    pub fn taps_requests(&self) -> bool {
+        self.taps.requests
+    }
+
+    /// Whether a filter may want to see what upstreams send.
+    pub fn taps_responses(&self) -> bool {
+        self.taps.responses
+    }
+
     /// All limits of the route.
     pub fn limits(&self) -> Option<&rate_limit::Rules> {
         let by_principal = || self.principal_limits.as_ref().map(PrincipalLimits::rules);

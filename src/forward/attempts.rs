@@ -7,14 +7,15 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, EXPECT, HeaderValue};
+use http::header::{CONTENT_TYPE, EXPECT, HOST, HeaderValue};
 use http::{Method, StatusCode};
+use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::client::HttpSession;
 use pingora::{Error, ErrorType};
 
 use super::classify::classify;
-use super::hold::client_failed;
+use super::hold::{client_failed, show_whole};
 use super::http1::Http1;
 use super::http2::Http2;
 use super::local::Local;
@@ -23,10 +24,11 @@ use super::pool;
 use super::request_head::{self, BodyPlan};
 use super::response::{Attempt, Link, UpstreamError, UpstreamResponse};
 use super::upload::{Upload, UploadError};
+use super::upstreams::{Calls, Destinations};
 use super::worker::Worker;
 use crate::base::Deadline;
 use crate::client::Client;
-use crate::pipeline::{AttemptInfo, Context, LocalService, Refusal};
+use crate::pipeline::{AttemptInfo, Context, LocalService, Refusal, Taps};
 use crate::transport::Transport;
 use crate::upstream::{Endpoint, Live, Picked, Protocol};
 
@@ -55,7 +57,7 @@ impl Destination {
 /// Why there is no answer. Nothing but interim answers has gone to the client yet.
 #[derive(Debug)]
 pub enum ForwardError {
-    /// The client can be told why.
+    /// The client can get a refusal that says why.
     Refused(Refusal),
     /// The client left.
     ClientGone,
@@ -65,24 +67,36 @@ pub enum ForwardError {
 pub struct RequestBody<'a> {
     client: Option<&'a mut Client>,
     whole: Option<Bytes>,
+    taps: Option<Box<Taps>>,
     interim: Option<&'a (dyn Fn(&mut ResponseHeader) + Send + Sync)>,
+    report: Option<&'a Mutex<AttemptInfo>>,
 }
 
 impl<'a> RequestBody<'a> {
-    /// All of it is at hand, and nobody waits in person.
+    /// All of it is at hand, and no client waits for it.
     pub fn bytes(body: Bytes) -> Self {
-        Self { client: None, whole: Some(body), interim: None }
+        Self { client: None, whole: Some(body), taps: None, interim: None, report: None }
     }
 
     /// It comes from a client, who gets interim answers, and whose leaving ends the attempt; `whole` if all of it has
     /// been read.
     pub fn of(client: &'a mut Client, whole: Option<Bytes>) -> Self {
-        Self { client: Some(client), whole, interim: None }
+        Self { client: Some(client), whole, taps: None, interim: None, report: None }
+    }
+
+    /// Those who see what comes from the client before it goes on; what has been read has been seen.
+    pub fn with_taps(self, taps: Option<Box<Taps>>) -> Self {
+        Self { taps, ..self }
     }
 
     /// What happens to the heads of interim answers before the client gets them.
     pub fn with_interim(self, filter: &'a (dyn Fn(&mut ResponseHeader) + Send + Sync)) -> Self {
         Self { interim: Some(filter), ..self }
+    }
+
+    /// Where a caller that may stop waiting for the attempts can read how far they are.
+    pub fn reporting_to(self, report: &'a Mutex<AttemptInfo>) -> Self {
+        Self { report: Some(report), ..self }
     }
 }
 
@@ -95,14 +109,16 @@ pub struct Forwarder<'a> {
     pub destination: &'a Destination,
     /// What bounds them.
     pub policy: &'a Policy,
+    /// What a local service may call in its turn.
+    pub upstreams: &'a Arc<Destinations>,
 }
 
 impl Forwarder<'_> {
     /// Sends a request, to other endpoints too where that is safe, until one answers. What became of the attempts is
-    /// told in `info`, whatever comes of them.
+    /// reported in `info`, whatever comes of them.
     ///
     /// # Errors
-    /// Says what the client has to be told, or that it left.
+    /// The refusal that the client has to get, or that it left.
     pub async fn forward(
         &self,
         request: &RequestHeader,
@@ -112,7 +128,7 @@ impl Forwarder<'_> {
     ) -> Result<UpstreamResponse, ForwardError> {
         info.upstream = Some(self.destination.name().clone());
         let Self { worker, policy, .. } = *self;
-        let RequestBody { mut client, mut whole, interim } = body;
+        let RequestBody { mut client, mut whole, mut taps, interim, report } = body;
         let (mut declared, mut upgrade) = (None, false);
         if let Some(client) = &mut client
             && whole.is_none()
@@ -131,17 +147,34 @@ impl Forwarder<'_> {
                 Box::pin(ends_in_silence(client, policy.idle)).await?;
                 whole = Some(Bytes::new());
             }
+            if let Some(mut taps) = taps.take_if(|_| whole.is_some()) {
+                whole = Some(show_whole(&mut taps, whole.unwrap_or_default())?);
+            }
+            declared = declared.filter(|_| taps.is_none());
         }
         let upload = match whole {
             _ if upgrade => Upload::none(),
             Some(whole) => Upload::whole(whole),
-            None => Upload::streaming(policy.body_limit),
+            None => Upload::streaming(policy.body_limit, taps),
         };
-        let call =
-            Call { worker, policy, request, context, info, client, upload, declared, upgrade, interim, interims: None };
+        let interims = None;
+        let call = Call {
+            worker,
+            policy,
+            request,
+            context,
+            info,
+            report,
+            client,
+            upload,
+            declared,
+            upgrade,
+            interim,
+            interims,
+        };
         match self.destination {
             Destination::Upstream(live) => call.ask_upstream(live).await,
-            Destination::Local(_, service) => Box::pin(call.ask_service(&**service)).await,
+            Destination::Local(_, service) => Box::pin(call.ask_service(&**service, self.upstreams)).await,
         }
     }
 }
@@ -153,6 +186,7 @@ struct Call<'a> {
     request: &'a RequestHeader,
     context: &'a Context,
     info: &'a mut AttemptInfo,
+    report: Option<&'a Mutex<AttemptInfo>>,
     client: Option<&'a mut Client>,
     upload: Upload,
     /// The length of a body that streams, if it is known.
@@ -198,15 +232,37 @@ enum Event {
 }
 
 impl Call<'_> {
-    async fn ask_service(mut self, service: &dyn LocalService) -> Result<UpstreamResponse, ForwardError> {
+    async fn ask_service(
+        mut self,
+        service: &dyn LocalService,
+        upstreams: &Arc<Destinations>,
+    ) -> Result<UpstreamResponse, ForwardError> {
         let head = request_head::for_local(self.request, self.context, self.plan());
-        let link = Local::begin(service, &head, self.context, self.upgrade);
+        let link = Local::begin(service, &head, self.context_of_service(&head, upstreams), self.upgrade);
         let mut link = Link::Local(Box::new(link));
         let began = Instant::now();
         match self.head_from(&mut link, began).await {
             Ok(head) => Ok(UpstreamResponse::new(head, link, self.upload, None)),
-            Err(failed) => Err(failed.why),
+            Err(failed) => match link.take_refusal() {
+                Some(refusal) => Err(ForwardError::Refused(refusal)),
+                None => Err(failed.why),
+            },
         }
+    }
+
+    /// A service can call upstreams; they learn which host the client named, whatever host the service calls.
+    fn context_of_service(&self, head: &RequestHeader, upstreams: &Arc<Destinations>) -> Context {
+        let calls = Calls {
+            worker: self.worker.clone(),
+            upstreams: upstreams.clone(),
+            policy: Arc::new(self.policy.clone()),
+            depth: self.context.depth,
+        };
+        let mut context = Context { upstreams: Some(Arc::new(calls)), ..self.context.clone() };
+        if context.host_received.is_none() {
+            context.host_received = head.headers.get(HOST).cloned();
+        }
+        context
     }
 
     async fn ask_upstream(mut self, live: &Live) -> Result<UpstreamResponse, ForwardError> {
@@ -217,6 +273,7 @@ impl Call<'_> {
             let address = picked.endpoint().address();
             self.info.attempts += 1;
             self.info.endpoint = Some(address);
+            self.report();
             let failed = match self.attempt(live, picked).await {
                 Ok((head, link, attempt)) => {
                     return Ok(UpstreamResponse::new(head, link, self.upload, Some(attempt)));
@@ -253,7 +310,7 @@ impl Call<'_> {
         &mut self,
         live: &Live,
         mut picked: Picked,
-    ) -> Result<(Box<ResponseHeader>, Link, Box<Attempt>), Failed> {
+    ) -> Result<(Box<ResponseHeader>, Link, Attempt), Failed> {
         let began = Instant::now();
         let endpoint = picked.endpoint().clone();
         let link = match live.upstream().protocol {
@@ -280,7 +337,7 @@ impl Call<'_> {
         };
         let outcome = classify(Ok(head.status));
         let (worker, keep, latency) = (self.worker.clone(), live.upstream().keep_alive.idle, began.elapsed());
-        Ok((head, link, Box::new(Attempt { endpoint, picked, worker, keep, latency, outcome })))
+        Ok((head, link, Attempt { endpoint, picked, worker, keep, latency, outcome }))
     }
 
     /// A stream of HTTP/2 that failed leaves its connection whole.
@@ -288,6 +345,12 @@ impl Call<'_> {
         if let Link::Http2(link) = link {
             let keep = live.upstream().keep_alive.idle;
             Box::pin(link.release(&self.worker.http2, endpoint.peer(), keep)).await;
+        }
+    }
+
+    fn report(&self) {
+        if let Some(report) = self.report {
+            report.lock().clone_from(self.info);
         }
     }
 
@@ -334,6 +397,7 @@ impl Call<'_> {
 
     /// Sends the body, and waits for the final head.
     async fn head_from(&mut self, link: &mut Link, began: Instant) -> Result<Box<ResponseHeader>, Failed> {
+        self.report();
         self.upload.begin(link);
         // An HTTP/1 upstream says by itself that it wants the body.
         if !self.upload.done
@@ -356,7 +420,7 @@ impl Call<'_> {
                 Event::Head(Ok((head, true))) => self.on_interim(head),
                 Event::Head(Ok((head, false))) => {
                     self.info.first_byte = Some(self.context.started.elapsed());
-                    // A change of protocols that nobody asked for.
+                    // A change of protocols that was not requested.
                     if head.status == StatusCode::SWITCHING_PROTOCOLS && !self.upgrade {
                         return Err(UpstreamError::Protocol.into());
                     }
@@ -435,6 +499,7 @@ impl Call<'_> {
         match error {
             UploadError::TooLarge => ForwardError::Refused(Refusal::BodyTooLarge { limit: self.policy.body_limit }),
             UploadError::Client(error) => client_failed(error),
+            UploadError::Stopped => ForwardError::Refused(Refusal::ContentStopped),
         }
     }
 
@@ -451,8 +516,8 @@ impl Call<'_> {
     }
 }
 
-/// A body that was declared empty ends in silence: whoever says one thing and sends another is not passed on. HTTP/2
-/// alone can do so (RFC 9113, section 8.1.1).
+/// A body that was declared empty ends in silence: a client that declares one thing and sends another is not passed on.
+/// HTTP/2 alone can do so (RFC 9113, section 8.1.1).
 async fn ends_in_silence(client: &mut Client, patience: Duration) -> Result<(), ForwardError> {
     match Deadline::within(patience, poll_fn(|cx| client.poll_body(cx))).await {
         Some(Ok(piece)) if piece.as_ref().is_none_or(Bytes::is_empty) => Ok(()),

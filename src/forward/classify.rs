@@ -14,7 +14,10 @@ pub fn classify(attempt: Result<StatusCode, &ForwardError>) -> Outcome {
         Ok(_) => Outcome::Success,
         Err(ForwardError::ClientGone) => Outcome::Abandoned,
         Err(ForwardError::Refused(refusal)) => match refusal {
-            Refusal::BadRequest(_) | Refusal::BodyTooLarge { .. } | Refusal::RequestTimeout => Outcome::Abandoned,
+            Refusal::BadRequest(_)
+            | Refusal::BodyTooLarge { .. }
+            | Refusal::ContentStopped
+            | Refusal::RequestTimeout => Outcome::Abandoned,
             _ => Outcome::Failure,
         },
     }
@@ -36,6 +39,7 @@ mod tests {
         let of = |refusal| classify(Err(&ForwardError::Refused(refusal)));
         assert_eq!(classify(Err(&ForwardError::ClientGone)), Outcome::Abandoned);
         assert_eq!(of(Refusal::BodyTooLarge { limit: 1 }), Outcome::Abandoned);
+        assert_eq!(of(Refusal::ContentStopped), Outcome::Abandoned);
         assert_eq!(of(Refusal::ConnectFailed), Outcome::Failure);
         assert_eq!(of(Refusal::FirstByteTimeout), Outcome::Failure);
     }

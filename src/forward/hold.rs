@@ -4,13 +4,13 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::attempts::ForwardError;
 use super::policy::{Pace, Policy};
 use crate::base::Deadline;
 use crate::client::{Client, ClientError};
-use crate::pipeline::{Exchange, Refusal};
+use crate::pipeline::{Exchange, Refusal, Taps};
 
 /// Reads the body into [`Exchange::body`], at most [`Policy::body_limit`] bytes of it.
 ///
@@ -28,7 +28,7 @@ pub async fn hold_body(client: &mut Client, exchange: &mut Exchange, policy: &Po
         exchange.body = Some(body);
         return Ok(());
     }
-    // The upstream is not asked: by the time it is, the body is here.
+    // The upstream is not consulted: by the time it is called, the body is here.
     client.say_continue();
     client.forget_expectation();
     let mut deadline = Deadline::idle();
@@ -63,6 +63,18 @@ pub async fn hold_body(client: &mut Client, exchange: &mut Exchange, policy: &Po
     }
     exchange.body = Some(body.freeze());
     Ok(())
+}
+
+/// Shows taps a body that is there as a whole, before anything of it is sent; what they make of it is what goes on.
+///
+/// # Errors
+/// When one of them stops it, or can't look through all of it.
+pub fn show_whole(taps: &mut Taps, body: Bytes) -> Result<Bytes, ForwardError> {
+    match taps.whole(body) {
+        Ok(shown) if shown.ended.is_some() => Err(ForwardError::Refused(Refusal::ContentStopped)),
+        Ok(shown) => Ok(shown.joined()),
+        Err(overflow) => Err(ForwardError::Refused(Refusal::BodyTooLarge { limit: overflow.limit as u64 })),
+    }
 }
 
 /// What a client's failure is, before it has an answer.

@@ -189,7 +189,7 @@ impl Http1 {
     }
 
     /// The connection, for the next request, if this one left nothing behind on it: an unfinished body would swallow
-    /// the head of the next request, and bytes behind the answer's end are nobody's.
+    /// the head of the next request, and bytes behind the answer's end belong to no request.
     pub(super) fn into_stream(self) -> Option<Transport> {
         let clean = self.request_done && self.queue.is_empty() && !self.write_failed;
         let whole = self.body.is_done() && self.read.is_empty();

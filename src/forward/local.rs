@@ -18,7 +18,7 @@ use tokio::io::DuplexStream;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::response::{Frame, UpstreamError, strip};
-use crate::pipeline::{Context, LocalService, UpgradeSlot};
+use crate::pipeline::{Context, LocalService, Refusal, UpgradeSlot, take_refusal};
 
 /// What an upgraded connection holds in each direction, in bytes.
 const DUPLEX: usize = 8 * 1024;
@@ -36,10 +36,12 @@ pub(super) struct Local {
     answer: Option<Pin<Box<Body>>>,
     /// Our end of an upgraded connection.
     near: Option<DuplexStream>,
+    /// Why there is no answer.
+    refusal: Option<Refusal>,
 }
 
 impl Local {
-    pub(super) fn begin(service: &dyn LocalService, head: &RequestHeader, context: &Context, upgrade: bool) -> Self {
+    pub(super) fn begin(service: &dyn LocalService, head: &RequestHeader, context: Context, upgrade: bool) -> Self {
         let (feed, mut fed) = unbounded_channel::<io::Result<Bytes>>();
         let queued = Arc::new(AtomicUsize::new(0));
         let taken = queued.clone();
@@ -62,11 +64,12 @@ impl Local {
             request.extensions_mut().insert(UpgradeSlot(Arc::new(Mutex::new(Some(theirs)))));
         }
         Self {
-            call: Some(Box::pin(AssertUnwindSafe(service.call(request, context.clone())).catch_unwind())),
+            call: Some(Box::pin(AssertUnwindSafe(service.call(request, context)).catch_unwind())),
             feed: Some(feed),
             queued,
             answer: None,
             near,
+            refusal: None,
         }
     }
 
@@ -99,9 +102,19 @@ impl Local {
         let answer = ready!(call.as_mut().poll(cx));
         self.call = None;
         Poll::Ready(match answer {
-            Ok(answer) => self.head_of(answer).map_err(|_| UpstreamError::Internal),
+            Ok(mut answer) => match take_refusal(&mut answer) {
+                Some(refusal) => {
+                    self.refusal = Some(refusal);
+                    Err(UpstreamError::Internal)
+                }
+                None => self.head_of(answer).map_err(|_| UpstreamError::Internal),
+            },
             Err(_) => Err(UpstreamError::Internal), // it panicked, and has said so
         })
+    }
+
+    pub(super) fn take_refusal(&mut self) -> Option<Refusal> {
+        self.refusal.take()
     }
 
     fn head_of(&mut self, answer: http::Response<Body>) -> pingora::Result<Box<ResponseHeader>> {
@@ -175,7 +188,7 @@ mod tests {
     fn ask(method: Method, answer: impl Fn(http::Request<Body>) -> LocalFuture + Send + Sync + 'static) -> Local {
         let head = RequestHeader::build(method, b"/", None).unwrap();
         let context = Context::new([127, 0, 0, 1].into(), Scheme::Http);
-        Local::begin(&Service(Box::new(answer)), &head, &context, false)
+        Local::begin(&Service(Box::new(answer)), &head, context, false)
     }
 
     fn head(link: &mut Local) -> Poll<Result<Box<ResponseHeader>, UpstreamError>> {

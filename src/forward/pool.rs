@@ -86,7 +86,7 @@ pub(super) fn put(key: u64, stream: Transport, keep: Duration) {
     }
 }
 
-/// What an endpoint sends while nobody asked is its goodbye, or nothing that a next request could use.
+/// What an endpoint sends without a request is its goodbye, or nothing that a next request could use.
 /// The runtime answers from what it knows of the socket: this costs no system call.
 fn is_open(stream: &mut Transport) -> bool {
     let mut byte = [0];

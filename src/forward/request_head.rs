@@ -38,8 +38,8 @@ fn named_by_connection(headers: &HeaderMap) -> Named {
     names.filter_map(|it| HeaderName::from_bytes(it).ok()).collect()
 }
 
-/// Fields that are never passed on as they came. Credentials for a proxy are not for the origin, and nothing here asked
-/// for them; the length is written anew.
+/// Fields that are never passed on as they came. Credentials for a proxy are not for the origin, and nothing here
+/// required them; the length is written anew.
 fn stays_behind(name: &HeaderName) -> bool {
     match name.as_str().len() {
         14 if *name == CONTENT_LENGTH => true,
@@ -183,6 +183,10 @@ fn declare(request: &mut RequestHeader, plan: BodyPlan<'_>) {
     match plan {
         BodyPlan::Whole(body) if !body.is_empty() || request.headers.contains_key(CONTENT_LENGTH) => {
             insert(request, CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
+        // What goes on need not be what was declared.
+        BodyPlan::Streams(None) => {
+            request.remove_header(&CONTENT_LENGTH);
         }
         _ => {}
     }

@@ -57,7 +57,7 @@ impl UpstreamError {
     }
 }
 
-/// A request's connection to whatever answers it. Nothing here waits: what is sent goes into a bounded queue (ask
+/// A request's connection to whatever answers it. Nothing here waits: what is sent goes into a bounded queue (check
 /// [`Link::room`] first).
 #[expect(clippy::large_enum_variant, reason = "the ordinary upstream is the large one; a box would cost an allocation")]
 pub(super) enum Link {
@@ -114,12 +114,17 @@ impl Link {
         }
     }
 
-    /// Bytes that the upstream has acknowledged, if the kernel tells.
+    /// Bytes that the upstream has acknowledged, if the kernel reports them.
     pub(super) fn acknowledged(&self) -> Option<u64> {
         match self {
             Self::Http1(link) => link.acknowledged(),
             Self::Http2(_) | Self::Local(_) | Self::Nothing => None,
         }
+    }
+
+    /// What a local service says instead of answering.
+    pub(super) fn take_refusal(&mut self) -> Option<Refusal> {
+        if let Self::Local(link) = self { link.take_refusal() } else { None }
     }
 
     fn frame_at_hand(&mut self) -> Option<Result<Frame, UpstreamError>> {
@@ -139,7 +144,7 @@ impl Link {
         }
     }
 
-    /// The client is gone, or the exchange was given up: tells the upstream at once.
+    /// The client is gone, or the exchange was given up: signals that to the upstream at once.
     pub(super) fn cancel(&mut self) {
         match self {
             Self::Http1(_) | Self::Nothing => {} // dropping the connection says it
@@ -173,7 +178,7 @@ pub enum Upgraded {
 pub enum Collected {
     /// All of it.
     Whole(Bytes),
-    /// It is larger than was asked for; the answer is as it was.
+    /// It is larger than the limit of the caller; the answer is as it was.
     TooLarge,
 }
 
@@ -193,7 +198,7 @@ impl UpstreamResponse {
         Self { head, body }
     }
 
-    pub(super) fn new(head: Box<ResponseHeader>, link: Link, upload: Upload, attempt: Option<Box<Attempt>>) -> Self {
+    pub(super) fn new(head: Box<ResponseHeader>, link: Link, upload: Upload, attempt: Option<Attempt>) -> Self {
         Self { head, body: UpstreamBody { ahead: VecDeque::new(), link, upload, attempt } }
     }
 }
@@ -204,7 +209,7 @@ pub struct UpstreamBody {
     ahead: VecDeque<Bytes>,
     link: Link,
     upload: Upload,
-    attempt: Option<Box<Attempt>>,
+    attempt: Option<Attempt>,
 }
 
 impl UpstreamBody {
@@ -232,7 +237,7 @@ impl UpstreamBody {
         }
     }
 
-    /// The next part of the body. To be asked no more after its end, or an error.
+    /// The next part of the body. Not to be polled after its end, or an error.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, UpstreamError>> {
         match self.ahead.pop_front() {
             Some(piece) => Poll::Ready(Ok(Frame::Data(piece))),
@@ -255,7 +260,7 @@ impl UpstreamBody {
         if self.link.is_sending() { self.link.acknowledged() } else { None }
     }
 
-    /// The client is gone: the upstream is told at once.
+    /// The client is gone: the upstream gets a signal at once.
     pub fn cancel(&mut self) {
         self.link.cancel();
     }
@@ -305,7 +310,7 @@ impl UpstreamBody {
         }
     }
 
-    /// The next part of the body, for whoever has no client to write to.
+    /// The next part of the body, where there is no client to write to.
     ///
     /// # Errors
     /// When it breaks off, or is silent for longer than the policy allows.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::response::Link;
 use crate::client::{Client, ClientError};
+use crate::pipeline::{Overflow, Shown, Taps};
 
 /// What is kept of a body that streams, for another attempt, in bytes. Beyond it there is none.
 const REPLAY_MAX: usize = 64 * 1024;
@@ -17,6 +18,14 @@ pub enum UploadError {
     Client(ClientError),
     /// It is larger than the route allows.
     TooLarge,
+    /// A tap ended it.
+    Stopped,
+}
+
+impl From<Overflow> for UploadError {
+    fn from(_: Overflow) -> Self {
+        Self::TooLarge
+    }
 }
 
 /// How far the body of a request has come.
@@ -24,9 +33,13 @@ pub enum UploadError {
 pub(super) struct Upload {
     /// All of it, where it was at hand.
     whole: Option<Bytes>,
-    /// What was taken from the client, as long as all of it fits.
+    /// Those who see what a client sends before it goes on.
+    taps: Option<Box<Taps>>,
+    /// What was handed to an upstream, as long as all of it fits.
     kept: Vec<Bytes>,
+    /// Bytes that were taken from the client, and that went on.
     taken: u64,
+    passed: u64,
     limit: u64,
     /// The client's side has come to its end.
     read_to_end: bool,
@@ -41,8 +54,8 @@ impl Upload {
     }
 
     /// Of a body that a client is going to send, at most `limit` bytes of it.
-    pub(super) fn streaming(limit: u64) -> Self {
-        Self { limit, ..Self::default() }
+    pub(super) fn streaming(limit: u64, taps: Option<Box<Taps>>) -> Self {
+        Self { limit, taps, ..Self::default() }
     }
 
     /// Of a connection that is going to change protocols: there is nothing to send.
@@ -61,7 +74,7 @@ impl Upload {
 
     /// Whether everything that was taken of the body can be sent once more.
     pub(super) fn can_be_sent_again(&self) -> bool {
-        self.whole.is_some() || self.taken as usize == self.kept.iter().map(Bytes::len).sum::<usize>()
+        self.whole.is_some() || self.passed as usize == self.kept.iter().map(Bytes::len).sum::<usize>()
     }
 
     /// Begins an attempt: what the ones before have taken goes out again.
@@ -97,10 +110,18 @@ impl Upload {
                 if self.taken > self.limit {
                     return Poll::Ready(Err(UploadError::TooLarge));
                 }
-                self.keep(&piece);
-                link.send(piece);
+                match &mut self.taps {
+                    None => self.pass(piece, link),
+                    Some(taps) => {
+                        let shown = taps.piece(piece)?;
+                        self.pass_shown(shown, link)?;
+                    }
+                }
             }
             Ok(None) => {
+                if let Some(mut taps) = self.taps.take() {
+                    self.pass_shown(taps.end()?, link)?;
+                }
                 self.read_to_end = true;
                 self.done = true;
                 link.end(client.take_trailers());
@@ -110,12 +131,23 @@ impl Upload {
         Poll::Ready(Ok(()))
     }
 
-    fn keep(&mut self, piece: &Bytes) {
-        if self.taken as usize <= REPLAY_MAX {
+    fn pass(&mut self, piece: Bytes, link: &mut Link) {
+        self.passed += piece.len() as u64;
+        if self.passed as usize <= REPLAY_MAX {
             self.kept.push(piece.clone());
         } else {
             self.forget();
         }
+        link.send(piece);
+    }
+
+    /// A body that a tap ends never gets its end: it must not be taken for whole.
+    fn pass_shown(&mut self, shown: Shown, link: &mut Link) -> Result<(), UploadError> {
+        if shown.ended.is_some() {
+            return Err(UploadError::Stopped);
+        }
+        shown.units.into_iter().for_each(|(_, unit)| self.pass(unit, link));
+        Ok(())
     }
 
     /// Nothing is going to be sent again.

@@ -12,7 +12,7 @@ use super::fields::is_token_byte;
 const DIGITS_MAX: u8 = 16;
 /// A line with its end, in bytes.
 const LINE_MAX: usize = 8 * 1024;
-/// All extensions of a body, in bytes. Nobody reads them, and they cost what data cost.
+/// All extensions of a body, in bytes. They are not read, and they cost what data cost.
 const EXTENSIONS_MAX: usize = 16 * 1024;
 
 const SIZE: BodyError = BodyError::Malformed("a chunk's size is not hexadecimal digits");

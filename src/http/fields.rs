@@ -73,7 +73,7 @@ pub(super) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|it| *it == b',').map(<[u8]>::trim_ascii).filter(|it| !it.is_empty())
 }
 
-/// What `Connection` asks for, over all of its lines (RFC 9110, section 7.6.1).
+/// What `Connection` requests, over all of its lines (RFC 9110, section 7.6.1).
 #[derive(Default)]
 pub(super) struct ConnectionOptions {
     close: bool,

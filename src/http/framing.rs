@@ -50,7 +50,7 @@ impl<'a> FramingFields<'a> {
         self.length.is_some_and(|it| length(it) != Some(0))
     }
 
-    /// `None` if nothing is said. Whoever says it twice, or in two ways, is either broken or up to something.
+    /// `None` if nothing is said. A sender that says it twice, or in two ways, is broken or an attacker.
     pub(super) fn framing(&self, version: Version) -> Result<Option<Framing>, HeadError> {
         match (self.length, self.coding) {
             (None, None) => Ok(None),

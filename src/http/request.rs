@@ -58,12 +58,12 @@ pub struct RequestHead {
     ///
     /// `Host` is valid and there at most once, and in each request of HTTP/1.1. A target in absolute form
     /// became `Host` and path (RFC 9112, section 3.2.2).
-    pub request: Box<RequestHeader>,
+    pub request: RequestHeader,
     /// How the body ends; never [`Framing::UntilClose`], and [`Framing::Empty`] for CONNECT.
     pub framing: Framing,
     /// The client lets the connection go on after the answer (RFC 9112, section 9.3).
     pub persistent: bool,
-    /// It asks to change protocols: HTTP/1.1, `Upgrade`, and `Connection` names that (RFC 9110, section 7.8).
+    /// It requests a change of protocols: HTTP/1.1, `Upgrade`, and `Connection` names that (RFC 9110, section 7.8).
     pub upgrade: bool,
     /// It waits for 100 before it sends its body, or says so (RFC 9110, section 10.1.1).
     pub expects_continue: bool,
@@ -72,8 +72,8 @@ pub struct RequestHead {
 /// Takes a whole head off the buffer; `None` when its end has not come yet.
 ///
 /// A few empty lines before the request line are taken off, too (RFC 9112, section 2.2). After an error
-/// nothing more can be read from the connection; what there is of the head stays in the buffer, for whoever words the
-/// refusal.
+/// nothing more can be read from the connection; what there is of the head stays in the buffer, for the caller that
+/// writes the refusal.
 ///
 /// ```
 /// use bytes::BytesMut;
@@ -159,7 +159,7 @@ fn read_head(head: &Bytes) -> Result<RequestHead, HeadError> {
         persistent: !connects && fields.connection.persistent(version),
         upgrade: version == Version::HTTP_11 && fields.upgrades && fields.connection.upgrade,
         expects_continue: waits && has_token(&fields.headers, &EXPECT, "100-continue"),
-        request: Box::new(request(method, target.uri, version, fields.headers)),
+        request: request(method, target.uri, version, fields.headers),
     })
 }
 

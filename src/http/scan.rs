@@ -1,6 +1,6 @@
 //! Where a head ends, found in one pass over its line ends, however many segments it comes in.
 //!
-//! Lines are told apart here and nothing more; what stands in them is read once the head is whole.
+//! Lines are separated here and nothing more; what stands in them is read once the head is whole.
 
 use bytes::{Buf, BytesMut};
 use memchr::memchr_iter;

@@ -15,7 +15,7 @@ const NAME: BodyError = BodyError::Malformed("a trailer field's name is not a to
 const VALUE: BodyError = BodyError::Malformed("a trailer field holds a control character");
 const LINE_END: BodyError = BodyError::Malformed("a trailer field does not end in CR LF");
 
-/// Fields that a reader would need before the body, or that say who asks for what (RFC 9110, section 6.5.1).
+/// Fields that a reader would need before the body, or that say who requests what (RFC 9110, section 6.5.1).
 const NOT_TRAILERS: [&str; 33] = [
     "accept",
     "age",
@@ -52,7 +52,7 @@ const NOT_TRAILERS: [&str; 33] = [
     "x-request-id",
 ];
 
-/// Whether a field may be sent behind a body: it neither frames nor routes the message, nor says who asks, for
+/// Whether a field may be sent behind a body: it neither frames nor routes the message, nor says who requests it, for
 /// how long it may be kept, or how the body is to be read (RFC 9110, section 6.5.1).
 ///
 /// Digests may: they are known at the end only (RFC 9530, section 2).

@@ -9,10 +9,14 @@ use pingora::http::ResponseHeader;
 
 use super::trailers::may_be_trailer;
 
+/// Room for an ordinary head and a small body behind it, in bytes: growing in steps would copy it again and again.
+const HEAD_ROOM: usize = 1024;
+
 /// Writes a response's head: status line, fields with names in lower case, and the empty line.
 ///
 /// It is written as it stands: the caller has seen to the fields that frame the body.
 pub fn write_response_head(head: &ResponseHeader, out: &mut BytesMut) {
+    out.reserve(HEAD_ROOM);
     let reason = reason(head);
     if head.status == StatusCode::OK && reason == "OK" {
         out.put_slice(b"HTTP/1.1 200 OK\r\n");
@@ -29,7 +33,7 @@ pub fn write_response_head(head: &ResponseHeader, out: &mut BytesMut) {
     out.put_slice(b"\r\n");
 }
 
-/// Nobody looked at what may have been set as the reason: it must not end the line.
+/// What may have been set as the reason is unchecked: it must not end the line.
 fn reason(head: &ResponseHeader) -> &str {
     let reason = head.get_reason_phrase().unwrap_or_default();
     let is_plain = reason.bytes().all(|it| it == b'\t' || !it.is_ascii_control());

@@ -22,7 +22,8 @@ const AUDIENCE: &str = "upstreams";
 /// Fields that are the same for each request of a principal.
 pub type Fields = [(HeaderName, HeaderValue)];
 
-/// Caches the identity token of a principal, and what goes with it. Whether one was made says nothing about the principal.
+/// Caches the identity token of a principal, and what goes with it. Whether one was made says nothing about the
+/// principal.
 #[derive(Default)]
 pub struct IdentityToken(ArcSwapOption<Made>);
 

@@ -251,8 +251,8 @@ impl Identity {
         now_has(principal, answer)
     }
 
-    /// The header fields that tell upstreams of a principal. They are made by `make`, seldom, from an identity token; there is
-    /// none without a key to sign it with.
+    /// The header fields that tell upstreams of a principal. They are made by `make`, seldom, from an identity token;
+    /// there is none without a key to sign it with.
     pub fn identity_headers(
         &self,
         principal: &Principal,

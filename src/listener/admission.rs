@@ -37,7 +37,7 @@ pub(super) struct Admission {
     limits: Limits,
     open: Arc<AtomicUsize>,
     /// Counts are estimates that can only be too high, and that only if two addresses collide in
-    /// each of several hashes; in return the size is fixed, whoever calls.
+    /// each of several hashes; in return the size is fixed, however many clients call.
     by_address: Inflight,
     rate: Rate,
     since: Instant,

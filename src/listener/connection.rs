@@ -30,8 +30,8 @@ pub enum EarlyReject {
 
 /// Words an answer to what never became a request.
 pub trait Refuse: Send + Sync {
-    /// A whole HTTP/1.1 answer with `Connection: close`; it is also the place to log and count. `origin` is the page that
-    /// called, as far as that could be read.
+    /// A whole HTTP/1.1 answer with `Connection: close`; it is also the place to log and count. `origin` is the page
+    /// that called, as far as that could be read.
     fn refuse(&self, why: EarlyReject, origin: Option<&HeaderValue>, connection: &Connection) -> Vec<u8>;
 }
 
@@ -200,7 +200,7 @@ impl Connection {
         self.turn.load(Relaxed)
     }
 
-    /// Nobody waits for anything on it.
+    /// Nothing is awaited on it.
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.phase(), Phase::Fresh | Phase::Idle)
     }
@@ -210,7 +210,7 @@ impl Connection {
         matches!(self.phase(), Phase::Fresh | Phase::Header | Phase::Idle)
     }
 
-    /// The connection's task asks this after each turn.
+    /// The connection's task checks this after each turn.
     pub(super) fn is_over(&self) -> bool {
         self.phase() == Phase::Cut || self.asks_nothing() && self.drain.phase() >= DrainPhase::Closed
     }

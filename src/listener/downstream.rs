@@ -1,7 +1,7 @@
 //! A client's connection: its bytes, and the deadlines that count while no request is under way.
 //!
-//! What speaks HTTP on it is the business of an [`App`](super::App). Here every byte passes in the clear, and nothing is
-//! looked at but how the connection begins.
+//! What speaks HTTP on it is the business of an [`App`](super::App). Here every byte passes in the clear, and nothing
+//! is looked at but how the connection begins.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -104,7 +104,7 @@ impl Downstream {
         Poll::Ready(Ok(written))
     }
 
-    /// Queues the answer to what never became a request, once; whoever calls flushes.
+    /// Queues the answer to what never became a request, once; the caller flushes.
     pub fn reject(&mut self, why: EarlyReject, origin: Option<&HeaderValue>) {
         if self.connection.refuse_once() {
             let answer = self.refuse.refuse(why, origin, &self.connection);
@@ -113,7 +113,7 @@ impl Downstream {
         }
     }
 
-    /// Closes with a reset: for whoever takes the end of the connection for the end of an answer.
+    /// Closes with a reset: for clients that take the end of the connection for the end of an answer.
     pub fn reset_on_close(&mut self) {
         self.reset = true;
     }
@@ -149,12 +149,12 @@ impl Downstream {
         if self.deadline.poll_expired(cx).is_pending() {
             return;
         }
-        // A client that sent nothing did not ask for anything, so it gets no answer either.
+        // A client that sent nothing made no request, so it gets no answer either.
         if self.connection.phase() == Phase::Header && self.preface_seen.is_none() {
             self.reject(EarlyReject::Timeout, None);
         }
         self.connection.enter(Phase::Cut);
-        // One attempt: whoever is this slow does not deserve that we wait.
+        // One attempt: a client this slow does not deserve that we wait.
         if self.poll_drain(cx).is_ready() {
             let _ = Pin::new(&mut self.inner).poll_shutdown(cx);
         }
@@ -302,7 +302,7 @@ impl Drop for Downstream {
         if self.reset {
             return self.inner.reset_on_close();
         }
-        // Nobody can wait here, but usually there is room in the socket. Only where no answer is
+        // Nothing can wait here, but usually there is room in the socket. Only where no answer is
         // under way may the end be announced: else a cut answer would look whole over TLS.
         let mut cx = Context::from_waker(Waker::noop());
         let clean = self.connection.is_idle();

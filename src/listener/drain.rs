@@ -1,4 +1,4 @@
-//! Stopping without cutting anybody off: serving, draining, closed, over.
+//! Stopping without cutting a client off: serving, draining, closed, over.
 //!
 //! Who starts it and how long each phase lasts is for the app to say; this only carries the word
 //! to accept loops and connections, which live on several runtimes.

@@ -21,8 +21,9 @@ use prometheus::IntGauge;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
+use crate::base::give_back_memory;
 use crate::identity::ClientCertificate;
 
 use super::admission::{Full, Place};
@@ -38,6 +39,10 @@ use crate::transport::Transport;
 /// How long to leave the kernel alone when it has no file descriptor or memory for us.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often it is looked whether a crowd has left, and how many connections are one.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
+const CROWD: usize = 256;
+
 /// Accepts on `socket` and gives each connection to `app`, until `drain` closes it; then waits for
 /// the connections that it let in, until they are gone or cut.
 ///
@@ -46,6 +51,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve<A: App>(socket: Socket, app: Arc<A>, refuse: Arc<dyn Refuse>, drain: Drain) -> io::Result<()> {
     let listener = TcpListener::from_std(socket.inner)?;
     let door = Door { shared: socket.shared, app, refuse, drain, guests: Arc::default() };
+    let tidying = AbortOnDrop(tokio::spawn(give_back_after_crowds(door.guests.clone())));
     door.accept_until_closed(&listener).await;
     drop(listener);
     door.guests.abort(Connection::asks_nothing);
@@ -55,7 +61,30 @@ pub async fn serve<A: App>(socket: Socket, app: Arc<A>, refuse: Arc<dyn Refuse>,
     }
     door.guests.abort(|_| true);
     door.guests.gone().await;
+    drop(tidying);
     Ok(())
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Where a crowd has left, its memory goes back to the system.
+async fn give_back_after_crowds(guests: Arc<Guests>) {
+    let mut most = 0;
+    loop {
+        tokio::time::sleep(TIDY_EVERY).await;
+        let now = guests.list.lock().present.len();
+        most = now.max(most);
+        if most - now >= CROWD.max(most / 4) {
+            most = now;
+            give_back_memory();
+        }
+    }
 }
 
 /// What speaks with clients.
@@ -173,7 +202,6 @@ impl<A: App> Visit<A> {
             Some(certificates) => {
                 let mut stream = L4Stream::from(stream);
                 stream.set_socket_digest(digest);
-                // Boxed, as what is over soon: a connection should be no larger than what it waits for.
                 match Box::pin(self.shake_hands(stream, certificates)).await {
                     Some(stream) => Transport::Layered(Box::new(stream)),
                     None => return,
@@ -245,7 +273,7 @@ struct GuestList {
 }
 
 impl Guests {
-    /// The visit is boxed by whoever brings it: a task that holds another future holds it twice.
+    /// The visit is boxed by the caller: a task that holds another future holds it twice.
     fn let_in(
         self: &Arc<Self>,
         connection: Arc<Connection>,

@@ -18,7 +18,7 @@ use schemars::generate::SchemaGenerator;
 use serde_json::{Map, Value};
 
 use crate::base::{At, Diagnostics};
-use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step};
+use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step, Taps};
 
 /// The filters that a binary adds, in the order in which requests pass them.
 #[derive(Clone, Debug, Default)]
@@ -127,6 +127,14 @@ pub trait AnyFilter: Send + Sync {
     fn on_body(&self, exchange: &mut Exchange, request: &RequestHeader, body: &Bytes) -> Step;
     /// See [`Filter::on_response`].
     fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader);
+    /// See [`Filter::taps_requests`].
+    fn taps_requests(&self) -> bool;
+    /// See [`Filter::taps_responses`].
+    fn taps_responses(&self) -> bool;
+    /// See [`Filter::tap_request`].
+    fn tap_request(&self, exchange: &Exchange, request: &RequestHeader, taps: &mut Taps);
+    /// See [`Filter::tap_response`].
+    fn tap_response(&self, exchange: &Exchange, response: &ResponseHeader, taps: &mut Taps);
 }
 
 impl<F: Filter> AnyFilter for F {
@@ -147,6 +155,22 @@ impl<F: Filter> AnyFilter for F {
 
     fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader) {
         Filter::on_response(self, exchange, response);
+    }
+
+    fn taps_requests(&self) -> bool {
+        Filter::taps_requests(self)
+    }
+
+    fn taps_responses(&self) -> bool {
+        Filter::taps_responses(self)
+    }
+
+    fn tap_request(&self, exchange: &Exchange, request: &RequestHeader, taps: &mut Taps) {
+        Filter::tap_request(self, exchange, request, taps);
+    }
+
+    fn tap_response(&self, exchange: &Exchange, response: &ResponseHeader, taps: &mut Taps) {
+        Filter::tap_response(self, exchange, response, taps);
     }
 }
 

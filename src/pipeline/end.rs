@@ -20,9 +20,11 @@ pub enum EndState {
     ClientTimeout,
     /// The gateway's own stop ended it.
     Drained,
+    /// A filter ended it for what it said, in good order.
+    Stopped,
 }
 
-const ALL: [EndState; 7] = [
+const ALL: [EndState; 8] = [
     EndState::Done,
     EndState::Truncated,
     EndState::UpstreamError,
@@ -30,6 +32,7 @@ const ALL: [EndState; 7] = [
     EndState::ClientGone,
     EndState::ClientTimeout,
     EndState::Drained,
+    EndState::Stopped,
 ];
 
 static ENDS: Lazy<[IntCounter; ALL.len()]> = Lazy::new(|| {
@@ -50,6 +53,7 @@ impl EndState {
             Self::ClientGone => "client_gone",
             Self::ClientTimeout => "client_timeout",
             Self::Drained => "drained",
+            Self::Stopped => "stopped",
         }
     }
 

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::base::{At, Diagnostics};
 use crate::identity::{ClientCertificate, Roles};
-use crate::pipeline::{Charges, Exchange, Filters, Refusal};
+use crate::pipeline::{Charges, Exchange, Filters, Refusal, Taps};
 use crate::routing::Params;
 
 /// A step of the request's way. A route that does not name it does not have it.
@@ -60,6 +60,28 @@ pub trait Filter: Sized + Send + Sync + 'static {
     /// refusals included. Its request need not have come as far as this filter.
     fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader) {
         let _ = (exchange, response);
+    }
+
+    /// Whether it may hand out taps for what clients send on this route: called once, when the route is compiled.
+    fn taps_requests(&self) -> bool {
+        false
+    }
+
+    /// Likewise, for what upstreams send.
+    fn taps_responses(&self) -> bool {
+        false
+    }
+
+    /// Adds its taps for what the client sends: a body, or the messages of a WebSocket. The request is what the
+    /// upstream is to see, and has a body or is a handshake.
+    fn tap_request(&self, exchange: &Exchange, request: &RequestHeader, taps: &mut Taps) {
+        let _ = (exchange, request, taps);
+    }
+
+    /// Adds its taps for what the upstream sends: a body, events, or the messages of a WebSocket. The head is the
+    /// upstream's, or one that is stored; what the gateway says by itself meets no tap.
+    fn tap_response(&self, exchange: &Exchange, response: &ResponseHeader, taps: &mut Taps) {
+        let _ = (exchange, response, taps);
     }
 }
 

@@ -10,6 +10,7 @@ mod recording;
 mod refusal;
 mod request;
 mod service;
+mod tap;
 
 pub use custom::{AnyFilter, Filters};
 pub use end::EndState;
@@ -19,4 +20,8 @@ pub use rate_limit_status::{Charge, Charges, RateLimitStatus};
 pub use recording::Recording;
 pub use refusal::{BodyFault, Missing, Refusal};
 pub use request::{AttemptInfo, Context, Exchange, Origin, Scheme, TraceContext};
-pub use service::{LocalFuture, LocalService, UpgradeSlot};
+pub use service::{
+    CallFuture, Configurable, LocalFuture, LocalService, ServiceScope, UpgradeSlot, Upstreams, refused, take_refusal,
+    whole_body,
+};
+pub use tap::{AtEnd, Kind, Overflow, Shown, Tap, Taps, Unit, Verdict, event, event_data};

@@ -23,6 +23,8 @@ pub enum Refusal {
     Forbidden(Box<Missing>),
     /// Who the caller is can't be verified now: keys or records can't be reached.
     IdentityUnavailable,
+    /// A filter stopped the request for what its body says.
+    ContentStopped,
     /// No route takes this host and path.
     RouteNotFound,
     /// A route takes the path, but not with this method.
@@ -92,12 +94,21 @@ pub enum Refusal {
     UpstreamClosed,
     /// The upstream's answer is not HTTP, or not an answer to this request.
     UpstreamProtocol,
+    /// The upstream's answer is larger than a filter can look through, and nothing of it has gone out.
+    ResponseTooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
     /// The upstream did not begin to answer in time.
     FirstByteTimeout,
     /// The exchange took longer in all than the route allows.
     ExchangeTimeout,
     /// Something in the gateway broke.
     Internal,
+    /// A local service calls an upstream that the configuration does not have.
+    UnknownUpstream,
+    /// Local services call one another in a circle, or too deep.
+    CallLoop,
 }
 
 /// What a refused caller would need.
@@ -144,7 +155,8 @@ impl Refusal {
                 roles: vec!["operator".to_owned()],
                 ..Missing::default()
             })),
-            Self::Forbidden(_) => Self::RouteNotFound,
+            Self::Forbidden(_) => Self::ContentStopped,
+            Self::ContentStopped => Self::RouteNotFound,
             Self::RouteNotFound => Self::MethodNotAllowed { allow: "GET, HEAD".to_owned() },
             Self::MethodNotAllowed { .. } => Self::MethodNotSupported,
             Self::MethodNotSupported => Self::NotAcceptable,
@@ -160,17 +172,20 @@ impl Refusal {
             Self::RateLimited { .. } => Self::AddressBlocked { retry_after: 60 },
             Self::AddressBlocked { .. } => Self::HeadersTooLarge,
             Self::HeadersTooLarge => Self::Internal,
-            Self::Internal => Self::ConnectFailed,
+            Self::Internal => Self::UnknownUpstream,
+            Self::UnknownUpstream => Self::ConnectFailed,
             Self::ConnectFailed => Self::UpstreamClosed,
             Self::UpstreamClosed => Self::UpstreamProtocol,
-            Self::UpstreamProtocol => Self::NoHealthyEndpoint,
+            Self::UpstreamProtocol => Self::ResponseTooLarge { limit: 262_144 },
+            Self::ResponseTooLarge { .. } => Self::NoHealthyEndpoint,
             Self::NoHealthyEndpoint => Self::IdentityUnavailable,
             Self::IdentityUnavailable => Self::StateUnavailable,
             Self::StateUnavailable => Self::ConnectTimeout,
             Self::ConnectTimeout => Self::FirstByteTimeout,
             Self::FirstByteTimeout => Self::ExchangeTimeout,
             Self::ExchangeTimeout => Self::NotCached,
-            Self::NotCached => return None,
+            Self::NotCached => Self::CallLoop,
+            Self::CallLoop => return None,
         })
     }
 }

@@ -11,17 +11,17 @@ use http::HeaderValue;
 use crate::base::{RequestId, SpanId, TraceId};
 use crate::cache::Lookup;
 use crate::identity::{Fields, Principal};
-use crate::pipeline::{EndState, RateLimitStatus, Recording, Refusal};
+use crate::pipeline::{EndState, RateLimitStatus, Recording, Refusal, Taps, Upstreams};
 
-/// The caller, and how the request came: all that is known of a request wherever it goes on, also when its client has left
-/// or there never was one.
+/// The caller, and how the request came: all that is known of a request wherever it goes on, also when its client has
+/// left or there never was one.
 #[derive(Clone, Debug)]
 pub struct Context {
     /// Names the request in every log line, answer and upstream call.
     pub request_id: RequestId,
     /// Where the request stands in its distributed trace.
     pub trace: TraceContext,
-    /// The client's address, as far as trusted proxies can tell.
+    /// The client's address, as far as trusted proxies report it.
     pub client_ip: IpAddr,
     /// How the client reached us.
     pub scheme: Scheme,
@@ -37,6 +37,10 @@ pub struct Context {
     pub identity_headers: Option<Arc<Fields>>,
     /// The forwarded headers stand among the request's fields already, and a step may have changed it there.
     pub forwarded_headers_set: bool,
+    /// How many local services have handed the request on to another upstream.
+    pub depth: u8,
+    /// What a local service can call; there for services alone.
+    pub upstreams: Option<Arc<dyn Upstreams>>,
 }
 
 /// One request and what became of it. Survives an upgrade and then stands for the connection.
@@ -55,6 +59,8 @@ pub struct Exchange {
     pub body: Option<Bytes>,
     /// Takes the answer down, where a step wants to keep it.
     pub recording: Option<Box<Recording>>,
+    /// Those who see what its client sends, where that goes on as it comes.
+    pub request_taps: Option<Box<Taps>>,
     /// What the cache has to do with it.
     pub cache: Option<Box<Lookup>>,
     /// What became of the attempts to have it answered.
@@ -155,6 +161,8 @@ impl Context {
             host_received: None,
             identity_headers: None,
             forwarded_headers_set: false,
+            depth: 0,
+            upstreams: None,
         }
     }
 }
@@ -169,6 +177,7 @@ impl Exchange {
             target_received: None,
             body: None,
             recording: None,
+            request_taps: None,
             cache: None,
             attempt: AttemptInfo::default(),
             body_received: 0,

@@ -17,7 +17,6 @@ pub(super) struct Facts<'a> {
     pub(super) host: &'a [u8],
     pub(super) http: &'static str,
     pub(super) listener: &'a str,
-    pub(super) route: &'a str,
     /// 0 if nothing was answered.
     pub(super) status: u16,
     pub(super) bytes_received: u64,
@@ -45,7 +44,7 @@ pub(super) fn write(exchange: &Exchange, facts: &Facts<'_>) {
         out.text(br#","path":""#, facts.path);
         out.text(br#","http":""#, facts.http.as_bytes());
         out.text(br#","listener":""#, facts.listener.as_bytes());
-        out.text(br#","route":""#, facts.route.as_bytes());
+        out.text(br#","route":""#, exchange.route.as_deref().unwrap_or_default().as_bytes());
         if let Some(upstream) = &exchange.attempt.upstream {
             out.text(br#","upstream":""#, upstream.as_bytes());
         }

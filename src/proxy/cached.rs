@@ -11,14 +11,14 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use crate::cache::{self, CacheRequest, CachedResponse, Fill, Lookup, LookupResult};
 use crate::client::Client;
 use crate::config::Action;
-use crate::deliver::ResponseFilters;
 use crate::filters::{Reservation, StoredResponse};
 use crate::forward::{
-    Collected, Destination, ForwardError, Forwarder, Policy, RequestBody, UpstreamResponse, Worker, unless_gone,
+    Collected, Destination, Destinations, ForwardError, Forwarder, Policy, RequestBody, UpstreamResponse, Worker,
+    unless_gone,
 };
-use crate::pipeline::{AttemptInfo, Context, EndState, Exchange, Recording, Refusal, Scheme};
+use crate::pipeline::{AttemptInfo, Context, Exchange, Recording, Refusal, Scheme};
 use crate::proxy::way::Admitted;
-use crate::proxy::{Cut, Proxy, Shared, answer, refuse, stopped};
+use crate::proxy::{Proxy, Shared, Unfinished, refuse, stopped};
 use crate::routing::Params;
 
 /// What a request is about, for the cache: the target as the client named it, and the tags of its route.
@@ -125,8 +125,8 @@ impl Proxy {
         admitted: &Admitted,
         cached: CachedResponse,
         reservation: Option<Reservation>,
-    ) -> Result<(), Cut> {
-        let CachedResponse { mut head, body, status, refresh } = cached;
+    ) -> Result<(), Unfinished> {
+        let CachedResponse { head, body, status, refresh } = cached;
         if let Some(fill) = refresh {
             self.refresh(fill, client.request(), exchange, admitted);
         }
@@ -136,8 +136,7 @@ impl Proxy {
             reservation.store(&StoredResponse { status: head.status, headers, body: body.clone() }).await;
         }
         exchange.cache = Some(Box::new(Lookup::status(status)));
-        admitted.on_response(exchange, &mut head);
-        answer(client, exchange, (head, body), admitted.route().policy.request, EndState::Done).await
+        self.give_again(client, exchange, admitted, (head, body)).await
     }
 
     /// Fetches a whole response, or revalidates the stored one (RFC 9111, section 4.3),
@@ -147,13 +146,14 @@ impl Proxy {
         client: &mut Client,
         exchange: &mut Exchange,
         admitted: &Admitted,
-    ) -> Result<(), Cut> {
+    ) -> Result<(), Unfinished> {
         let fill = exchange.cache.as_mut().and_then(|it| it.fill.take());
         let Some(mut fill) = fill else { return refuse(client, exchange, admitted, Refusal::Internal).await };
         let mut request = RequestHeader::clone(&client.shared_request());
         fill.ask_on_conditions(&mut request);
         let interim = |head: &mut ResponseHeader| admitted.on_interim(head);
-        let body = RequestBody::of(client, exchange.body.clone()).with_interim(&interim);
+        let taps = exchange.request_taps.take();
+        let body = RequestBody::of(client, exchange.body.clone()).with_taps(taps).with_interim(&interim);
         let Exchange { context, attempt, .. } = &mut *exchange;
         let response = match self.forwarder(admitted).forward(&request, body, context, attempt).await {
             Ok(response) => response,
@@ -194,7 +194,7 @@ impl Proxy {
         admitted: &Admitted,
         mut fill: Fill,
         response: UpstreamResponse,
-    ) -> Result<(), Cut> {
+    ) -> Result<(), Unfinished> {
         let body_max = fill.body_max();
         let fits = fill.fits(&response.head);
         let wanted = fill.on_head(&response.head) && fits;
@@ -228,6 +228,7 @@ impl Proxy {
             fill,
             worker: self.worker.clone(),
             destination: admitted.destination().clone(),
+            upstreams: admitted.active.upstreams.clone(),
             request,
             body: exchange.body.clone().unwrap_or_default(),
             policy: admitted.route().policy.clone(),
@@ -245,6 +246,7 @@ struct Fetch {
     fill: Fill,
     worker: Arc<Worker>,
     destination: Destination,
+    upstreams: Arc<Destinations>,
     request: RequestHeader,
     body: Bytes,
     policy: Policy,
@@ -253,8 +255,9 @@ struct Fetch {
 
 impl Fetch {
     async fn run(self) {
-        let Self { mut fill, worker, destination, request, body, policy, context } = self;
-        let forwarder = Forwarder { worker: &worker, destination: &destination, policy: &policy };
+        let Self { mut fill, worker, destination, upstreams, request, body, policy, context } = self;
+        let forwarder =
+            Forwarder { worker: &worker, destination: &destination, policy: &policy, upstreams: &upstreams };
         let mut info = AttemptInfo::default();
         let forwarded = forwarder.forward(&request, RequestBody::bytes(body), &context, &mut info).await;
         let Ok(UpstreamResponse { head, mut body }) = forwarded else { return };

@@ -1,5 +1,5 @@
-//! An idempotent request: it goes on though its client leaves, and its response is stored for repetitions before the client
-//! gets the end of it (CP2-B).
+//! An idempotent request: it goes on though its client leaves, and its response is stored for repetitions before the
+//! client gets the end of it (CP2-B).
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -9,35 +9,37 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
+use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::client::Client;
-use crate::deliver::deliver_parts;
+use crate::deliver::{Undelivered, deliver_parts};
 use crate::filters::{Reservation, StoredResponse};
 use crate::forward::{
-    Collected, Destination, ForwardError, Forwarder, Frame, Policy, RequestBody, UpstreamBody, UpstreamResponse,
-    Worker, unless_gone,
+    Collected, Destination, Destinations, ForwardError, Forwarder, Frame, Policy, RequestBody, UpstreamBody,
+    UpstreamResponse, Worker, unless_gone,
 };
 use crate::http as codec;
 use crate::pipeline::{AttemptInfo, Context, EndState, Exchange, Recording, Refusal};
 use crate::proxy::way::Admitted;
-use crate::proxy::{Cut, Proxy, cached, cut, stopped};
+use crate::proxy::{Proxy, Unfinished, cached, cut, stopped, undelivered};
 
 /// What an idempotent request needs, owned: it may outlive the client that sent it.
 struct IdempotentRequest {
     worker: Arc<Worker>,
     destination: Destination,
+    upstreams: Arc<Destinations>,
     request: Arc<RequestHeader>,
     body: Bytes,
     policy: Policy,
     context: Context,
-    info: AttemptInfo,
+    /// How far it is, also for the line of a client that has left.
+    report: Arc<Mutex<AttemptInfo>>,
 }
 
 /// What became of one.
 struct Performed {
     answer: Result<UpstreamResponse, ForwardError>,
-    info: AttemptInfo,
     policy: Policy,
     /// Where the response is a stream that is stored when it has ended: what it is stored in.
     recorded: Option<Reservation>,
@@ -81,23 +83,26 @@ impl Proxy {
         exchange: &mut Exchange,
         admitted: &Admitted,
         reservation: Reservation,
-    ) -> Result<(), Cut> {
+    ) -> Result<(), Unfinished> {
+        let upstream = Some(admitted.destination().name().clone());
+        let report = Arc::new(Mutex::new(AttemptInfo { upstream, ..AttemptInfo::default() }));
         let idempotent = IdempotentRequest {
             worker: self.worker.clone(),
             destination: admitted.destination().clone(),
+            upstreams: admitted.active.upstreams.clone(),
             request: client.shared_request(),
             body: exchange.body.clone().unwrap_or_default(),
             policy: admitted.route().policy.clone(),
             context: exchange.context.clone(),
-            info: AttemptInfo { upstream: Some(admitted.destination().name().clone()), ..AttemptInfo::default() },
+            report: report.clone(),
         };
-        exchange.attempt = idempotent.info.clone();
         let mut work = Unstoppable(Some(Box::pin(claimed(reservation, idempotent))));
-        let Performed { answer, info, recorded, .. } = match unless_gone(client, work.done()).await {
+        let performed = unless_gone(client, work.done()).await;
+        exchange.attempt.clone_from(&report.lock());
+        let Performed { answer, recorded, .. } = match performed {
             Ok(performed) => performed,
             Err(why) => return stopped(client, exchange, admitted, why).await,
         };
-        exchange.attempt = info;
         match (answer, recorded) {
             (Ok(response), None) => self.deliver(response, client, exchange, admitted).await,
             (Ok(response), Some(reservation)) => {
@@ -115,7 +120,7 @@ impl Proxy {
         admitted: &Admitted,
         response: UpstreamResponse,
         reservation: Reservation,
-    ) -> Result<(), Cut> {
+    ) -> Result<(), Unfinished> {
         let UpstreamResponse { head, mut body } = response;
         let policy = &admitted.route().policy;
         exchange.recording = Some(Box::new(Recording::new(reservation.record_max())));
@@ -130,14 +135,14 @@ impl Proxy {
                 exchange.end.get_or_insert(EndState::Done);
                 Ok(())
             }
-            Err(end @ (EndState::ClientGone | EndState::ClientTimeout)) => {
+            Err(Undelivered::Cut(end @ (EndState::ClientGone | EndState::ClientTimeout))) => {
                 tokio::spawn(drain(reservation, body, recording, policy.clone()));
                 cut(exchange, end)
             }
-            Err(end) => {
+            Err(why) => {
                 // Half a stream was seen: what it stands for may be done.
                 reservation.store_nothing().await;
-                cut(exchange, end)
+                undelivered(client, exchange, admitted, why).await
             }
         }
     }
@@ -159,10 +164,13 @@ async fn claimed(reservation: Reservation, idempotent: IdempotentRequest) -> Per
 }
 
 async fn perform(reservation: Reservation, idempotent: IdempotentRequest) -> Performed {
-    let IdempotentRequest { worker, destination, request, body, policy, context, mut info } = idempotent;
-    let forwarder = Forwarder { worker: &worker, destination: &destination, policy: &policy };
-    let mut recorded = None;
-    let answer = match forwarder.forward(&request, RequestBody::bytes(body), &context, &mut info).await {
+    let IdempotentRequest { worker, destination, upstreams, request, body, policy, context, report } = idempotent;
+    let forwarder = Forwarder { worker: &worker, destination: &destination, policy: &policy, upstreams: &upstreams };
+    let (mut recorded, mut info) = (None, AttemptInfo::default());
+    let forwarded = forwarder.forward(&request, RequestBody::bytes(body).reporting_to(&report), &context, &mut info);
+    let forwarded = forwarded.await;
+    *report.lock() = info;
+    let answer = match forwarded {
         // Server errors are not stored: the request may be tried again (decision 4).
         Ok(response) if response.head.status.is_server_error() => {
             reservation.release().await;
@@ -182,7 +190,7 @@ async fn perform(reservation: Reservation, idempotent: IdempotentRequest) -> Per
             Err(why)
         }
     };
-    Performed { answer, info, policy, recorded }
+    Performed { answer, policy, recorded }
 }
 
 /// Reads the whole response and stores it, before the client gets it.

@@ -1,6 +1,6 @@
 //! The request's way, from a request that was read to the line in the log.
 //!
-//! `shell` brings requests, `way` is the order of the steps, `reply` words what the gateway says itself, `strict` refuses
+//! `shell` brings requests, `way` is the order of the steps, `reply` writes the gateway's own answers, `strict` refuses
 //! what could be read in two ways, `access_log` reports every request.
 
 mod access_log;
@@ -12,6 +12,8 @@ mod shell;
 mod strict;
 mod way;
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ use crate::base::{Deadline, RequestId};
 use crate::cache::Cache;
 use crate::client::Client;
 use crate::config::Configuration;
-use crate::deliver::{ResponseFilters, deliver};
+use crate::deliver::{ResponseFilters, Tunnel, Undelivered, deliver};
 use crate::forward::{ForwardError, Forwarder, RequestBody, UpstreamResponse, Worker};
 use crate::guard::{Guard, Stage, Violation};
 use crate::identity::Identity;
@@ -39,9 +41,27 @@ pub use crate::proxy::shell::Front;
 /// How long a client may take to read a refusal that no route stands behind.
 const TAKE_REFUSAL: Duration = Duration::from_secs(10);
 
-/// The answer did not go out whole: the connection or stream has to be cut.
-#[derive(Debug)]
-struct Cut;
+/// Why an answer is not over when all steps are.
+enum Unfinished {
+    /// It did not go out whole: the connection or stream has to be cut.
+    Cut,
+    /// It has made a tunnel of its connection.
+    Tunnel(Box<Tunnel>),
+}
+
+/// What comes after a request.
+#[expect(clippy::large_enum_variant, reason = "most are the large one; a box would cost each request an allocation")]
+enum After {
+    /// The client's next one.
+    Next(Client),
+    /// The rest of it, which may take hours and needs nothing of what has led to it.
+    Rest(Rest),
+    /// Nothing.
+    Over,
+}
+
+/// What is left of an exchange that has become a tunnel.
+type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What all workers share.
 pub struct Shared {
@@ -110,7 +130,7 @@ impl Drop for Request {
             request_id = exchange.request_id.as_str(),
             trace_id = exchange.trace.trace_id.as_str(),
             span_id = exchange.trace.span_id.as_str(),
-            route = self.admitted.as_ref().map_or("", |it| &it.route().name),
+            route = exchange.route.as_deref().unwrap_or_default(),
             upstream = exchange.attempt.upstream.as_deref().unwrap_or_default(),
             endpoint = exchange.attempt.endpoint.map(|it| it.to_string()).unwrap_or_default(),
             client = %exchange.client_ip,
@@ -128,7 +148,7 @@ impl Proxy {
     }
 
     /// Answers a request.
-    async fn serve(&self, client: &mut Client, request: &mut Request, peer_trusted: bool) -> Result<(), Cut> {
+    async fn serve(&self, client: &mut Client, request: &mut Request, peer_trusted: bool) -> Result<(), Unfinished> {
         let exchange = &mut request.exchange;
         let active = self.configuration.active();
         match request_filters(active, &self.shared, exchange, client, peer_trusted).await {
@@ -149,6 +169,10 @@ impl Proxy {
                 cached::begin(exchange);
                 Box::pin(self.forward_idempotent(client, exchange, admitted, reservation)).await
             }
+            Ok(Decision::Replayed(admitted, head, body)) => {
+                let admitted = request.admitted.insert(admitted);
+                Box::pin(self.give_again(client, exchange, admitted, (head, body))).await
+            }
             Ok(Decision::Respond(admitted, mut head, body)) => {
                 admitted.on_response(exchange, &mut head);
                 let patience = admitted.route().policy.request;
@@ -168,10 +192,16 @@ impl Proxy {
     }
 
     /// Has the request answered by its route's destination.
-    async fn forward(&self, client: &mut Client, exchange: &mut Exchange, admitted: &Admitted) -> Result<(), Cut> {
+    async fn forward(
+        &self,
+        client: &mut Client,
+        exchange: &mut Exchange,
+        admitted: &Admitted,
+    ) -> Result<(), Unfinished> {
         let request = client.shared_request();
         let interim = |head: &mut ResponseHeader| admitted.on_interim(head);
-        let body = RequestBody::of(client, exchange.body.clone()).with_interim(&interim);
+        let taps = exchange.request_taps.take_if(|_| !client.wants_upgrade()); // else the tunnel takes them
+        let body = RequestBody::of(client, exchange.body.clone()).with_taps(taps).with_interim(&interim);
         let Exchange { context, attempt, .. } = &mut *exchange;
         match self.forwarder(admitted).forward(&request, body, context, attempt).await {
             Ok(response) => self.deliver(response, client, exchange, admitted).await,
@@ -182,7 +212,8 @@ impl Proxy {
     /// The way to a route's destination.
     fn forwarder<'a>(&'a self, admitted: &'a Admitted) -> Forwarder<'a> {
         let policy = &admitted.route().policy;
-        Forwarder { worker: &self.worker, destination: admitted.destination(), policy }
+        let upstreams = &admitted.active.upstreams;
+        Forwarder { worker: &self.worker, destination: admitted.destination(), policy, upstreams }
     }
 
     /// Passes an answer on to the client.
@@ -192,22 +223,54 @@ impl Proxy {
         client: &mut Client,
         exchange: &mut Exchange,
         admitted: &Admitted,
-    ) -> Result<(), Cut> {
+    ) -> Result<(), Unfinished> {
         let policy = &admitted.route().policy;
         match deliver(response, client, exchange, policy, admitted, self.worker.ending()).await {
-            Ok(()) => {
+            Ok(Some(tunnel)) => {
+                cached::finish(exchange);
+                Err(Unfinished::Tunnel(tunnel))
+            }
+            Ok(None) => {
                 cached::finish(exchange);
                 exchange.end.get_or_insert(EndState::Done);
                 Ok(())
             }
-            Err(end) => cut(exchange, end),
+            Err(why) => undelivered(client, exchange, admitted, why).await,
         }
+    }
+
+    /// Gives a client what an upstream said before; taps see it as they see everything that upstreams say.
+    async fn give_again(
+        &self,
+        client: &mut Client,
+        exchange: &mut Exchange,
+        admitted: &Admitted,
+        (mut head, body): (Box<ResponseHeader>, Bytes),
+    ) -> Result<(), Unfinished> {
+        if !admitted.route().chain.taps_responses() {
+            admitted.on_response(exchange, &mut head);
+            return answer(client, exchange, (head, body), admitted.route().policy.request, EndState::Done).await;
+        }
+        self.deliver(UpstreamResponse::of(head, body), client, exchange, admitted).await
+    }
+}
+
+/// An answer did not go out, or not whole.
+async fn undelivered(
+    client: &mut Client,
+    exchange: &mut Exchange,
+    admitted: &Admitted,
+    why: Undelivered,
+) -> Result<(), Unfinished> {
+    match why {
+        Undelivered::Cut(end) => cut(exchange, end),
+        Undelivered::Refused(refusal) => Box::pin(refuse(client, exchange, admitted, *refusal)).await,
     }
 }
 
 impl Proxy {
     /// Of a blocked client nothing more is read.
-    async fn turn_away(&self, client: &mut Client, exchange: &mut Exchange, left: Duration) -> Result<(), Cut> {
+    async fn turn_away(&self, client: &mut Client, exchange: &mut Exchange, left: Duration) -> Result<(), Unfinished> {
         self.shared.guard.turned_away(Stage::Request);
         client.close_after();
         let retry_after = left.as_secs().max(1);
@@ -231,7 +294,7 @@ async fn stopped(
     exchange: &mut Exchange,
     way: &impl ResponseFilters,
     why: ForwardError,
-) -> Result<(), Cut> {
+) -> Result<(), Unfinished> {
     match why {
         ForwardError::Refused(refusal) => refuse(client, exchange, way, refusal).await,
         ForwardError::ClientGone => cut(exchange, EndState::ClientGone),
@@ -244,7 +307,7 @@ async fn refuse(
     exchange: &mut Exchange,
     way: &impl ResponseFilters,
     refusal: Refusal,
-) -> Result<(), Cut> {
+) -> Result<(), Unfinished> {
     cached::abandon(exchange); // requests that wait for this response wait in vain
     let (mut head, body) = reply::refusal(&refusal, &exchange.request_id, client.request());
     way.on_response(exchange, &mut head);
@@ -260,6 +323,7 @@ async fn refuse(
         | Refusal::FirstByteTimeout
         | Refusal::ExchangeTimeout => EndState::UpstreamError,
         Refusal::RequestTimeout => EndState::ClientTimeout,
+        Refusal::ContentStopped => EndState::Stopped,
         _ => EndState::Refused,
     };
     exchange.refusal = Some(refusal);
@@ -287,7 +351,7 @@ async fn answer(
     (head, body): (Box<ResponseHeader>, Bytes),
     patience: Duration,
     end: EndState,
-) -> Result<(), Cut> {
+) -> Result<(), Unfinished> {
     if client.connection().closing() {
         client.close_after(); // a stop may have begun since the request came
     }
@@ -301,14 +365,14 @@ async fn answer(
     }
 }
 
-fn cut(exchange: &mut Exchange, end: EndState) -> Result<(), Cut> {
+fn cut(exchange: &mut Exchange, end: EndState) -> Result<(), Unfinished> {
     exchange.end = Some(end);
-    Err(Cut)
+    Err(Unfinished::Cut)
 }
 
 impl Proxy {
-    /// Answers a request and writes its line.
-    async fn handle(&self, client: &mut Client) -> Result<(), Cut> {
+    /// Answers a request and writes its line. Who did not get a whole answer is cut: nobody shall take half for whole.
+    async fn handle(self: &Arc<Self>, mut client: Client) -> After {
         let connection = client.connection();
         let peer = connection.peer().ip();
         let scheme = if connection.tls().is_some() { Scheme::Https } else { Scheme::Http };
@@ -318,17 +382,40 @@ impl Proxy {
         let trusted = &self.configuration.process().trusted_proxies;
         let address = client_ip::client_ip(peer, &client.request().headers, trusted);
         let mut request = Request::new(Exchange::new(address, scheme));
-        let handled = match self.guarded(client, &mut request.exchange).await {
+        let handled = match self.guarded(&mut client, &mut request.exchange).await {
             Some(turned_away) => turned_away,
-            None => self.serve(client, &mut request, trusted.hold(peer)).await,
+            None => self.serve(&mut client, &mut request, trusted.hold(peer)).await,
         };
-        self.tell(client, &request);
+        if let Err(Unfinished::Tunnel(tunnel)) = handled {
+            return After::Rest(Box::pin(self.clone().tunnel(client, request, tunnel)));
+        }
+        self.tell(&client, &request);
         request.under_way = None;
-        handled
+        if handled.is_ok() {
+            return After::Next(client);
+        }
+        client.abort().await;
+        After::Over
+    }
+
+    /// Brings a tunnel to its end. A future of its own: while it is silent, it is all that there is of its request.
+    async fn tunnel(self: Arc<Self>, mut client: Client, mut request: Request, mut tunnel: Box<Tunnel>) {
+        let ended = tunnel.run(&mut client, &mut request.exchange).await;
+        drop(tunnel);
+        match ended {
+            Ok(()) => _ = request.exchange.end.get_or_insert(EndState::Done),
+            Err(end) => request.exchange.end = Some(end),
+        }
+        self.tell(&client, &request);
+        request.under_way = None;
+        match ended {
+            Ok(()) => drop(client.finish().await),
+            Err(_) => client.abort().await,
+        }
     }
 
     /// What is refused before anything of the request is looked at.
-    async fn guarded(&self, client: &mut Client, exchange: &mut Exchange) -> Option<Result<(), Cut>> {
+    async fn guarded(&self, client: &mut Client, exchange: &mut Exchange) -> Option<Result<(), Unfinished>> {
         if let Some(left) = self.shared.guard.blocked(exchange.client_ip) {
             return Some(Box::pin(self.turn_away(client, exchange, left)).await);
         }
@@ -363,7 +450,6 @@ impl Proxy {
                 _ => "1.1",
             },
             listener: client.connection().listener(),
-            route: admitted.as_ref().map_or("", |it| &it.route().name),
             status,
             bytes_received: received,
             bytes_sent: sent,

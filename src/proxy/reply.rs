@@ -75,6 +75,12 @@ impl ErrorBody {
                 }),
                 ..say(StatusCode::FORBIDDEN, "forbidden", &missing.sentence, "ask an administrator for what is missing")
             },
+            Refusal::ContentStopped => say(
+                StatusCode::FORBIDDEN,
+                "content_stopped",
+                "a rule of this path stopped the request for what its body says",
+                "send something else",
+            ),
             Refusal::IdentityUnavailable => say(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "identity_unavailable",
@@ -232,6 +238,15 @@ impl ErrorBody {
                 "the service's answer could not be understood",
                 "tell the operator",
             ),
+            Refusal::ResponseTooLarge { limit } => Self {
+                details: json!({ "limit_bytes": limit }),
+                ..say(
+                    StatusCode::BAD_GATEWAY,
+                    "response_too_large",
+                    "the service's answer is larger than this path can look through",
+                    "request less",
+                )
+            },
             Refusal::FirstByteTimeout => {
                 say(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "the service did not answer in time", LATER)
             }
@@ -242,6 +257,18 @@ impl ErrorBody {
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal_error",
                 "something in the gateway broke",
+                "tell the operator",
+            ),
+            Refusal::UnknownUpstream => say(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "unknown_upstream",
+                "what answers here relies on a service that is not configured",
+                "tell the operator",
+            ),
+            Refusal::CallLoop => say(
+                StatusCode::LOOP_DETECTED,
+                "call_loop",
+                "the services that answer here call one another in a circle",
                 "tell the operator",
             ),
         }
@@ -353,7 +380,7 @@ fn grpc_status(status: StatusCode) -> u16 {
         409 => 10,                              // ABORTED
         413 | 414 | 429 | 431 => 8,             // RESOURCE_EXHAUSTED
         502 | 503 => 14,                        // UNAVAILABLE
-        500 => 13,                              // INTERNAL
+        500 | 508 => 13,                        // INTERNAL
         _ => 2,                                 // UNKNOWN
     }
 }

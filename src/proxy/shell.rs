@@ -1,4 +1,5 @@
-//! Pingora's `ProxyHttp`: the shell of every request, over HTTP/1 and HTTP/2 alike, and the connections that bring them.
+//! Pingora's `ProxyHttp`: the shell of every request, over HTTP/1 and HTTP/2 alike, and the connections that bring
+//! them.
 //!
 //! What needs more of a connection than a plain response goes through Pingora's driver to [`Shell::request_filter`]. A
 //! plain request is handed past it, to the same function: the driver costs about two microseconds, and would do
@@ -16,7 +17,7 @@ use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, Session, http_proxy};
 
 use crate::client::{Client, H1Connection, H2Connection, Handover, carried};
 use crate::listener::{App, Downstream};
-use crate::proxy::Proxy;
+use crate::proxy::{After, Proxy};
 
 /// The gateway as Pingora's proxy sees it.
 struct Shell(Arc<Proxy>);
@@ -31,10 +32,12 @@ impl ProxyHttp for Shell {
         let handover = carried(&session.downstream_session);
         let handover =
             handover.ok_or_else(|| Error::explain(ErrorType::InternalError, "a session without a connection"))?;
-        if let Some(client) = handover.take()
-            && let Some(client) = answered(&self.0, client).await
-        {
-            handover.give_back(client);
+        if let Some(client) = handover.take() {
+            match self.0.handle(client).await {
+                After::Next(client) => handover.give_back(client),
+                After::Rest(rest) => handover.leave(rest),
+                After::Over => {}
+            }
         }
         Ok(true)
     }
@@ -50,17 +53,6 @@ impl ProxyHttp for Shell {
 
     fn suppress_error_log(&self, _: &Session, (): &(), _: &Error) -> bool {
         true // the access log says it better
-    }
-}
-
-/// The client, if its answer is out as it should be. Who did not get a whole one is cut: nobody shall take half for whole.
-async fn answered(proxy: &Proxy, mut client: Client) -> Option<Client> {
-    match proxy.handle(&mut client).await {
-        Ok(()) => Some(client),
-        Err(_) => {
-            client.abort();
-            None
-        }
     }
 }
 
@@ -85,8 +77,13 @@ impl Front {
         let mut connection = H1Connection::new(stream);
         while let Some(client) = connection.request().await {
             // Boxed: while it waits for the next request, a connection is no larger than it has to be.
-            let Some(client) = Box::pin(self.0.answer(client, shutdown)).await else { return };
-            match Box::pin(client.finish()).await {
+            let after = Box::pin(self.0.answer(client, shutdown)).await;
+            let client = match after {
+                After::Next(client) => client,
+                After::Rest(rest) => return rest.await,
+                After::Over => return,
+            };
+            match client.finish().await {
                 Some(next) => connection = next,
                 None => return,
             }
@@ -106,14 +103,20 @@ impl Front {
 }
 
 impl Inner {
-    async fn answer(&self, client: Client, shutdown: &ShutdownWatch) -> Option<Client> {
+    async fn answer(&self, client: Client, shutdown: &ShutdownWatch) -> After {
         if client.is_plain() {
-            return answered(&self.proxy, client).await;
+            return self.proxy.handle(client).await;
         }
         let handover = Handover::default();
-        let session = handover.carry(client).ok()?;
+        let Ok(session) = handover.carry(client) else { return After::Over };
         Box::pin(self.shell.process_new_http(session, shutdown)).await;
-        handover.take().filter(|it| it.status() > 0)
+        if let Some(rest) = handover.rest() {
+            return After::Rest(rest);
+        }
+        match handover.take() {
+            Some(client) if client.status() > 0 => After::Next(client),
+            _ => After::Over,
+        }
     }
 }
 

@@ -1,13 +1,16 @@
-//! The path of a request, as a table of contents: [`request_filters`], [`forward`](crate::forward), [`deliver`](crate::deliver()),
-//! [`ResponseFilters`].
+//! The path of a request, as a table of contents: [`request_filters`], [`forward`](crate::forward),
+//! [`deliver`](crate::deliver()), [`ResponseFilters`].
 //!
-//! The filters and their order are the [table's](filters::TABLE), the same for every route, and `moongate explain` prints
-//! them. Here is when its parts are walked, and what is no filter.
+//! The filters and their order are the [table's](filters::TABLE), the same for every route, and `moongate explain`
+//! prints them. Here is when its parts are walked, and what is no filter.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{HeaderValue, LOCATION, ORIGIN, UPGRADE};
+use http::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE, SEC_WEBSOCKET_EXTENSIONS,
+    UPGRADE,
+};
 use http::{Method, StatusCode, Uri, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::date::get_cached_date;
@@ -15,11 +18,11 @@ use pingora::protocols::http::date::get_cached_date;
 use crate::cache::CachedResponse;
 use crate::client::Client;
 use crate::config::{Action, ActiveConfig, Respond, Route};
-use crate::deliver::ResponseFilters;
+use crate::deliver::{DIGESTS, ResponseFilters};
 use crate::filters::{self, Reservation, ReserveOutcome, StoredResponse};
-use crate::forward::{Destination, ForwardError, hold_body, unless_gone};
+use crate::forward::{Destination, ForwardError, hold_body, show_whole, unless_gone};
 use crate::identity::ClientCertificate;
-use crate::pipeline::{Exchange, Refusal, RequestContext, Stop};
+use crate::pipeline::{Exchange, Refusal, RequestContext, Stop, Taps};
 use crate::proxy::{Shared, cached, reply, strict};
 use crate::routing::{Outcome, Params, Request, Target};
 
@@ -33,6 +36,8 @@ pub(super) enum Decision {
     Cached(Admitted, Box<CachedResponse>, Option<Reservation>),
     /// It is answered at once.
     Respond(Admitted, Box<ResponseHeader>, Bytes),
+    /// It was answered before, and gets that answer again.
+    Replayed(Admitted, Box<ResponseHeader>, Bytes),
 }
 
 /// The way of a route ends before its end.
@@ -135,13 +140,14 @@ pub(super) async fn request_filters(
     let websocket = asks_for_websocket(client);
     let (route, params) = find(&active, client.request(), websocket)?;
     let admitted = Admitted { active, route };
+    exchange.route = Some(admitted.route().name.clone());
     match filter(&admitted, shared, exchange, client, peer_trusted, &params).await {
         Ok(RouteDecision::Forward) => {}
         Ok(RouteDecision::Idempotent(reservation)) => return Ok(Decision::Idempotent(admitted, reservation)),
         Ok(RouteDecision::Cached(cached, reservation)) => return Ok(Decision::Cached(admitted, cached, reservation)),
         Ok(RouteDecision::Replay(stored)) => {
             let (head, body) = replayed(stored);
-            return Ok(Decision::Respond(admitted, head, body));
+            return Ok(Decision::Replayed(admitted, head, body));
         }
         Err(Early::Answered(head, body)) => return Ok(Decision::Respond(admitted, head, body)),
         Err(Early::Ended(why)) => return Err(Stopped { admitted: Some(admitted), why }),
@@ -181,6 +187,7 @@ async fn filter(
     let mut context = RequestContext { has_body, peer_trusted, certificate, ..context };
     chain.before_the_body(&mut context).await?;
     drop(context);
+    as_taps_can_read_it(chain, client)?;
     let reservation = match reserve(admitted, shared, exchange, client).await? {
         ReserveOutcome::NoKey => None,
         ReserveOutcome::First(reservation) => Some(reservation),
@@ -196,12 +203,61 @@ async fn filter(
     let mut context = RequestContext::new(exchange, client.request_mut(), params);
     chain.before_the_upstream(&mut context).await?;
     drop(context);
+    tap_request(admitted.route(), exchange, client, reservation.is_some()).await?;
     // A stale response is served only now: the upstream is going to be called in the background.
     Ok(match (cached_response, reservation) {
         (Some(cached), reservation) => RouteDecision::Cached(cached, reservation),
         (None, Some(reservation)) => RouteDecision::Idempotent(reservation),
         (None, None) => RouteDecision::Forward,
     })
+}
+
+/// What taps are going to look through comes whole, and in no encoding.
+fn as_taps_can_read_it(chain: &filters::Chain, client: &mut Client) -> Result<(), Refusal> {
+    if !chain.taps_requests() && !chain.taps_responses() {
+        return Ok(());
+    }
+    let upgrades = client.wants_upgrade();
+    let request = client.request_mut();
+    if upgrades {
+        request.remove_header(&SEC_WEBSOCKET_EXTENSIONS);
+    } else if chain.taps_requests() {
+        let mut encodings = request.headers.get_all(CONTENT_ENCODING).iter();
+        if encodings.any(|it| !it.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            return Err(Refusal::UnsupportedMediaType { accepted: "any, without Content-Encoding".to_owned() });
+        }
+    }
+    if chain.taps_responses() {
+        request.remove_header(&RANGE);
+        request.remove_header(&IF_RANGE);
+        let _ = request.insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
+    Ok(())
+}
+
+/// Shows taps the body where they want it whole; else they go with it.
+async fn tap_request(route: &Route, exchange: &mut Exchange, client: &mut Client, held: bool) -> Result<(), Early> {
+    if !route.chain.taps_requests() || !matches!(route.action, Action::Upstream(_)) {
+        return Ok(());
+    }
+    let upgrades = client.wants_upgrade();
+    if client.has_no_body() && !upgrades {
+        return Ok(());
+    }
+    let Some(mut taps) = route.chain.request_taps(exchange, client.request()) else { return Ok(()) };
+    let whole = !upgrades && (held || exchange.body.is_some() || taps.want_whole_body());
+    if whole {
+        Box::pin(hold_body(client, exchange, &route.policy)).await?;
+        exchange.body = Some(show_whole(&mut taps, exchange.body.take().unwrap_or_default())?);
+    }
+    // Of what goes on as it comes nobody knows yet what is going to change.
+    if !upgrades && (!whole || taps.have_changed()) {
+        DIGESTS.iter().for_each(|it| {
+            client.request_mut().remove_header(*it);
+        });
+    }
+    exchange.request_taps = (!whole).then_some(taps);
+    Ok(())
 }
 
 /// The steps that need the body, and the reservation of an idempotent request.
@@ -263,6 +319,10 @@ fn replayed(stored: StoredResponse) -> (Box<ResponseHeader>, Bytes) {
 impl ResponseFilters for Admitted {
     fn on_response(&self, exchange: &mut Exchange, answer: &mut ResponseHeader) {
         response_filters(&self.route().chain, exchange, answer);
+    }
+
+    fn response_taps(&self, exchange: &Exchange, head: &ResponseHeader) -> Option<Box<Taps>> {
+        self.route().chain.response_taps(exchange, head)
     }
 }
 

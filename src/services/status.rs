@@ -1,4 +1,4 @@
-//! What monitors ask on the public listener: is it up (S2S-7), and how is it doing (S2S-6).
+//! What monitors request on the public listener: is it up (S2S-7), and how is it doing (S2S-6).
 
 use axum::body::Body;
 use http::header::{CONTENT_TYPE, HeaderValue};

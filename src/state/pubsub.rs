@@ -1,5 +1,5 @@
-//! Publish and subscribe: short messages to all subscribers, in this gateway and in those that share its state: a token was
-//! revoked, a cached answer is void.
+//! Publish and subscribe: short messages to all subscribers, in this gateway and in those that share its state: a token
+//! was revoked, a cached answer is void.
 //!
 //! A message is a hint, not a record: one that was lost on the way is not sent again. But a subscriber
 //! learns that some may be missing, and can look at the truth itself.

@@ -1,8 +1,8 @@
 //! Reading without owning a buffer while there is nothing to read.
 //!
-//! Most connections of a gateway wait most of the time. So whoever waits owns no room: heads are read through the
-//! stack into a buffer of their very size, bodies into a large buffer that is borrowed from the thread and given back
-//! as soon as a read has to wait.
+//! Most connections of a gateway wait most of the time. So a connection that waits owns no buffer: heads are read
+//! through the stack into a buffer of their very size, bodies into a large buffer that is borrowed from the thread and
+//! given back as soon as a read has to wait.
 
 use std::cell::RefCell;
 use std::future::Future;

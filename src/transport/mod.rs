@@ -31,14 +31,14 @@ pub use write_queue::WriteQueue;
 /// One connection, a client's or an upstream's.
 #[derive(Debug)]
 pub enum Transport {
-    /// In the clear; with its addresses, for whoever wants to know them.
+    /// In the clear; with its addresses, if they are wanted.
     Plain(TcpStream, Option<Arc<SocketDigest>>),
     /// With TLS, or something else of Pingora's, on it.
     Layered(Stream),
 }
 
-/// Bytes that the other side has acknowledged so far; `None` if the kernel does not tell. It is what shows whether a
-/// peer takes anything: a socket may be writable again only when megabytes have gone.
+/// Bytes that the other side has acknowledged so far; `None` if the kernel does not report it. It is what shows whether
+/// a peer takes anything: a socket may be writable again only when megabytes have gone.
 pub fn acknowledged(stream: &impl UniqueID) -> Option<u64> {
     get_tcp_info(stream.id()).ok().map(|it| it.tcpi_bytes_acked)
 }

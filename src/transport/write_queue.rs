@@ -1,8 +1,8 @@
-//! Bytes that wait to be written, so that whoever has some never waits for the other side.
+//! Bytes that wait to be written, so that the writer never waits for the other side.
 //!
 //! A request's body is sent and its answer read in one task. If sending a piece could wait, a peer that waits for its
-//! own answer to be read would stop both for ever. So pieces go into a queue, which is flushed whenever the socket takes
-//! more; what fills the queue asks [`WriteQueue::len`] first, which bounds it.
+//! own answer to be read would stop both for ever. So pieces go into a queue, which is flushed whenever the socket
+//! takes more; what fills the queue checks [`WriteQueue::len`] first, which bounds it.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};

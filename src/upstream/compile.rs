@@ -10,9 +10,9 @@ use std::time::Duration;
 use crate::base::{At, Diagnostics};
 
 use super::config::{
-    Balance, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, UpstreamConfig, WeightedEndpointConfig,
+    Balance, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, ServiceConfig, UpstreamConfig,
+    WeightedEndpointConfig,
 };
-use super::files::Files;
 use super::tls::UpstreamTls;
 
 /// The most endpoints of one upstream; what balancing prepares grows with them.
@@ -47,11 +47,23 @@ pub struct Upstream {
 pub enum UpstreamKind {
     /// Elsewhere, at its endpoints' addresses.
     Remote,
-    /// Inside the process, as the local service of this name.
-    Local(Arc<str>),
-    /// Inside the process, as the files of a folder.
-    Files(Arc<Files>),
+    /// Inside the process.
+    Local(LocalUpstream),
 }
+
+/// A local service, and what its upstream wants of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalUpstream {
+    /// The service's name.
+    pub service: Arc<str>,
+    /// Its settings as they were written; the service compiles them.
+    pub settings: Option<ServiceConfig>,
+    /// The key that they stand under.
+    pub written_as: &'static str,
+}
+
+/// The service that `files:` is short for.
+const FILES: &str = "files";
 
 /// One address of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,11 +178,21 @@ fn kind(config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> 
         if local.is_empty() {
             diagnostics.error(&at.key("local"), "the name of a local service is missing");
         }
-        return Some(UpstreamKind::Local(local.as_str().into()));
+        let settings = config.settings.clone();
+        return Some(UpstreamKind::Local(LocalUpstream {
+            service: local.as_str().into(),
+            settings,
+            written_as: "settings",
+        }));
     }
-    if let Some(files) = &config.files {
-        let files = Files::compile(files, &at.key("files"), diagnostics)?;
-        return Some(UpstreamKind::Files(Arc::new(files)));
+    if config.settings.is_some() {
+        diagnostics
+            .error_at_key(&at.key("settings"), "only a local service has settings")
+            .help("name the service with `local`, or remove this");
+    }
+    if config.files.is_some() {
+        let settings = config.files.clone();
+        return Some(UpstreamKind::Local(LocalUpstream { service: FILES.into(), settings, written_as: FILES }));
     }
     if first.is_none() {
         diagnostics

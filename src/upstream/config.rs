@@ -1,12 +1,14 @@
 //! The `upstreams:` section as an operator writes it. Whether it makes sense is for `compile.rs`.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::path::PathBuf;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::base::{Percent, Period};
-use crate::upstream::files::FilesConfig;
 
 /// One entry of `upstreams:`, a named group of endpoints or a local service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -16,8 +18,10 @@ pub struct UpstreamConfig {
     pub discovery: Option<DiscoveryConfig>,
     /// The local service that answers inside the process, instead of `discovery`.
     pub local: Option<String>,
+    /// The settings of that service, if it has any: see below.
+    pub settings: Option<ServiceConfig>,
     /// A folder whose files are served inside the process, instead of `discovery`.
-    pub files: Option<FilesConfig>,
+    pub files: Option<ServiceConfig>,
     /// How a request gets one of the healthy endpoints.
     pub balance: Balance,
     /// How to find out whether an endpoint works; without it, every endpoint counts as healthy.
@@ -28,6 +32,36 @@ pub struct UpstreamConfig {
     pub tls: Option<UpstreamTlsConfig>,
     /// How long idle connections to the endpoints are kept.
     pub keep_alive: KeepAliveConfig,
+}
+
+/// The settings of a local service, as they were written. What they have to look like is for the service to say; the
+/// config room puts that into the schema.
+#[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct ServiceConfig(Value);
+
+impl ServiceConfig {
+    /// As they were written.
+    pub fn value(&self) -> &Value {
+        &self.0
+    }
+}
+
+/// There may be secrets in it.
+impl fmt::Debug for ServiceConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServiceConfig(..)")
+    }
+}
+
+impl JsonSchema for ServiceConfig {
+    fn schema_name() -> Cow<'static, str> {
+        "ServiceConfig".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object", "expected": "a mapping" })
+    }
 }
 
 /// Where the endpoints of an upstream come from.

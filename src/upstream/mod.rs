@@ -2,7 +2,7 @@
 //!
 //! The three layers meet here: [`UpstreamConfig`] is what an operator writes, [`Upstream`] its
 //! compiled form, and [`Live`] the live state under that name: health, counters, connections' keys.
-//! [`Fleet`] holds all that live and owns the one supervisor of the health checkers. How bytes
+//! [`UpstreamRegistry`] holds all that live and owns the one supervisor of the health checkers. How bytes
 //! reach an endpoint, retries and time limits of a request are the exchange's business.
 
 mod balance;
@@ -10,7 +10,6 @@ mod check;
 mod compile;
 mod config;
 mod endpoint;
-mod files;
 mod live;
 mod metrics;
 mod registry;
@@ -21,13 +20,12 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
-pub use compile::{EndpointSpec, HealthPolicy, KeepAlive, Probe, Upstream, UpstreamKind};
+pub use compile::{EndpointSpec, HealthPolicy, KeepAlive, LocalUpstream, Probe, Upstream, UpstreamKind};
 pub use config::{
-    Balance, DiscoveryConfig, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, UpstreamConfig,
+    Balance, DiscoveryConfig, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, ServiceConfig, UpstreamConfig,
     UpstreamTlsConfig, WeightedEndpointConfig,
 };
 pub use endpoint::{Endpoint, Health, Outcome, Picked};
-pub use files::{Files, FilesConfig, NamePattern, Packing};
 pub use live::Live;
 pub use registry::UpstreamRegistry;
 pub use report::{EndpointReport, UpstreamReport};

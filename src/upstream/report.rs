@@ -61,8 +61,7 @@ impl UpstreamReport {
         let checked = upstream.health.is_some();
         let (kind, local) = match &upstream.kind {
             UpstreamKind::Remote => ("remote", None),
-            UpstreamKind::Local(service) => ("local", Some(service.to_string())),
-            UpstreamKind::Files(_) => ("local", Some("files".to_owned())),
+            UpstreamKind::Local(local) => ("local", Some(local.service.to_string())),
         };
         Self {
             name: upstream.name.to_string(),

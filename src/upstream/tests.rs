@@ -85,6 +85,7 @@ fn every_fault_is_found_at_its_place() {
     check_diagnostics("{}", &[": the upstream leads nowhere"]);
     check_diagnostics("{ local: x, discovery: { static: [\"1.2.3.4:5\"] } }", &["/local: an upstream is either"]);
     check_diagnostics("{ local: x, tls: { sni: a } }", &["/tls: a local service has no"]);
+    check_diagnostics("{ files: {}, settings: {} }", &["/settings: only a local service has settings"]);
     check_diagnostics("discovery: {}", &["/discovery/static: there is no endpoint"]);
     check_diagnostics("discovery: { static: [] }", &["/discovery/static: there is no endpoint"]);
     check_diagnostics(
@@ -122,7 +123,7 @@ fn an_upstream_needs_little_and_gets_defaults() {
     assert_eq!(upstream.endpoints[1].weight, 1);
     assert_eq!(upstream.endpoints[1].zone.as_deref(), Some("b"));
     let local = compile("local", "local: chat");
-    assert_eq!(local.kind, UpstreamKind::Local("chat".into()));
+    assert!(matches!(&local.kind, UpstreamKind::Local(it) if &*it.service == "chat" && it.settings.is_none()));
     let unknown = serde_yaml::from_str::<UpstreamConfig>("discovery: { sttic: [] }");
     assert!(unknown.is_err());
 }

@@ -26,7 +26,9 @@ pub(super) fn answer(request: &Request) -> Script {
         "expect" => Script::continue_then(Script::ok("thanks")),
         "early_hints" => Script::early_hints_then("</a>; rel=preload", Script::ok("page")),
         "answer_chunked" => Script::chunked(200, &[b"one ", b"two"], &[]),
-        "answer_chunked_trailers" => Script::chunked(200, &[b"one ", b"two"], &[("x-sum", "1")]),
+        "answer_chunked_trailers" | "answer_trailers_wanted" => {
+            Script::chunked(200, &[b"one ", b"two"], &[("x-sum", "1")])
+        }
         "answer_chunked_empty" | "answer_chunked_http10" => Script::chunked(200, &[], &[]),
         "answer_until_close" => Script::until_close(200, "all of it"),
         "answer_http10" => raw("HTTP/1.0 200 OK\r\ncontent-length: 3\r\n\r\nold").close(),
@@ -56,6 +58,55 @@ pub(super) fn answer(request: &Request) -> Script {
         "answer_cut_chunked" => Script::cut_chunked(&[b"half"]),
         "answer_garbage" => raw("no answer at all\r\n\r\n").close(),
         "answer_two_lengths" => raw("HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd").close(),
+        "answer_length_list" => raw("HTTP/1.1 200 OK\r\ncontent-length: 3, 3\r\n\r\nabc").close(),
+        "answer_length_twice" => raw("HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 3\r\n\r\nabc").close(),
+        "answer_length_leading_zero" => raw("HTTP/1.1 200 OK\r\ncontent-length: 03\r\n\r\nabc").close(),
+        "answer_length_and_chunks" => {
+            raw("HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+                .close()
+        }
+        "answer_coding_upper_case" => {
+            raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: CHUNKED\r\n\r\n3\r\nabc\r\n0\r\n\r\n").close()
+        }
+        "answer_coding_other" => {
+            raw("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n").close()
+        }
+        "answer_http10_chunked" => {
+            raw("HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n").close()
+        }
+        "answer_chunk_extension" => {
+            raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3;a=\"b\"\r\nabc\r\n0\r\n\r\n").close()
+        }
+        "answer_chunk_leading_zeros" => {
+            raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0003\r\nabc\r\n00\r\n\r\n").close()
+        }
+        "answer_chunk_bad" => {
+            raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n+3\r\nabc\r\n0\r\n\r\n").close()
+        }
+        "answer_trailer_of_framing" => {
+            Script::chunked(200, &[b"abc"], &[("content-length", "9"), ("set-cookie", "a=b"), ("x-sum", "1")])
+        }
+        "answer_folded" => raw("HTTP/1.1 200 OK\r\nx-fold: a\r\n b\r\ncontent-length: 1\r\n\r\nx").close(),
+        "answer_name_with_space" => raw("HTTP/1.1 200 OK\r\nx-a : b\r\ncontent-length: 1\r\n\r\nx").close(),
+        "answer_connection_lines" => with(
+            200,
+            &[
+                ("connection", "x-one"),
+                ("connection", "keep-alive, X-Two"),
+                ("x-one", "1"),
+                ("x-two", "2"),
+                ("x-stay", "3"),
+            ],
+            "x",
+        ),
+        "answer_no_reason" => raw("HTTP/1.1 200\r\ncontent-length: 1\r\n\r\nx").close(),
+        "answer_interim_two" => {
+            let interim = "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
+            raw(interim).send("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx")
+        }
+        "answer_switch_unasked" => {
+            raw("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n").close()
+        }
         "post_unanswered" => Script::new().read_body().close(),
         "answer_encoded" => with(200, &[("content-encoding", "gzip"), ("content-type", "text/plain")], "not really"),
         "answer_caching" => {
@@ -77,6 +128,17 @@ fn get(name: &'static str, target: &str) -> Case {
 
 fn with(name: &'static str, lines: &str) -> Case {
     case(name, "GET /with HTTP/1.1", lines, "")
+}
+
+const CHUNKS: &str = "3\r\nabc\r\n0\r\n\r\n";
+
+/// Whoever reads such a body in another way than its sender meant has no use for the connection: it is the last on it.
+fn posted(name: &'static str, lines: &str, body: &str) -> Case {
+    case(name, "POST /p HTTP/1.1", &format!("{lines}Connection: close\r\n"), body)
+}
+
+fn chunked(name: &'static str, body: &str) -> Case {
+    posted(name, "Transfer-Encoding: chunked\r\n", body)
 }
 
 pub(super) fn all() -> Vec<Case> {
@@ -167,6 +229,60 @@ pub(super) fn all() -> Vec<Case> {
         case("http10_keep_alive", "GET /old HTTP/1.0", "Connection: keep-alive\r\n", ""),
         case("http10_post", "POST /old HTTP/1.0", "Content-Length: 3\r\n", "abc"),
         case("answer_chunked_http10", "GET /old HTTP/1.0", "", ""),
+        // What a body's length may be written like.
+        posted("length_leading_zero", "Content-Length: 003\r\n", "abc"),
+        posted("length_plus", "Content-Length: +3\r\n", "abc"),
+        posted("length_list", "Content-Length: 3, 3\r\n", "abc"),
+        posted("length_list_unequal", "Content-Length: 3, 4\r\n", "abcd"),
+        posted("length_twice", "Content-Length: 3\r\nContent-Length: 3\r\n", "abc"),
+        posted("length_twice_unequal", "Content-Length: 3\r\nContent-Length: 4\r\n", "abcd"),
+        posted("length_and_chunks", "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", CHUNKS),
+        posted("coding_upper_case", "Transfer-Encoding: CHUNKED\r\n", CHUNKS),
+        posted("coding_twice", "Transfer-Encoding: chunked, chunked\r\n", CHUNKS),
+        posted("coding_other", "Transfer-Encoding: gzip, chunked\r\n", CHUNKS),
+        posted("coding_unknown", "Transfer-Encoding: xchunked\r\n", CHUNKS),
+        posted("coding_identity", "Transfer-Encoding: identity\r\nContent-Length: 3\r\n", "abc"),
+        posted("coding_lines", "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", CHUNKS),
+        posted("coding_control", "Transfer-Encoding: \x0bchunked\r\n", CHUNKS),
+        case("coding_http10", "POST /p HTTP/1.0", "Transfer-Encoding: chunked\r\n", CHUNKS),
+        // Chunks and what may stand around them.
+        chunked("chunk_leading_zeros", "0003\r\nabc\r\n000\r\n\r\n"),
+        chunked("chunk_upper_case", "A\r\n0123456789\r\n0\r\n\r\n"),
+        chunked("chunk_extension_quoted", "3;a=\"b;c\"\r\nabc\r\n0;d\r\n\r\n"),
+        chunked("chunk_extension_space", "3 ; a = b\r\nabc\r\n0\r\n\r\n"),
+        chunked("chunk_extension_control", "3;a=\x01\r\nabc\r\n0\r\n\r\n"),
+        chunked("chunk_extension_bare_lf", "3;a\nabc\r\n0\r\n\r\n"),
+        chunked("chunk_sign", "+3\r\nabc\r\n0\r\n\r\n"),
+        chunked("chunk_prefix", "0x3\r\nabc\r\n0\r\n\r\n"),
+        chunked("chunk_too_long", "3\r\nabcd\r\n0\r\n\r\n"),
+        chunked("chunk_trailers_undeclared", "3\r\nabc\r\n0\r\nx-sum: 1\r\nX-Two: 2\r\n\r\n"),
+        chunked("chunk_trailer_of_framing", "3\r\nabc\r\n0\r\ncontent-length: 9\r\nauthorization: x\r\n\r\n"),
+        // Fields and their lines.
+        with("fold", "x-fold: a\r\n b\r\n"),
+        with("fold_first", " x-fold: a\r\n"),
+        with("name_with_space", "x-a : b\r\n"),
+        with("name_with_control", "x-\x01a: b\r\n"),
+        with("line_bare_lf", "x-a: b\nx-c: d\r\n"),
+        with("value_bare_cr", "x-a: b\rc\r\n"),
+        with(
+            "connection_lines",
+            "Connection: x-one\r\nx-one: 1\r\nConnection: keep-alive, X-Two\r\nx-two: 2\r\nx-stay: 3\r\n",
+        ),
+        with("connection_lines_close", "Connection: x-one\r\nConnection: close\r\nx-one: 1\r\n"),
+        with("connection_names_host", "Connection: host, content-length\r\n"),
+        with("te_only", "TE: trailers\r\nConnection: TE\r\n"),
+        with("answer_trailers_wanted", "TE: trailers\r\nConnection: TE\r\n"),
+        with("te_unnamed", "TE: trailers\r\n"),
+        // HTTP/1.0 and its connections.
+        case("http10_keep_alive_post", "POST /old HTTP/1.0", "Connection: Keep-Alive\r\nContent-Length: 3\r\n", "abc"),
+        case("http10_keep_alive_and_close", "GET /old HTTP/1.0", "Connection: keep-alive, close\r\n", ""),
+        case("http12", "GET /new HTTP/1.2", "", ""),
+        // Where a request goes.
+        case("absolute_form_default_port", "GET http://a.example:80/abs HTTP/1.1", "", ""),
+        case("absolute_form_port", "GET http://a.example:8080/abs HTTP/1.1", "", ""),
+        case("absolute_form_upper_case", "GET HTTP://A.Example/Abs HTTP/1.1", "", ""),
+        case("absolute_form_other_host", "GET http://b.example/abs HTTP/1.1", "", ""),
+        case("absolute_form_user", "GET http://u:p@a.example/abs HTTP/1.1", "", ""),
         case("absolute_form", "GET http://a.example/abs?x=y HTTP/1.1", "", ""),
         case("absolute_form_bare", "GET http://a.example HTTP/1.1", "", ""),
     ];
@@ -197,14 +313,46 @@ pub(super) fn all() -> Vec<Case> {
         "answer_cut_chunked",
         "answer_garbage",
         "answer_two_lengths",
+        "answer_length_list",
+        "answer_length_twice",
+        "answer_length_leading_zero",
+        "answer_length_and_chunks",
+        "answer_coding_upper_case",
+        "answer_coding_other",
+        "answer_http10_chunked",
+        "answer_chunk_extension",
+        "answer_chunk_leading_zeros",
+        "answer_chunk_bad",
+        "answer_trailer_of_framing",
+        "answer_folded",
+        "answer_name_with_space",
+        "answer_connection_lines",
+        "answer_no_reason",
+        "answer_interim_two",
+        "answer_switch_unasked",
         "answer_encoded",
         "answer_caching",
     ] {
         all.push(get(name, "/answer"));
     }
     // Host in other clothes.
-    for (name, host) in [("host_port", "A.Example:8080"), ("host_ipv6", "[::1]:80"), ("host_upper", "A.EXAMPLE")] {
+    for (name, host) in [
+        ("host_port", "A.Example:8080"),
+        ("host_default_port", "a.example:80"),
+        ("host_ipv6", "[::1]:80"),
+        ("host_ipv6_upper_case", "[FE80::A]"),
+        ("host_upper", "A.EXAMPLE"),
+        ("host_empty", ""),
+        ("host_empty_port", "a.example:"),
+        ("host_bad_port", "a.example:x"),
+        ("host_list", "a.example, b.example"),
+        ("host_user", "u@a.example"),
+    ] {
         let request = format!("GET /host HTTP/1.1\r\nhost: {host}\r\nx-case: {name}\r\n\r\n");
+        all.push(Case { name, request: request.into_bytes() });
+    }
+    for (name, hosts) in [("host_missing", ""), ("host_twice", "Host: a.example\r\nHost: a.example\r\n")] {
+        let request = format!("GET /host HTTP/1.1\r\nx-case: {name}\r\n{hosts}\r\n");
         all.push(Case { name, request: request.into_bytes() });
     }
     all

@@ -1,7 +1,7 @@
-//! The three proxies, each on a free port with an upstream of its own.
+//! The four proxies, each on a free port with an upstream of its own.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
@@ -29,7 +29,7 @@ pub(super) struct Peer {
 enum Running {
     Moongate(Gateway),
     Pingora(Runtime),
-    Nginx(Process, Folder),
+    Debian(Process, Folder),
 }
 
 impl Peer {
@@ -68,23 +68,32 @@ impl Peer {
     }
 
     pub(super) fn nginx() -> Self {
+        Self::of_debian("nginx", nginx_conf, start_nginx)
+    }
+
+    pub(super) fn haproxy() -> Self {
+        Self::of_debian("haproxy", haproxy_conf, start_haproxy)
+    }
+
+    /// A proxy that is a package, with a configuration for its address and its upstream's.
+    fn of_debian(name: &'static str, conf: fn(SocketAddr, SocketAddr) -> String, start: fn(&Path) -> Process) -> Self {
         let upstream = RawUpstream::start(cases::answer);
         let folder = Folder::new();
         // Somebody else may take the port between the look and the bind: then once more.
         for _ in 0..5 {
             let address = crate::support::nobody();
-            folder.write("nginx.conf", nginx_conf(address, upstream.address()));
-            let mut nginx = start_nginx(folder.path());
+            folder.write("proxy.conf", conf(address, upstream.address()));
+            let mut proxy = start(folder.path());
             let end = Instant::now() + DEADLINE;
-            while nginx.running() && Instant::now() < end {
-                if TcpStream::connect(address).is_ok() && nginx.running() {
-                    return Self { name: "nginx", address, upstream, _running: Running::Nginx(nginx, folder) };
+            while proxy.running() && Instant::now() < end {
+                if TcpStream::connect(address).is_ok() && proxy.running() {
+                    return Self { name, address, upstream, _running: Running::Debian(proxy, folder) };
                 }
                 thread::park_timeout(Duration::from_millis(5));
             }
-            eprintln!("{}", nginx.log().tail());
+            eprintln!("{}", proxy.log().tail());
         }
-        panic!("nginx does not start");
+        panic!("{name} does not start");
     }
 }
 
@@ -102,15 +111,43 @@ impl ProxyHttp for Stock {
     }
 }
 
-fn start_nginx(folder: &Path) -> Process {
-    // Debian puts it where only root looks by default.
+/// Debian puts them where only root looks by default.
+fn program(name: &str) -> PathBuf {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
-    let Some(program) = path.split(':').map(|it| Path::new(it).join("nginx")).find(|it| it.is_file()) else {
-        panic!("nginx is missing: `scripts/setup.sh test` installs it (on Debian, apt-get install nginx-light)");
-    };
-    let mut command = Command::new(program);
-    command.arg("-p").arg(folder).args(["-e", "stderr", "-c", "nginx.conf"]).current_dir(folder);
+    let found = path.split(':').map(|it| Path::new(it).join(name)).find(|it| it.is_file());
+    found.unwrap_or_else(|| panic!("{name} is missing: `scripts/setup.sh test` installs it"))
+}
+
+fn start_nginx(folder: &Path) -> Process {
+    let mut command = Command::new(program("nginx"));
+    command.arg("-p").arg(folder).args(["-e", "stderr", "-c", "proxy.conf"]).current_dir(folder);
     Process::start("nginx", command)
+}
+
+fn start_haproxy(folder: &Path) -> Process {
+    let mut command = Command::new(program("haproxy"));
+    command.args(["-db", "-f", "proxy.conf"]).current_dir(folder);
+    Process::start("haproxy", command)
+}
+
+/// As its manual begins.
+fn haproxy_conf(listen: SocketAddr, upstream: SocketAddr) -> String {
+    format!(
+        "global
+    maxconn 256
+    nbthread 1
+defaults
+    mode http
+    timeout connect 10s
+    timeout client 60s
+    timeout server 60s
+frontend in
+    bind {listen}
+    default_backend up
+backend up
+    server up {upstream}
+"
+    )
 }
 
 /// One process without children, so that its end is the end.

@@ -46,6 +46,7 @@ impl Book<'_> {
                 return; // its keys are somebody else's
             }
             self.keys(out, properties, &schema["required"]);
+            self.services(out, schema);
         } else {
             self.choices(out, schema);
         }
@@ -66,6 +67,21 @@ impl Book<'_> {
             writeln!(out, "| `{name}` | {} | {} |", self.kind(property), text.trim()).unwrap();
         }
         out.push('\n');
+    }
+
+    /// What the settings of each local service look like.
+    fn services(&mut self, out: &mut String, schema: &Value) {
+        for rule in schema["allOf"].as_array().into_iter().flatten() {
+            let settings = &rule["then"]["properties"]["settings"];
+            if let (Some(name), true) =
+                (rule["if"]["properties"]["local"]["const"].as_str(), settings["$ref"].is_string())
+            {
+                writeln!(out, "- With `local: {name}`, `settings` is {}.", self.kind(settings)).unwrap();
+            }
+        }
+        if schema["allOf"].is_array() {
+            out.push('\n');
+        }
     }
 
     /// One of several: words, or mappings with one key each.

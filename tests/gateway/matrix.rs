@@ -95,6 +95,9 @@ fn expected(way: Way, situation: Situation) -> Outcome {
         ConnectionRefused | StreamRefused => (Some((good, true)), good, 2, "done", Some("success")),
         // It passes as it is: the client has got what it was meant to get. The upstream has failed.
         ServerError => (Some((500, true)), 500, 1, "done", Some("failure")),
+        // Its answer is held until all of it is stored, and nothing has gone out by then: an error in so many words is
+        // better for a client than half an answer, and the request may be tried again under the same key.
+        Truncated if way == Way::Once => (Some((502, true)), 502, 1, "upstream_error", Some("failure")),
         Truncated => (Some((200, false)), 200, 1, "truncated", Some("failure")),
         ClientGone if way == Way::Socket => (None, 101, 1, "client_gone", None),
         // Nobody was told anything.

@@ -14,10 +14,11 @@ mod stage;
 mod streams;
 mod support;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -35,6 +36,14 @@ const GROWTH_PART: u64 = 5;
 const GROWTH_KIB: u64 = 10 * 1024;
 /// Requests that the warm-up waits for, each client.
 const WARM_REQUESTS: u64 = 50;
+/// Reloads before anything is measured.
+const WARM_RELOADS: usize = 10;
+/// What an idle socket may take of the gateway's memory, in KiB; told by so many of them, or more.
+const SOCKET_KIB: f64 = 24.0;
+const SOCKETS_TELL: usize = 1000;
+/// So soon after they have closed, memory is what it was, within this part of it, and with the load still on.
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+const SETTLED_PART: u64 = 5;
 
 #[test]
 fn under_load_no_request_fails_no_socket_closes_and_memory_stays_flat() {
@@ -46,17 +55,21 @@ fn under_load_no_request_fails_no_socket_closes_and_memory_stays_flat() {
     let streams = OpenStreams::start(&runtime, &stage, &ledger, sizes.streams);
     let load = Load::start(&runtime, &stage, &ledger, sizes.clients);
     wait_until("the load is on", || ledger.requests.load(Relaxed) >= WARM_REQUESTS * sizes.clients as u64);
+    // Tables that hold generations get their size.
+    reload_all(&stage, &sizes, &ledger, 1..=WARM_RELOADS);
+    let idle = Idle::open(&runtime, &stage, &ledger, &sizes);
 
     let began = Instant::now();
     let (memory, shaken) = std::thread::scope(|scope| {
         // The sender is never used: when it is gone, by a panic too, that is the word to stop.
         let (stop, stopped) = mpsc::channel();
         let shaking = scope.spawn(|| stage.shake(endpoints, &sizes, stopped));
-        let memory = reload_all(&stage, &sizes, &ledger);
+        let memory = reload_all(&stage, &sizes, &ledger, WARM_RELOADS + 1..=WARM_RELOADS + sizes.reloads);
         drop(stop);
         (memory, shaking.join().unwrap())
     });
     let took = began.elapsed();
+    idle.close(&runtime, &stage, &ledger);
     load.stop(&runtime);
     let ended_well = streams.stop(&runtime);
 
@@ -91,10 +104,10 @@ fn under_load_no_request_fails_no_socket_closes_and_memory_stays_flat() {
 }
 
 /// Memory, sampled from when all was warm to the end.
-fn reload_all(stage: &Stage, sizes: &Sizes, ledger: &Ledger) -> Vec<u64> {
+fn reload_all(stage: &Stage, sizes: &Sizes, ledger: &Ledger, numbers: RangeInclusive<usize>) -> Vec<u64> {
     let every = (sizes.reloads / WARM_UP).max(1);
     let mut memory = Vec::new();
-    for number in 1..=sizes.reloads {
+    for number in numbers {
         stage.reload(number);
         if let Err(fault) = stage.check(number) {
             ledger.fault(fault);
@@ -137,6 +150,62 @@ impl Load {
     fn stop(self, runtime: &Runtime) {
         self.stop.store(true, Relaxed);
         self.clients.into_iter().for_each(|it| runtime.block_on(it).unwrap());
+    }
+}
+
+/// WebSockets that are open and silent, and what they cost.
+struct Idle {
+    stop: watch::Sender<bool>,
+    progress: Arc<Progress>,
+    tasks: Vec<JoinHandle<()>>,
+    /// Streams that were open before.
+    others: usize,
+    /// The gateway's memory before, in KiB.
+    before: u64,
+}
+
+impl Idle {
+    fn open(runtime: &Runtime, stage: &Stage, ledger: &Arc<Ledger>, sizes: &Sizes) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let (progress, turns) = (Arc::new(Progress::default()), streams::turns());
+        let (gateway, others, before) = (stage.gateway.public(), 2 * sizes.streams, stage.memory());
+        let socket = |number| {
+            let (book, far, end) = (ledger.clone(), progress.clone(), stopped.clone());
+            runtime.spawn(streams::idle(number, gateway, book, far, end, turns.clone()))
+        };
+        let tasks: Vec<_> = (0..sizes.idle).map(socket).collect();
+        wait_until("all idle sockets are open", || {
+            assert_eq!(ledger.faults().0, 0, "{:#?}", ledger.faults().1);
+            progress.open.load(Relaxed) == sizes.idle
+        });
+        assert_eq!(stage.metric("moongate_streams_open"), (others + sizes.idle) as f64);
+        let with = stage.memory();
+        let each = with.saturating_sub(before) as f64 / sizes.idle.max(1) as f64;
+        println!(
+            "soak: {} idle sockets, {before} KiB before them, {with} KiB with them: {each:.1} KiB each",
+            sizes.idle
+        );
+        assert!(sizes.idle < SOCKETS_TELL || each < SOCKET_KIB, "{each:.1} KiB for each idle socket");
+        Self { stop, progress, tasks, others, before }
+    }
+
+    /// Ends all of them by the book, and waits until nothing is left of them.
+    fn close(self, runtime: &Runtime, stage: &Stage, ledger: &Ledger) {
+        let count = self.tasks.len();
+        assert_eq!(stage.metric("moongate_streams_open"), (self.others + count) as f64);
+        self.stop.send_replace(true);
+        self.tasks.into_iter().for_each(|it| runtime.block_on(it).unwrap());
+        assert_eq!(self.progress.ended_well.load(Relaxed), count, "{:#?}", ledger.faults());
+        wait_until("they are not counted any more", || stage.metric("moongate_streams_open") == self.others as f64);
+        let closed = Instant::now();
+        let most = self.before + self.before / SETTLED_PART + if count < SOCKETS_TELL { GROWTH_KIB } else { 0 };
+        let mut memory = vec![stage.memory()];
+        while memory[memory.len() - 1] > most {
+            assert!(closed.elapsed() < SETTLED_WITHIN, "of {} KiB at most {most}, {memory:?} are left", self.before);
+            std::thread::park_timeout(Duration::from_secs(1));
+            memory.push(stage.memory());
+        }
+        println!("soak: closed, {:.0?} later: {memory:?} KiB", closed.elapsed());
     }
 }
 

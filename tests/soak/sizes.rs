@@ -17,6 +17,8 @@ pub struct Sizes {
     pub clients: usize,
     /// WebSockets open throughout, and as many event streams.
     pub streams: usize,
+    /// WebSockets that are silent between a first message and a last one.
+    pub idle: usize,
     pub reloads: usize,
     /// Between a reload and the next.
     pub reload_pause: Duration,
@@ -30,13 +32,30 @@ impl Sizes {
     /// `MOONGATE_SOAK=full`, or the short form; `MOONGATE_SOAK_RELOADS` and its like overrule it.
     pub fn from_environment() -> Self {
         let pause = |name: &str, short, long| Duration::from_millis(size(name, short, long) as u64);
+        let (clients, streams) = (size("CLIENTS", 8, 32), size("STREAMS", 20, 200));
         Self {
-            clients: size("CLIENTS", 8, 32),
-            streams: size("STREAMS", 20, 200),
+            clients,
+            streams,
+            idle: size("IDLE", 200, 10_000).min(idle_max(clients, streams)),
             reloads: size("RELOADS", 60, 1000),
             reload_pause: pause("RELOAD_PAUSE_MS", 100, 150),
             kill_pause: pause("KILL_PAUSE_MS", 500, 2000),
             kills: size("KILLS", 4, 20),
         }
     }
+}
+
+/// Files that a process has open besides sockets, and connections to endpoints that wait.
+const OTHER_FILES: usize = 512;
+
+/// As many as the gateway may have: two descriptors each, as everything else that is open at once has.
+fn idle_max(clients: usize, streams: usize) -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let line = limits.lines().find_map(|it| it.strip_prefix("Max open files")).unwrap();
+    let soft = line.split_whitespace().next().unwrap();
+    let most = soft
+        .parse()
+        .map_or(usize::MAX, |files: usize| files.saturating_sub(OTHER_FILES + 2 * (clients + 2 * streams)) / 2);
+    println!("soak: {soft} open files are allowed, so at most {most} idle sockets");
+    most
 }

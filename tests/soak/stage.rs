@@ -15,6 +15,13 @@ const LINES_MAX: usize = 100;
 const STEADY: [&str; 2] = ["steady-one", "steady-two"];
 const SHAKY: [&str; 2] = ["shaky-one", "shaky-two"];
 
+/// Everybody calls from one address, and more than ten thousand at once.
+const CONFIG: &str = "
+listeners:
+  public: [{ address: \"127.0.0.1:0\", limits: { connections: 50000, per_address: 0 } }]
+  admin: { address: \"127.0.0.1:0\" }
+";
+
 /// The gateway and what does not change behind it.
 pub struct Stage {
     pub gateway: Gateway,
@@ -35,7 +42,7 @@ impl Stage {
         let steady: Vec<_> = STEADY.into_iter().map(DemoProcess::start).collect();
         let shaky: Vec<_> = SHAKY.into_iter().map(|name| DemoProcess::start_on(quiet_port(), name)).collect();
         let addresses = [shaky[0].address, shaky[1].address];
-        let gateway = Gateway::start(routes(0, &steady, addresses));
+        let gateway = Gateway::with(routes(0, &steady, addresses)).config(CONFIG).start();
         (Self { gateway, steady, shaky: addresses }, shaky)
     }
 

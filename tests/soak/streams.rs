@@ -12,10 +12,11 @@ use hyper::Request;
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{WebSocketStream, client_async};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::ledger::Ledger;
 
@@ -23,6 +24,10 @@ use crate::ledger::Ledger;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between a message and the next.
 const EVERY: Duration = Duration::from_millis(300);
+/// What a socket of ours reads at once; the library would keep 128 KiB for each of them.
+const READ_BUFFER: usize = 1024;
+/// Idle sockets that are opened, or closed, at once.
+const AT_ONCE: usize = 100;
 
 /// How far the streams are, for the one who waits.
 #[derive(Default)]
@@ -54,9 +59,7 @@ async fn echo(
     progress: &Progress,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), String> {
-    let socket = TcpStream::connect(gateway).await.map_err(|it| it.to_string())?;
-    let opened = timeout(PATIENCE, client_async(format!("ws://{gateway}/ws"), socket)).await;
-    let (mut socket, _) = opened.map_err(|it| it.to_string())?.map_err(|it| format!("no upgrade: {it}"))?;
+    let mut socket = open(gateway).await?;
     for turn in 0u64.. {
         let last = *stop.borrow();
         exchange(&mut socket, &format!("socket {number} turn {turn}"))
@@ -71,11 +74,58 @@ async fn echo(
         }
         let _ = timeout(EVERY, stop.changed()).await;
     }
+    close(socket).await
+}
+
+async fn open(gateway: SocketAddr) -> Result<WebSocketStream<TcpStream>, String> {
+    let socket = TcpStream::connect(gateway).await.map_err(|it| it.to_string())?;
+    let config = Some(WebSocketConfig::default().read_buffer_size(READ_BUFFER));
+    let opened = timeout(PATIENCE, client_async_with_config(format!("ws://{gateway}/ws"), socket, config)).await;
+    let (socket, _) = opened.map_err(|it| it.to_string())?.map_err(|it| format!("no upgrade: {it}"))?;
+    Ok(socket)
+}
+
+async fn close(mut socket: WebSocketStream<TcpStream>) -> Result<(), String> {
     socket.close(None).await.map_err(|it| format!("close: {it}"))?;
     while let Some(message) = timeout(PATIENCE, socket.next()).await.map_err(|_| "no closing handshake")? {
         message.map_err(|it| format!("closing handshake: {it}"))?;
     }
     Ok(())
+}
+
+/// Who may open or close an idle socket now.
+pub fn turns() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(AT_ONCE))
+}
+
+/// Says one word when it is opened and one when it is told to end; in between, nobody says anything for as long as all
+/// the reloads take.
+pub async fn idle(
+    number: usize,
+    gateway: SocketAddr,
+    ledger: Arc<Ledger>,
+    progress: Arc<Progress>,
+    mut stop: watch::Receiver<bool>,
+    turns: Arc<Semaphore>,
+) {
+    let whole = async {
+        let turn = turns.acquire().await;
+        let mut socket = open(gateway).await?;
+        exchange(&mut socket, &format!("idle {number}")).await?;
+        progress.open.fetch_add(1, Relaxed);
+        drop(turn);
+        tokio::select! {
+            _ = stop.wait_for(|it| *it) => {}
+            early = socket.next() => return Err(format!("not the silence that was expected: {early:?}")),
+        }
+        let _turn = turns.acquire().await;
+        exchange(&mut socket, &format!("idle {number} again")).await.map_err(|it| format!("at its end: {it}"))?;
+        close(socket).await
+    };
+    match whole.await {
+        Ok(()) => _ = progress.ended_well.fetch_add(1, Relaxed),
+        Err(fault) => ledger.fault(format!("idle websocket {number}: {fault}")),
+    }
 }
 
 async fn exchange(socket: &mut WebSocketStream<TcpStream>, text: &str) -> Result<(), String> {

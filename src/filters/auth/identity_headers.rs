@@ -1,4 +1,5 @@
-//! The identity headers: what upstreams receive about the caller, a fixed list of fields, from the gateway alone (R4.2).
+//! The identity headers: what upstreams receive about the caller, a fixed list of fields, from the gateway alone
+//! (R4.2).
 
 use std::borrow::Cow;
 use std::fmt::Write;

@@ -1,4 +1,5 @@
-//! Authenticates the caller (R4.2, R7.2, PX-2): finds the credential, has it verified, and sends the upstream the identity headers.
+//! Authenticates the caller (R4.2, R7.2, PX-2): finds the credential, has it verified, and sends the upstream the
+//! identity headers.
 //!
 //! What a credential proves is the identity room's business; here is where it stands in a request. Whatever goes
 //! wrong on the way denies.
@@ -263,8 +264,8 @@ fn trusted(config: &JwtConfig, issuers: Option<&[String]>, at: &At<'_>, diagnost
     Issuers::These(names.iter().any(|it| it == OWN), others.map(|it| it.as_str().into()).collect())
 }
 
-/// Browsers send cookies along with the requests of any page. Reading is guarded by CORS; for everything else, and for a
-/// WebSocket, which CORS does not guard, the page has to be of this origin or of one that may call.
+/// Browsers send cookies along with the requests of any page. Reading is guarded by CORS; for everything else, and for
+/// a WebSocket, which CORS does not guard, the page has to be of this origin or of one that may call.
 fn may_use_cookie(request: &RequestHeader, page_may_call: bool) -> bool {
     let safe = matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS);
     if safe && !request.headers.contains_key(UPGRADE) && request.method != Method::CONNECT {

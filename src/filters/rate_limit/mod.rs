@@ -1,7 +1,8 @@
 //! Limits on how many requests a client may send (decision 3; S2S-10, S2S-33, S2S-35, R5.1, R5.3).
 //!
-//! Written and compiled here; `step` is what they are on the way. `admit` checks the counters, `shared` counts together with other gateways,
-//! `adaptive` makes limits narrower while an upstream struggles, `live` is what survives a reload. docs/LIMITS.md describes for operators how it all behaves.
+//! Written and compiled here; `step` is what they are on the way. `admit` checks the counters, `shared` counts together
+//! with other gateways, `adaptive` makes limits narrower while an upstream struggles, `live` is what survives a reload.
+//! docs/LIMITS.md describes for operators how it all behaves.
 
 mod adaptive;
 mod admit;

@@ -1,9 +1,10 @@
-//! Gives the files of a folder (R9.3), with everything that lets clients and caches keep them: validators, ranges,
+//! Serves the files of a folder (R9.3), with everything that lets clients and caches keep them: validators, ranges,
 //! lifetimes, packed variants.
 //!
 //! Files are opened and read on the blocking pool, a piece at a time and only as fast as the client takes
-//! them: neither a slow disk nor a large file holds anybody else up.
+//! them: neither a slow disk nor a large file holds other requests up.
 
+mod files;
 mod place;
 
 use std::fs::File;
@@ -23,11 +24,12 @@ use http::header::{
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use serde_json::json;
 
+use crate::base::{At, Diagnostics};
 use crate::cache::{Condition, Part, Validators};
-use crate::pipeline::{Context, LocalFuture, LocalService};
+use crate::pipeline::{Configurable, Context, LocalFuture, LocalService, ServiceScope};
 use crate::telemetry::refused;
-use crate::upstream::Files;
 
+use files::{Files, FilesConfig};
 use place::{Found, Opened, find};
 
 /// Files are read in pieces of so many bytes; what is not larger is read at once.
@@ -37,19 +39,33 @@ const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000,
 const FOREVER_CDN: HeaderValue = HeaderValue::from_static("max-age=31536000, immutable");
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 
-/// The service of one folder.
-pub struct StaticFiles {
-    files: Arc<Files>,
-}
+/// The local service `files`; `files:` in an upstream is short for it and its settings.
+pub(super) struct StaticFiles;
 
-impl StaticFiles {
-    /// Gives the files of this folder.
-    pub fn new(files: Arc<Files>) -> Self {
-        Self { files }
+impl Configurable for StaticFiles {
+    type Config = FilesConfig;
+    type Settings = Files;
+
+    fn compile(
+        config: &FilesConfig,
+        _: &ServiceScope<'_>,
+        at: &At<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Files> {
+        Files::compile(config, at, diagnostics)
+    }
+
+    fn activate(&self, files: Arc<Files>) -> Arc<dyn LocalService> {
+        Arc::new(Folder { files })
     }
 }
 
-impl LocalService for StaticFiles {
+/// The service of one folder.
+struct Folder {
+    files: Arc<Files>,
+}
+
+impl LocalService for Folder {
     fn call(&self, request: Request<Body>, _: Context) -> LocalFuture {
         let files = self.files.clone();
         let (request, _) = request.into_parts();
@@ -98,7 +114,7 @@ fn answer(files: &Files, request: &http::request::Parts) -> Response<Body> {
     answer
 }
 
-/// The fields that tell of a file.
+/// The fields that describe a file.
 struct Fields {
     etag: HeaderValue,
     modified: HeaderValue,
@@ -194,7 +210,7 @@ fn media(name: &str) -> HeaderValue {
     HeaderValue::from_str(&media).unwrap_or(HeaderValue::from_static("application/octet-stream"))
 }
 
-/// A folder is asked for with a slash behind it, so that what its index names is found beside it. The place is
+/// A folder is requested with a slash behind it, so that what its index names is found beside it. The place is
 /// relative: the client knows the folder by another path than this service does.
 fn redirect(name: &str, query: Option<&str>) -> Response<Body> {
     let place = match query {

@@ -1,7 +1,7 @@
 //! From a request's path to an open file, and to nothing outside the folder.
 //!
 //! What is given is decided by what was opened, not by what the path looked like before: between a look and the
-//! opening somebody could put a link there.
+//! opening a link could be put there.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use http::HeaderMap;
 use http::header::ACCEPT_ENCODING;
 
-use crate::upstream::{Files, Packing};
+use super::files::{Files, Packing};
 
 /// `O_NONBLOCK`: opening a pipe that lies in the folder must not wait for its other end.
 const NO_WAIT: i32 = 0o4000;
@@ -21,7 +21,7 @@ const NO_WAIT: i32 = 0o4000;
 pub(super) enum Found {
     /// A file, open.
     File(Opened),
-    /// A folder of this name, asked for without a slash behind it.
+    /// A folder of this name, requested without a slash behind it.
     Folder(String),
     /// Nothing that is given.
     Nothing,

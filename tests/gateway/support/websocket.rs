@@ -70,6 +70,16 @@ impl WsClient {
         self.socket.read()
     }
 
+    /// As [`WsClient::send`], to a connection that may be closed.
+    pub fn send_if_open(&mut self, message: Message) -> Result<(), Error> {
+        self.socket.send(message)
+    }
+
+    /// Says that it closes, and goes on reading.
+    pub fn close_with(&mut self, code: u16) -> Result<(), Error> {
+        self.socket.close(Some(CloseFrame { code: CloseCode::from(code), reason: "".into() }))
+    }
+
     /// Closes by the book and waits until the other side has closed too.
     #[track_caller]
     pub fn close(mut self, code: u16, reason: &str) {

@@ -14,10 +14,9 @@ use serde_yaml::{Mapping, Value};
 
 use crate::base::{Diagnostic, Diagnostics, Part};
 
-pub use super::environment::Environment;
-use super::environment::{fill, plain_value};
+use super::environment::{Environment, fill, plain_value};
 use super::faults::{Fault, Faults};
-use super::secret_values::{Places, SecretValues};
+use super::secrets::{Places, Secrets};
 use super::spans::{self, Child, Content, Note, Span, Spanned};
 use super::structure::{self, Loaded, schema_of};
 
@@ -123,7 +122,7 @@ impl Document {
 
     /// Fills in the secrets of which a value says no more than the name. One that can't be had is reported
     /// by [`load`](Self::load), with its place.
-    pub(super) fn fill_secrets(&mut self, schema: &serde_json::Value, values: &SecretValues) {
+    pub fn fill_secrets(&mut self, schema: &serde_json::Value, values: &Secrets<'_>) {
         if !self.text.contains("secret:") && !self.secrets.iter().any(|it| it.value.contains("secret:")) {
             return;
         }
@@ -133,12 +132,12 @@ impl Document {
         self.value = value;
     }
 
-    fn fill_secret(&mut self, value: &mut Value, path: &mut String, places: &Places<'_>, values: &SecretValues) {
+    fn fill_secret(&mut self, value: &mut Value, path: &mut String, places: &Places<'_>, values: &Secrets<'_>) {
         let length = path.len();
         match value {
             Value::String(text) => {
                 let Some(name) = places.secret_named(path, text) else { return };
-                match values.value(path, name) {
+                match values(path, name) {
                     Ok(found) => {
                         self.secrets.push(Secret { path: path.clone(), shown: text.clone(), value: found.clone() });
                         *text = found;

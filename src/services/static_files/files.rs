@@ -1,5 +1,4 @@
-//! An upstream that is a folder: what an operator writes, and compiled. Giving its files is a service's
-//! business.
+//! A folder whose files are served: what an operator writes, and compiled.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,29 +12,29 @@ use crate::base::{At, Diagnostics, Period};
 /// that a link leads to outside of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct FilesConfig {
+pub(in crate::services) struct FilesConfig {
     /// The folder; the path of a request, as its route rewrites it, is looked for below.
-    pub root: PathBuf,
+    pub(super) root: PathBuf,
     /// The file that a folder is answered with. Default `index.html`; empty: folders are not answered.
     #[serde(default = "index")]
-    pub index: String,
+    pub(super) index: String,
     /// Names of files that never change, because a change gives them another name: clients keep them for a
     /// year. `*` stands for anything, `[hash]` for 8 characters or more with a digit among them. Default
     /// `*.[hash].*`.
     #[serde(default = "immutable")]
-    pub immutable: Vec<String>,
+    pub(super) immutable: Vec<String>,
     /// How long clients may keep other files without asking. Without it, they ask each time whether what
     /// they have still holds.
     #[serde(default)]
-    pub max_age: Option<Period>,
+    pub(super) max_age: Option<Period>,
     /// How long caches in front of the gateway may keep them (`CDN-Cache-Control`, RFC 9213). Without it,
     /// as `max_age`.
     #[serde(default)]
-    pub cdn_max_age: Option<Period>,
+    pub(super) cdn_max_age: Option<Period>,
     /// Files that lie packed beside the others, as `main.js.br` beside `main.js`, in order of preference:
     /// `br`, `zst`, `gz`. Default: none.
     #[serde(default)]
-    pub precompressed: Vec<Packing>,
+    pub(super) precompressed: Vec<Packing>,
 }
 
 fn index() -> String {
@@ -49,7 +48,7 @@ fn immutable() -> Vec<String> {
 /// A way in which a file is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Packing {
+pub(in crate::services) enum Packing {
     /// Brotli.
     Br,
     /// Zstandard.
@@ -60,7 +59,7 @@ pub enum Packing {
 
 impl Packing {
     /// What follows the file's name.
-    pub const fn ending(self) -> &'static str {
+    pub(super) const fn ending(self) -> &'static str {
         match self {
             Self::Br => ".br",
             Self::Zst => ".zst",
@@ -69,7 +68,7 @@ impl Packing {
     }
 
     /// Its name in `Accept-Encoding` and `Content-Encoding`.
-    pub const fn coding(self) -> &'static str {
+    pub(super) const fn coding(self) -> &'static str {
         match self {
             Self::Br => "br",
             Self::Zst => "zstd",
@@ -80,24 +79,24 @@ impl Packing {
 
 /// A compiled folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Files {
+pub(in crate::services) struct Files {
     /// The folder, absolute and without links.
-    pub root: PathBuf,
+    pub(super) root: PathBuf,
     /// The file that a folder is answered with.
-    pub index: Option<String>,
+    pub(super) index: Option<String>,
     /// Names that never change what they mean.
-    pub immutable: Vec<NamePattern>,
+    pub(super) immutable: Vec<NamePattern>,
     /// How long clients may keep the other files.
-    pub max_age: Option<Duration>,
+    pub(super) max_age: Option<Duration>,
     /// How long caches in front of the gateway may.
-    pub cdn_max_age: Option<Duration>,
+    pub(super) cdn_max_age: Option<Duration>,
     /// What may lie packed beside a file, in order of preference.
-    pub precompressed: Vec<Packing>,
+    pub(super) precompressed: Vec<Packing>,
 }
 
 impl Files {
     /// Reports every fault; `None` if there is no such folder.
-    pub fn compile(config: &FilesConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
+    pub(super) fn compile(config: &FilesConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
         if config.index.contains('/') || config.index.starts_with('.') {
             diagnostics.error(&at.key("index"), "not the name of a file").help("write it as index.html");
         }
@@ -126,7 +125,7 @@ const HASH_MIN: usize = 8;
 
 /// A pattern for names of files, with `*` and `[hash]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NamePattern(Vec<Piece>);
+pub(in crate::services) struct NamePattern(Vec<Piece>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Piece {
@@ -163,7 +162,7 @@ impl NamePattern {
     }
 
     /// Whether a file has such a name.
-    pub fn fits(&self, name: &str) -> bool {
+    pub(super) fn fits(&self, name: &str) -> bool {
         // Pieces that were tried at a place and did not fit are not tried there again.
         let mut places = vec![0];
         for piece in &self.0 {

@@ -10,7 +10,7 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::Serialize;
 
-/// More faults than this are counted, not kept: nobody reads them, and a hostile file must not
+/// More faults than this are counted, not kept: they are not read, and a hostile file must not
 /// fill the memory.
 const KEPT_MAX: usize = 1000;
 /// The longest piece of a line that is shown, in characters.
@@ -122,7 +122,7 @@ impl Faults {
     }
 
     /// Those of some sections, named as JSON pointers, and those of the file as a whole.
-    pub(super) fn within(mut self, sections: &[&str]) -> Self {
+    pub fn within(mut self, sections: &[&str]) -> Self {
         self.list.retain(|it| it.path.is_empty() || sections.iter().any(|section| it.path.starts_with(section)));
         Self { list: self.list, more: 0 }
     }

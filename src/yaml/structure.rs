@@ -13,9 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::base::{Diagnostics, Part, nearest};
-use crate::pipeline::Filters;
 
-use super::routes_file::RoutesFile;
 use super::spans::{escape, short, unescape};
 
 /// Begins the path of a diagnostic that is one in the file as written, not in what was loaded.
@@ -29,16 +27,8 @@ pub fn schema_of<T: JsonSchema>() -> Value {
     schema_by::<T>(SchemaSettings::draft2020_12().into_generator())
 }
 
-/// The JSON Schema of `routes.yaml`, with the blocks of filters that were added to the built-in ones.
-pub fn routes_schema(filters: &Filters) -> Value {
-    let mut generator = SchemaSettings::draft2020_12().into_generator();
-    let blocks = filters.schemas(&mut generator);
-    let mut schema = schema_by::<RoutesFile>(generator);
-    schema["$defs"]["FiltersConfig"]["properties"] = Value::Object(blocks);
-    schema
-}
-
-fn schema_by<T: JsonSchema>(generator: SchemaGenerator) -> Value {
+/// The same, by a generator that may know more definitions already.
+pub fn schema_by<T: JsonSchema>(generator: SchemaGenerator) -> Value {
     let mut rest = generator.into_root_schema_for::<T>().to_value();
     let mut schema = Map::new();
     schema.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
@@ -560,7 +550,7 @@ fn variants<'s>(root: &'s Value, schema: &'s Value, depth: usize, all: &mut Vec<
     all.push(schema);
     let branches = ["anyOf", "oneOf", "allOf"].iter().filter_map(|it| schema.get(it)?.as_array());
     if depth < 8 {
-        branches.flatten().for_each(|it| variants(root, it, depth + 1, all));
+        branches.flatten().chain(schema.get("then")).for_each(|it| variants(root, it, depth + 1, all));
     }
 }
 

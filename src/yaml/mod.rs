@@ -1,0 +1,20 @@
+//! One YAML file, read with the place of every value: variables and secrets filled in, checked against the JSON Schema
+//! of a type, all faults at once.
+//!
+//! Knows nothing of gateways: which files there are, and what stands in them, is for the rooms above.
+
+mod document;
+mod environment;
+mod faults;
+mod secrets;
+mod spans;
+mod structure;
+
+#[cfg(test)]
+mod tests;
+
+pub use document::Document;
+pub use environment::Environment;
+pub use faults::{Fault, Faults};
+pub use secrets::{MARK, Secrets};
+pub use structure::{schema_by, schema_of};
