@@ -250,7 +250,11 @@ fn naive_trailers(mut input: &[u8], mut body: Body) -> Option<Body> {
         }
         let colon = line.iter().position(|it| *it == b':')?;
         let name = http::HeaderName::from_bytes(&line[..colon]).ok()?;
-        let value = http::HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).ok()?;
+        let blank = |it: &u8| matches!(it, b' ' | b'\t'); // a form feed is none, though it is white space elsewhere
+        let value = &line[colon + 1..];
+        let value = &value[value.iter().position(|it| !blank(it)).unwrap_or(value.len())..];
+        let value = &value[..value.iter().rposition(|it| !blank(it)).map_or(0, |it| it + 1)];
+        let value = http::HeaderValue::from_bytes(value).ok()?;
         if name != http::header::HOST {
             body.trailers.push((name.to_string(), value.as_bytes().to_vec()));
         }
