@@ -36,6 +36,11 @@ const GATHER: usize = 64 * 1024;
 
 /// What happens to an answer's head before the client gets it.
 pub trait ResponseFilters: Sync {
+    /// The client gets a refusal: there is no answer of an upstream. Called before [`ResponseFilters::on_response`].
+    fn on_refusal(&self, exchange: &mut Exchange) {
+        let _ = exchange;
+    }
+
     /// Called once for every final head, upgrades included.
     fn on_response(&self, exchange: &mut Exchange, head: &mut ResponseHeader);
 

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 use crate::base::{RequestId, SpanId, TraceId};
-use crate::cache::Lookup;
 use crate::identity::{Fields, Principal};
 use crate::pipeline::{EndState, RateLimitStatus, Recording, Refusal, Taps, Upstreams};
 
@@ -61,8 +60,6 @@ pub struct Exchange {
     pub recording: Option<Box<Recording>>,
     /// Those who see what its client sends, where that goes on as it comes.
     pub request_taps: Option<Box<Taps>>,
-    /// What the cache has to do with it.
-    pub cache: Option<Box<Lookup>>,
     /// What became of the attempts to have it answered.
     pub attempt: AttemptInfo,
     /// Bytes of the answer's body as the upstream sent them.
@@ -178,7 +175,6 @@ impl Exchange {
             body: None,
             recording: None,
             request_taps: None,
-            cache: None,
             attempt: AttemptInfo::default(),
             body_received: 0,
             streaming: false,

@@ -23,6 +23,8 @@ pub(super) struct Facts<'a> {
     pub(super) bytes_sent: u64,
     pub(super) duration: Duration,
     pub(super) end: EndState,
+    /// What became of it in the cache, in a word.
+    pub(super) cache: Option<&'static str>,
     /// Why the gateway answered by itself.
     pub(super) error: Option<&'static str>,
 }
@@ -63,7 +65,7 @@ pub(super) fn write(exchange: &Exchange, facts: &Facts<'_>) {
         if let Some(code) = facts.error {
             out.text(br#","error":""#, code.as_bytes());
         }
-        if let Some(cache) = exchange.cache.as_ref().and_then(|it| it.word) {
+        if let Some(cache) = facts.cache {
             out.text(br#","cache":""#, cache.as_bytes());
         }
         out.number(br#","bytes_received":"#, facts.bytes_received);

@@ -64,7 +64,7 @@ pub(super) async fn lookup(
 ) -> Result<Option<Box<CachedResponse>>, ForwardError> {
     let Subject { target, tags, change } = subject;
     let Some(rules) = &admitted.route().chain.cache else {
-        exchange.cache = Some(Box::new(Lookup { status: None, fill: None, change, word: None }));
+        admitted.set_lookup(Lookup { status: None, fill: None, change, word: None });
         return Ok(None);
     };
     exchange.set_identity_headers(client.request_mut());
@@ -85,32 +85,33 @@ pub(super) async fn lookup(
         LookupResult::Pass(status) => (Some(status), None),
         LookupResult::Fill(fill) => (None, Some(fill)),
         LookupResult::NotCached(status) => {
-            exchange.cache = Some(Box::new(Lookup::status(status)));
+            admitted.set_lookup(Lookup::status(status));
             return Err(ForwardError::Refused(Refusal::NotCached));
         }
     };
-    exchange.cache = Some(Box::new(Lookup { status, fill, change, word: None }));
+    admitted.set_lookup(Lookup { status, fill, change, word: None });
     Ok(None)
 }
 
 /// Prepares to record the response, if it may be stored. True if the upstream request has to be another one
 /// than the client's: for the whole response, or a revalidation of the stored one.
-pub(super) fn begin(exchange: &mut Exchange) -> bool {
-    let Some(fill) = exchange.cache.as_ref().and_then(|it| it.fill.as_ref()) else { return false };
+pub(super) fn begin(exchange: &mut Exchange, admitted: &Admitted) -> bool {
+    let lookup = admitted.lookup();
+    let Some(fill) = lookup.as_ref().and_then(|it| it.fill.as_ref()) else { return false };
     exchange.recording = Some(Box::new(Recording::new(fill.body_max())));
     fill.asks()
 }
 
 /// The response has passed.
-pub(super) fn finish(exchange: &mut Exchange) {
-    let Some(lookup) = &mut exchange.cache else { return };
+pub(super) fn finish(exchange: &mut Exchange, admitted: &Admitted) {
+    let Some(lookup) = &mut *admitted.lookup() else { return };
     let answer = exchange.recording.take().and_then(|it| it.into_answer());
     lookup.finish(answer.map(|it| it.1));
 }
 
 /// There is no response to record.
-pub(super) fn abandon(exchange: &mut Exchange) {
-    if let Some(lookup) = &mut exchange.cache {
+pub(super) fn abandon(exchange: &mut Exchange, admitted: &Admitted) {
+    if let Some(lookup) = &mut *admitted.lookup() {
         lookup.abandon();
     }
     exchange.recording = None;
@@ -135,7 +136,7 @@ impl Proxy {
             headers.remove(http::header::CONTENT_LENGTH); // it is that of the body
             reservation.store(&StoredResponse { status: head.status, headers, body: body.clone() }).await;
         }
-        exchange.cache = Some(Box::new(Lookup::status(status)));
+        admitted.set_lookup(Lookup::status(status));
         self.give_again(client, exchange, admitted, (head, body)).await
     }
 
@@ -147,7 +148,7 @@ impl Proxy {
         exchange: &mut Exchange,
         admitted: &Admitted,
     ) -> Result<(), Unfinished> {
-        let fill = exchange.cache.as_mut().and_then(|it| it.fill.take());
+        let fill = admitted.lookup().as_mut().and_then(|it| it.fill.take());
         let Some(mut fill) = fill else { return refuse(client, exchange, admitted, Refusal::Internal).await };
         let mut request = RequestHeader::clone(&client.shared_request());
         fill.ask_on_conditions(&mut request);
@@ -182,7 +183,7 @@ impl Proxy {
             return self.only_for_the_cache(client, exchange, admitted, *fill, response).await;
         }
         exchange.recording = Some(Box::new(Recording::new(fill.body_max())));
-        exchange.cache = Some(Box::new(Lookup { status: None, fill: Some(fill), change: None, word: None }));
+        admitted.set_lookup(Lookup { status: None, fill: Some(fill), change: None, word: None });
         self.deliver(response, client, exchange, admitted).await
     }
 
@@ -201,7 +202,7 @@ impl Proxy {
         let UpstreamResponse { head, mut body } = response;
         if !wanted {
             let status = fill.status();
-            exchange.cache = Some(Box::new(Lookup::status(status)));
+            admitted.set_lookup(Lookup::status(status));
             body.finish().await;
             let known = UpstreamResponse::of(cache::not_modified_of(&head), Bytes::new());
             return self.deliver(known, client, exchange, admitted).await;

@@ -131,7 +131,7 @@ impl Proxy {
             Ok(()) => {
                 body.finish().await;
                 store(reservation, recording).await;
-                cached::finish(exchange);
+                cached::finish(exchange, admitted);
                 exchange.end.get_or_insert(EndState::Done);
                 Ok(())
             }

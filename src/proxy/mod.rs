@@ -154,7 +154,7 @@ impl Proxy {
         match request_filters(active, &self.shared, exchange, client, peer_trusted).await {
             Ok(Decision::Forward(admitted)) => {
                 let admitted = request.admitted.insert(admitted);
-                if exchange.cache.is_some() && cached::begin(exchange) {
+                if cached::begin(exchange, admitted) {
                     return Box::pin(self.fetch_for_cache(client, exchange, admitted)).await;
                 }
                 self.forward(client, exchange, admitted).await
@@ -166,7 +166,7 @@ impl Proxy {
             }
             Ok(Decision::Idempotent(admitted, reservation)) => {
                 let admitted = request.admitted.insert(admitted);
-                cached::begin(exchange);
+                cached::begin(exchange, admitted);
                 Box::pin(self.forward_idempotent(client, exchange, admitted, reservation)).await
             }
             Ok(Decision::Replayed(admitted, head, body)) => {
@@ -227,11 +227,11 @@ impl Proxy {
         let policy = &admitted.route().policy;
         match deliver(response, client, exchange, policy, admitted, self.worker.ending()).await {
             Ok(Some(tunnel)) => {
-                cached::finish(exchange);
+                cached::finish(exchange, admitted);
                 Err(Unfinished::Tunnel(tunnel))
             }
             Ok(None) => {
-                cached::finish(exchange);
+                cached::finish(exchange, admitted);
                 exchange.end.get_or_insert(EndState::Done);
                 Ok(())
             }
@@ -308,7 +308,7 @@ async fn refuse(
     way: &impl ResponseFilters,
     refusal: Refusal,
 ) -> Result<(), Unfinished> {
-    cached::abandon(exchange); // requests that wait for this response wait in vain
+    way.on_refusal(exchange);
     let (mut head, body) = reply::refusal(&refusal, &exchange.request_id, client.request());
     way.on_response(exchange, &mut head);
     if ends_connection(&refusal) {
@@ -455,6 +455,7 @@ impl Proxy {
             bytes_sent: sent,
             duration,
             end,
+            cache: admitted.as_ref().and_then(|it| it.lookup().as_ref()?.word),
             error,
         };
         access_log::write(exchange, &facts);

@@ -124,7 +124,7 @@ impl App for Front {
     async fn serve(&self, mut stream: Box<Downstream>, shutdown: ShutdownWatch) {
         match stream.speaks_http2().await {
             Ok(true) => Box::pin(self.http2(stream, shutdown)).await,
-            Ok(false) => self.http1(stream, &shutdown).await,
+            Ok(false) => Box::pin(self.http1(stream, &shutdown)).await,
             Err(_) => {}
         }
     }

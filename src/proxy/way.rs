@@ -12,10 +12,11 @@ use http::header::{
     UPGRADE,
 };
 use http::{Method, StatusCode, Uri, Version};
+use parking_lot::{Mutex, MutexGuard};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::date::get_cached_date;
 
-use crate::cache::CachedResponse;
+use crate::cache::{CachedResponse, Lookup};
 use crate::client::Client;
 use crate::config::{Action, ActiveConfig, Respond, Route};
 use crate::deliver::{DIGESTS, ResponseFilters};
@@ -81,16 +82,26 @@ impl From<Refusal> for Stopped {
     }
 }
 
-/// A route's number.
-#[derive(Clone)]
+/// A route's number, and what the cache has to do with its request.
 pub(super) struct Admitted {
     pub(super) active: Arc<ActiveConfig>,
     pub(super) route: usize,
+    /// Of this request alone; it is never waited for.
+    lookup: Mutex<Option<Box<Lookup>>>,
 }
 
 impl Admitted {
     pub(super) fn route(&self) -> &Route {
         &self.active.snapshot.routes[self.route]
+    }
+
+    /// What the cache has to do with the request.
+    pub(super) fn lookup(&self) -> MutexGuard<'_, Option<Box<Lookup>>> {
+        self.lookup.lock()
+    }
+
+    pub(super) fn set_lookup(&self, lookup: Lookup) {
+        *self.lookup() = Some(Box::new(lookup));
     }
 
     /// The operator's word about fields counts for interim answers, too.
@@ -139,7 +150,7 @@ pub(super) async fn request_filters(
 
     let websocket = asks_for_websocket(client);
     let (route, params) = find(&active, client.request(), websocket)?;
-    let admitted = Admitted { active, route };
+    let admitted = Admitted { active, route, lookup: Mutex::new(None) };
     exchange.route = Some(admitted.route().name.clone());
     match filter(&admitted, shared, exchange, client, peer_trusted, &params).await {
         Ok(RouteDecision::Forward) => {}
@@ -317,7 +328,17 @@ fn replayed(stored: StoredResponse) -> (Box<ResponseHeader>, Bytes) {
 
 /// Back from an answer's head to the client, for refusals and errors too.
 impl ResponseFilters for Admitted {
+    fn on_refusal(&self, exchange: &mut Exchange) {
+        cached::abandon(exchange, self); // requests that wait for this response wait in vain
+    }
+
     fn on_response(&self, exchange: &mut Exchange, answer: &mut ResponseHeader) {
+        // Before anything changes the response: stored is what the upstream sent.
+        if let Some(lookup) = &mut *self.lookup()
+            && !lookup.on_response(answer)
+        {
+            exchange.recording = None;
+        }
         response_filters(&self.route().chain, exchange, answer);
     }
 
@@ -351,12 +372,6 @@ impl ResponseFilters for DefaultResponse {
 }
 
 fn response_filters(chain: &filters::Chain, exchange: &mut Exchange, answer: &mut ResponseHeader) {
-    // Before anything changes the response: stored is what the upstream sent.
-    if let Some(lookup) = &mut exchange.cache
-        && !lookup.on_response(answer)
-    {
-        exchange.recording = None;
-    }
     chain.on_response(exchange, answer);
     filters::behind_the_route(exchange, answer);
     dated(answer);
