@@ -1,4 +1,7 @@
 //! What an upgraded connection is: two sockets, two counters and a deadline.
+//!
+//! A direction without taps passes as it comes, and its frames are counted only. Where a tap ends it, or what comes is
+//! no WebSocket, or the process stops, both sides get a close frame that says why.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -11,13 +14,23 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
 use super::OpenStream;
-use super::tapped_tunnel;
-use super::websocket::{self, Frames};
+use super::messages::{self, Violation};
+use super::tapped_tunnel::{Ended, Tapped};
+use super::websocket::Frames;
 use crate::base::Deadline;
 use crate::client::Client;
 use crate::forward::{Upgraded, UpstreamBody, progressed};
 use crate::pipeline::{EndState, Exchange, Taps};
 use crate::transport::{acknowledged, poll_read_body};
+
+/// How long a side may take for the last words, and to close in turn.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// The same when the process stops: it has a second left itself.
+const FAREWELL_AT_STOP: Duration = Duration::from_millis(500);
+/// The endpoint is going away.
+const GOING_AWAY: u16 = 1001;
+/// So many bytes wait for a side before more is read from the other.
+const WRITE_AHEAD: usize = 64 * 1024;
 
 /// An upgraded connection whose answer 101 waits for its client.
 pub struct Tunnel {
@@ -44,17 +57,14 @@ impl Tunnel {
     /// Says how it ended, if not in good order.
     pub async fn run(&mut self, client: &mut Client, exchange: &mut Exchange) -> Result<(), EndState> {
         let Self { body, taps, idle, ending } = self;
-        let ended = match std::mem::take(taps) {
-            (None, None) => run(body, client, exchange, *idle, ending).await,
-            taps => Box::pin(tapped_tunnel::run(body, client, exchange, taps, *idle, ending)).await,
-        };
+        let ended = run(body, client, exchange, std::mem::take(taps), *idle, ending).await;
         self.body.finish().await;
         ended
     }
 }
 
 /// Until the answer 101 has gone out.
-pub(super) async fn announce(client: &mut Client, idle: Duration) -> Result<(), EndState> {
+async fn announce(client: &mut Client, idle: Duration) -> Result<(), EndState> {
     match Deadline::within(idle, poll_fn(|cx| client.poll_flush(cx))).await {
         Some(Ok(())) => Ok(()),
         Some(Err(_)) => Err(EndState::ClientGone),
@@ -62,10 +72,13 @@ pub(super) async fn announce(client: &mut Client, idle: Duration) -> Result<(), 
     }
 }
 
+/// Moves what comes both ways until either side ends, a tap does, or the process; `taps` are those of what the client
+/// sends, and of what the upstream does.
 async fn run(
     body: &mut UpstreamBody,
     client: &mut Client,
     exchange: &mut Exchange,
+    taps: (Option<Box<Taps>>, Option<Box<Taps>>),
     idle: Duration,
     ending: &watch::Receiver<bool>,
 ) -> Result<(), EndState> {
@@ -74,8 +87,8 @@ async fn run(
     let (Some(mut upstream), Some((downstream, read))) = (body.upgraded(), client.tunnel()) else {
         return Err(EndState::Truncated);
     };
-    let mut up = Direction::new(std::mem::take(read));
-    let mut down = Direction::new(upstream.take_read());
+    let mut up = Direction::new(Side::Client, taps.0, std::mem::take(read));
+    let mut down = Direction::new(Side::Upstream, taps.1, upstream.take_read());
     let mut ending = ending.clone();
     let mut stopped = pin!(ending.wait_for(|it| *it));
     let mut deadline = Deadline::after(idle);
@@ -83,97 +96,125 @@ async fn run(
     let ended = loop {
         let moved = poll_fn(|cx| {
             if let Poll::Ready(Ok(_)) = stopped.as_mut().poll(cx) {
-                return Poll::Ready(Moved::Stopped);
+                return Poll::Ready(Some(Moved::Stopped));
             }
             let down = down.poll(&mut upstream, &mut *downstream, cx);
             let up = up.poll(&mut *downstream, &mut upstream, cx);
-            let down = down.map(|it| it.moved(EndState::Truncated, EndState::ClientGone));
-            let up = up.map(|it| it.moved(EndState::ClientGone, EndState::Truncated));
-            // A connection says once that it is broken, and what else has come has no reader.
-            if let Poll::Ready(Moved::Broken(EndState::ClientGone)) = up {
-                return up;
+            match (down, up) {
+                // A connection says once that it is broken, and what else has come has no reader.
+                (_, Poll::Ready(moved @ Moved::Broken(EndState::ClientGone))) => Poll::Ready(Some(moved)),
+                (Poll::Ready(moved), _) | (Poll::Pending, Poll::Ready(moved)) => Poll::Ready(Some(moved)),
+                _ => deadline.poll_expired(cx).map(|()| None),
             }
-            if down.is_ready() {
-                return down;
-            }
-            if up.is_ready() {
-                return up;
-            }
-            deadline.poll_expired(cx).map(|()| Moved::Nothing)
         })
         .await;
         match moved {
-            Moved::Some => deadline.arm(idle),
-            Moved::Over => break Ok(()),
+            Some(Moved::Some) => deadline.arm(idle),
+            Some(Moved::Over) => break Ok(()),
             // Behind a farewell it does not matter how a connection ends.
-            Moved::Broken(_) if up.frames.closed() || down.frames.closed() => break Ok(()),
-            Moved::Broken(end) => break Err(end),
-            Moved::Stopped => {
+            Some(Moved::Broken(_)) if up.closed() || down.closed() => break Ok(()),
+            Some(Moved::Broken(end)) => break Err(end),
+            Some(Moved::Stopped) => {
                 exchange.end = Some(EndState::Drained);
-                farewell(&mut up, &mut down, downstream, &mut upstream).await;
+                let words = farewell(GOING_AWAY, (&mut up, &mut down), (downstream, &mut upstream));
+                Box::pin(Deadline::within(FAREWELL_AT_STOP, words)).await;
+                break Ok(());
+            }
+            Some(Moved::Ended(end, code)) => {
+                exchange.end = Some(end);
+                let words = farewell(code, (&mut up, &mut down), (&mut *downstream, &mut upstream));
+                Box::pin(Deadline::within(FAREWELL, words)).await;
+                let closed = async { tokio::join!(wait_for_close(downstream), wait_for_close(&mut upstream)) };
+                Box::pin(Deadline::within(FAREWELL, closed)).await;
                 break Ok(());
             }
             // Silence is when no byte is taken, not when a socket has no room for more.
-            Moved::Nothing if !down.waiting.is_empty() => {
+            None if !down.waiting.is_empty() => {
                 if !progressed(acknowledged(downstream), &mut taken[0]) {
                     break Err(EndState::ClientTimeout);
                 }
                 deadline.arm(idle);
             }
-            Moved::Nothing if !up.waiting.is_empty() && progressed(upstream.acknowledged(), &mut taken[1]) => {
+            None if !up.waiting.is_empty() && progressed(upstream.acknowledged(), &mut taken[1]) => {
                 deadline.arm(idle);
             }
-            Moved::Nothing => break Err(EndState::Truncated),
+            None => break Err(EndState::Truncated),
         }
     };
-    exchange.body_received += down.count;
-    client.count_tunnel(up.count, down.count);
+    exchange.body_received += down.received;
+    client.count_tunnel(up.received, down.sent);
     ended
 }
 
+#[derive(Clone, Copy)]
 enum Moved {
     Some,
+    /// A side has ended in good order.
     Over,
+    /// A side's connection is broken.
     Broken(EndState),
+    /// The process stops.
     Stopped,
-    Nothing,
+    /// It is to be closed with this code.
+    Ended(EndState, u16),
 }
 
-/// What became of a direction.
-enum Step {
-    Moved,
-    /// Who sends has ended in good order.
-    Ended,
-    /// The connection that is read is broken.
-    FromBroken,
-    /// The connection that is written to is.
-    ToBroken,
+/// Who sends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Upstream,
 }
 
-impl Step {
-    fn moved(self, from: EndState, to: EndState) -> Moved {
+impl Side {
+    const fn other(self) -> Self {
         match self {
-            Self::Moved => Moved::Some,
-            Self::Ended => Moved::Over,
-            Self::FromBroken => Moved::Broken(from),
-            Self::ToBroken => Moved::Broken(to),
+            Self::Client => Self::Upstream,
+            Self::Upstream => Self::Client,
+        }
+    }
+
+    /// How it ends when this side's connection is broken, or does not speak the protocol.
+    const fn gone(self) -> EndState {
+        match self {
+            Self::Client => EndState::ClientGone,
+            Self::Upstream => EndState::Truncated,
         }
     }
 }
 
-/// One direction: what was read and is not written yet.
+/// One direction: what goes on and is not written yet.
 struct Direction {
+    from: Side,
     waiting: BytesMut,
-    frames: Frames,
-    count: u64,
+    through: Through,
+    /// Said behind all that waits: it is over then.
+    last: Option<Moved>,
+    received: u64,
+    sent: u64,
     unflushed: bool,
 }
 
+enum Through {
+    /// No tap looks.
+    Frames(Frames),
+    Taps(Box<Tapped>),
+}
+
 impl Direction {
-    fn new(read: BytesMut) -> Self {
-        let mut frames = Frames::default();
-        frames.pass(&read);
-        Self { count: read.len() as u64, waiting: read, frames, unflushed: false }
+    fn new(from: Side, taps: Option<Box<Taps>>, read: BytesMut) -> Self {
+        let received = read.len() as u64;
+        let (waiting, through) = match taps {
+            None => {
+                let mut frames = Frames::default();
+                frames.pass(&read);
+                (read, Through::Frames(frames))
+            }
+            Some(taps) => (BytesMut::new(), Through::Taps(Box::new(Tapped::new(from, taps, read)))),
+        };
+        let mut direction = Self { from, waiting, through, last: None, received, sent: 0, unflushed: false };
+        direction.take();
+        direction
     }
 
     /// Moves what it can.
@@ -182,64 +223,122 @@ impl Direction {
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
-    ) -> Poll<Step> {
+    ) -> Poll<Moved> {
         if self.waiting.is_empty() {
+            self.take(); // what was too much to be written at once
+        }
+        if self.waiting.is_empty() {
+            if let Some(last) = self.last {
+                return Poll::Ready(last);
+            }
             if self.unflushed {
                 match Pin::new(&mut *to).poll_flush(cx) {
                     Poll::Ready(Ok(())) => self.unflushed = false,
-                    Poll::Ready(Err(_)) => return Poll::Ready(Step::ToBroken),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Moved::Broken(self.from.other().gone())),
                     Poll::Pending => {}
                 }
             }
-            match ready!(poll_read_body(from, cx, &mut self.waiting)) {
+            let into = match &mut self.through {
+                Through::Frames(_) => &mut self.waiting,
+                Through::Taps(tapped) => &mut tapped.read,
+            };
+            let before = into.len();
+            match ready!(poll_read_body(from, cx, into)) {
                 Ok(1..) => {}
-                Ok(0) => return Poll::Ready(Step::Ended),
-                Err(_) => return Poll::Ready(Step::FromBroken),
+                Ok(0) => return Poll::Ready(Moved::Over),
+                Err(_) => return Poll::Ready(Moved::Broken(self.from.gone())),
             }
-            self.frames.pass(&self.waiting);
-            self.count += self.waiting.len() as u64;
+            self.received += (into.len() - before) as u64;
+            if let Through::Frames(frames) = &mut self.through {
+                frames.pass(&self.waiting);
+            }
+            self.take();
         }
+        match ready!(self.poll_write(to, cx)) {
+            Ok(()) => Poll::Ready(Moved::Some),
+            Err(_) => Poll::Ready(Moved::Broken(self.from.other().gone())),
+        }
+    }
+
+    /// Whether a farewell has passed.
+    fn closed(&self) -> bool {
+        match &self.through {
+            Through::Frames(frames) => frames.closed(),
+            Through::Taps(tapped) => tapped.closed,
+        }
+    }
+
+    fn poll_write(&mut self, to: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.waiting.is_empty() {
-            match ready!(Pin::new(&mut *to).poll_write(cx, &self.waiting)) {
-                Ok(written @ 1..) => self.waiting.advance(written),
-                Ok(0) | Err(_) => return Poll::Ready(Step::ToBroken),
+            let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.waiting))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.waiting.advance(written);
+            self.sent += written as u64;
             self.unflushed = true;
         }
-        Poll::Ready(Step::Moved)
+        Poll::Ready(Ok(()))
     }
 
-    /// Whether a frame of ours may come next.
-    fn may_close(&self) -> bool {
-        self.waiting.is_empty() && self.frames.may_close()
+    /// Shows taps what has arrived, as long as what goes on can be written.
+    fn take(&mut self) {
+        let Through::Taps(tapped) = &mut self.through else { return };
+        while self.last.is_none() && self.waiting.len() < WRITE_AHEAD {
+            if tapped.closed {
+                tapped.read.clear();
+                return;
+            }
+            match tapped.next(&mut self.waiting, self.from) {
+                Ok(Some(None)) => {}
+                Ok(Some(Some(code))) => self.last = Some(Moved::Ended(EndState::Stopped, code)),
+                Ok(None) => return,
+                Err(Ended::Overflow) => {
+                    self.last = Some(Moved::Ended(EndState::Stopped, Violation::TooLong.code()));
+                }
+                Err(Ended::Violation(violation)) => {
+                    self.last = Some(Moved::Ended(self.from.gone(), violation.code()));
+                }
+            }
+        }
+    }
+
+    /// Says that it ends, behind all that waits, where that is not in the middle of a frame.
+    fn close(&mut self, code: u16) {
+        let open = match &self.through {
+            Through::Frames(frames) => frames.may_close(),
+            Through::Taps(tapped) => !tapped.closed,
+        };
+        if open {
+            messages::write_close(code, self.from == Side::Client, &mut self.waiting);
+        }
     }
 }
 
-/// Says to both sides that the endpoint is going away, where that is not in the middle of a frame.
+/// Closes both sides, and writes what they are still to get.
 async fn farewell(
-    up: &mut Direction,
-    down: &mut Direction,
-    client: &mut (impl AsyncWrite + Unpin),
-    upstream: &mut (impl AsyncWrite + Unpin),
+    code: u16,
+    (up, down): (&mut Direction, &mut Direction),
+    (client, upstream): (&mut (impl AsyncWrite + Unpin), &mut (impl AsyncWrite + Unpin)),
 ) {
-    if up.may_close() {
-        write_once(upstream, &websocket::close_to_upstream()).await;
-    }
-    if down.may_close() {
-        let word = websocket::close_to_client();
-        down.count += word.len() as u64;
-        write_once(client, &word).await;
-    }
-}
-
-/// One attempt: whether it arrives is no longer our business.
-async fn write_once(to: &mut (impl AsyncWrite + Unpin), word: &[u8]) {
+    up.close(code);
+    down.close(code);
+    let (mut up_done, mut down_done) = (false, false);
     poll_fn(|cx| {
-        let _ = Pin::new(&mut *to).poll_write(cx, word);
-        let _ = Pin::new(&mut *to).poll_flush(cx);
-        Poll::Ready(())
+        down_done |= down.poll_write(client, cx).is_ready() && Pin::new(&mut *client).poll_flush(cx).is_ready();
+        up_done |= up.poll_write(upstream, cx).is_ready() && Pin::new(&mut *upstream).poll_flush(cx).is_ready();
+        if up_done && down_done { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
+}
+
+/// Until a side has closed in turn: a connection that is closed while bytes of it are unread is reset, and a reset
+/// may overtake the close frame.
+async fn wait_for_close(side: &mut (impl AsyncRead + Unpin)) {
+    let mut read = BytesMut::new();
+    while let Ok(1..) = poll_fn(|cx| poll_read_body(side, cx, &mut read)).await {
+        read.clear();
+    }
 }
 
 impl Upgraded {

@@ -3,15 +3,11 @@
 //! A tunnel passes bytes; only at its end does it matter where a frame stops, because a word of ours
 //! in the middle of one would be taken for its payload. So this counts and understands nothing else.
 
-use bytes::Bytes;
-
 /// The longest head: two bytes, a length of eight, a mask of four.
 const HEAD_MAX: usize = 14;
 const OPCODE: u8 = 0x0f;
 const CLOSE: u8 = 0x08;
 const MASKED: u8 = 0x80;
-/// Close, status 1001: the endpoint is going away.
-const GOING_AWAY: [u8; 2] = 1001_u16.to_be_bytes();
 
 /// Follows one direction of a tunnel.
 #[derive(Debug, Default)]
@@ -80,23 +76,11 @@ impl Frames {
     }
 }
 
-/// The farewell to a client: servers do not mask.
-pub(super) fn close_to_client() -> Bytes {
-    let [high, low] = GOING_AWAY;
-    Bytes::copy_from_slice(&[0x80 | CLOSE, 2, high, low])
-}
-
-/// The farewell to an upstream: clients mask.
-pub(super) fn close_to_upstream() -> Bytes {
-    let [high, low] = GOING_AWAY;
-    let mask = fastrand::u32(..).to_be_bytes();
-    let [a, b, c, d] = mask;
-    Bytes::copy_from_slice(&[0x80 | CLOSE, MASKED | 2, a, b, c, d, high ^ a, low ^ b])
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::messages::write_close;
     use super::*;
+    use bytes::BytesMut;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -160,18 +144,24 @@ mod tests {
         }
     }
 
+    fn close(masked: bool) -> BytesMut {
+        let mut frame = BytesMut::new();
+        write_close(1001, masked, &mut frame);
+        frame
+    }
+
     #[test]
     fn after_a_farewell_nothing_may_follow() {
         let mut tracker = Frames::default();
-        tracker.pass(&close_to_client());
+        tracker.pass(&close(false));
         assert!(!tracker.may_close());
     }
 
     #[test]
     fn a_farewell_is_a_whole_frame() {
-        assert_eq!(&close_to_client()[..], b"\x88\x02\x03\xe9");
-        let masked = close_to_upstream();
+        assert_eq!(&close(false)[..], b"\x88\x02\x03\xe9");
+        let masked = close(true);
         assert_eq!((masked[0], masked[1]), (0x88, 0x82));
-        assert_eq!([masked[6] ^ masked[2], masked[7] ^ masked[3]], GOING_AWAY);
+        assert_eq!([masked[6] ^ masked[2], masked[7] ^ masked[3]], 1001_u16.to_be_bytes());
     }
 }
