@@ -1,0 +1,1 @@
+//! Paths against protected routes: no spelling reaches what another spelling may not.

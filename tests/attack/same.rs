@@ -1,0 +1,1 @@
+//! Two users, tenants, issuers, hosts and routes after each other's answers.

@@ -1,0 +1,1 @@
+//! Canaries in every secret field, searched for in all that comes out, faults included.

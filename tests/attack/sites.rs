@@ -1,0 +1,1 @@
+//! The gateway's administration against other sites, rebinding, and principals of tenants.
