@@ -10,6 +10,7 @@ mod check;
 mod compile;
 mod config;
 mod endpoint;
+mod failure;
 mod live;
 mod metrics;
 mod registry;
@@ -26,6 +27,7 @@ pub use config::{
     UpstreamTlsConfig, WeightedEndpointConfig,
 };
 pub use endpoint::{Endpoint, Health, Outcome, Picked};
+pub use failure::in_words;
 pub use live::Live;
 pub use registry::UpstreamRegistry;
 pub use report::{EndpointReport, UpstreamReport};
