@@ -81,6 +81,8 @@ pub struct Origin {
     pub value: HeaderValue,
     /// Whether it may call.
     pub allowed: bool,
+    /// Whether this is its preflight, which the gateway answers by itself.
+    pub preflight: bool,
 }
 
 impl Deref for Exchange {

@@ -91,22 +91,31 @@ fn a_stream_that_outlasts_its_deadline_ends_with_the_status_in_its_trailers() {
 
 #[test]
 fn a_call_whose_client_is_still_sending_ends_at_the_deadline_too() {
-    let upstream = RawUpstream::start(|_| Script::silence());
-    let gateway = in_front_of(&upstream, "");
+    // Where the body goes on as it comes, and where it is held first.
+    for (settings, reached) in [("", true), ("idempotency: {}", false)] {
+        let upstream = RawUpstream::start(|_| Script::silence());
+        let gateway = in_front_of(&upstream, settings);
+        assert_eq!(ends_while_sending(&gateway), "4", "{settings}");
+        upstream.wait_for_closed(usize::from(reached));
+        assert_eq!(upstream.connections(), usize::from(reached), "{settings}");
+    }
+}
+
+/// The status of a call that never stops sending.
+fn ends_while_sending(gateway: &Gateway) -> String {
     let client = H2Client::connect(gateway.public());
     let mut sender = client.sender();
-    let status = client.run(async {
+    client.run(async {
         let request = HttpRequest::post("http://x/pkg.Service/Up")
             .header("content-type", "application/grpc")
+            .header("idempotency-key", "one")
             .header("grpc-timeout", "300m")
             .body(())
             .unwrap();
         let (answer, mut stream) = sender.send_request(request, false).unwrap();
         stream.send_data(Bytes::from_static(CALL), false).unwrap();
-        answer.await.unwrap().headers()["grpc-status"].clone()
-    });
-    assert_eq!(status, "4");
-    upstream.wait_for_closed(1);
+        answer.await.unwrap().headers()["grpc-status"].to_str().unwrap().to_owned()
+    })
 }
 
 #[test]
