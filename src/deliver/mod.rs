@@ -244,7 +244,7 @@ impl Delivery<'_> {
                 Event::Upload(Err(_)) | Event::ClientGone => return Err(EndState::ClientGone.into()),
                 Event::Late if self.is_past_deadline() => {
                     if self.ended {
-                        return Err(EndState::ClientTimeout.into());
+                        return Err(EndState::ClientGone.into()); // nobody waits for the rest
                     }
                     self.end_call()?;
                 }

@@ -345,7 +345,7 @@ fn grpc_status(status: StatusCode) -> u16 {
     match status.as_u16() {
         400 | 411 | 415 | 417 | 422 | 426 => 3, // INVALID_ARGUMENT
         408 | 504 => 4,                         // DEADLINE_EXCEEDED
-        404 | 405 | 406 => 12,                  // UNIMPLEMENTED
+        404..=406 => 12,                        // UNIMPLEMENTED
         401 => 16,                              // UNAUTHENTICATED
         403 => 7,                               // PERMISSION_DENIED
         409 => 10,                              // ABORTED

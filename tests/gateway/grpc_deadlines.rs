@@ -1,10 +1,13 @@
 //! The deadline of a gRPC call, which its client sets: kept towards the client, passed on to the upstream, bounded by
 //! the route, and nobody's failure.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use http::Request as HttpRequest;
 
 use crate::exchange::in_front_of;
+use crate::http2::H2Upstream;
 use crate::support::upstream::chunk;
 use crate::support::{Gateway, H2Client, RawUpstream, Request, Response, Script, eventually, figure};
 
@@ -19,7 +22,10 @@ fn call(gateway: &Gateway, path: &str, timeout: &str) -> Response {
 fn passed_on(upstream: &RawUpstream) -> u64 {
     upstream.wait_for_requests(1);
     let head = upstream.requests().remove(0);
-    let field = Request { head, connection: 0, turn: 0, number: 0 }.header("grpc-timeout").unwrap();
+    micros(&Request { head, connection: 0, turn: 0, number: 0 }.header("grpc-timeout").unwrap())
+}
+
+fn micros(field: &str) -> u64 {
     let (number, unit) = field.split_at(field.len() - 1);
     let unit = [("u", 1), ("m", 1_000), ("S", 1_000_000)].iter().find(|it| it.0 == unit).unwrap().1;
     number.parse::<u64>().unwrap() * unit
@@ -45,6 +51,28 @@ fn a_call_ends_at_its_clients_deadline_and_its_upstream_is_told_what_is_left() {
     };
     eventually("it is counted", || (of("abandoned") == Some(1.0)).then_some(()));
     assert_eq!((of("failure"), of("success")), (Some(0.0), Some(0.0)));
+}
+
+#[test]
+fn an_http2_upstream_is_told_what_is_left_and_its_stream_is_cancelled() {
+    let upstream = H2Upstream::start(|request, mut respond, book| {
+        Box::pin(async move {
+            let reason = std::future::poll_fn(|cx| respond.poll_reset(cx)).await?;
+            book.resets.lock().unwrap().push(Some(reason));
+            drop(request);
+            Ok(())
+        })
+    });
+    let gateway = upstream.gateway("");
+    assert_eq!(call(&gateway, "/pkg.Service/Slow", "300m").header("grpc-status"), Some("4"));
+    let cancelled = || (*upstream.book.resets.lock().unwrap() == [Some(h2::Reason::CANCEL)]).then_some(());
+    eventually("its stream is cancelled", cancelled);
+    let heads = upstream.book.heads.lock().unwrap();
+    assert!((1..300_000).contains(&micros(heads[0].headers["grpc-timeout"].to_str().unwrap())));
+    // Its connection serves the next call.
+    drop(heads);
+    assert_eq!(call(&gateway, "/pkg.Service/Slow", "100m").header("grpc-status"), Some("4"));
+    assert_eq!(upstream.book.connections.load(Ordering::SeqCst), 1);
 }
 
 #[test]
