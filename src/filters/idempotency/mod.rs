@@ -26,6 +26,7 @@ use crate::base::{At, ByteSize, Diagnostics, Period};
 use crate::cache::{Target, field_names};
 use crate::http as codec;
 use crate::pipeline::{Exchange, Filter, Refusal, Scheme, Scope};
+use crate::routing::HostName;
 
 pub use record::StoredResponse;
 pub use reservation::{Reservation, ReserveOutcome};
@@ -192,7 +193,9 @@ impl Idempotency {
         let uri = exchange.target_received.as_ref().unwrap_or(&request.uri);
         let target = Target::of(exchange.scheme == Scheme::Https, request, uri);
         parts.add(exchange.scheme.as_str().as_bytes());
-        parts.add(target.host().as_bytes());
+        // Without its port: a repetition may come through another listener or gateway.
+        let host = HostName::of(Some(target.host()));
+        parts.add(host.as_ref().map_or(target.host(), HostName::as_str).as_bytes());
         parts.add(exchange.route.as_deref().unwrap_or_default().as_bytes());
         parts.add(request.method.as_str().as_bytes());
         parts.add(uri.path_and_query().map_or("", |it| it.as_str()).as_bytes());

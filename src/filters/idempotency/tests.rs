@@ -98,7 +98,9 @@ fn another_request_or_another_person_has_another_fingerprint() {
         assert_ne!(with(&[(name, one)]), with(&[(name, other)]), "{name}");
         assert_ne!(with(&[(name, one)]), with(&[]), "{name}");
     }
-    assert_eq!(with(&[("host", "A.test")]), with(&[("host", "a.test")]));
+    for same in ["A.test", "a.test.", "a.test:80", "a.test:8443"] {
+        assert_eq!(with(&[("host", same)]), with(&[("host", "a.test")]), "{same}");
+    }
     assert_eq!(with(&[("accept", "a")]), with(&[("accept", "b")]));
     let known = |role| {
         let fields = [("idempotency-key", "one"), ("x-role", role)];
