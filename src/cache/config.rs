@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use http::header::{HOST, HeaderName};
+use http::header::{AUTHORIZATION, HOST, HeaderName, PROXY_AUTHORIZATION};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -207,7 +207,7 @@ pub(super) fn is_of_one_request(field: &HeaderName) -> bool {
 }
 
 fn impersonal(config: &CacheConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<HeaderName> {
-    let fields = field_names(&config.impersonal, at, diagnostics);
+    let fields = impersonal_fields(&config.impersonal, at, diagnostics);
     for (number, text) in config.impersonal.iter().enumerate() {
         if config.vary.iter().any(|it| it.eq_ignore_ascii_case(text)) {
             let diagnostic = diagnostics.error(&at.index(number), format!("`{text}` stands in `vary`, too"));
@@ -217,11 +217,15 @@ fn impersonal(config: &CacheConfig, at: &At<'_>, diagnostics: &mut Diagnostics) 
     fields
 }
 
-/// Names of header fields; reports each that is none.
-pub fn field_names(written: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<HeaderName> {
+/// The fields of an `impersonal` list; reports names that are none, and those that are always credentials.
+pub fn impersonal_fields(written: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<HeaderName> {
     let mut fields = Vec::new();
     for (number, text) in written.iter().enumerate() {
         match HeaderName::from_bytes(text.as_bytes()) {
+            Ok(field) if field == AUTHORIZATION || field == PROXY_AUTHORIZATION => {
+                let diagnostic = diagnostics.error(&at.index(number), format!("`{field}` always says who is asking"));
+                diagnostic.help("remove it; a cache whose responses are for everybody has `per: public`")
+            }
             Ok(field) => fields.push(field),
             Err(_) => diagnostics.error(&at.index(number), "not a header's name").help("write it as x-role"),
         }
@@ -310,7 +314,8 @@ mod tests {
         assert_eq!(faults("{ ttl: 5m, key: [body] }"), [""; 0]);
         assert_eq!(faults("{ key: [body] }"), ["/key"]);
         assert_eq!(faults("{ ttl: 10ms, max_object: 0, vary: [host, 'a b'] }"), ["/max_object", "/vary/0", "/vary/1"]);
-        assert_eq!(faults("{ impersonal: [x-role] }"), [""; 0]);
+        assert_eq!(faults("{ impersonal: [x-role, cookie] }"), [""; 0]);
+        assert_eq!(faults("{ impersonal: [Authorization] }"), ["/impersonal/0"]);
         assert_eq!(
             faults("{ impersonal: ['a b', X-Role], vary: [x-role, x-request-id] }"),
             ["/vary/1", "/impersonal/0", "/impersonal/1"]

@@ -27,7 +27,7 @@ mod tag;
 pub use cache_status::{CacheStatus, Forwarded, Verdict};
 pub use cached_response::{CachedResponse, not_modified_of};
 pub use conditional::{Condition, Part, Validators};
-pub use config::{CacheConfig, CacheRoomConfig, KeyPart, Per, Room, Rules, SetCookie, field_names};
+pub use config::{CacheConfig, CacheRoomConfig, KeyPart, Per, Room, Rules, SetCookie, impersonal_fields};
 pub use fill::{Fill, Refresh};
 pub use key::{CacheRequest, Target};
 pub use lookup::{Change, Lookup, LookupResult};

@@ -421,18 +421,21 @@ fn nobody_uses_up_anothers_allowance() {
         bodies: false,
         of_tenant: per == "tenant",
     });
-    let (upstream, foreign) = (numbering(), Signer::es256("f"));
-    let builder = prepared(routes(&upstream, &limits), &foreign, "");
-    let keys = api_keys(builder.folder());
-    let gateway = builder.start();
-    let pairs = Proofs { foreign, keys }.principals();
-    for limit in &limits {
-        // Whom a service acts for is not verified: it can't be given allowances that way.
-        let pairs = pairs.iter().filter(|it| limit.concerns(it) && !it.what.starts_with("a service that carries"));
-        for pair in pairs {
-            let statuses = [&pair.one, &pair.one, &pair.other, &pair.other];
-            let statuses = statuses.map(|it| ask(&gateway, limit, pair, it).status);
-            assert_eq!(statuses, [200, 429, 200, 429], "per {}, {}", limit.name, pair.what);
+    let redis = Redis::start();
+    for more in [String::new(), format!("state: {{ redis: {{ url: \"{}\" }} }}", redis.url())] {
+        let (upstream, foreign) = (numbering(), Signer::es256("f"));
+        let builder = prepared(routes(&upstream, &limits), &foreign, &more);
+        let keys = api_keys(builder.folder());
+        let gateway = builder.start();
+        let pairs = Proofs { foreign, keys }.principals();
+        for limit in &limits {
+            // Whom a service acts for is not verified: it can't be given allowances that way.
+            let pairs = pairs.iter().filter(|it| limit.concerns(it) && !it.what.starts_with("a service that carries"));
+            for pair in pairs {
+                let statuses = [&pair.one, &pair.one, &pair.other, &pair.other];
+                let statuses = statuses.map(|it| ask(&gateway, limit, pair, it).status);
+                assert_eq!(statuses, [200, 429, 200, 429], "per {}, {}, {more}", limit.name, pair.what);
+            }
         }
     }
 }
@@ -470,6 +473,28 @@ fn what_is_revoked_of_one_is_not_revoked_of_others() {
     moongate(gateway.folder(), &["users", "disable", "ada"], "");
     eventually("what the command revoked is heard of", || (status(&ada) == 401).then_some(()));
     assert_eq!([&bob, &other].map(|it| status(it)), [200, 200]);
+}
+
+/// What is remembered of an account is for our own tokens of it.
+#[test]
+fn another_issuers_subject_has_not_the_roles_of_our_account_of_that_name() {
+    let foreign = Signer::es256("f");
+    let routes = "version: 1\nupstreams: { auth: { local: auth } }\nroutes:\n  \
+        - { name: auth, match: { path: \"/api/v1/auth/{*rest}\" }, upstream: auth }\n  \
+        - { name: all, match: { path: /all }, respond: {}, auth: { jwt: {}, roles_from: account, roles: [clinician] } }\n";
+    let builder = prepared(routes.to_owned(), &foreign, "");
+    let password = "correct horse battery";
+    moongate(builder.folder(), &["users", "add", "ada", "--role", "clinician"], password);
+    let gateway = builder.start();
+    let body = json!({ "username": "ada", "password": password }).to_string();
+    let answer = gateway.request("POST", "/api/v1/auth/login", &[("content-type", "application/json")], body);
+    let ada = answer.json()["access_token"].as_str().unwrap().to_owned();
+    let other = foreign.sign(&with(tokens::said_by(&ada).1, json!({ "iss": FOREIGN, "roles": ["user"] })));
+    let status =
+        |token: &str| gateway.request("GET", "/all", &[("authorization", &format!("Bearer {token}"))], "").status;
+    for _ in 0..2 {
+        assert_eq!([&ada, &other].map(|it| status(it)), [200, 403]);
+    }
 }
 
 #[test]

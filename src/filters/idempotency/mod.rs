@@ -23,7 +23,7 @@ use sfv::{BareItem, Parser};
 
 use super::settings::{BuiltIn, Layer};
 use crate::base::{At, ByteSize, Diagnostics, Period};
-use crate::cache::{Target, field_names};
+use crate::cache::{Target, impersonal_fields};
 use crate::http as codec;
 use crate::pipeline::{Exchange, Filter, Refusal, Scheme, Scope};
 use crate::routing::HostName;
@@ -135,7 +135,7 @@ impl Filter for Idempotency {
             diagnostics.error(&at.key("ttl"), "a time of zero").help("leave out `idempotency` to keep nothing");
         }
         let record = config.record.map_or(1024 * 1024, |it| it.0);
-        let impersonal = field_names(&config.impersonal, &at.key("impersonal"), diagnostics);
+        let impersonal = impersonal_fields(&config.impersonal, &at.key("impersonal"), diagnostics);
         // What is answered at once needs no idempotency.
         scope.forwards.then(|| Self {
             ttl,
