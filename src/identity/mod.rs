@@ -33,7 +33,7 @@ pub use claims::Claims;
 pub use config::{Tokens, TokensConfig};
 pub use identity_token::{Fields, IdentityToken};
 pub use keys::{Keys, SignError};
-pub use principal::{Kind, Principal};
+pub use principal::{Caller, CallerKey, Kind, Principal};
 pub use revocations::{Revocation, Revocations};
 pub use roles::{Roles, RolesConfig};
 pub use token_error::{AuthError, TokenError};

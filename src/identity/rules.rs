@@ -99,6 +99,7 @@ impl Rules {
             },
             issuer: Some(self.issuer.clone()),
             tenant,
+            tenant_issuer: (!self.own && self.tenant.is_none()).then(|| self.issuer.clone()),
             roles,
             scopes,
             credential: name(claims, "jti")?.map(Arc::from),

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::base::{RequestId, SpanId, TraceId};
-use crate::identity::{Fields, Principal};
+use crate::http::unverified_credentials;
+use crate::identity::{Caller, Fields, Principal};
 use crate::pipeline::{EndState, RateLimitStatus, Recording, Refusal, Taps, Upstreams};
 
 /// The caller, and how the request came: all that is known of a request wherever it goes on, also when its client has
@@ -54,6 +55,8 @@ pub struct Exchange {
     pub origin: Option<Origin>,
     /// What is left of the tightest rate limit that counted it.
     pub rate_limit_status: Option<RateLimitStatus>,
+    /// The field whose credential proved the principal; `None` if it stood in none.
+    pub verified_field: Option<HeaderName>,
     /// The target as it was received, kept only when the route rewrites it.
     pub target_received: Option<http::Uri>,
     /// The request's whole body, where a step had to see it before it went anywhere.
@@ -178,6 +181,7 @@ impl Exchange {
             context: Context::new(client_ip, scheme),
             origin: None,
             rate_limit_status: None,
+            verified_field: None,
             target_received: None,
             body: None,
             recording: None,
@@ -188,6 +192,12 @@ impl Exchange {
             refusal: None,
             end: None,
         }
+    }
+
+    /// Who asks with these fields, of which `impersonal` are no credentials whatever they are called.
+    pub fn caller(&self, headers: &HeaderMap, impersonal: &[HeaderName]) -> Caller<'_> {
+        let unverified = unverified_credentials(headers, self.verified_field.as_ref(), impersonal);
+        Caller { principal: self.context.principal.as_deref(), unverified }
     }
 }
 

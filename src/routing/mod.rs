@@ -20,6 +20,7 @@ mod written;
 mod tests;
 
 pub use explain::{Explanation, NearMiss, Verdict};
+pub use pattern::HostName;
 pub use table::{Outcome, Request, Table};
 pub use target::{Ambiguous, Target};
 pub use template::Template;

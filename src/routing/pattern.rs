@@ -238,13 +238,14 @@ const HOST_MAX: usize = 253;
 /// A request's host in the form that names are compared in: without port and trailing dot, in
 /// lower case (RFC 9110, section 4.2.3). `None` if no host pattern can match it.
 #[derive(Debug)]
-pub(super) struct HostName {
+pub struct HostName {
     text: [u8; HOST_MAX],
     length: usize,
 }
 
 impl HostName {
-    pub(super) fn of(raw: Option<&str>) -> Option<Self> {
+    /// `raw` is the authority that a request names, with or without a port.
+    pub fn of(raw: Option<&str>) -> Option<Self> {
         let name = without_port(raw?);
         let name = name.strip_suffix('.').unwrap_or(name);
         let empty_label = name.is_empty() || name.starts_with('.') || name.contains("..");
@@ -257,7 +258,8 @@ impl HostName {
         Some(Self { text, length: name.len() })
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    /// The name.
+    pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.text[..self.length]).expect("only ASCII is taken in")
     }
 }

@@ -19,6 +19,7 @@ mod auth_mtls;
 mod bad_input;
 mod body_rules;
 mod cache;
+mod cache_rules;
 mod cache_shared;
 mod clock;
 mod commands;

@@ -31,6 +31,18 @@ pub(super) enum Place {
     ApiKey,
 }
 
+impl Place {
+    /// The field that it is; none for what was taken out of the query.
+    pub(super) const fn field(self) -> Option<HeaderName> {
+        match self {
+            Self::Header => Some(AUTHORIZATION),
+            Self::Cookie => Some(COOKIE),
+            Self::ApiKey => Some(API_KEY),
+            Self::Query => None,
+        }
+    }
+}
+
 impl Places {
     pub(super) fn compile(sources: Option<&[SourceConfig]>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         let mut places = Self { header: sources.is_none(), cookie: None, query: None, api_key: false };

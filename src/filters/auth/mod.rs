@@ -181,6 +181,7 @@ impl Auth {
                 .identity_headers(&principal, |identity_token| identity_headers::fields(&principal, identity_token)),
         );
         exchange.principal = Some(principal);
+        exchange.verified_field = place.and_then(Place::field);
         Ok(())
     }
 

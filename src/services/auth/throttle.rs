@@ -38,7 +38,8 @@ impl Throttle {
     /// Counts an attempt; an error says how long to wait.
     pub(super) fn attempt(&self, account: &str, client: IpAddr) -> Result<Attempt, Duration> {
         let network = network(client);
-        let key = |kind, network: &[u8]| self.counters.key("sign-in", LIMIT, kind, [account.as_bytes(), network, b""]);
+        let key =
+            |kind, network: &[u8]| self.counters.key("sign-in", LIMIT, kind, [account.as_bytes(), network, b"", b""]);
         let attempt = Attempt { network: key(0, &network), account: key(1, b"") };
         let now = self.counters.now();
         let taken = self.counters.take(attempt.network, self.network, 1, now);
