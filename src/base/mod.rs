@@ -10,6 +10,7 @@ mod ids;
 mod memory;
 mod network;
 mod secret;
+mod turns;
 mod units;
 
 pub use address::AddressText;
@@ -20,4 +21,5 @@ pub use ids::{RequestId, SpanId, TraceId};
 pub use memory::give_back_memory;
 pub use network::{network_of, networks};
 pub use secret::Secret;
+pub use turns::{Busy, Turns};
 pub use units::{ByteSize, Percent, Period};
