@@ -39,7 +39,7 @@ impl Guard {
         let verified = match identity.verify(token.trim_ascii()) {
             Verdict::Valid(verified) if verified.issuer == IssuerId::Own => verified,
             Verdict::Invalid(token_error) => return Err(Refused::Unknown(Some(token_error))),
-            Verdict::Valid(_) | Verdict::KeysMissing => return Err(Refused::Unknown(Some(TokenError::Untrusted))),
+            Verdict::Valid(_) | Verdict::KeysMissing(_) => return Err(Refused::Unknown(Some(TokenError::Untrusted))),
         };
         let trusted = verified.principal.roles.iter().any(|it| ROLES.contains(&&**it));
         if trusted { Ok(()) } else { Err(Refused::Forbidden) }

@@ -39,7 +39,7 @@ impl Stage {
         match self.identity.verify(token.as_bytes()) {
             Verdict::Valid(verified) => Ok(verified),
             Verdict::Invalid(error) => Err(error),
-            Verdict::KeysMissing => panic!("nothing is fetched here"),
+            Verdict::KeysMissing(_) => panic!("nothing is fetched here"),
         }
     }
 
