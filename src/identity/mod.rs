@@ -4,6 +4,7 @@
 //! rooms above.
 
 mod accounts;
+mod administration;
 mod api_key;
 mod cache;
 mod certificate;
@@ -27,6 +28,7 @@ mod trust;
 mod verifier;
 
 pub use accounts::{Account, Accounts, ApiKeyRecord, Unavailable};
+pub use administration::NotAdministrator;
 pub use api_key::is_api_key;
 pub use certificate::{CertificateConfig, CertificateRules, ClientCertificate};
 pub use claims::Claims;
