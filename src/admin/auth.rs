@@ -111,11 +111,13 @@ impl IntoResponse for Refused {
             Self::Unknown(error) => unauthorized(error),
             Self::Unavailable => {
                 let message = "the caller can't be authenticated at the moment";
-                let fault = Fault::new(StatusCode::SERVICE_UNAVAILABLE, "identity_unavailable", message, "try again later");
+                let fault =
+                    Fault::new(StatusCode::SERVICE_UNAVAILABLE, "identity_unavailable", message, "try again later");
                 fault.into_response()
             }
             Self::Forbidden(why) => {
-                let action = "use a token or an API key of this gateway, without a tenant, whose roles and scopes permit it";
+                let action =
+                    "use a token or an API key of this gateway, without a tenant, whose roles and scopes permit it";
                 Fault::new(StatusCode::FORBIDDEN, "forbidden", why.to_string(), action).into_response()
             }
         }

@@ -51,7 +51,8 @@ impl Front {
         };
         let fault = response.extensions().get::<Fault>().cloned();
         let actor = response.extensions().get::<Actor>().cloned();
-        let (head, body) = finished(response, fault.as_ref(), &mut exchange, client.request().method == Method::HEAD).await?;
+        let (head, body) =
+            finished(response, fault.as_ref(), &mut exchange, client.request().method == Method::HEAD).await?;
         tell(&exchange, &client, head.status, fault.as_ref(), actor.as_ref());
         let bodiless = body.is_empty() || client.request().method == Method::HEAD;
         let parts = [Part::Head(head, bodiless), Part::Data(body), Part::End(None)];
@@ -63,8 +64,13 @@ impl Front {
         let head = client.request();
         if head.method == Method::CONNECT {
             let action = "use another method";
-            return Fault::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_supported", "CONNECT is not offered", action)
-                .into_response();
+            return Fault::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_supported",
+                "CONNECT is not offered",
+                action,
+            )
+            .into_response();
         }
         let mut request = Request::new(Body::from(body));
         *request.method_mut() = head.method.clone();
@@ -149,7 +155,9 @@ async fn finished(
     if !head.headers.contains_key(CACHE_CONTROL) {
         let _ = head.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
-    if head.status != StatusCode::NO_CONTENT && (fault.is_some() || !head_only) {
+    if head.status == StatusCode::NO_CONTENT {
+        head.remove_header(&CONTENT_LENGTH); // RFC 9110, section 8.6
+    } else if fault.is_some() || !head_only {
         let _ = head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
     Security::Strict.add_to(exchange, &mut head);

@@ -25,31 +25,31 @@ impl Sites {
         Self(hosts.iter().map(|it| it.to_ascii_lowercase()).collect())
     }
 
-    fn check(&self, request: &Request) -> Result<(), Fault> {
+    fn check(&self, request: &Request) -> Result<(), Box<Fault>> {
         let host = host(request)?;
         if host.as_deref().is_some_and(|it| !self.means_us(it)) {
-            return Err(Fault::new(
+            return Err(Box::new(Fault::new(
                 StatusCode::MISDIRECTED_REQUEST,
                 "host_not_served",
                 "the admin listener is not known under the name in Host",
                 "call it by its address or as localhost, or list the name in listeners.admin.hosts",
-            ));
+            )));
         }
         if !comes_from_here(request.headers(), host.as_deref()) {
-            return Err(Fault::new(
+            return Err(Box::new(Fault::new(
                 StatusCode::FORBIDDEN,
                 "foreign_origin",
                 "pages of other sites may not call the admin listener",
                 "call it from a program, or from a page of its own",
-            ));
+            )));
         }
         if has_body(request.headers()) && !media_type_is(request.headers(), "application/json") {
-            return Err(Fault::new(
+            return Err(Box::new(Fault::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported_media_type",
                 "a body for the admin listener is JSON, and says so",
                 "send it with Content-Type: application/json",
-            ));
+            )));
         }
         Ok(())
     }
@@ -59,15 +59,19 @@ impl Sites {
     fn means_us(&self, host: &str) -> bool {
         let name = name_of(host).trim_end_matches('.').to_ascii_lowercase();
         let address = name.trim_start_matches('[').trim_end_matches(']');
-        address.parse::<IpAddr>().is_ok() || name == "localhost" || name.ends_with(".localhost") || self.0.contains(&name)
+        address.parse::<IpAddr>().is_ok()
+            || name == "localhost"
+            || name.ends_with(".localhost")
+            || self.0.contains(&name)
     }
 }
 
 /// The host that the request is for. Before HTTP/1.1 there need be none, and no browser leaves it out.
-fn host(request: &Request) -> Result<Option<String>, Fault> {
+fn host(request: &Request) -> Result<Option<String>, Box<Fault>> {
     let malformed = |why: &str| {
         let action = "send the request as RFC 9110 and RFC 9112 write it";
-        Fault::new(StatusCode::BAD_REQUEST, "bad_request", format!("the request is malformed: {why}"), action)
+        let message = format!("the request is malformed: {why}");
+        Box::new(Fault::new(StatusCode::BAD_REQUEST, "bad_request", message, action))
     };
     if let Some(authority) = request.uri().authority() {
         return Ok(Some(authority.as_str().to_owned()));
@@ -135,7 +139,9 @@ mod tests {
         ] {
             assert!(sites.means_us(host), "{host}");
         }
-        for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "", "admin.example.evil", "a:b"] {
+        for host in
+            ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "", "admin.example.evil", "a:b"]
+        {
             assert!(!sites.means_us(host), "{host}");
         }
     }

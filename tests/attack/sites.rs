@@ -40,10 +40,6 @@ fn refused(answer: &Response, status: u16, code: &str) {
     assert_eq!((answer.status, &answer.json()["error"]["code"]), (status, &json!(code)), "{}", answer.text());
 }
 
-fn fields<'f>(pairs: &'f [(String, String)]) -> Vec<(&'f str, &'f str)> {
-    pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
-}
-
 /// Sends this very head, with this `Host`.
 fn with_host(address: SocketAddr, method: &str, path: &str, host: &str) -> Response {
     let mut client = RawClient::connect(address);
@@ -189,12 +185,13 @@ fn the_gateway_is_administered_by_its_own_people_without_a_tenant_within_their_s
         sign_hs256("{\"alg\":\"HS256\"}", &said.to_string(), SECRET.as_bytes())
     };
     let ask = |(method, path): (&str, &str), token: &str| {
-        let headers = [("authorization", format!("Bearer {token}")), ("content-type", "application/json".to_owned())];
-        let headers = headers.map(|(name, value)| (name.to_owned(), value));
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", &*bearer), ("content-type", "application/json")];
         let body = if path.ends_with("purge") { "{\"all\":true}" } else { "" };
-        try_request(admin, method, path, &fields(&headers), body.as_bytes()).unwrap()
+        try_request(admin, method, path, &headers, body.as_bytes()).unwrap()
     };
-    let foreign = with(claims("dr", &["admin"]), json!({ "iss": "https://clinic.example", "tenant": null, "scope": null }));
+    let foreign =
+        with(claims("dr", &["admin"]), json!({ "iss": "https://clinic.example", "tenant": null, "scope": null }));
     for (who, token) in [
         ("a tenant's admin", ours(json!({ "tenant": "acme" }))),
         ("a tenant's operator", ours(json!({ "tenant": "acme", "roles": ["operator"] }))),
@@ -229,7 +226,9 @@ fn an_api_key_opens_the_admin_pages_that_its_roles_permit() {
     let (_gateway, admin) = away(builder);
     let opened = |key: &str| -> Vec<u16> {
         let asked = [("GET", "/metrics"), ("GET", "/admin/config"), ("POST", "/admin/reload")].iter();
-        asked.map(|(method, path)| try_request(admin, method, path, &[("x-api-key", key)], b"").unwrap().status).collect()
+        asked
+            .map(|(method, path)| try_request(admin, method, path, &[("x-api-key", key)], b"").unwrap().status)
+            .collect()
     };
     assert_eq!(opened(&operator), [200, 200, 200]);
     assert_eq!(opened(&watcher), [200, 403, 403]);
@@ -286,7 +285,9 @@ fn new_user(name: &str, roles: &[&str]) -> Value {
 #[test]
 fn r4_5_a_trusted_issuer_gives_no_role_that_is_not_listed_and_makes_no_admin() {
     let (gateway, signer) = with_users(&[]);
-    let of = |issuer: &str| signer.sign(&with(claims("x", &["admin"]), json!({ "iss": issuer, "tenant": null, "scope": null })));
+    let of = |issuer: &str| {
+        signer.sign(&with(claims("x", &["admin"]), json!({ "iss": issuer, "tenant": null, "scope": null })))
+    };
     let (mute, loud) = (of("https://mute.example"), of("https://loud.example"));
     assert_eq!(send(&gateway, "GET", "/admins", &mute, &Value::Null).status, 403, "the role was not listed");
     assert_eq!(send(&gateway, "GET", "/admins", &loud, &Value::Null).status, 200);

@@ -61,31 +61,74 @@ fn kinds() -> Vec<(&'static str, Value, String)> {
         ("oneOf", variants("oneOf"), tree(12)),
         ("anyOf", variants("anyOf"), tree(30)),
         ("allOf", recursive(json!({ "type": "array", "items": { "allOf": [node(), node(), node()] } })), arrays(60)),
-        ("not", recursive(json!({ "not": { "not": { "type": "array", "items": { "allOf": [node(), node()] } } } })), arrays(60)),
+        (
+            "not",
+            recursive(json!({ "not": { "not": { "type": "array", "items": { "allOf": [node(), node()] } } } })),
+            arrays(60),
+        ),
         ("contains", recursive(json!({ "type": "array", "contains": node(), "items": node() })), arrays(60)),
-        ("if", recursive(json!({ "if": { "properties": { "a": node() } }, "then": { "properties": { "a": node() } },
-            "else": { "properties": { "a": node() } }, "type": "object", "required": ["a"] })), chain(60)),
-        ("dependentSchemas", recursive(json!({ "type": "object", "required": ["a"], "dependentSchemas": {
-            "a": { "allOf": [{ "properties": { "a": node() } }, { "properties": { "a": node() } }] } } })), chain(60)),
-        ("unevaluatedProperties", recursive(json!({ "anyOf": [{ "properties": { "a": node() } }, { "properties": { "b": node() } }],
-            "unevaluatedProperties": false })), chain(60)),
-        ("unevaluatedItems", recursive(json!({ "type": "array", "anyOf": [{ "prefixItems": [node()] }, { "prefixItems": [node(), true] }],
-            "unevaluatedItems": node() })), arrays(60)),
+        (
+            "if",
+            recursive(json!({ "if": { "properties": { "a": node() } }, "then": { "properties": { "a": node() } },
+            "else": { "properties": { "a": node() } }, "type": "object", "required": ["a"] })),
+            chain(60),
+        ),
+        (
+            "dependentSchemas",
+            recursive(json!({ "type": "object", "required": ["a"], "dependentSchemas": {
+            "a": { "allOf": [{ "properties": { "a": node() } }, { "properties": { "a": node() } }] } } })),
+            chain(60),
+        ),
+        (
+            "unevaluatedProperties",
+            recursive(json!({ "anyOf": [{ "properties": { "a": node() } }, { "properties": { "b": node() } }],
+            "unevaluatedProperties": false })),
+            chain(60),
+        ),
+        (
+            "unevaluatedItems",
+            recursive(
+                json!({ "type": "array", "anyOf": [{ "prefixItems": [node()] }, { "prefixItems": [node(), true] }],
+            "unevaluatedItems": node() }),
+            ),
+            arrays(60),
+        ),
         ("uniqueItems", json!({ "uniqueItems": true }), lists(6_000).to_string()),
-        ("uniqueItems, at every level", recursive(json!({ "uniqueItems": true, "items": node() })),
-            nested(60, |it| json!([it, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]), json!([])).to_string()),
-        ("const", recursive(json!({ "anyOf": [{ "const": nested(60, |it| json!([it]), json!(0)) }, { "items": node() }, { "items": node() }],
-            "type": "array" })), arrays(60)),
-        ("enum", json!({ "items": { "enum": (0..4_000).map(|it| json!({ "n": it })).collect::<Vec<_>>() } }),
-            format!("[{}]", vec!["{\"n\":-1}"; 9_000].join(","))),
-        ("patternProperties", json!({ "patternProperties": { "^(x+x+)+y$": false, "^(x|xx)*z": false } }),
-            json!({ "x".repeat(60_000): 1 }).to_string()),
+        (
+            "uniqueItems, at every level",
+            recursive(json!({ "uniqueItems": true, "items": node() })),
+            nested(60, |it| json!([it, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]), json!([])).to_string(),
+        ),
+        (
+            "const",
+            recursive(
+                json!({ "anyOf": [{ "const": nested(60, |it| json!([it]), json!(0)) }, { "items": node() }, { "items": node() }],
+            "type": "array" }),
+            ),
+            arrays(60),
+        ),
+        (
+            "enum",
+            json!({ "items": { "enum": (0..4_000).map(|it| json!({ "n": it })).collect::<Vec<_>>() } }),
+            format!("[{}]", vec!["{\"n\":-1}"; 9_000].join(",")),
+        ),
+        (
+            "patternProperties",
+            json!({ "patternProperties": { "^(x+x+)+y$": false, "^(x|xx)*z": false } }),
+            json!({ "x".repeat(60_000): 1 }).to_string(),
+        ),
         ("pattern", json!({ "items": { "pattern": "^(a|a?)+$" } }), json!(["a".repeat(60_000) + "!"]).to_string()),
-        ("propertyNames", json!({ "propertyNames": { "pattern": "^(([a-z])+.)+[A-Z]([a-z])+$" } }),
-            json!({ "a".repeat(60_000): 1 }).to_string()),
+        (
+            "propertyNames",
+            json!({ "propertyNames": { "pattern": "^(([a-z])+.)+[A-Z]([a-z])+$" } }),
+            json!({ "a".repeat(60_000): 1 }).to_string(),
+        ),
         ("depth", json!({ "items": true }), arrays(65)),
-        ("many errors", json!({ "items": { "type": "string", "minimum": 5, "enum": ["a"], "const": "b" } }),
-            format!("[{}]", vec!["1"; 60_000].join(","))),
+        (
+            "many errors",
+            json!({ "items": { "type": "string", "minimum": 5, "enum": ["a"], "const": "b" } }),
+            format!("[{}]", vec!["1"; 60_000].join(",")),
+        ),
     ]
 }
 
@@ -97,7 +140,11 @@ fn with_node(node: Value) -> Value {
 fn s2s_38_what_checking_a_body_costs_is_not_for_the_client_to_say() {
     let kinds = kinds();
     let routes: String = (0..kinds.len())
-        .map(|it| format!("  - {{ name: r{it}, match: {{ path: /{it} }}, respond: {{}}, schema: {{ request: {it}.json }} }}\n"))
+        .map(|it| {
+            format!(
+                "  - {{ name: r{it}, match: {{ path: /{it} }}, respond: {{}}, schema: {{ request: {it}.json }} }}\n"
+            )
+        })
         .collect();
     let mut builder = Gateway::with(format!("version: 1\nroutes:\n{routes}"));
     for (number, (_, schema, _)) in kinds.iter().enumerate() {
@@ -177,14 +224,17 @@ fn r4_3_a_flood_of_sign_ins_keeps_no_other_network_out_and_locks_no_owner_out() 
     let gateway = signing_in();
     let address = gateway.public();
     let (over, busy) = (AtomicBool::new(false), AtomicUsize::new(0));
+    // More than there are places: without shares, nobody else would get one.
+    let cores = std::thread::available_parallelism().unwrap().get();
     std::thread::scope(|scope| {
-        for number in 0..90 {
+        for number in 0..cores + 90 {
             let (over, busy) = (&over, &busy);
             scope.spawn(move || {
                 let mut attempt = 0;
                 while !over.load(Ordering::Relaxed) {
                     attempt += 1;
-                    let status = sign_in(address, "203.0.113.7", &format!("nobody-{number}-{attempt}"), "wrong password");
+                    let status =
+                        sign_in(address, "203.0.113.7", &format!("nobody-{number}-{attempt}"), "wrong password");
                     assert!([401, 503].contains(&status), "{status}");
                     busy.fetch_add(usize::from(status == 503), Ordering::Relaxed);
                 }
@@ -209,10 +259,13 @@ fn r4_3_guesses_at_an_account_from_everywhere_keep_its_owner_in() {
     let gateway = signing_in();
     let address = gateway.public();
     assert_eq!(sign_in(address, "198.51.100.1", "ada", PASSWORD), 200);
-    let guesses = |from: String| sign_in(address, &from, "ada", "wrong password");
-    let statuses: Vec<u16> = (0..130).map(|it| guesses(format!("203.0.{it}.7"))).collect();
-    assert!(statuses.iter().filter(|it| **it == 401).count() >= 100 && statuses.ends_with(&[429]), "{statuses:?}");
-    assert_eq!(sign_in(address, "203.0.200.7", "ada", PASSWORD), 429, "a new place has to wait");
+    let guess = |from: String| sign_in(address, &from, "ada", "wrong password");
+    let mut places = (0..).map(|it| format!("203.{}.{}.7", it / 250, it % 250));
+    let stopped_after = places.by_ref().position(|it| guess(it) == 429).unwrap();
+    assert!((100..200).contains(&stopped_after), "{stopped_after}");
+    eventually("a new place has to wait, though the password is right", || {
+        (guess(places.next()?) == 429 && sign_in(address, "192.0.2.200", "ada", PASSWORD) == 429).then_some(())
+    });
     assert_eq!(sign_in(address, "198.51.100.1", "ada", PASSWORD), 200, "where she signed in before she still does");
 }
 

@@ -284,9 +284,8 @@ mod tests {
     #[test]
     fn with_the_last_look_gone_there_is_nothing_more_to_see() {
         let list = json!([1, 2, 3, 4, 5]);
-        let seen = |allowance| {
-            within(allowance, || CountedValue(&list).as_array().map_or(0, |it| it.elements().count()))
-        };
+        let seen =
+            |allowance| within(allowance, || CountedValue(&list).as_array().map_or(0, |it| it.elements().count()));
         assert_eq!(seen(100), (Some(5), 6));
         assert_eq!(seen(4), (None, 4));
         let (nothing, spent) = within(1, || CountedValue(&list).as_array().is_some());
