@@ -28,7 +28,7 @@ pub struct SchemaConfig {
     /// not fit gets 400 with the places that failed; unless `content_types` says otherwise, bodies must
     /// be JSON. References must point into the same file; patterns are matched in linear time, so without look-around
     /// and backreferences. A body nested deeper than 64 levels, or that takes more work to check than its length
-    /// warrants, does not fit.
+    /// warrants, does not fit; nor does one that has a name twice in an object.
     pub request: Option<PathBuf>,
 }
 

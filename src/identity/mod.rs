@@ -11,7 +11,6 @@ mod certificate;
 mod claims;
 mod config;
 mod identity_token;
-mod json;
 mod keys;
 mod keyset;
 mod metrics;

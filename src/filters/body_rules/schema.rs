@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::counted::{Counted, CountedValue, within};
 use super::metrics::{BUSY, FITS, LOOKS_TAKEN, TOO_MUCH, UNFIT};
-use crate::base::Turns;
+use crate::base::{JsonFault, Turns, unique_json};
 use crate::pipeline::{BodyFault, Refusal};
 
 /// So many faults of a body are reported at once.
@@ -141,12 +141,13 @@ impl Schema {
     }
 
     fn judge(&self, body: &[u8], looks: u64) -> Judgement {
-        let value: Value = match serde_json::from_slice(body) {
+        let value = match unique_json(body) {
             Ok(value) => value,
             Err(_) if body.is_empty() => return Judgement::Unfit(vec![whole("a body is missing")]),
-            Err(error) => {
-                let place = format!("not JSON at line {}, column {}", error.line(), error.column());
-                return Judgement::Unfit(vec![whole(&place)]);
+            Err(JsonFault { twice, line, column }) => {
+                // What is checked is one of the two; an upstream may take the other.
+                let what = if twice { "a name is there twice" } else { "not JSON" };
+                return Judgement::Unfit(vec![whole(&format!("{what} at line {line}, column {column}"))]);
             }
         };
         if !is_at_most(&value, DEPTH_MAX) {
