@@ -1,5 +1,6 @@
 //! `moongate users`: who may sign in.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -154,7 +155,7 @@ fn chosen_password(generate: bool) -> Result<Secret, Failure> {
 
 async fn hash(password: Secret) -> Result<String, String> {
     let passwords = Passwords::new(tokio::runtime::Handle::current());
-    passwords.hash(password).await.map_err(|it| it.to_string())
+    passwords.hash(password, Ipv4Addr::LOCALHOST.into()).await.map_err(|it| it.to_string())
 }
 
 fn check_name(name: &str) -> Result<(), Failure> {

@@ -97,13 +97,26 @@ impl Default for ListenersConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
     /// Address and port. Away from loopback, `tokens.hs256_secret` or `tokens.signing_key` is needed, and every call
-    /// but the probes' requires a token with the role `admin` or `operator`.
+    /// but the probes' requires a token or an API key of this gateway, without a tenant: with the role `admin` or
+    /// `operator`, or with a role that permits the page (`metrics.read`, `admin.read`, `admin.write`).
     pub address: String,
+    /// The names under which it is called, beside `localhost` and addresses. A request for another name is refused,
+    /// since a page of another site could have sent it (DNS rebinding).
+    pub hosts: Vec<String>,
+    /// Connections open at once. They are apart from those of the public listeners.
+    pub connections: u32,
+    /// From a new connection, or the first byte of a later request, to its whole header.
+    pub header_timeout: Period,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { address: "127.0.0.1:9090".to_owned() }
+        Self {
+            address: "127.0.0.1:9090".to_owned(),
+            hosts: Vec::new(),
+            connections: 256,
+            header_timeout: Period::secs(10),
+        }
     }
 }
 
@@ -171,8 +184,8 @@ impl Default for ShutdownConfig {
 pub struct Process {
     /// The listeners for clients.
     pub public: Vec<Listener>,
-    /// The address for operators.
-    pub admin: SocketAddr,
+    /// The listener for operators.
+    pub admin: Listener,
     /// Whose claims about clients count.
     pub trusted_proxies: TrustedProxies,
     /// Worker threads.
@@ -294,13 +307,31 @@ impl Process {
     }
 }
 
-fn admin(file: &GatewayFile, at: &At<'_>, diagnostics: &mut Diagnostics) -> SocketAddr {
-    let written = &file.listeners.admin.address;
-    written.parse().unwrap_or_else(|_| {
+fn admin(file: &GatewayFile, at: &At<'_>, diagnostics: &mut Diagnostics) -> Listener {
+    let written = &file.listeners.admin;
+    let address = written.address.parse().unwrap_or_else(|_| {
         let diagnostic = diagnostics.error(&at.key("address"), "not an address and port");
         diagnostic.help("write it as 127.0.0.1:9090 or [::1]:9090");
         SocketAddr::from(([127, 0, 0, 1], 0))
-    })
+    });
+    for (number, host) in written.hosts.iter().enumerate() {
+        if rustls::pki_types::DnsName::try_from(host.as_str()).is_err() {
+            let diagnostic = diagnostics.error(&at.key("hosts").index(number), "not a host name");
+            diagnostic.help("write it as admin.example.com, without a port");
+        }
+    }
+    if written.connections == 0 {
+        diagnostics.error(&at.key("connections"), "zero lets nobody in");
+    }
+    if written.header_timeout.0.is_zero() {
+        diagnostics.error(&at.key("header_timeout"), "zero leaves no time").help("write a long period instead");
+    }
+    let mut listener = Listener::plain("admin", address);
+    listener.limits.connections = written.connections as usize;
+    listener.limits.header_timeout = written.header_timeout.0;
+    // They all may come from one machine.
+    listener.limits.per_address = None;
+    listener
 }
 
 fn threads(written: Threads) -> usize {
@@ -311,7 +342,7 @@ fn threads(written: Threads) -> usize {
 }
 
 fn check_admin(process: &Process, diagnostics: &mut Diagnostics) {
-    if !process.admin.ip().is_loopback() && !process.tokens.can_sign() {
+    if !process.admin.address.ip().is_loopback() && !process.tokens.can_sign() {
         let at = At::ROOT.key("listeners");
         let message = "an admin listener away from loopback needs tokens.hs256_secret or tokens.signing_key";
         let diagnostic = diagnostics.error(&at.key("admin"), message);

@@ -61,9 +61,11 @@ impl Filter for Custom {
         self.0.iter().any(|it| it.needs_body(method))
     }
 
-    fn on_body(&self, exchange: &mut Exchange, request: &RequestHeader, body: &Bytes) -> Step {
-        let mut filters = self.0.iter().filter(|it| it.needs_body(&request.method));
-        filters.try_for_each(|it| it.on_body(exchange, request, body))
+    async fn on_body(&self, exchange: &mut Exchange, request: &RequestHeader, body: &Bytes) -> Step {
+        for filter in self.0.iter().filter(|it| it.needs_body(&request.method)) {
+            filter.on_body(exchange, request, body).await?;
+        }
+        Ok(())
     }
 
     fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader) {

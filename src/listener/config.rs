@@ -155,6 +155,14 @@ pub struct Listener {
     pub limits: Limits,
 }
 
+impl Listener {
+    /// A plain-text listener with default limits.
+    pub fn plain(name: &str, address: SocketAddr) -> Self {
+        let limits = ListenerLimits::default().compile(&At::ROOT, &mut Diagnostics::default());
+        Self { name: name.into(), address, tls: None, h2c: false, limits }
+    }
+}
+
 /// A compiled `tls:` section. The first certificate is the default.
 #[derive(Clone, Debug)]
 pub struct Tls {

@@ -124,7 +124,12 @@ pub trait AnyFilter: Send + Sync {
     /// See [`Filter::needs_body`].
     fn needs_body(&self, method: &Method) -> bool;
     /// See [`Filter::on_body`].
-    fn on_body(&self, exchange: &mut Exchange, request: &RequestHeader, body: &Bytes) -> Step;
+    fn on_body<'a>(
+        &'a self,
+        exchange: &'a mut Exchange,
+        request: &'a RequestHeader,
+        body: &'a Bytes,
+    ) -> Pin<Box<dyn Future<Output = Step> + Send + 'a>>;
     /// See [`Filter::on_response`].
     fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader);
     /// See [`Filter::taps_requests`].
@@ -149,8 +154,13 @@ impl<F: Filter> AnyFilter for F {
         Filter::needs_body(self, method)
     }
 
-    fn on_body(&self, exchange: &mut Exchange, request: &RequestHeader, body: &Bytes) -> Step {
-        Filter::on_body(self, exchange, request, body)
+    fn on_body<'a>(
+        &'a self,
+        exchange: &'a mut Exchange,
+        request: &'a RequestHeader,
+        body: &'a Bytes,
+    ) -> Pin<Box<dyn Future<Output = Step> + Send + 'a>> {
+        Box::pin(Filter::on_body(self, exchange, request, body))
     }
 
     fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader) {

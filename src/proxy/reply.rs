@@ -130,6 +130,12 @@ impl ErrorBody {
                     "correct the places that the pointers name",
                 )
             },
+            Refusal::CheckBusy => say(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "check_busy",
+                "too many bodies are being checked at the moment",
+                LATER,
+            ),
             Refusal::IdempotencyKey(why) => say(
                 StatusCode::BAD_REQUEST,
                 "idempotency_key",

@@ -289,7 +289,8 @@ async fn reserve(
     if route.chain.needs_body(&client.request().method) || shared.mocks {
         Box::pin(hold_body(client, exchange, &route.policy)).await?;
         let held = exchange.body.clone().unwrap_or_default();
-        route.chain.on_body(exchange, client.request(), &held)?;
+        let request = client.shared_request();
+        Box::pin(unless_gone(client, route.chain.on_body(exchange, &request, &held))).await??;
         if shared.mocks && filters::rate_limit::triggered(&held) {
             return Err(Refusal::RateLimited { limit: 0, retry_after: 1 }.into());
         }

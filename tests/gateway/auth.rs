@@ -133,6 +133,17 @@ fn r4_2_whatever_a_client_says_of_itself_is_forgotten_where_nobody_is_asked_too(
 }
 
 #[test]
+fn px_1_a_token_of_the_secret_counts_under_whatever_name_its_maker_gave_the_secret() {
+    let stage = Stage::new("{ jwt: {} }");
+    let text = claims("ada", &["user"]).to_string();
+    let sign = |kid: &str, secret: &[u8]| sign_hs256(&json!({ "alg": "HS256", "kid": kid }).to_string(), &text, secret);
+    assert_eq!(stage.bearer(&sign("legacy-2024", SECRET.as_bytes())).status, 200);
+    assert_eq!(stage.bearer(&sign("legacy-2024", b"another secret of at least 32 bytes")).status, 401);
+    // The name of a key stays that key's.
+    assert_eq!(stage.bearer(&sign(&stage.kid(), SECRET.as_bytes())).status, 401);
+}
+
+#[test]
 fn r4_2_forged_tokens_are_refused_and_told_why() {
     let stage = Stage::new("{ jwt: {} }");
     let good = claims("ada", &["admin"]);

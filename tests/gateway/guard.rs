@@ -98,7 +98,8 @@ fn r5_5_a_blocked_peer_is_turned_away_before_a_byte_is_read() {
 fn operators_list_add_and_lift_blocks() {
     let gateway = start("{ allow: [203.0.113.128/25] }");
     let ask = |method: &str, address: &str, body: &str| {
-        request(gateway.admin(), method, &format!("/admin/blocks/{address}"), &[], body)
+        let json = [("content-type", "application/json")];
+        request(gateway.admin(), method, &format!("/admin/blocks/{address}"), &json, body)
     };
     assert_eq!(ask("PUT", "203.0.113.9", r#"{"time":"5m","reason":"by hand"}"#).status, 201);
     assert_eq!(ask("PUT", "2001:db8::1", "").status, 201);

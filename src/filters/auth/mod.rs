@@ -197,7 +197,7 @@ impl Auth {
         let verified = match identity.verify(credential) {
             Verdict::Valid(verified) => verified,
             Verdict::Invalid(error) => return Err(AuthError::Invalid(error)),
-            Verdict::KeysMissing => Box::pin(identity.verify_with_fetch(credential)).await?,
+            Verdict::KeysMissing(_) => Box::pin(identity.verify_with_fetch(credential)).await?,
         };
         self.counts(&verified).map_err(AuthError::Invalid)?;
         let principal = &verified.principal;

@@ -39,7 +39,7 @@ pub use accounts::{
     MadeKey, NAME_RULE, NoRandomness, ROLE_RULE, ROLES_MAX, is_role, is_scope, is_user_name, random_password,
 };
 pub use config::{AuthConfig, OidcConfig, Rules, SessionTokenConfig};
-pub use passwords::{BadPassword, Busy, Passwords};
+pub use passwords::{BadPassword, Passwords};
 
 /// What the service works with.
 pub struct AuthParts {
@@ -84,7 +84,7 @@ impl AuthService {
         let AuthParts { rules, identity, state, store, runtime } = parts;
         Self(Arc::new(Inner {
             passwords: Passwords::new(runtime.clone()),
-            throttle: Throttle::new(state.counters.clone()),
+            throttle: Throttle::new(&state),
             providers: Providers::new(&rules, runtime),
             rules,
             identity,
