@@ -8,6 +8,7 @@
 
 mod body;
 mod chunk_line;
+mod claims;
 mod fields;
 mod framing;
 mod request;
@@ -21,11 +22,12 @@ mod write;
 mod properties;
 
 pub use body::{BodyDecoder, BodyError, Decoded};
+pub use claims::{Claim, by_spelling, claim, fold_alike, takes};
 pub use fields::{has_token, is_event_stream, is_hop_by_hop, length, media_type_is, strip_hop_by_hop, tokens};
 pub use framing::Framing;
 pub use request::{RequestHead, folds_into_framing, read_request};
 pub use response::{ResponseHead, read_response};
 pub use scan::{HeadError, HeadScan};
-pub use target::authority_is_plain;
-pub use trailers::may_be_trailer;
+pub use target::{authority_is_plain, normal_authority};
+pub use trailers::{may_be_trailer, retain_trailers};
 pub use write::{chunk_head, write_field, write_last_chunk, write_response_head};
