@@ -21,7 +21,11 @@ fn config(more: &str) -> String {
 const TRUSTED: &str = "trusted_proxies: [127.0.0.0/8]";
 
 fn start(routes: &str, upstream: &RawUpstream, more: &str) -> Gateway {
-    let head = format!("version: 1\nupstreams:\n  up: {{ discovery: {{ static: [\"{}\"] }} }}\n", upstream.address());
+    let address = upstream.address();
+    let head = format!(
+        "version: 1\nupstreams:\n  up: {{ discovery: {{ static: [\"{address}\"] }} }}\n  \
+         echo: {{ local: echo, settings: {{ upstream: up }} }}\n"
+    );
     Gateway::with(head + routes).config(config(more)).env("PROXY_JWT_SECRET", SECRET).start()
 }
 
@@ -46,6 +50,7 @@ routes:
   - { name: moved, match: { path: \"/moved/{*rest}\" }, upstream: up, auth: { jwt: {} }, rewrite: { path: \"/x/{rest}\", host: inner.example } }
   - { name: once, match: { path: /once }, upstream: up, auth: { jwt: {} }, idempotency: {}, rewrite: { headers: { set: { x-added: \"yes\" } } } }
   - { name: kept, match: { path: \"/kept/{*rest}\" }, upstream: up, auth: { jwt: {} }, cache: { ttl: 1h, per: user }, rewrite: { headers: { set: { x-added: \"yes\" } } } }
+  - { name: local, match: { path: /local }, upstream: echo, auth: { jwt: {} }, rewrite: { headers: { set: { x-added: \"yes\" } } } }
   - { name: ws, match: { path: /ws, websocket: true }, upstream: up, auth: { jwt: {} }, rewrite: { headers: { set: { x-added: \"yes\" } } } }
 ";
 
@@ -72,6 +77,7 @@ fn r4_2_what_a_clients_connection_names_takes_nothing_of_the_gateways_away_on_an
         ("an idempotent request in chunks", "POST /once", "", &format!("idempotency-key: k2\r\n{chunked}"), true),
         ("a cached response", "GET /kept/a", "", plain, true),
         ("a body in chunks", "POST /edits/a", "", &chunked, true),
+        ("a local service", "GET /local", "", plain, true),
         ("a large body", "POST /edits/b", "", &large, true),
         ("an expectation", "POST /edits/c", "", "expect: 100-continue\r\ncontent-length: 2\r\n\r\nhi", true),
         ("a WebSocket", "GET /ws", "Upgrade, ", socket, true),
@@ -412,6 +418,36 @@ fn what_a_stranger_says_of_its_way_counts_for_nothing() {
         }
     }
     assert_eq!(gateway.request("GET", "/old", &said, "").header("location"), Some("/new"));
+}
+
+#[test]
+fn responses_for_the_clients_of_one_proxy_are_not_for_those_of_another() {
+    let upstream = RawUpstream::start(|request| {
+        let said = |name| request.header(name).unwrap_or_default();
+        let links =
+            format!("{}|{}|{}", said("x-forwarded-proto"), said("x-forwarded-port"), said("x-forwarded-prefix"));
+        Script::answer(200, &[("cache-control", "max-age=60")], links)
+    });
+    let routes = "routes: [{ name: all, match: { path: \"/{*rest}\" }, upstream: up, cache: {} }]";
+    let gateway = start(routes, &upstream, TRUSTED);
+    let [https, port, a, b] = [
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-port", "8443"),
+        ("x-forwarded-prefix", "/a"),
+        ("x-forwarded-prefix", "/b"),
+    ];
+    for _ in 0..2 {
+        for (fields, links) in [
+            (&[][..], "http||"),
+            (&[https], "https||"),
+            (&[a], "http||/a"),
+            (&[b], "http||/b"),
+            (&[port], "http|8443|"),
+        ] {
+            assert_eq!(gateway.request("GET", "/x", fields, "").text(), links);
+        }
+    }
+    assert_eq!(upstream.requests().len(), 5, "and each is kept");
 }
 
 // ── One host, and none of a stranger's in what we say ───────────────────────────────────────────

@@ -1,8 +1,12 @@
 //! Paths against protected routes: no spelling reaches what another spelling may not.
 
-use crate::support::gateway::CONFIG;
 use crate::support::tokens::{SECRET, token};
 use crate::support::*;
+
+const CONFIG: &str = "
+listeners: { public: [{ address: \"127.0.0.1:0\", h2c: true }], admin: { address: \"127.0.0.1:0\" } }
+tokens: { issuer: moongate, audience: [tta], hs256_secret: \"${PROXY_JWT_SECRET}\" }
+";
 
 /// Protected paths, and an open route to the same upstream for everything else.
 const ROUTES: &str = "
@@ -15,9 +19,7 @@ routes:
 
 fn start(routes: &str, upstream: &RawUpstream) -> Gateway {
     let head = format!("version: 1\nupstreams:\n  up: {{ discovery: {{ static: [\"{}\"] }} }}\n", upstream.address());
-    let config =
-        format!("{CONFIG}tokens: {{ issuer: moongate, audience: [tta], hs256_secret: \"${{PROXY_JWT_SECRET}}\" }}\n");
-    Gateway::with(head + routes).config(config).env("PROXY_JWT_SECRET", SECRET).start()
+    Gateway::with(head + routes).config(CONFIG).env("PROXY_JWT_SECRET", SECRET).start()
 }
 
 /// What is put between, before, behind and in place of the parts of a protected path.
@@ -200,6 +202,14 @@ fn no_spelling_of_a_path_gets_past_the_credentials_that_it_needs() {
             401 => asked += 1,
             200 | 404 => {}
             other => panic!("{target:?}: {other}"),
+        }
+    }
+    let mut http2 = H2Client::connect(gateway.public());
+    let by_http2 = corpus.iter().filter(|it| it.starts_with('/') && it.parse::<http::Uri>().is_ok()).step_by(3);
+    for target in by_http2 {
+        match http2.request("GET", target, &[], b"", None).status {
+            200 | 400 | 401 | 404 => {}
+            other => panic!("{target:?} over HTTP/2: {other}"),
         }
     }
     assert!(refused > 100 && asked > 100, "{refused} refused, {asked} asked for credentials");

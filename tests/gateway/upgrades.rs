@@ -379,3 +379,23 @@ fn rfc_9110_7_8_protocols_that_would_pass_every_filter_are_faults() {
         assert!(refused.code == 1 && refused.stderr.contains(says), "{protocol}: {}", refused.stderr);
     }
 }
+
+#[test]
+fn rfc_9110_7_8_an_upstream_changes_to_what_was_asked_for_or_not_at_all() {
+    let upstream = RawUpstream::start(|_| {
+        let switched = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: h2c\r\n\r\n";
+        Script::new().send(switched).await_close()
+    });
+    let routes = format!(
+        "version: 1\nupstreams: {{ up: {{ discovery: {{ static: [\"{}\"] }} }} }}\nroutes:\n  \
+         - {{ name: attach, match: {{ path: /attach }}, upstream: up, upgrade: [tcp] }}\n  \
+         - {{ name: ws, match: {{ path: /ws, websocket: true }}, upstream: up }}\n",
+        upstream.address()
+    );
+    let gateway = Gateway::start(routes);
+    for (path, fields) in [("/attach", "upgrade: tcp\r\n"), ("/ws", &*format!("upgrade: websocket\r\n{KEYS}"))] {
+        let mut client = RawClient::connect(gateway.public());
+        client.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\n{fields}\r\n"));
+        assert_eq!(client.read_response().status, 502, "{path}");
+    }
+}
