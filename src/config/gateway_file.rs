@@ -28,8 +28,8 @@ use crate::telemetry::LogConfig;
 pub struct GatewayFile {
     /// Where clients and operators come in.
     pub listeners: ListenersConfig,
-    /// Networks of proxies in front of us, such as `10.0.0.0/8`: their `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and
-    /// `-Prefix`, their `Forwarded` and their `X-Request-Id` count.
+    /// Networks of proxies in front of us, such as `10.0.0.0/8`: their `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`
+    /// and `-Prefix`, their `Forwarded` and their `X-Request-Id` count.
     pub trusted_proxies: Vec<String>,
     /// Header fields that only trusted proxies may send.
     pub trusted_fields: TrustedFieldsConfig,

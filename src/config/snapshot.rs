@@ -119,9 +119,9 @@ impl Route {
 }
 
 impl Snapshot {
-    /// Whether a path with parameters is for `route` to take. Servers that cut them off see another path: `other` is the
-    /// route that would take that one. No request gets past a protected route so, and none to another route than its own,
-    /// unless that one takes parameters.
+    /// Whether a path with parameters is for `route` to take. Servers that cut them off see another path: `other` is
+    /// the route that would take that one. No request gets past a protected route so, and none to another route than
+    /// its own, unless that one takes parameters.
     pub fn takes_parameters(&self, route: usize, other: Option<usize>) -> bool {
         let this = &self.routes[route];
         match other.filter(|it| *it != route) {

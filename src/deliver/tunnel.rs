@@ -1,7 +1,7 @@
 //! What an upgraded connection is: two sockets, two counters and a deadline.
 //!
-//! A direction without taps passes as it comes, and its frames are counted only; of a protocol that is no WebSocket nothing
-//! is known, and nothing is said in it. Where a tap ends it, or what comes is
+//! A direction without taps passes as it comes, and its frames are counted only; of a protocol that is no WebSocket
+//! nothing is known, and nothing is said in it. Where a tap ends it, or what comes is
 //! no WebSocket, or the process stops, both sides get a close frame that says why.
 
 use std::future::{Future, poll_fn};

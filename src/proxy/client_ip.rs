@@ -6,8 +6,8 @@ use http::header::{HeaderMap, HeaderName};
 
 use crate::config::TrustedProxies;
 
-/// Walks the hops that proxies name from the nearest to the farthest while each is a trusted proxy; the first that is not
-/// is the client. A hop that is no address ends the walk. Also says how many hops were looked at.
+/// Walks the hops that proxies name from the nearest to the farthest while each is a trusted proxy; the first that is
+/// not is the client. A hop that is no address ends the walk. Also says how many hops were looked at.
 pub(super) fn walk<'h>(
     peer: IpAddr,
     hops: impl Iterator<Item = Option<&'h [u8]>>,

@@ -1,7 +1,7 @@
 //! The request's way, from a request that was read to the line in the log.
 //!
-//! `shell` brings requests, `arrival` says how they came, `way` is the order of the steps, `reply` writes the gateway's own answers, `strict` refuses
-//! what could be read in two ways, `access_log` reports every request.
+//! `shell` brings requests, `arrival` says how they came, `way` is the order of the steps, `reply` writes the gateway's
+//! own answers, `strict` refuses what could be read in two ways, `access_log` reports every request.
 
 mod access_log;
 mod arrival;

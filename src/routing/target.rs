@@ -101,8 +101,8 @@ impl<'a> Target<'a> {
     }
 }
 
-/// A normalised path as servers read it that cut parameters off its segments (RFC 3986, section 3.3), before or after they
-/// decode it; `None` if it has none. What is left need not be in normal form.
+/// A normalised path as servers read it that cut parameters off its segments (RFC 3986, section 3.3), before or after
+/// they decode it; `None` if it has none. What is left need not be in normal form.
 pub fn without_parameters(path: &str) -> Option<String> {
     if !path.bytes().any(|it| it == b';' || it == b'%') {
         return None;

@@ -279,8 +279,8 @@ fn may_use_cookie(request: &RequestHeader, context: &Context, page_may_call: boo
     }
 }
 
-/// Scheme, host and port (RFC 6454, section 5), by which the client came to us or to a trusted proxy. The request's host is
-/// in its normal form, and has no port that goes without saying, as in an origin.
+/// Scheme, host and port (RFC 6454, section 5), by which the client came to us or to a trusted proxy. The request's
+/// host is in its normal form, and has no port that goes without saying, as in an origin.
 fn same_origin(origin: &HeaderValue, request: &RequestHeader, context: &Context) -> bool {
     let Some((scheme, origin)) = origin.to_str().ok().and_then(|it| it.split_once("://")) else { return false };
     let host = request.headers.get(HOST).and_then(|it| it.to_str().ok());

@@ -32,8 +32,8 @@ impl Inner {
         }))
     }
 
-    /// Where we are: as configured; else where the client found us, if its route lists that host. A host that anybody can
-    /// name is never repeated: then the place is relative to this document's own.
+    /// Where we are: as configured; else where the client found us, if its route lists that host. A host that anybody
+    /// can name is never repeated: then the place is relative to this document's own.
     fn base(&self, issuer: &str, asked: &Asked) -> String {
         if let Some(url) = &self.public_url {
             return url.clone();
