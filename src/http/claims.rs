@@ -20,7 +20,7 @@ pub fn claim(name: &HeaderName) -> Option<Claim> {
     let name = name.as_str().as_bytes();
     let listed = match *name {
         [b'x', second, third, ..] if !second.is_ascii_alphanumeric() => behind_x(third),
-        [b'c', ..] => {
+        [b'c', b'f' | b'l', ..] => {
             &["cf-access-authenticated-*", "cf-connecting-ip*", "cf-visitor", "client-cert*", "client-ip"][..]
         }
         [b'f', ..] => &["fastly-client-*", "forwarded", "forwarded-*", "front-end-https"],
