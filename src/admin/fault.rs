@@ -26,10 +26,6 @@ impl Fault {
         Self(self.0.with_details(details))
     }
 
-    pub(super) fn status(&self) -> StatusCode {
-        self.0.status
-    }
-
     pub(super) fn code(&self) -> &'static str {
         self.0.code
     }

@@ -13,7 +13,7 @@ use crate::config::{
 };
 use crate::filters::announced_method;
 use crate::pipeline::Filters;
-use crate::routing::{Explanation, MatchConfig, Request, Target, ValueMatch, ValueRule, Verdict};
+use crate::routing::{Explanation, MatchConfig, Request, Target, ValueMatch, ValueRule, Verdict, without_parameters};
 use crate::services::ServiceRegistry;
 use crate::upstream::{LocalUpstream, Upstream, UpstreamKind};
 use crate::yaml::schema_of;
@@ -109,19 +109,23 @@ pub fn explain(files: &Files, filters: &Filters, wanted: &ExplainRequest, format
         Action::Upstream(number) => Some(&*snapshot.upstreams[number]),
         Action::Redirect(_) | Action::Respond(_) => None,
     });
-    let refused = websocket && method == Method::GET && route.is_some_and(|it| !it.description.r#match.websocket);
+    let no_handshakes = websocket && method == Method::GET && route.is_some_and(|it| !it.description.r#match.websocket);
+    let refused = match route {
+        Some(route) if !takes_path(&snapshot, route, request) => Some(("bad_request", NO_PARAMETERS)),
+        _ => no_handshakes.then_some(("upgrade_not_allowed", NO_HANDSHAKES)),
+    };
     match format {
         Format::Json => Ok(pretty(&json!({
             "request": { "method": method.as_str(), "host": host, "target": target.to_string() },
             "match": explanation,
-            "refused": refused.then_some("upgrade_not_allowed"),
+            "refused": refused.map(|it| it.0),
             "route": route.map(|it| &it.description),
             "upstream": upstream.map(endpoints),
         }))),
         Format::Human => {
             let on = host.map(|it| format!(" on {it}")).unwrap_or_default();
             let story = story(&explanation, route, upstream);
-            Ok(format!("{method} {target}{on}\n\n{}{story}", if refused { NO_HANDSHAKES } else { "" }))
+            Ok(format!("{method} {target}{on}\n\n{}{story}", refused.map_or("", |it| it.1)))
         }
     }
 }
@@ -129,6 +133,19 @@ pub fn explain(files: &Files, filters: &Filters, wanted: &ExplainRequest, format
 /// What becomes of a WebSocket's handshake where none is taken.
 const NO_HANDSHAKES: &str = "answer     400 upgrade_not_allowed: the route takes no handshakes of WebSockets;\n           \
                              `match.websocket: true` lets it\n\n";
+
+/// What becomes of a path with parameters that two servers could read as two.
+const NO_PARAMETERS: &str = "answer     400 bad_request: a server that cuts the path's parameters off reads another path;\n           \
+                             `path_parameters: true` lets the route take them, where that leads past no `auth`\n\n";
+
+/// As `proxy/way.rs` does it: without its parameters, a path is not to be another route's.
+fn takes_path(snapshot: &Snapshot, route: &Route, request: Request<'_>) -> bool {
+    let Some(cut) = without_parameters(request.path) else { return true };
+    let Ok(target) = Target::normalise(cut.as_bytes()) else { return false };
+    let number = |route: &Route| snapshot.routes.iter().position(|it| it.name == route.name);
+    let other = explained(snapshot, Request { path: target.path(), ..request }).1.and_then(number);
+    number(route).is_none_or(|it| snapshot.takes_parameters(it, other))
+}
 
 /// As `proxy/way.rs` does it: a preflight is answered by the route of the request that it announces.
 fn explained<'s>(snapshot: &'s Snapshot, request: Request<'_>) -> (Explanation, Option<&'s Route>) {

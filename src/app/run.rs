@@ -72,6 +72,7 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     side.spawn(identity.clone().follow(store.clone(), state.pubsub.clone()));
     let auth = AuthService::new(AuthParts {
         rules: compiled.process.auth.clone(),
+        public_url: compiled.process.public_url.clone(),
         identity: identity.clone(),
         state: state.clone(),
         store,

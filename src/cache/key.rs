@@ -16,6 +16,10 @@ use crate::cache::freshness::Credentials;
 use crate::http::{is_credential, unverified_credentials};
 use crate::identity::{Caller, CallerKey, Principal};
 
+/// What trusted proxies say of a client's address beside its scheme and host.
+const PROXIED: [HeaderName; 2] =
+    [HeaderName::from_static("x-forwarded-port"), HeaderName::from_static("x-forwarded-prefix")];
+
 /// The target that a client requested, before its route changed any of it: `api.example.org/players/7?x=1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -115,6 +119,10 @@ pub(super) fn primary(rules: &Rules, request: &CacheRequest<'_>) -> Result<(Vec<
     part(&mut key, rules.route.as_bytes());
     part(&mut key, request.target.host().as_bytes());
     part(&mut key, request.target.path().as_bytes());
+    // Where a trusted proxy says these, upstreams write addresses with them.
+    for field in PROXIED.iter().filter(|it| request.headers.contains_key(*it)) {
+        vary(std::slice::from_ref(field), request.headers, &mut key);
+    }
     if rules.by_body {
         part(&mut key, request.method.as_str().as_bytes());
         let media = request.headers.get(CONTENT_TYPE).map(|it| it.as_bytes());

@@ -1,15 +1,17 @@
 //! `gateway.yaml` as an operator writes it: the process itself, read once at start.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
-use ipnet::IpNet;
+use http::Uri;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, Diagnostics, Period, networks};
+use crate::base::{At, Diagnostics, Period};
 use crate::cache::{CacheRoomConfig, Room};
+use crate::config::trusted::{TrustedFields, TrustedFieldsConfig, TrustedProxies};
 use crate::guard::{GuardConfig, GuardRules};
+use crate::http::authority_is_plain;
 use crate::identity::{Tokens, TokensConfig};
 use crate::listener::{Listener, ListenerConfig};
 use crate::secrets::SecretsConfig;
@@ -26,9 +28,14 @@ use crate::telemetry::LogConfig;
 pub struct GatewayFile {
     /// Where clients and operators come in.
     pub listeners: ListenersConfig,
-    /// Networks of proxies in front of us, such as `10.0.0.0/8`: their `X-Forwarded-For` and
-    /// `X-Request-Id` count.
+    /// Networks of proxies in front of us, such as `10.0.0.0/8`: their `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`
+    /// and `-Prefix`, their `Forwarded` and their `X-Request-Id` count.
     pub trusted_proxies: Vec<String>,
+    /// Header fields that only trusted proxies may send.
+    pub trusted_fields: TrustedFieldsConfig,
+    /// The address that clients reach the gateway under, such as `https://api.example.org`: what the gateway's own
+    /// answers name where they have to name it whole. Default: `tokens.issuer`, if that is one.
+    pub public_url: Option<String>,
     /// Worker threads: `auto` for one a core, or a number.
     pub threads: Threads,
     /// Blocks addresses that flood. Without it nobody is watched; operators can block all the same.
@@ -188,6 +195,10 @@ pub struct Process {
     pub admin: Listener,
     /// Whose claims about clients count.
     pub trusted_proxies: TrustedProxies,
+    /// Which header fields are claims.
+    pub trusted_fields: TrustedFields,
+    /// The address that clients reach the gateway under, without a slash at its end.
+    pub public_url: Option<String>,
     /// Worker threads.
     pub threads: usize,
     /// What is watched for floods.
@@ -210,22 +221,6 @@ pub struct Process {
     pub written: GatewayFile,
 }
 
-/// Networks whose claims about the clients behind them count.
-#[derive(Clone, Debug, Default)]
-pub struct TrustedProxies(Vec<IpNet>);
-
-impl TrustedProxies {
-    /// Whether this address is one of theirs.
-    pub fn hold(&self, address: IpAddr) -> bool {
-        self.0.iter().any(|it| it.contains(&address))
-    }
-
-    /// The networks.
-    pub fn networks(&self) -> &[IpNet] {
-        &self.0
-    }
-}
-
 impl Process {
     /// Reports every fault; what could not be compiled is left out.
     pub fn compile(file: &GatewayFile, diagnostics: &mut Diagnostics) -> Self {
@@ -245,11 +240,13 @@ impl Process {
         let process = Self {
             public,
             admin: admin(file, &listeners.key("admin"), diagnostics),
-            trusted_proxies: TrustedProxies(networks(
+            trusted_proxies: TrustedProxies::compile(
                 &file.trusted_proxies,
                 &At::ROOT.key("trusted_proxies"),
                 diagnostics,
-            )),
+            ),
+            trusted_fields: TrustedFields::compile(&file.trusted_fields, &At::ROOT.key("trusted_fields"), diagnostics),
+            public_url: public_url(file, &At::ROOT.key("public_url"), diagnostics),
             threads: threads(file.threads),
             guard: GuardRules::compile(&file.guard, &At::ROOT.key("guard"), diagnostics),
             state: Backend::compile(&file.state, &At::ROOT.key("state"), diagnostics),
@@ -293,6 +290,8 @@ impl Process {
         let admin = listeners.key("admin");
         differs(old.listeners.admin == new.listeners.admin, &admin.key("address"), "the admin listener's address");
         differs(old.trusted_proxies == new.trusted_proxies, &At::ROOT.key("trusted_proxies"), "trusted proxies");
+        differs(old.trusted_fields == new.trusted_fields, &At::ROOT.key("trusted_fields"), "trusted fields");
+        differs(old.public_url == new.public_url, &At::ROOT.key("public_url"), "the public address");
         differs(old.threads == new.threads, &At::ROOT.key("threads"), "the number of threads");
         differs(old.guard == new.guard, &At::ROOT.key("guard"), "the guard");
         differs(old.state == new.state, &At::ROOT.key("state"), "the place of the state");
@@ -332,6 +331,20 @@ fn admin(file: &GatewayFile, at: &At<'_>, diagnostics: &mut Diagnostics) -> List
     // They all may come from one machine.
     listener.limits.per_address = None;
     listener
+}
+
+fn public_url(file: &GatewayFile, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<String> {
+    let written = file.public_url.as_ref()?;
+    let uri: Option<Uri> = written.parse().ok();
+    let sound = uri.is_some_and(|it| {
+        let scheme = it.scheme_str().is_some_and(|it| it == "https" || it == "http");
+        scheme && it.query().is_none() && it.authority().is_some_and(|it| authority_is_plain(it.as_str().as_bytes()))
+    });
+    if !sound || written.contains('#') {
+        diagnostics.error(at, "not the address of a site").help("write it as https://api.example.org");
+        return None;
+    }
+    Some(written.trim_end_matches('/').to_owned())
 }
 
 fn threads(written: Threads) -> usize {

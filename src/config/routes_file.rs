@@ -83,6 +83,10 @@ pub struct RouteConfig {
     /// Answers at once.
     #[serde(default)]
     pub respond: Option<RespondConfig>,
+    /// Protocols beside WebSocket that a connection may change to (RFC 9110, section 7.8), as clients name them in
+    /// `Upgrade`: `tcp`. What passes then passes unseen.
+    #[serde(default)]
+    pub upgrade: Vec<String>,
     /// What changes in the request before the upstream gets it.
     #[serde(default)]
     pub rewrite: Option<RewriteConfig>,

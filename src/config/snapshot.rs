@@ -47,6 +47,10 @@ pub struct Route {
     pub policy: Policy,
     /// What becomes of its requests.
     pub action: Action,
+    /// Whether it lists the hosts that it takes, each by its whole name: a request of its names one of ours.
+    pub verifies_host: bool,
+    /// Whether paths with parameters are for it to take: `/a;v=1/b`.
+    takes_parameters: bool,
     /// Everything above in words, for operators; also shows whether a reload changed the route.
     pub description: Description,
 }
@@ -93,6 +97,12 @@ pub struct Description {
     pub r#use: Vec<String>,
     /// What becomes of its requests: `{"upstream": …}`, `{"redirect": …}` or `{"respond": …}`.
     pub action: Value,
+    /// The protocols that it changes to, WebSocket aside.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub upgrade: Vec<String>,
+    /// Whether it takes paths with parameters.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub path_parameters: bool,
     /// The steps that its requests pass, in order, each with its settings.
     pub steps: Vec<StepDescription>,
     /// Limits of the exchange.
@@ -101,7 +111,25 @@ pub struct Description {
     pub body_limit: ByteSize,
 }
 
+impl Route {
+    /// Whether it asks who calls.
+    fn is_protected(&self) -> bool {
+        self.chain.auth.is_some()
+    }
+}
+
 impl Snapshot {
+    /// Whether a path with parameters is for `route` to take. Servers that cut them off see another path: `other` is
+    /// the route that would take that one. No request gets past a protected route so, and none to another route than
+    /// its own, unless that one takes parameters.
+    pub fn takes_parameters(&self, route: usize, other: Option<usize>) -> bool {
+        let this = &self.routes[route];
+        match other.filter(|it| *it != route) {
+            Some(other) => this.takes_parameters && !self.routes[other].is_protected(),
+            None => this.takes_parameters || !this.is_protected(),
+        }
+    }
+
     /// The only way to a snapshot, for start, reload and `check` alike. Reports all faults; what has
     /// any must not serve.
     pub fn compile(file: &RoutesFile, known: Known<'_>, mode: Mode, diagnostics: &mut Diagnostics) -> Self {
@@ -289,8 +317,18 @@ impl Compiler<'_> {
         let chain = Chain::compile(&layers, &scope, diagnostics);
         let policy = policy(&layers);
         let action = self.action(number, written, at, diagnostics);
+        check_upgrade(written, &at.key("upgrade"), diagnostics);
         let description = describe(written, &layers, &scope, &policy);
-        Route { name: written.name.as_str().into(), chain, policy, action, description }
+        let hosts = &written.r#match.hosts;
+        Route {
+            name: written.name.as_str().into(),
+            chain,
+            policy,
+            action,
+            verifies_host: !hosts.is_empty() && !hosts.iter().any(|it| it.contains('*')),
+            takes_parameters: description.path_parameters,
+            description,
+        }
     }
 
     fn action(&self, number: usize, written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Action {
@@ -361,6 +399,31 @@ impl Respond {
     }
 }
 
+/// HTTP in another version is no protocol for a tunnel: what is requested in it would pass every filter.
+fn check_upgrade(written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnostics) {
+    for (number, protocol) in written.upgrade.iter().enumerate() {
+        let at = at.index(number);
+        let (name, version) = protocol.split_once('/').unwrap_or((protocol, "1"));
+        let plain =
+            |it: &str| !it.is_empty() && it.bytes().all(|it| it.is_ascii_alphanumeric() || b"-_.+".contains(&it));
+        match name.to_ascii_lowercase().as_str() {
+            "websocket" => diagnostics
+                .error(&at, "WebSocket is no further protocol")
+                .help("write `websocket: true` in the route's `match`"),
+            "h2c" | "h2" | "http" | "tls" => diagnostics
+                .error(&at, format!("`{protocol}` never passes: what is requested in it would pass every filter"))
+                .help("leave it out; HTTP/2 needs no upgrade here"),
+            _ if !plain(name) || !plain(version) => diagnostics
+                .error(&at, "not the name of a protocol")
+                .help("write it as clients do in `Upgrade`, such as `tcp`"),
+            _ => continue,
+        };
+    }
+    if !written.upgrade.is_empty() && written.upstream.is_none() {
+        diagnostics.error(at, "only an upstream can change protocols").help("leave `upgrade` out, or name an upstream");
+    }
+}
+
 fn policy(layers: &[Layer<'_>]) -> Policy {
     let places: Vec<At<'_>> = layers.iter().map(|it| it.at).collect();
     let timeouts: Vec<(&TimeoutsConfig, At<'_>)> =
@@ -380,6 +443,8 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, poli
         r#match: written.r#match.clone(),
         r#use: written.r#use.clone(),
         action,
+        upgrade: written.upgrade.clone(),
+        path_parameters: layers.iter().rev().find_map(|it| it.settings.path_parameters).unwrap_or_default(),
         steps: Chain::describe(layers, scope),
         timeouts: BTreeMap::from([
             ("connect", Period(policy.connect)),

@@ -6,8 +6,10 @@ use http::header::{HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use crate::base::{At, Diagnostics};
+use crate::http as codec;
 
 /// Fields to set, add and remove.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -71,6 +73,7 @@ impl HeaderEdits {
 
     /// Edits a request's head.
     pub fn on_request(&self, request: &mut RequestHeader) {
+        self.remove_other_spellings(request);
         for name in &self.remove {
             request.remove_header(name);
         }
@@ -79,6 +82,16 @@ impl HeaderEdits {
         }
         for (name, value) in &self.add {
             let _ = request.append_header(name.clone(), value.clone());
+        }
+    }
+
+    /// Servers that fold names take `X_Tenant` for the `X-Tenant` that is set here: what a client says so goes, too.
+    fn remove_other_spellings(&self, request: &mut RequestHeader) {
+        let edited = || self.remove.iter().chain(self.set.iter().map(|(name, _)| name));
+        let other = |it: &&HeaderName| edited().any(|name| name != *it && codec::fold_alike(name, it));
+        let others: SmallVec<[HeaderName; 4]> = request.headers.keys().filter(other).cloned().collect();
+        for name in &others {
+            request.remove_header(name);
         }
     }
 
@@ -120,6 +133,21 @@ mod tests {
         let edits = HeaderEdits::compile(&config, &At::ROOT, &mut diagnostics);
         assert_eq!(diagnostics.iter().next().unwrap().path, "/remove/0");
         assert_eq!(edits.remove, [HeaderName::from_static("x-a")]);
+    }
+
+    #[test]
+    fn a_field_that_is_set_or_removed_has_no_other_spelling() {
+        let config: HeaderEditsConfig = serde_yaml::from_str("{ set: { x-tenant: a }, remove: [x-key] }").unwrap();
+        let edits = HeaderEdits::compile(&config, &At::ROOT, &mut Diagnostics::default());
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        for name in ["x_tenant", "X.Tenant", "x-tenant", "x_key", "x-tenants", "x-ten-ant"] {
+            request.append_header(name, "client").unwrap();
+        }
+        edits.on_request(&mut request);
+        let mut names: Vec<&str> = request.headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["x-ten-ant", "x-tenant", "x-tenants"]);
+        assert_eq!(request.headers["x-tenant"], "a");
     }
 
     #[test]

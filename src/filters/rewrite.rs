@@ -10,13 +10,14 @@ use super::header_edits::{HeaderEdits, HeaderEditsConfig};
 use super::settings::{BuiltIn, Layer};
 use crate::base::{At, Diagnostics};
 use crate::pipeline::{Filter, Refusal, RequestContext, Scope, Step};
-use crate::routing::{Params, Template};
+use crate::routing::{Params, Template, join_query};
 
 /// What changes in a request before the upstream gets it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RewriteConfig {
-    /// The new path, with captures of the match in braces: `/players/{rest}`. The query is kept.
+    /// The new path, with captures of the match in braces: `/players/{rest}`. The query is kept, behind one that stands
+    /// here: `/item?id={id}`.
     pub path: Option<String>,
     /// The new `Host`.
     pub host: Option<String>,
@@ -95,15 +96,12 @@ fn host(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Header
     host
 }
 
-/// The new path with the query as it was; `None` if it can't be sent.
+/// The new path, and the query behind its own; `None` if it can't be sent.
 fn target(path: &Template, params: &Params, request: &RequestHeader) -> Option<http::Uri> {
     let old = request.uri.path();
     let mut target = String::with_capacity(old.len() + 32);
     path.expand(params, old, &mut target);
-    if let Some(query) = request.uri.query() {
-        target.push('?');
-        target.push_str(query);
-    }
+    join_query(&mut target, request.uri.query());
     target.parse().ok()
 }
 

@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{EXPECT, HOST};
+use http::header::{EXPECT, HOST, UPGRADE};
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -253,6 +253,15 @@ impl Call<'_> {
         }
     }
 
+    /// Whether the protocol that begins is one that the client has named (RFC 9110, section 7.8).
+    fn asked_for(&self, head: &ResponseHeader) -> bool {
+        let named = |protocol: &[u8]| {
+            let mut wanted = codec::tokens(&self.request.headers, &UPGRADE);
+            wanted.any(|it| it.eq_ignore_ascii_case(protocol))
+        };
+        self.upgrade && codec::tokens(&head.headers, &UPGRADE).all(named)
+    }
+
     /// A service can call upstreams; they learn which host the client named, whatever host the service calls.
     fn context_of_service(&self, head: &RequestHeader, upstreams: &Arc<Destinations>) -> Context {
         let calls = Calls {
@@ -481,7 +490,7 @@ impl Call<'_> {
                 Event::Head(Ok((head, false))) => {
                     self.info.first_byte = Some(self.context.started.elapsed());
                     // A change of protocols that was not requested.
-                    if head.status == StatusCode::SWITCHING_PROTOCOLS && !self.upgrade {
+                    if head.status == StatusCode::SWITCHING_PROTOCOLS && !self.asked_for(&head) {
                         return Err(UpstreamError::Protocol.into());
                     }
                     return Ok(head);

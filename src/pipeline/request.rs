@@ -23,8 +23,12 @@ pub struct Context {
     pub trace: TraceContext,
     /// The client's address, as far as trusted proxies report it.
     pub client_ip: IpAddr,
-    /// How the client reached us.
+    /// How the client came: to us, or to the trusted proxy that says so.
     pub scheme: Scheme,
+    /// What trusted proxies say beside address, scheme and host.
+    pub proxied: Option<Arc<Proxied>>,
+    /// The route lists the host that the request names: it is one of ours, and not just what somebody says.
+    pub host_verified: bool,
     /// Who the request acts for; `None` until credentials have proved it.
     pub principal: Option<Arc<Principal>>,
     /// The route that took it; `None` until one has.
@@ -121,7 +125,16 @@ pub struct AttemptInfo {
     pub first_byte: Option<Duration>,
 }
 
-/// How the client reached us.
+/// What trusted proxies say of the client's way to them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxied {
+    /// The port that the client came to, where its host names none.
+    pub port: Option<HeaderValue>,
+    /// The beginning of the path that they took away, without a slash behind it: `/app`.
+    pub prefix: Option<HeaderValue>,
+}
+
+/// How the client came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// In the clear.
@@ -136,6 +149,14 @@ impl Scheme {
         match self {
             Self::Http => "http",
             Self::Https => "https",
+        }
+    }
+
+    /// The port that goes without saying.
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
         }
     }
 }
@@ -161,6 +182,8 @@ impl Context {
             trace: TraceContext::begin(),
             client_ip,
             scheme,
+            proxied: None,
+            host_verified: false,
             principal: None,
             route: None,
             started: Instant::now(),

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::cache::{self, CacheRequest, CachedResponse, Fill, Lookup, LookupResult};
@@ -17,7 +16,6 @@ use crate::forward::{
     Collected, Destination, Destinations, ForwardError, Forwarder, Policy, RequestBody, UpstreamResponse, Worker,
     unless_gone,
 };
-use crate::http as codec;
 use crate::pipeline::{AttemptInfo, Context, Exchange, Recording, Refusal, Scheme};
 use crate::proxy::way::Admitted;
 use crate::proxy::{Proxy, Shared, Unfinished, refuse, stopped};
@@ -54,18 +52,6 @@ pub(super) fn subject(
     Some(Subject { target, tags, change })
 }
 
-/// What `Connection` names goes no further: what the upstream does not get distinguishes no responses.
-fn without_fields_of_the_connection(request: &mut RequestHeader) {
-    if !request.headers.contains_key(CONNECTION) {
-        return;
-    }
-    let ours = |it: &HeaderName| *it == HOST || *it == CONTENT_LENGTH || codec::is_hop_by_hop(it);
-    let named = codec::tokens(&request.headers, &CONNECTION).filter_map(|it| HeaderName::from_bytes(it).ok());
-    for name in named.filter(|it| !ours(it)).collect::<Vec<_>>() {
-        request.remove_header(&name);
-    }
-}
-
 /// Looks up a cached response.
 pub(super) async fn lookup(
     admitted: &Admitted,
@@ -79,7 +65,6 @@ pub(super) async fn lookup(
         admitted.set_lookup(Lookup { status: None, fill: None, change, word: None });
         return Ok(None);
     };
-    without_fields_of_the_connection(client.request_mut());
     exchange.set_identity_headers(client.request_mut());
     let (principal, body) = (exchange.principal.clone(), exchange.body.clone());
     let verified = exchange.verified_field.clone();

@@ -9,6 +9,7 @@ mod accept;
 mod explain;
 mod pattern;
 mod predicates;
+mod query;
 mod route;
 mod table;
 mod target;
@@ -21,8 +22,9 @@ mod tests;
 
 pub use explain::{Explanation, NearMiss, Verdict};
 pub use pattern::HostName;
+pub use query::{join_query, value_of};
 pub use table::{Outcome, Request, Table};
-pub use target::{Ambiguous, Target};
+pub use target::{Ambiguous, Target, without_parameters};
 pub use template::Template;
 pub use trie::Params;
 pub use written::{MatchConfig, ValueMatch, ValueRule};

@@ -10,6 +10,7 @@ use http::{HeaderMap, Method};
 
 use crate::base::{At, Diagnostics};
 
+use super::query::{Decoded, value_of};
 use super::written::{ValueMatch, ValueRule};
 
 /// A condition on one header field or query parameter.
@@ -173,35 +174,7 @@ impl Test {
 
 /// The first value of a query parameter, decoded.
 fn parameter<'q>(query: Option<&'q str>, name: &str) -> Option<Decoded<'q>> {
-    let mut pairs = query?.split('&').map(|it| it.split_once('=').unwrap_or((it, "")));
-    let (_, value) = pairs.find(|(key, _)| !key.is_empty() && Decoded(key).eq(name.bytes()))?;
-    Some(Decoded(value))
-}
-
-/// The bytes of a form-encoded text, decoded on the go. A lone percent sign stands for itself.
-struct Decoded<'q>(&'q str);
-
-impl Iterator for Decoded<'_> {
-    type Item = u8;
-
-    fn next(&mut self) -> Option<u8> {
-        let (byte, length) = match *self.0.as_bytes() {
-            [] => return None,
-            [b'+', ..] => (b' ', 1),
-            [b'%', high, low, ..] => match (hex(high), hex(low)) {
-                (Some(high), Some(low)) => (high << 4 | low, 3),
-                _ => (b'%', 1),
-            },
-            // A query is ASCII after normalising; one that is not loses its tail, never its head.
-            [byte, ..] => (byte, 1),
-        };
-        self.0 = self.0.get(length..).unwrap_or("");
-        Some(byte)
-    }
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).map(|it| it as u8)
+    query?.split('&').find_map(|it| value_of(it, name)).map(Decoded)
 }
 
 /// The methods that a route takes; none: any.

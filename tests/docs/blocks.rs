@@ -21,9 +21,11 @@ upstreams:
 routes:
 "#;
 
-const GATEWAY_KEYS: [&str; 12] = [
+const GATEWAY_KEYS: [&str; 14] = [
     "listeners",
     "trusted_proxies",
+    "trusted_fields",
+    "public_url",
     "threads",
     "guard",
     "state",

@@ -196,6 +196,11 @@ impl Idempotency {
         // Without its port: a repetition may come through another listener or gateway.
         let host = HostName::of(Some(target.host()));
         parts.add(host.as_ref().map_or(target.host(), HostName::as_str).as_bytes());
+        // What a trusted proxy says of the client's address beside, upstreams write addresses with.
+        let proxied = exchange.proxied.as_deref();
+        for said in [proxied.and_then(|it| it.port.as_ref()), proxied.and_then(|it| it.prefix.as_ref())] {
+            parts.add(said.map_or(&b""[..], |it| it.as_bytes()));
+        }
         parts.add(exchange.route.as_deref().unwrap_or_default().as_bytes());
         parts.add(request.method.as_str().as_bytes());
         parts.add(uri.path_and_query().map_or("", |it| it.as_str()).as_bytes());
