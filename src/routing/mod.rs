@@ -7,6 +7,7 @@
 
 mod accept;
 mod explain;
+mod foreign;
 mod pattern;
 mod predicates;
 mod route;
@@ -20,6 +21,7 @@ mod written;
 mod tests;
 
 pub use explain::{Explanation, NearMiss, Verdict};
+pub use foreign::{known_variable, unfilled};
 pub use table::{Outcome, Request, Table};
 pub use target::{Ambiguous, Target};
 pub use template::Template;

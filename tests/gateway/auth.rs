@@ -391,9 +391,8 @@ fn r4_2_who_may_come_as_nobody_still_may_not_come_with_a_bad_token() {
 fn r7_2_services_have_tokens_and_keys_of_their_own() {
     let mut key = String::new();
     let stage = Stage::prepared("{ service_token: {}, api_key: {} }", |folder| {
-        let arguments = [
-            "keys", "api", "billing", "--role", "service", "--role", "writer", "--scope", "bench", "--tenant", "north",
-        ];
+        let arguments =
+            ["keys", "api", "billing", "--role", "service", "--role", "user", "--scope", "bench", "--tenant", "north"];
         let output = moongate(folder, &arguments, "", &[("PROXY_JWT_SECRET", SECRET)]);
         assert_eq!(output.code, 0, "{}", output.stderr);
         key = output.stdout.split_whitespace().find(|it| it.starts_with("mg_")).unwrap().to_owned();
@@ -412,7 +411,7 @@ fn r7_2_services_have_tokens_and_keys_of_their_own() {
                 (&told["x-moongate-subject"], &told["x-moongate-auth-method"]),
                 (&json!("billing"), &json!("api_key"))
             );
-            assert_eq!(told["x-moongate-roles"], "service,writer");
+            assert_eq!(told["x-moongate-roles"], "service,user");
             assert_eq!((&told["x-moongate-tenant"], &told["x-moongate-scopes"]), (&json!("north"), &json!("bench")));
         }
     }
