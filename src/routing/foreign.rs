@@ -53,7 +53,7 @@ pub(super) fn pattern(text: &str) -> Option<Translation> {
     let bare = bare.strip_prefix('^').map_or(bare, |it| it.trim_start_matches(['~', ' ']));
     let bare = bare.strip_suffix('$').filter(|it| !it.ends_with('/')).unwrap_or(bare);
     let anchored = bare != text;
-    let Some(inner) = bare.strip_prefix('/') else { return None };
+    let inner = bare.strip_prefix('/')?;
     let mut translation =
         Translation { theirs: text.to_owned(), kind: EXPRESSION, ours: String::new(), names: Vec::new() };
     let mut first = None;

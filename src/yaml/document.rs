@@ -208,7 +208,7 @@ impl Document {
     /// Gives each warning its place.
     pub fn place_warnings(&self, diagnostics: &Diagnostics) -> Faults {
         let first = diagnostics.warnings().take(PLACED_MAX);
-        Faults::new(first.filter_map(|it| self.placed(it)).map(Fault::as_warning).collect())
+        Faults::new(first.filter_map(|it| self.placed(it)).map(Fault::into_warning).collect())
     }
 
     fn placed(&self, diagnostic: &Diagnostic) -> Option<Fault> {

@@ -68,7 +68,7 @@ impl Fault {
     }
 
     /// The same as a warning.
-    pub(super) fn as_warning(mut self) -> Self {
+    pub(super) fn into_warning(mut self) -> Self {
         self.severity = Severity::Warning;
         self
     }
@@ -250,7 +250,7 @@ error: unknown key `upstraem`
 
     #[test]
     fn a_warning_is_shown_as_one_and_is_no_fault() {
-        let mut faults = Faults::new(vec![fault(7, 3, 8, "  upstraem: players").as_warning()]);
+        let mut faults = Faults::new(vec![fault(7, 3, 8, "  upstraem: players").into_warning()]);
         assert_eq!(faults.len(), 0);
         let shown = faults.to_string();
         assert!(shown.starts_with("warning: unknown key") && shown.ends_with("\n1 warning in routes.yaml"), "{shown}");

@@ -214,6 +214,10 @@ fn r4_2_forged_tokens_are_refused_and_told_why() {
         let answer = stage.bearer(&token);
         assert_eq!(answer.status, 401, "{reason}: {token}");
         refused(&answer, reason);
+        // One word for programs; people are told which member is meant.
+        let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+        let named = ["kid", "exp", "sub", "roles"].iter().any(|it| message.contains(it));
+        assert!(reason != "malformed" || named, "{message}");
     }
     // After all that the good one still passes, and nothing of any token is in the log.
     assert_eq!(stage.bearer(&mine).status, 200);
