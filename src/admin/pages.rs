@@ -74,8 +74,8 @@ pub(super) async fn config(State(admin): Page) -> Json<Value> {
         "loaded_at": active.loaded_at.as_str(),
         "last_error": last_error,
         "files": { "gateway": gateway, "routes": routes },
-        "routes": active.snapshot.routes.len(),
-        "upstreams": active.snapshot.upstreams.len(),
+        "routes": active.snapshot.written_routes().len(),
+        "upstreams": active.snapshot.written_upstreams().len(),
     }))
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::app::{Failure, Files, Format};
 use crate::config::{
-    Action, Description, GatewayFile, Mode, Route, Snapshot, compile_files, compile_routes, routes_schema,
+    Action, Compiled, Description, GatewayFile, Mode, Route, Snapshot, compile_files, compile_routes, routes_schema,
 };
 use crate::filters::announced_method;
 use crate::pipeline::Filters;
@@ -43,17 +43,23 @@ pub struct ExplainRequest {
 pub fn check(files: &Files, filters: &Filters, format: Format) -> Checked {
     let compiled = compile_files(&files.gateway, &files.routes, &ServiceRegistry::standard(), filters);
     let (report, verdict) = match (compiled, format) {
-        (Ok(compiled), Format::Human) => {
-            let (routes, upstreams) = (compiled.snapshot.routes.len(), compiled.snapshot.upstreams.len());
-            let (gateway, file) = (files.gateway.display(), files.routes.display());
-            let counts = format!("{routes} routes, {upstreams} upstreams, built-in ones included");
-            (format!("{gateway} and {file} are sound: {counts}\n"), Ok(()))
-        }
-        (Ok(_), Format::Json) => ("[]\n".to_owned(), Ok(())),
+        (Ok(compiled), Format::Human) => (sound(files, &compiled), Ok(())),
+        (Ok(compiled), Format::Json) => (pretty(&json!(compiled.warnings)), Ok(())),
         (Err(faults), Format::Human) => (String::new(), Err(Failure(faults.render(false)))),
         (Err(faults), Format::Json) => (pretty(&json!(faults)), Err(Failure(faults.summary()))),
     };
     Checked { report, verdict }
+}
+
+/// What there is to say of files that can be used: warnings, and how much was written.
+fn sound(files: &Files, compiled: &Compiled) -> String {
+    let Compiled { snapshot, warnings, .. } = compiled;
+    let warnings = if warnings.is_empty() { String::new() } else { format!("{}\n\n", warnings.render(false)) };
+    let counted = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+    let routes = counted(snapshot.written_routes().len(), "route");
+    let upstreams = counted(snapshot.written_upstreams().len(), "upstream");
+    let (gateway, file) = (files.gateway.display(), files.routes.display());
+    format!("{warnings}{gateway} and {file} are sound: {routes}, {upstreams}\n")
 }
 
 /// `moongate routes`: the compiled table.

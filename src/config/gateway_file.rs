@@ -1,6 +1,6 @@
 //! `gateway.yaml` as an operator writes it: the process itself, read once at start.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 
 use http::Uri;
@@ -12,7 +12,7 @@ use crate::cache::{CacheRoomConfig, Room};
 use crate::config::trusted::{TrustedFields, TrustedFieldsConfig, TrustedProxies};
 use crate::guard::{GuardConfig, GuardRules};
 use crate::http::authority_is_plain;
-use crate::identity::{Tokens, TokensConfig};
+use crate::identity::{Roles, Tokens, TokensConfig};
 use crate::listener::{Listener, ListenerConfig};
 use crate::secrets::SecretsConfig;
 use crate::services::auth::{AuthConfig, Rules as AuthRules};
@@ -221,6 +221,13 @@ pub struct Process {
     pub written: GatewayFile,
 }
 
+impl GatewayFile {
+    /// The roles that it gives by name; `None` if an issuer may give any.
+    pub fn given_roles(&self) -> Option<Vec<String>> {
+        self.tokens.given_roles().map(|it| [it, self.auth.given_roles()].concat())
+    }
+}
+
 impl Process {
     /// Reports every fault; what could not be compiled is left out.
     pub fn compile(file: &GatewayFile, diagnostics: &mut Diagnostics) -> Self {
@@ -234,7 +241,7 @@ impl Process {
         let several = file.listeners.public.len() > 1;
         let compile = |(number, written): (usize, &ListenerConfig)| {
             let name = if several && number > 0 { format!("public-{}", number + 1) } else { "public".to_owned() };
-            written.compile(&name, &list.index(number), diagnostics)
+            written.compile(&name, number, &list.index(number), diagnostics)
         };
         let public = file.listeners.public.iter().enumerate().filter_map(compile).collect();
         let process = Self {
@@ -259,7 +266,43 @@ impl Process {
             written: file.clone(),
         };
         check_admin(&process, diagnostics);
+        check_addresses(&process, diagnostics);
         process
+    }
+
+    /// Opens the certificates as a start does, and reports those that can't be used. Not for a reload, which keeps
+    /// what it has.
+    pub fn check_certificates(&self, diagnostics: &mut Diagnostics) {
+        let listeners = At::ROOT.key("listeners");
+        let list = listeners.key("public");
+        for listener in &self.public {
+            if let Some(tls) = &listener.tls {
+                tls.check(&list.index(listener.number).key("tls"), diagnostics);
+            }
+        }
+    }
+
+    /// Reports roles that are given and that `roles` in routes.yaml has in another spelling.
+    pub fn check_roles(&self, roles: &Roles, diagnostics: &mut Diagnostics) {
+        let mut check = |list: &[String], at: &At<'_>| {
+            for (number, role) in list.iter().enumerate() {
+                if let Some(near) = roles.misspelt(role) {
+                    let diagnostic = diagnostics.error(&at.index(number), format!("no role `{role}`"));
+                    diagnostic.help(format!("did you mean `{near}`? else list it under `roles` in routes.yaml"));
+                }
+            }
+        };
+        let (tokens, auth) = (At::ROOT.key("tokens"), At::ROOT.key("auth"));
+        let (trust, session, providers) = (tokens.key("trust"), auth.key("session_token"), auth.key("oidc"));
+        for (number, issuer) in self.written.tokens.trust.iter().enumerate() {
+            check(issuer.roles.as_deref().unwrap_or_default(), &trust.index(number).key("roles"));
+        }
+        check(&self.written.auth.session_token.roles, &session.key("roles"));
+        for (name, provider) in &self.written.auth.oidc {
+            let at = providers.key(name);
+            check(provider.roles.as_deref().unwrap_or_default(), &at.key("roles"));
+            check(&provider.default_roles, &at.key("default_roles"));
+        }
     }
 
     /// The files that TLS listeners read.
@@ -360,5 +403,64 @@ fn check_admin(process: &Process, diagnostics: &mut Diagnostics) {
         let message = "an admin listener away from loopback needs tokens.hs256_secret or tokens.signing_key";
         let diagnostic = diagnostics.error(&at.key("admin"), message);
         diagnostic.help("listen on 127.0.0.1, or set tokens.hs256_secret to \"${PROXY_JWT_SECRET}\"");
+    }
+}
+
+/// One address can be listened on once. That of no interface in particular is that of each.
+fn check_addresses(process: &Process, diagnostics: &mut Diagnostics) {
+    let listeners = At::ROOT.key("listeners");
+    let (list, admin) = (listeners.key("public"), listeners.key("admin"));
+    // What was not written has no line: then the other one is told.
+    let admin_first = process.written.listeners.admin == AdminConfig::default();
+    let mut taken: Vec<SocketAddr> = if admin_first { vec![process.admin.address] } else { Vec::new() };
+    let mut take = |address: SocketAddr, at: &At<'_>| match taken.iter().find(|it| collide(**it, address)) {
+        Some(first) => {
+            let diagnostic = diagnostics.error(&at.key("address"), format!("{first} is listened on already"));
+            diagnostic.help("give each listener, the one for operators too, a port of its own");
+        }
+        None => taken.push(address),
+    };
+    for listener in &process.public {
+        take(listener.address, &list.index(listener.number));
+    }
+    if !admin_first {
+        take(process.admin.address, &admin);
+    }
+}
+
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let (left, right) = (one.ip().to_canonical(), other.ip().to_canonical());
+    // `[::]` takes IPv4, too.
+    let all = |it: IpAddr, with: IpAddr| it.is_unspecified() && (it.is_ipv6() || with.is_ipv4());
+    one.port() != 0 && one.port() == other.port() && (left == right || all(left, right) || all(right, left))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn addresses_collide_where_the_system_says_so() {
+        let collide = |one: &str, other: &str| {
+            let (one, other) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(super::collide(one, other), super::collide(other, one));
+            super::collide(one, other)
+        };
+        for (one, other) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "127.0.0.1:80"),
+            ("[::]:80", "0.0.0.0:80"),
+            ("[::]:80", "[::1]:80"),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80"),
+        ] {
+            assert!(collide(one, other), "{one} {other}");
+        }
+        for (one, other) in [
+            ("127.0.0.1:80", "127.0.0.1:81"),
+            ("127.0.0.1:80", "127.0.0.2:80"),
+            ("0.0.0.0:80", "[::1]:80"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+        ] {
+            assert!(!collide(one, other), "{one} {other}");
+        }
     }
 }

@@ -12,7 +12,7 @@ mod trusted;
 mod watch;
 
 pub use active::{
-    ActiveConfig, Changes, Compiled, Configuration, RouteRuntime, Runtime, compile_files, compile_routes,
+    ActiveConfig, Changes, Compiled, Configuration, RouteRuntime, Runtime, compile_files, compile_routes, known_roles,
 };
 pub use gateway_file::{GatewayFile, Mode, Process, ShutdownConfig};
 pub use routes_file::{RoutesFile, routes_schema};

@@ -25,6 +25,8 @@ pub struct Keeping {
     pub secrets: SecretsConfig,
     /// How long access tokens live.
     pub access_life: Duration,
+    /// The roles that it gives by name; `None` if an issuer may give any.
+    pub given_roles: Option<Vec<String>>,
 }
 
 impl Keeping {
@@ -42,7 +44,8 @@ impl Keeping {
             return Err(faults);
         }
         let access_life = file.tokens.access_life.map_or(Duration::from_secs(300), |it| it.0);
-        Ok(Self { store, secrets: file.secrets, access_life })
+        let given_roles = file.given_roles();
+        Ok(Self { store, secrets: file.secrets, access_life, given_roles })
     }
 
     /// Opens the store for one piece of work, on threads of its own: nothing else needs to run.

@@ -15,7 +15,7 @@ use crate::filters::{Chain, Layer, PolicyConfig, StepDescription};
 use crate::forward::{Policy, TimeoutsConfig};
 use crate::identity::Roles;
 use crate::pipeline::{Filters, Scope, ServiceScope};
-use crate::routing::{MatchConfig, Table, Template};
+use crate::routing::{MatchConfig, Table, Template, known_variable};
 use crate::services::{ServiceRegistry, ServiceSettings};
 use crate::upstream::{Upstream, UpstreamKind};
 
@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub defaults: Chain,
     /// What roles permit.
     pub roles: Arc<Roles>,
+    /// How many routes every gateway has; so many upstreams are theirs.
+    built_in: usize,
 }
 
 /// One route, compiled.
@@ -133,68 +135,118 @@ impl Snapshot {
     /// The only way to a snapshot, for start, reload and `check` alike. Reports all faults; what has
     /// any must not serve.
     pub fn compile(file: &RoutesFile, known: Known<'_>, mode: Mode, diagnostics: &mut Diagnostics) -> Self {
-        let Known { services, filters, issuers } = known;
+        let Known { services, filters, issuers, given_roles } = known;
         let roles = Roles::compile(file.roles.as_ref(), &At::ROOT.key("roles"), diagnostics);
+        let roles = given_roles.into_iter().fold(roles, Roles::knowing);
         let nowhere = Scope { roles: &roles, issuers, filters, ..Scope::nowhere() };
         let (mut all, mut settings) = upstreams(file, services, diagnostics);
-        let built_in = built_in_routes(mode);
-        let written: Vec<&RouteConfig> = file.routes.iter().chain(&built_in).collect();
+        let built_in = built_in_routes(file, mode);
+        let written: Vec<&RouteConfig> = file.routes.iter().chain(built_in.iter().map(|it| &it.route)).collect();
         let at = At::ROOT.key("routes");
         check_settings(file, nowhere, diagnostics);
-        unique_names(&written, &at, diagnostics);
+        check_names(file, &built_in, diagnostics);
         let matches: Vec<(&str, &MatchConfig)> = written.iter().map(|it| (&*it.name, &it.r#match)).collect();
         let table = Table::compile(&matches, &at, diagnostics);
-        for upstream in built_in_upstreams(mode) {
+        for upstream in built_in.iter().map(BuiltInRoute::upstream) {
             settings.push(settings_of(&upstream, services, &[], &At::ROOT, &mut Diagnostics::default()).flatten());
             all.push(upstream);
         }
         let compiler = Compiler { file, upstreams: &all, table: &table, nowhere };
         let compile =
             |(number, route): (usize, &&RouteConfig)| compiler.route(number, route, &at.index(number), diagnostics);
-        let routes = written.iter().enumerate().map(compile).collect();
+        let routes: Vec<Route> = written.iter().enumerate().map(compile).collect();
+        warn_of_open_ways(&routes[..file.routes.len()], &all, &table, diagnostics);
         let defaults = layer("defaults".to_owned(), &file.defaults, At::ROOT);
         // What is wrong with them was reported where they stand.
         let defaults = Chain::compile(&[defaults], &nowhere, &mut Diagnostics::default());
-        Self { table, routes, upstreams: all, services: settings, defaults, roles: Arc::new(roles) }
+        let built_in = built_in.len();
+        Self { table, routes, upstreams: all, services: settings, defaults, roles: Arc::new(roles), built_in }
+    }
+
+    /// The routes of the file.
+    pub fn written_routes(&self) -> &[Route] {
+        &self.routes[..self.routes.len() - self.built_in]
+    }
+
+    /// The upstreams of the file.
+    pub fn written_upstreams(&self) -> &[Arc<Upstream>] {
+        &self.upstreams[..self.upstreams.len() - self.built_in]
     }
 }
 
-/// `GET /api/health` and `GET /api/metrics`, which every gateway answers on its public listeners; and while
-/// developing, `POST /api/cache/clear` (S2S-15).
-fn built_in_routes(mode: Mode) -> Vec<RouteConfig> {
-    let route = |name: &str, method: &str, path: &str| RouteConfig {
-        name: name.to_owned(),
-        r#match: MatchConfig { path: path.to_owned(), methods: vec![method.to_owned()], ..MatchConfig::default() },
-        upstream: Some(name.to_owned()),
-        ..RouteConfig::default()
+/// Upstreams read paths in ways of their own. Where an open route leads to one whose other paths are protected, a path
+/// that is read in two ways leads past the protection.
+fn warn_of_open_ways(routes: &[Route], upstreams: &[Arc<Upstream>], table: &Table, diagnostics: &mut Diagnostics) {
+    let remote = |it: &Route| match it.action {
+        Action::Upstream(number) => upstreams.get(number).filter(|it| it.kind == UpstreamKind::Remote).map(|_| number),
+        Action::Redirect(_) | Action::Respond(_) => None,
     };
+    let mut protected: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (number, route) in routes.iter().enumerate().filter(|(_, it)| it.chain.auth.is_some()) {
+        remote(route).into_iter().for_each(|it| protected.entry(it).or_default().push(number));
+    }
+    let at = At::ROOT.key("routes");
+    for (number, route) in routes.iter().enumerate().filter(|(_, it)| it.chain.auth.is_none()) {
+        let beside = remote(route).and_then(|it| protected.get(&it)).into_iter().flatten();
+        let Some(other) = beside.copied().find(|it| table.covers(number, *it)) else { continue };
+        let message = format!(
+            "route `{}` lets everybody reach an upstream of which route `{}` protects a part",
+            route.name, routes[other].name
+        );
+        diagnostics
+            .warn(&at.index(number).key("match").key("path"), message)
+            .help("a path that the upstream reads in another way gets in: give the route `auth`, or list what is open");
+    }
+}
+
+/// A route that every gateway has, and the local service that answers.
+struct BuiltInRoute {
+    route: RouteConfig,
+    service: &'static str,
+}
+
+impl BuiltInRoute {
+    fn new(name: &str, method: &str, path: &str, service: &'static str) -> Self {
+        let r#match = MatchConfig { path: path.to_owned(), methods: vec![method.to_owned()], ..MatchConfig::default() };
+        let (name, upstream) = (name.to_owned(), Some(name.to_owned()));
+        Self { route: RouteConfig { name, r#match, upstream, ..RouteConfig::default() }, service }
+    }
+
+    /// Whether the operator has a route that would take the same requests.
+    fn is_replaced(&self, file: &RoutesFile) -> bool {
+        let own = &self.route.r#match;
+        file.routes.iter().map(|it| &it.r#match).any(|it| {
+            let method = it.methods.is_empty() || it.methods.iter().any(|it| own.methods.contains(it));
+            let always = it.hosts.is_empty() && it.headers.is_empty() && it.query.is_empty() && !it.websocket;
+            it.path == own.path && method && always
+        })
+    }
+
+    fn upstream(&self) -> Arc<Upstream> {
+        let config = crate::upstream::UpstreamConfig { local: Some(self.service.to_owned()), ..Default::default() };
+        let upstream = Upstream::compile(&self.route.name, &config, &At::ROOT, &mut Diagnostics::default());
+        Arc::new(upstream.expect("a local upstream has nothing that could be wrong"))
+    }
+}
+
+/// `GET /api/health` and `GET /api/metrics`, which every gateway answers on its public listeners unless the file says
+/// otherwise; and while developing, `POST /api/cache/clear` (S2S-15).
+fn built_in_routes(file: &RoutesFile, mode: Mode) -> Vec<BuiltInRoute> {
     // Probes of the gateway's health have no credentials, whatever `defaults` say.
     let open = AuthConfig { open: true, ..AuthConfig::default() };
-    let settings = PolicyConfig { auth: Some(open), ..PolicyConfig::default() };
-    let health = RouteConfig { settings, ..route(HEALTH, "GET", "/api/health") };
-    let mut routes = vec![health, route(METRICS, "GET", "/api/metrics")];
-    if mode == Mode::Dev {
-        routes.push(route(CACHE_CLEAR, "POST", "/api/cache/clear"));
-    }
-    routes
+    let mut health = BuiltInRoute::new(HEALTH, "GET", "/api/health", "health");
+    health.route.settings = PolicyConfig { auth: Some(open), ..PolicyConfig::default() };
+    let routes = [
+        (file.built_in.health, health),
+        (file.built_in.metrics, BuiltInRoute::new(METRICS, "GET", "/api/metrics", "metrics")),
+        (mode == Mode::Dev, BuiltInRoute::new(CACHE_CLEAR, "POST", "/api/cache/clear", "cache_clear")),
+    ];
+    routes.into_iter().filter(|(wanted, route)| *wanted && !route.is_replaced(file)).map(|(_, route)| route).collect()
 }
 
 const HEALTH: &str = "moongate-health";
 const METRICS: &str = "moongate-metrics";
 const CACHE_CLEAR: &str = "moongate-cache-clear";
-
-fn built_in_upstreams(mode: Mode) -> Vec<Arc<Upstream>> {
-    let mut services = vec![(HEALTH, "health"), (METRICS, "metrics")];
-    if mode == Mode::Dev {
-        services.push((CACHE_CLEAR, "cache_clear"));
-    }
-    let upstreams = services.into_iter().map(|(name, service)| {
-        let config = crate::upstream::UpstreamConfig { local: Some(service.to_owned()), ..Default::default() };
-        let upstream = Upstream::compile(name, &config, &At::ROOT, &mut Diagnostics::default());
-        Arc::new(upstream.expect("a local upstream has nothing that could be wrong"))
-    });
-    upstreams.collect()
-}
 
 type Upstreams = (Vec<Arc<Upstream>>, Vec<Option<ServiceSettings>>);
 
@@ -228,23 +280,31 @@ fn settings_of(
     }
 }
 
-fn unique_names(routes: &[&RouteConfig], at: &At<'_>, diagnostics: &mut Diagnostics) {
+/// Names are unique, and none is that of a route that every gateway has.
+fn check_names(file: &RoutesFile, built_in: &[BuiltInRoute], diagnostics: &mut Diagnostics) {
+    let (list, upstreams) = (At::ROOT.key("routes"), At::ROOT.key("upstreams"));
+    let ours = |name: &str| built_in.iter().any(|it| it.route.name == name);
     let mut seen = BTreeMap::new();
-    for (number, route) in routes.iter().enumerate() {
-        let at = at.index(number);
-        let plain = !route.name.is_empty()
-            && route.name.len() <= 100
-            && route.name.bytes().all(|it| it.is_ascii_alphanumeric() || b"-_.".contains(&it));
-        if !plain {
-            diagnostics
-                .error(&at.key("name"), "not a name for a route")
-                .help("letters, digits, `-`, `_` and `.`, at most 100");
+    for (number, route) in file.routes.iter().enumerate() {
+        let at = list.index(number);
+        let at = at.key("name");
+        let plain = |it: u8| it.is_ascii_alphanumeric() || b"-_.".contains(&it);
+        if !(1..=100).contains(&route.name.len()) || !route.name.bytes().all(plain) {
+            diagnostics.error(&at, "not a name for a route").help("letters, digits, `-`, `_` and `.`, at most 100");
+        }
+        if ours(&route.name) {
+            diagnostics.error(&at, "a route of the gateway's own has this name").help("choose another one");
         }
         if let Some(first) = seen.insert(route.name.as_str(), number) {
-            let diagnostic = diagnostics.error(&at.key("name"), format!("two routes are called `{}`", route.name));
+            let diagnostic = diagnostics.error(&at, format!("two routes are called `{}`", route.name));
             diagnostic
                 .help(format!("the first one is number {} in the list; names appear in metrics and logs", first + 1));
         }
+    }
+    for name in file.upstreams.keys().filter(|it| ours(it)) {
+        let diagnostic =
+            diagnostics.error_at_key(&upstreams.key(name), "an upstream of the gateway's own has this name");
+        diagnostic.help("choose another one");
     }
 }
 
@@ -268,7 +328,7 @@ fn check(layer: &Layer<'_>, scope: &Scope<'_>, diagnostics: &mut Diagnostics) {
 }
 
 /// What settings may refer to that stands elsewhere.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Known<'a> {
     /// The local services.
     pub services: &'a ServiceRegistry,
@@ -276,6 +336,8 @@ pub struct Known<'a> {
     pub filters: &'a Filters,
     /// The names in `tokens.trust` of `gateway.yaml`, if they are known.
     pub issuers: Option<&'a [String]>,
+    /// The roles that `gateway.yaml` gives by name, if they are known.
+    pub given_roles: Option<Vec<String>>,
 }
 
 struct Compiler<'a> {
@@ -334,8 +396,10 @@ impl Compiler<'_> {
     fn action(&self, number: usize, written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Action {
         let chosen = [written.upstream.is_some(), written.redirect.is_some(), written.respond.is_some()];
         if chosen.iter().filter(|it| **it).count() != 1 {
-            let diagnostic = diagnostics
-                .error(at, format!("route `{}` needs exactly one of upstream, redirect and respond", written.name));
+            let name =
+                if written.name.is_empty() { "the route".to_owned() } else { format!("route `{}`", written.name) };
+            let diagnostic =
+                diagnostics.error(at, format!("{name} needs exactly one of upstream, redirect and respond"));
             diagnostic.help("say where its requests go, or how they are answered");
         }
         if let Some(redirect) = &written.redirect {
@@ -345,6 +409,7 @@ impl Compiler<'_> {
             return Action::Upstream(self.upstream(name, &at.key("upstream"), diagnostics));
         }
         let respond = written.respond.clone().unwrap_or_default();
+        check_body(&respond, self.table.captures(number), &at.key("respond").key("body"), diagnostics);
         Action::Respond(Respond::compile(&respond, &at.key("respond"), diagnostics))
     }
 
@@ -371,6 +436,16 @@ impl Compiler<'_> {
         }
         let to = Template::compile(&written.to, self.table.captures(number), &at.key("to"), diagnostics);
         Redirect { status: StatusCode::from_u16(status).unwrap_or(StatusCode::PERMANENT_REDIRECT), to }
+    }
+}
+
+/// Reports a body in which something was meant to be filled in. Braces and dollar signs alone are just text.
+fn check_body(respond: &RespondConfig, captures: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) {
+    let body = respond.body.as_deref().unwrap_or_default();
+    let capture = captures.iter().map(|it| format!("{{{it}}}")).find(|it| body.contains(it.as_str()));
+    if let Some(theirs) = capture.or_else(|| known_variable(body).map(str::to_owned)) {
+        let diagnostic = diagnostics.error(at, format!("nothing fills in `{theirs}`"));
+        diagnostic.help("a body is sent as it is written; an upstream can answer with what the path says");
     }
 }
 

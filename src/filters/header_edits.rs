@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use crate::base::{At, Diagnostics};
 use crate::http as codec;
+use crate::routing::unfilled;
 
 /// Fields to set, add and remove.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -44,6 +45,9 @@ const OURS: [&str; 9] = [
     "proxy-connection",
 ];
 
+/// Its values are templates for clients (RFC 9652).
+const TEMPLATES: &str = "link-template";
+
 impl HeaderEdits {
     /// Reports names and values that could not be sent.
     pub fn compile(config: &HeaderEditsConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
@@ -52,6 +56,10 @@ impl HeaderEdits {
             let at = at.key(kind);
             for (name, value) in written {
                 let at = at.key(name);
+                if let Some(theirs) = unfilled(value).filter(|_| !name.eq_ignore_ascii_case(TEMPLATES)) {
+                    let diagnostic = diagnostics.error(&at, format!("nothing fills in `{theirs}`"));
+                    diagnostic.help(instead_of(theirs));
+                }
                 let name = field_name(name, &at, diagnostics);
                 match HeaderValue::from_str(value) {
                     Ok(value) => into.extend(name.map(|name| (name, value))),
@@ -106,6 +114,19 @@ impl HeaderEdits {
         for (name, value) in &self.add {
             let _ = answer.append_header(name.clone(), value.clone());
         }
+    }
+}
+
+/// Where upstreams find what other gateways fill in.
+fn instead_of(variable: &str) -> &'static str {
+    match variable.trim_start_matches('$') {
+        "remote_addr" | "realip_remote_addr" | "proxy_add_x_forwarded_for" => {
+            "leave it out: upstreams get the client's address in `X-Forwarded-For`"
+        }
+        "host" | "http_host" => "leave it out: upstreams get the host in `X-Forwarded-Host`",
+        "scheme" => "leave it out: upstreams get the scheme in `X-Forwarded-Proto`",
+        "request_id" => "leave it out: upstreams and clients get it in `X-Request-Id`",
+        _ => "a value is sent as it is written; what the path captures can go into `rewrite.path`",
     }
 }
 

@@ -83,15 +83,29 @@ fn path(text: &str, captures: &[String], at: &At<'_>, diagnostics: &mut Diagnost
     if text.starts_with('/') {
         return Template::compile(text, captures, at, diagnostics);
     }
-    diagnostics.error(at, "a path begins with a slash").help(format!("write `/{text}`"));
-    Template::compile(&format!("/{text}"), captures, at, diagnostics)
+    let address = text.split_once("://").map(|(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
+    let help = match address {
+        Some(path) => format!("write `{path}`: where the upstream is stands under `upstreams`"),
+        None => format!("write `/{text}`"),
+    };
+    diagnostics.error(at, "a path begins with a slash").help(help);
+    let path = address.map_or_else(|| format!("/{text}"), str::to_owned);
+    Template::compile(&path, captures, at, diagnostics)
 }
 
 fn host(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<HeaderValue> {
     let plain = !text.is_empty() && text.bytes().all(|it| it.is_ascii_alphanumeric() || b"-.:[]_".contains(&it));
     let host = HeaderValue::from_str(text).ok().filter(|_| plain);
     if host.is_none() {
-        diagnostics.error(at, "not a host name").help("write it as api.example.org or api.example.org:8080");
+        let diagnostic = diagnostics.error(at, "not a host name");
+        match text.split_once("://") {
+            _ if text.contains(['$', '{']) => diagnostic
+                .help("nothing is filled in here; without it, the upstream gets the host that the client used"),
+            Some((_, rest)) => {
+                diagnostic.help(format!("a host alone: `{}`", rest.split('/').next().unwrap_or_default()))
+            }
+            None => diagnostic.help("write it as api.example.org or api.example.org:8080"),
+        }
     }
     host
 }

@@ -193,6 +193,14 @@ impl TokensConfig {
     }
 }
 
+impl TokensConfig {
+    /// The roles that other issuers may give; `None` if one of them may give any.
+    pub fn given_roles(&self) -> Option<Vec<String>> {
+        let lists: Option<Vec<&[String]>> = self.trust.iter().map(|it| it.roles.as_deref()).collect();
+        lists.map(|it| it.concat())
+    }
+}
+
 impl Tokens {
     /// Every file that was read for it.
     pub fn files(&self) -> &[PathBuf] {

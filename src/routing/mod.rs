@@ -7,6 +7,7 @@
 
 mod accept;
 mod explain;
+mod foreign;
 mod pattern;
 mod predicates;
 mod query;
@@ -21,6 +22,7 @@ mod written;
 mod tests;
 
 pub use explain::{Explanation, NearMiss, Verdict};
+pub use foreign::{known_variable, unfilled};
 pub use pattern::HostName;
 pub use query::{join_query, value_of};
 pub use table::{Outcome, Request, Table};

@@ -127,6 +127,17 @@ impl Table {
         params.at(index, path)
     }
 
+    /// Whether the route number `wide` takes all that is below some path, and what the route number `other` takes is
+    /// there, at a host that both may take.
+    pub fn covers(&self, wide: usize, other: usize) -> bool {
+        let (wide, other) = (&self.routes[wide], &self.routes[other]);
+        let meet = |one: &Host, two: &Host| one == two || one.takes(&two.text()) || two.takes(&one.text());
+        let hosts = wide.hosts.is_empty()
+            || other.hosts.is_empty()
+            || wide.hosts.iter().any(|one| other.hosts.iter().any(|two| meet(one, two)));
+        hosts && wide.pattern.covers(&other.pattern)
+    }
+
     /// The number of routes.
     pub fn len(&self) -> usize {
         self.routes.len()

@@ -19,6 +19,7 @@ use super::faults::{Fault, Faults};
 use super::secrets::{Places, Secrets};
 use super::spans::{self, Child, Content, Note, Span, Spanned};
 use super::structure::{self, Loaded, schema_of};
+use super::syntax::Failure;
 
 /// The largest file that is read, in bytes.
 const SIZE_MAX: usize = 4 << 20;
@@ -81,7 +82,7 @@ impl Document {
             return Err(Faults::new(vec![fault.saying("the file is larger than 4 MiB", None)]));
         }
         let fatal = |document: &Self, note: Note| {
-            let help = note.help.clone().or_else(|| document.syntax_help(note.span));
+            let help = note.help.clone().or_else(|| document.syntax_help(&note));
             let fault = document.fault(note.span, &note.path, &note.message, help.as_deref());
             Faults::new(vec![fault])
         };
@@ -204,6 +205,12 @@ impl Document {
         Faults::new(first.filter_map(|it| self.placed(it)).collect())
     }
 
+    /// Gives each warning its place.
+    pub fn place_warnings(&self, diagnostics: &Diagnostics) -> Faults {
+        let first = diagnostics.warnings().take(PLACED_MAX);
+        Faults::new(first.filter_map(|it| self.placed(it)).map(Fault::into_warning).collect())
+    }
+
     fn placed(&self, diagnostic: &Diagnostic) -> Option<Fault> {
         if let Some(number) = diagnostic.path.strip_prefix('@') {
             let note = self.notes.get(number.parse::<usize>().ok()?)?;
@@ -252,18 +259,9 @@ impl Document {
     }
 
     /// The usual reasons for which a text is not YAML.
-    fn syntax_help(&self, span: Span) -> Option<String> {
-        let line = self.line(span.line.clamp(1, self.lines.len()));
-        let tabbed = |number: usize| {
-            let line = self.line(number.clamp(1, self.lines.len()));
-            line[..line.len() - line.trim_start().len()].contains('\t')
-        };
-        match () {
-            // A scalar goes on in the next line, as far as the parser knows.
-            () if tabbed(span.line) || tabbed(span.line + 1) => Some("indent with spaces, not with tabs".to_owned()),
-            () if line.contains("${") => Some("write `\"${NAME}\"` in quotes".to_owned()),
-            () => None,
-        }
+    fn syntax_help(&self, note: &Note) -> Option<String> {
+        let failure = Failure { lines: self.text.lines().collect(), line: note.span.line, message: &note.message };
+        note.message.starts_with("not YAML").then(|| failure.help()).flatten()
     }
 
     /// Whether the value at `path` came from the environment.
@@ -363,14 +361,25 @@ impl Filler<'_> {
             };
             spanned.next();
             self.path.push_str(&format!("/{}", spans::escape(key)));
+            if key.contains("${") {
+                self.key(child);
+            }
             self.fill(value, child)?;
             self.path.truncate(length);
         }
         Ok(())
     }
 
+    fn key(&mut self, child: Option<&Child>) {
+        let span = child.and_then(|it| it.key.as_ref()).map_or(self.document.root.span, |it| it.1);
+        let message = "nothing fills in a variable in a name".to_owned();
+        let help = Some("variables stand in values only; write the name itself".to_owned());
+        self.document.notes.push(Note { path: self.path.clone(), span, message, help });
+    }
+
     fn text(&mut self, text: &str, place: Option<&Child>) -> Result<Option<Value>, Note> {
         let Some(filled) = fill(text, self.environment) else {
+            self.unbraced(text, place);
             return Ok(None);
         };
         let span = place.map_or(self.document.root.span, |it| it.span);
@@ -391,6 +400,21 @@ impl Filler<'_> {
         }
         let plain = place.is_some_and(|it| matches!(it.node.content, Content::Scalar { plain: true, .. }));
         Ok(Some(if plain { plain_value(&filled.text) } else { Value::String(filled.text) }))
+    }
+
+    /// A value that is all `$NAME`: other programs would fill it in. It may be a secret, so it is not repeated.
+    fn unbraced(&mut self, text: &str, place: Option<&Child>) {
+        let is_name = |name: &str| {
+            let plain = |it: u8| it.is_ascii_uppercase() || it.is_ascii_digit() || it == b'_';
+            name.len() > 1 && name.bytes().all(plain) && !name.starts_with(|it: char| it.is_ascii_digit())
+        };
+        if text.strip_prefix('$').is_some_and(is_name) {
+            let span = place.map_or(self.document.root.span, |it| it.span);
+            let message = "nothing fills in a variable without braces".to_owned();
+            let help = Some("write `\"${NAME}\"`".to_owned());
+            self.document.unfilled.insert(self.path.clone());
+            self.document.notes.push(Note { path: self.path.clone(), span, message, help });
+        }
     }
 
     /// The place of `written` inside a value that may span lines.

@@ -16,6 +16,16 @@ const KEPT_MAX: usize = 1000;
 /// The longest piece of a line that is shown, in characters.
 const SOURCE_MAX: usize = 200;
 
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// The file can't be used.
+    Error,
+    /// It can, and probably should not.
+    Warning,
+}
+
 /// One thing that is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fault {
@@ -28,6 +38,8 @@ pub struct Fault {
     pub column: usize,
     /// JSON pointer of the value at fault.
     pub path: String,
+    /// How bad it is.
+    pub severity: Severity,
     /// What is wrong.
     pub message: String,
     /// What to do about it.
@@ -51,7 +63,14 @@ impl Fault {
         };
         let source = line_text.chars().skip(skipped).take(SOURCE_MAX).collect();
         let (path, message) = (String::new(), String::new());
-        Self { file, line, column, path, message, help: None, source, length: 1, skipped }
+        let severity = Severity::Error;
+        Self { file, line, column, path, severity, message, help: None, source, length: 1, skipped }
+    }
+
+    /// The same as a warning.
+    pub(super) fn into_warning(mut self) -> Self {
+        self.severity = Severity::Warning;
+        self
     }
 
     /// Says what is wrong and what to do. Keys and words of the file are part of messages, so
@@ -75,7 +94,8 @@ impl Fault {
         // What was left out of a long line is made up for, else the column would be counted wrong.
         let source = format!("{}{}", " ".repeat(self.skipped), self.source);
         let snippet = Snippet::source(source).line_start(self.line).path(&*self.file);
-        let group = Level::ERROR.primary_title(&self.message).element(snippet.annotation(mark));
+        let level = if self.severity == Severity::Error { Level::ERROR } else { Level::WARNING };
+        let group = level.primary_title(&self.message).element(snippet.annotation(mark));
         match &self.help {
             Some(help) => group.element(Level::HELP.message(help)),
             None => group,
@@ -134,14 +154,19 @@ impl Faults {
         self.list.extend(other.list.into_iter().take(room));
     }
 
-    /// Whether nothing is wrong.
+    /// Whether there is nothing to say.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// How many faults there are, those that are only counted too.
+    /// How many faults there are, those that are only counted too. Warnings don't count.
     pub fn len(&self) -> usize {
-        self.list.len() + self.more
+        self.list.len() - self.warnings() + self.more
+    }
+
+    /// How many warnings there are.
+    fn warnings(&self) -> usize {
+        self.list.iter().filter(|it| it.severity == Severity::Warning).count()
     }
 
     /// The faults, by place.
@@ -166,11 +191,18 @@ impl Faults {
     pub fn summary(&self) -> String {
         let mut files: Vec<&str> = self.list.iter().map(|it| &*it.file).collect();
         files.dedup();
-        let count = self.len();
-        let noun = if count == 1 { "fault" } else { "faults" };
+        files.sort_unstable();
+        files.dedup();
+        let counted = |count: usize, noun: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {noun}")),
+            _ => Some(format!("{count} {noun}s")),
+        };
+        let counts: Vec<String> =
+            [counted(self.len(), "fault"), counted(self.warnings(), "warning")].into_iter().flatten().collect();
         match files.is_empty() {
             true => "no faults".to_owned(),
-            false => format!("{count} {noun} in {}", files.join(", ")),
+            false => format!("{} in {}", counts.join(" and "), files.join(", ")),
         }
     }
 }
@@ -217,6 +249,16 @@ error: unknown key `upstraem`
     }
 
     #[test]
+    fn a_warning_is_shown_as_one_and_is_no_fault() {
+        let mut faults = Faults::new(vec![fault(7, 3, 8, "  upstraem: players").into_warning()]);
+        assert_eq!(faults.len(), 0);
+        let shown = faults.to_string();
+        assert!(shown.starts_with("warning: unknown key") && shown.ends_with("\n1 warning in routes.yaml"), "{shown}");
+        faults.extend(Faults::new(vec![fault(9, 1, 1, "b")]));
+        assert_eq!((faults.len(), &*faults.summary()), (1, "1 fault and 1 warning in routes.yaml"));
+    }
+
+    #[test]
     fn faults_are_sorted_by_place_and_told_once() {
         let list = vec![fault(9, 1, 1, "b"), fault(2, 4, 1, "aaaa"), fault(9, 1, 1, "b")];
         let faults = Faults::new(list);
@@ -229,7 +271,7 @@ error: unknown key `upstraem`
     fn a_program_gets_the_same_as_json() {
         let json = serde_json::to_value(Faults::new(vec![fault(1, 1, 1, "x")])).unwrap();
         let expected = serde_json::json!([{
-            "file": "routes.yaml", "line": 1, "column": 1, "path": "",
+            "file": "routes.yaml", "line": 1, "column": 1, "path": "", "severity": "error",
             "message": "unknown key `upstraem`", "help": "did you mean `upstream`?", "source": "x",
         }]);
         assert_eq!(json, expected);

@@ -9,12 +9,13 @@ mod faults;
 mod secrets;
 mod spans;
 mod structure;
+mod syntax;
 
 #[cfg(test)]
 mod tests;
 
 pub use document::Document;
 pub use environment::Environment;
-pub use faults::{Fault, Faults};
+pub use faults::{Fault, Faults, Severity};
 pub use secrets::{MARK, Secrets};
 pub use structure::{schema_by, schema_of};

@@ -225,6 +225,10 @@ fn r4_2_forged_tokens_are_refused_and_told_why() {
         let answer = stage.bearer(&token);
         assert_eq!(answer.status, 401, "{reason}: {token}");
         refused(&answer, reason);
+        // One word for programs; people are told which member is meant.
+        let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+        let named = ["kid", "exp", "sub", "roles"].iter().any(|it| message.contains(it));
+        assert!(reason != "malformed" || named, "{message}");
     }
     // After all that the good one still passes, and nothing of any token is in the log.
     assert_eq!(stage.bearer(&mine).status, 200);
@@ -402,9 +406,8 @@ fn r4_2_who_may_come_as_nobody_still_may_not_come_with_a_bad_token() {
 fn r7_2_services_have_tokens_and_keys_of_their_own() {
     let mut key = String::new();
     let stage = Stage::prepared("{ service_token: {}, api_key: {} }", |folder| {
-        let arguments = [
-            "keys", "api", "billing", "--role", "service", "--role", "writer", "--scope", "bench", "--tenant", "north",
-        ];
+        let arguments =
+            ["keys", "api", "billing", "--role", "service", "--role", "user", "--scope", "bench", "--tenant", "north"];
         let output = moongate(folder, &arguments, "", &[("PROXY_JWT_SECRET", SECRET)]);
         assert_eq!(output.code, 0, "{}", output.stderr);
         key = output.stdout.split_whitespace().find(|it| it.starts_with("mg_")).unwrap().to_owned();
@@ -423,7 +426,7 @@ fn r7_2_services_have_tokens_and_keys_of_their_own() {
                 (&told["x-moongate-subject"], &told["x-moongate-auth-method"]),
                 (&json!("billing"), &json!("api_key"))
             );
-            assert_eq!(told["x-moongate-roles"], "service,writer");
+            assert_eq!(told["x-moongate-roles"], "service,user");
             assert_eq!((&told["x-moongate-tenant"], &told["x-moongate-scopes"]), (&json!("north"), &json!("bench")));
         }
     }

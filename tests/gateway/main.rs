@@ -51,6 +51,7 @@ mod reload;
 mod routes;
 mod seen;
 mod services;
+mod silence;
 mod slow_clients;
 mod start;
 mod state;

@@ -121,9 +121,11 @@ fn certificates_are_reloaded_while_open_connections_live_on() {
 
     // A bad file keeps what was there, and says so.
     gateway.folder().write("one/cert.pem", "not a certificate");
-    let refused = gateway.reload();
-    assert_eq!(refused.status, 422, "{}", refused.text());
-    assert!(refused.text().contains("cert.pem"), "{}", refused.text());
+    for _ in 0..2 {
+        let answer = gateway.reload();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(answer.text().contains("one/cert.pem holds no certificate"), "{}", answer.text());
+    }
     assert_eq!(get_tls(&mut connect(&new).unwrap(), "/"), "hello");
 }
 
