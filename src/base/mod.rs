@@ -1,4 +1,4 @@
-//! Words that every room shares: diagnostics with a place, units, deadlines, identifiers.
+//! Words that every room shares: diagnostics with a place, units, deadlines, identifiers, what must not be shown.
 //!
 //! No I/O lives here, and no word that only one room needs.
 
@@ -9,6 +9,7 @@ mod diagnostics;
 mod ids;
 mod memory;
 mod network;
+mod redact;
 mod secret;
 mod units;
 
@@ -19,5 +20,6 @@ pub use diagnostics::{At, Diagnostic, Diagnostics, Part, nearest};
 pub use ids::{RequestId, SpanId, TraceId};
 pub use memory::give_back_memory;
 pub use network::{network_of, networks};
+pub use redact::{REDACTED, credentials_in, names_credential, redacted_target, without_credentials};
 pub use secret::Secret;
 pub use units::{ByteSize, Percent, Period};

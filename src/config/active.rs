@@ -25,7 +25,7 @@ use crate::pipeline::Filters;
 use crate::services::{ServiceRegistry, ServiceSettings};
 use crate::telemetry::{GENERATIONS_ALIVE, RouteMetrics, Timestamp, last_reload_failed, last_reload_succeeded};
 use crate::upstream::{Live, Upstream, UpstreamKind, UpstreamRegistry};
-use crate::yaml::{Document, Faults, schema_of};
+use crate::yaml::{Document, Faults, MARK, schema_of};
 
 /// A snapshot that serves. A request takes its `Arc` once and keeps it to its end.
 pub struct ActiveConfig {
@@ -168,8 +168,8 @@ pub(super) fn environment(name: &str) -> Option<String> {
 }
 
 fn compile_gateway(path: &Path, secrets: &SecretValues) -> Result<(Document, Process), Faults> {
-    let mut document = Document::read(path, &environment)?;
-    document.fill_secrets(&schema_of::<GatewayFile>(), &|path, name| secrets.value(path, name));
+    let mut document = Document::read(path, &schema_of::<GatewayFile>(), &environment)?;
+    document.fill_secrets(&|path, name| secrets.value(path, name));
     let mut diagnostics = Diagnostics::default();
     let file: GatewayFile = document.load(&mut diagnostics).unwrap_or_default();
     let process = Process::compile(&file, &mut diagnostics);
@@ -203,18 +203,32 @@ struct Surroundings<'a> {
 fn compile_routes_in(path: &Path, surroundings: Surroundings<'_>) -> Result<(String, Snapshot), Faults> {
     let Surroundings { known, mode, secrets } = surroundings;
     let schema = routes_schema(known.filters, known.services);
-    let mut document = Document::read(path, &environment)?;
-    if let Some(secrets) = secrets {
-        document.fill_secrets(&schema, &|path, name| secrets.value(path, name));
-    }
+    let mut document = Document::read(path, &schema, &environment)?;
+    document.fill_secrets(&|path, name| match secrets {
+        Some(secrets) => secrets.value(path, name),
+        None => Ok(format!("{MARK}{name}")),
+    });
     let mut diagnostics = Diagnostics::default();
-    let file: Option<RoutesFile> = document.load_by(&schema, &mut diagnostics);
+    let file: Option<RoutesFile> = document.load(&mut diagnostics);
     let Some(file) = file else { return Err(document.place(&diagnostics)) };
-    let snapshot = Snapshot::compile(&file, known, mode, &mut diagnostics);
+    let shown = shown(&document, &mut diagnostics);
+    let snapshot = Snapshot::compile(&file, shown.as_ref().unwrap_or(&file), known, mode, &mut diagnostics);
     sound(&document, &diagnostics)?;
     let mut hasher = DefaultHasher::new();
     serde_json::to_string(&file).unwrap_or_default().hash(&mut hasher);
     Ok((format!("{:016x}", hasher.finish()), snapshot))
+}
+
+/// The file as people may see it, if that is not the file itself. One with faults is never described.
+fn shown(document: &Document, diagnostics: &mut Diagnostics) -> Option<RoutesFile> {
+    if !diagnostics.is_empty() {
+        return None;
+    }
+    document.as_written().unwrap_or_else(|error| {
+        let message = format!("this file can't be described without what the environment brings into it: {error}");
+        diagnostics.error(&At::ROOT, message);
+        None
+    })
 }
 
 fn sound(document: &Document, diagnostics: &Diagnostics) -> Result<(), Faults> {

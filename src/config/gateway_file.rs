@@ -18,7 +18,7 @@ use crate::state::{Backend, StateConfig};
 use crate::store::{Place, StoreConfig};
 use crate::telemetry::LogConfig;
 
-/// The process itself. Every value can come from the environment as `${NAME}` or
+/// The process itself. Every scalar can come from the environment as `${NAME}` or
 /// `${NAME:-default}`; secrets should.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -38,7 +38,7 @@ pub struct GatewayFile {
     /// Where records that last are kept. Default: SQLite in `data/moongate.db`, if something needs it.
     pub store: Option<StoreConfig>,
     /// Where the key comes from that seals the secrets in the store. Default: the variable `SECRET_KEY`.
-    /// Wherever a secret is written, `secret:NAME` stands for the one that is kept under this name.
+    /// Wherever a value may be a credential, `secret:NAME` stands for the one that is kept under this name.
     pub secrets: SecretsConfig,
     /// Our own tokens: who they are from, and the keys that sign and check them.
     pub tokens: TokensConfig,

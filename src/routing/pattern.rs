@@ -224,6 +224,7 @@ impl Host {
     }
 
     /// As written.
+    #[cfg(test)]
     pub(super) fn text(&self) -> String {
         match self {
             Self::Exact(host) => host.clone(),
