@@ -16,7 +16,7 @@ use crate::pipeline::Filters;
 use crate::routing::{Explanation, MatchConfig, Request, Target, ValueMatch, ValueRule, Verdict, without_parameters};
 use crate::services::ServiceRegistry;
 use crate::upstream::{LocalUpstream, Upstream, UpstreamKind};
-use crate::yaml::schema_of;
+use crate::yaml::{schema_for_editors, schema_of};
 
 /// What `moongate check` found.
 #[derive(Debug)]
@@ -175,11 +175,10 @@ fn explained<'s>(snapshot: &'s Snapshot, request: Request<'_>) -> (Explanation, 
 
 /// `moongate schema config|routes`: the JSON Schema of a file.
 pub fn schema(file: &str, filters: &Filters) -> String {
-    pretty(&if file == "config" {
-        schema_of::<GatewayFile>()
-    } else {
-        routes_schema(filters, &ServiceRegistry::standard())
-    })
+    pretty(&schema_for_editors(match file {
+        "config" => schema_of::<GatewayFile>(),
+        _ => routes_schema(filters, &ServiceRegistry::standard()),
+    }))
 }
 
 fn snapshot(files: &Files, filters: &Filters) -> Result<Snapshot, Failure> {

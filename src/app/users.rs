@@ -176,7 +176,7 @@ pub(super) fn check_roles(roles: &[String], keeping: &Keeping, routes: &Path) ->
         return Ok(());
     }
     // Whatever issuers may give: what is given here should be written down somewhere.
-    let given = Some(keeping.given_roles.clone().unwrap_or_default());
+    let given = Some(keeping.given_roles.clone());
     let known = known_roles(routes, given).map_err(|it| Failure(it.to_string()))?;
     let unknown = roles.iter().find_map(|it| Some((it, known.find(it, &[]).err()?)));
     match unknown {

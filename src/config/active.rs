@@ -25,7 +25,7 @@ use crate::pipeline::Filters;
 use crate::services::{ServiceRegistry, ServiceSettings};
 use crate::telemetry::{GENERATIONS_ALIVE, RouteMetrics, Timestamp, last_reload_failed, last_reload_succeeded};
 use crate::upstream::{Live, Upstream, UpstreamKind, UpstreamRegistry};
-use crate::yaml::{Document, Faults, schema_of};
+use crate::yaml::{Document, Faults, MARK, schema_of};
 
 /// A snapshot that serves. A request takes its `Arc` once and keeps it to its end.
 pub struct ActiveConfig {
@@ -212,7 +212,7 @@ fn look_at_both(
 ) -> Result<((String, Snapshot), Faults), Faults> {
     let process = gateway.as_ref().ok();
     let issuers = process.and_then(issuers);
-    let given_roles = process.and_then(|it| it.content.written.given_roles()).filter(|_| issuers.is_some());
+    let given_roles = process.map(|it| it.content.written.given_roles()).filter(|_| issuers.is_some());
     let known = Known { services, filters, issuers: issuers.as_deref(), given_roles };
     let looked = look_at_routes(routes, Surroundings { known, mode, secrets: Some(secrets) })?;
     if let (Ok(Looked { content, diagnostics, .. }), Some((_, snapshot))) = (gateway, &looked.content) {
@@ -242,8 +242,8 @@ pub(super) fn environment(name: &str) -> Option<String> {
 }
 
 fn look_at_gateway(path: &Path, secrets: &SecretValues) -> Result<Looked<Process>, Faults> {
-    let mut document = Document::read(path, &environment)?;
-    document.fill_secrets(&schema_of::<GatewayFile>(), &|path, name| secrets.value(path, name));
+    let mut document = Document::read(path, &schema_of::<GatewayFile>(), &environment)?;
+    document.fill_secrets(&|path, name| secrets.value(path, name));
     let mut diagnostics = Diagnostics::default();
     let file: GatewayFile = document.load(&mut diagnostics).unwrap_or_default();
     let content = Process::compile(&file, &mut diagnostics);
@@ -274,7 +274,7 @@ pub fn known_roles(routes: &Path, given: Option<Vec<String>>) -> Result<Roles, F
     let mut diagnostics = Diagnostics::default();
     let mut written = None;
     if routes.exists() {
-        let mut document = Document::read(routes, &environment)?;
+        let mut document = Document::read(routes, &schema_of::<RoutesFile>(), &environment)?;
         let file: Option<RoutesFile> = document.load(&mut diagnostics);
         written = file.and_then(|it| it.roles);
         let faults = document.place(&diagnostics).within(&["/roles"]);
@@ -300,19 +300,33 @@ struct Surroundings<'a> {
 fn look_at_routes(path: &Path, surroundings: Surroundings<'_>) -> Result<Looked<Option<(String, Snapshot)>>, Faults> {
     let Surroundings { known, mode, secrets } = surroundings;
     let schema = routes_schema(known.filters, known.services);
-    let mut document = Document::read(path, &environment)?;
-    if let Some(secrets) = secrets {
-        document.fill_secrets(&schema, &|path, name| secrets.value(path, name));
-    }
+    let mut document = Document::read(path, &schema, &environment)?;
+    document.fill_secrets(&|path, name| match secrets {
+        Some(secrets) => secrets.value(path, name),
+        None => Ok(format!("{MARK}{name}")),
+    });
     let mut diagnostics = Diagnostics::default();
-    let file: Option<RoutesFile> = document.load_by(&schema, &mut diagnostics);
+    let file: Option<RoutesFile> = document.load(&mut diagnostics);
     let content = file.map(|file| {
-        let snapshot = Snapshot::compile(&file, known, mode, &mut diagnostics);
+        let shown = shown(&document, &mut diagnostics);
+        let snapshot = Snapshot::compile(&file, shown.as_ref().unwrap_or(&file), known, mode, &mut diagnostics);
         let mut hasher = DefaultHasher::new();
         serde_json::to_string(&file).unwrap_or_default().hash(&mut hasher);
         (format!("{:016x}", hasher.finish()), snapshot)
     });
     Ok(Looked { document, content, diagnostics })
+}
+
+/// The file as people may see it, if that is not the file itself. One with faults is never described.
+fn shown(document: &Document, diagnostics: &mut Diagnostics) -> Option<RoutesFile> {
+    if !diagnostics.is_empty() {
+        return None;
+    }
+    document.as_written().unwrap_or_else(|error| {
+        let message = format!("this file can't be described without what the environment brings into it: {error}");
+        diagnostics.error(&At::ROOT, message);
+        None
+    })
 }
 
 /// The files of certificates when they were read last, and what was wrong with them.

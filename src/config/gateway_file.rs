@@ -20,7 +20,7 @@ use crate::state::{Backend, StateConfig};
 use crate::store::{Place, StoreConfig};
 use crate::telemetry::LogConfig;
 
-/// The process itself. Every value can come from the environment as `${NAME}` or
+/// The process itself. Every scalar can come from the environment as `${NAME}` or
 /// `${NAME:-default}`; secrets should.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -45,7 +45,7 @@ pub struct GatewayFile {
     /// Where records that last are kept. Default: SQLite in `data/moongate.db`, if something needs it.
     pub store: Option<StoreConfig>,
     /// Where the key comes from that seals the secrets in the store. Default: the variable `SECRET_KEY`.
-    /// Wherever a secret is written, `secret:NAME` stands for the one that is kept under this name.
+    /// Wherever a value may be a credential, `secret:NAME` stands for the one that is kept under this name.
     pub secrets: SecretsConfig,
     /// Our own tokens: who they are from, and the keys that sign and check them.
     pub tokens: TokensConfig,
@@ -222,9 +222,9 @@ pub struct Process {
 }
 
 impl GatewayFile {
-    /// The roles that it gives by name; `None` if an issuer may give any.
-    pub fn given_roles(&self) -> Option<Vec<String>> {
-        self.tokens.given_roles().map(|it| [it, self.auth.given_roles()].concat())
+    /// The roles that it gives by name.
+    pub fn given_roles(&self) -> Vec<String> {
+        [self.tokens.given_roles(), self.auth.given_roles()].concat()
     }
 }
 

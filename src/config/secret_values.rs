@@ -11,7 +11,7 @@ use crate::base::{At, Diagnostics, Secret, nearest};
 use crate::config::gateway_file::GatewayFile;
 use crate::secrets::{SecretsConfig, Vault};
 use crate::store::{Place, Store};
-use crate::yaml::{Document, Faults, MARK};
+use crate::yaml::{Document, Faults, MARK, schema_of};
 
 /// The sections that say where secrets are: they can't be among them.
 const SECTIONS: [&str; 2] = ["/store", "/secrets"];
@@ -25,8 +25,8 @@ pub struct Keeping {
     pub secrets: SecretsConfig,
     /// How long access tokens live.
     pub access_life: Duration,
-    /// The roles that it gives by name; `None` if an issuer may give any.
-    pub given_roles: Option<Vec<String>>,
+    /// The roles that it gives by name.
+    pub given_roles: Vec<String>,
 }
 
 impl Keeping {
@@ -35,7 +35,7 @@ impl Keeping {
     /// # Errors
     /// The faults of these sections, or of a file that can't be read at all.
     pub fn read(gateway: &Path) -> Result<Self, Faults> {
-        let mut document = Document::read(gateway, &super::active::environment)?;
+        let mut document = Document::read(gateway, &schema_of::<GatewayFile>(), &super::active::environment)?;
         let mut diagnostics = Diagnostics::default();
         let file: GatewayFile = document.load(&mut diagnostics).unwrap_or_default();
         let store = Place::compile(file.store.as_ref(), &At::ROOT.key("store"), &mut diagnostics);

@@ -1,6 +1,7 @@
 //! `routes.yaml`, compiled: immutable, everything parsed, nothing that remembers traffic.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
@@ -111,6 +112,9 @@ pub struct Description {
     pub timeouts: BTreeMap<&'static str, Period>,
     /// The largest request body.
     pub body_limit: ByteSize,
+    /// Of the route as it was compiled: whether a reload changes what is not shown.
+    #[serde(skip)]
+    digest: u64,
 }
 
 impl Route {
@@ -133,8 +137,14 @@ impl Snapshot {
     }
 
     /// The only way to a snapshot, for start, reload and `check` alike. Reports all faults; what has
-    /// any must not serve.
-    pub fn compile(file: &RoutesFile, known: Known<'_>, mode: Mode, diagnostics: &mut Diagnostics) -> Self {
+    /// any must not serve. `shown` is the same file as far as people may see it: it is what is described.
+    pub fn compile(
+        file: &RoutesFile,
+        shown: &RoutesFile,
+        known: Known<'_>,
+        mode: Mode,
+        diagnostics: &mut Diagnostics,
+    ) -> Self {
         let Known { services, filters, issuers, given_roles } = known;
         let roles = Roles::compile(file.roles.as_ref(), &At::ROOT.key("roles"), diagnostics);
         let roles = given_roles.into_iter().fold(roles, Roles::knowing);
@@ -146,12 +156,13 @@ impl Snapshot {
         check_settings(file, nowhere, diagnostics);
         check_names(file, &built_in, diagnostics);
         let matches: Vec<(&str, &MatchConfig)> = written.iter().map(|it| (&*it.name, &it.r#match)).collect();
-        let table = Table::compile(&matches, &at, diagnostics);
+        let mut table = Table::compile(&matches, &at, diagnostics);
+        table.explain_by(shown.routes.iter().chain(built_in.iter().map(|it| &it.route)).map(|it| it.r#match.shown()));
         for upstream in built_in.iter().map(BuiltInRoute::upstream) {
             settings.push(settings_of(&upstream, services, &[], &At::ROOT, &mut Diagnostics::default()).flatten());
             all.push(upstream);
         }
-        let compiler = Compiler { file, upstreams: &all, table: &table, nowhere };
+        let compiler = Compiler { file, shown, upstreams: &all, table: &table, nowhere };
         let compile =
             |(number, route): (usize, &&RouteConfig)| compiler.route(number, route, &at.index(number), diagnostics);
         let routes: Vec<Route> = written.iter().enumerate().map(compile).collect();
@@ -344,27 +355,21 @@ struct Compiler<'a> {
     /// What settings may refer to, before there is a route.
     nowhere: Scope<'a>,
     file: &'a RoutesFile,
+    /// The same for people's eyes.
+    shown: &'a RoutesFile,
     upstreams: &'a [Arc<Upstream>],
     table: &'a Table,
 }
 
 impl Compiler<'_> {
     fn route(&self, number: usize, written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Route {
-        let defaults_at = At::ROOT.key("defaults");
-        let policies_at = At::ROOT.key("policies");
-        let mut layers = vec![layer("defaults".to_owned(), &self.file.defaults, defaults_at)];
         let uses = at.key("use");
-        for (place, name) in written.r#use.iter().enumerate() {
-            match self.file.policies.get_key_value(name) {
-                Some((name, policy)) => layers.push(layer(format!("policy/{name}"), policy, policies_at.key(name))),
-                None => {
-                    let diagnostic = diagnostics.error(&uses.index(place), format!("no policy `{name}`"));
-                    diagnostic.suggest(name, self.file.policies.keys().map(String::as_str));
-                }
-            }
+        for (place, name) in written.r#use.iter().enumerate().filter(|it| !self.file.policies.contains_key(it.1)) {
+            let diagnostic = diagnostics.error(&uses.index(place), format!("no policy `{name}`"));
+            diagnostic.suggest(name, self.file.policies.keys().map(String::as_str));
         }
-        let own = layer(format!("route/{}", written.name), &written.settings, *at);
-        layers.push(Layer { rewrite: written.rewrite.as_ref(), ..own });
+        let policies_at = At::ROOT.key("policies");
+        let layers = layers(self.file, &written.r#use, written, (&policies_at, at));
         let scope = Scope {
             route: &written.name,
             captures: self.table.captures(number),
@@ -380,7 +385,11 @@ impl Compiler<'_> {
         let policy = policy(&layers);
         let action = self.action(number, written, at, diagnostics);
         check_upgrade(written, &at.key("upgrade"), diagnostics);
-        let description = describe(written, &layers, &scope, &policy);
+        // Those that every gateway has are not in the file.
+        let shown = self.shown.routes.get(number).unwrap_or(written);
+        let shown_layers = self::layers(self.shown, &written.r#use, shown, (&policies_at, at));
+        let description =
+            Description { digest: digest(&layers, written), ..describe(shown, &shown_layers, &scope, &policy) };
         let hosts = &written.r#match.hosts;
         Route {
             name: written.name.as_str().into(),
@@ -449,6 +458,29 @@ fn check_body(respond: &RespondConfig, captures: &[String], at: &At<'_>, diagnos
     }
 }
 
+/// The settings that count for a route, which uses these policies.
+fn layers<'a>(
+    file: &'a RoutesFile,
+    uses: &'a [String],
+    written: &'a RouteConfig,
+    (policies, at): (&'a At<'a>, &At<'a>),
+) -> Vec<Layer<'a>> {
+    let mut layers = vec![layer("defaults".to_owned(), &file.defaults, At::ROOT.key("defaults"))];
+    let used = uses.iter().filter_map(|it| file.policies.get_key_value(it));
+    layers.extend(used.map(|(name, policy)| layer(format!("policy/{name}"), policy, policies.key(name))));
+    let own = layer(format!("route/{}", written.name), &written.settings, *at);
+    layers.push(Layer { rewrite: written.rewrite.as_ref(), ..own });
+    layers
+}
+
+/// Of everything that a route says and takes over, secrets included.
+fn digest(layers: &[Layer<'_>], written: &RouteConfig) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    json(written).to_string().hash(&mut hasher);
+    layers.iter().for_each(|it| json(it.settings).to_string().hash(&mut hasher));
+    hasher.finish()
+}
+
 impl Respond {
     fn compile(written: &RespondConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         let status = written.status.unwrap_or(200);
@@ -515,7 +547,7 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, poli
     };
     Description {
         name: written.name.clone(),
-        r#match: written.r#match.clone(),
+        r#match: written.r#match.shown(),
         r#use: written.r#use.clone(),
         action,
         upgrade: written.upgrade.clone(),
@@ -528,6 +560,7 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, poli
             ("idle", Period(if written.r#match.websocket { policy.websocket_idle } else { policy.idle })),
         ]),
         body_limit: ByteSize(policy.body_limit),
+        digest: 0,
     }
 }
 

@@ -102,7 +102,7 @@ impl BuiltIn for Custom {
 
     fn describe(layers: &[Layer<'_>], scope: &Scope<'_>) -> Vec<StepDescription> {
         let Some(FiltersConfig(blocks)) = Self::settings(layers, scope) else { return Vec::new() };
-        let line = |name: &'static str| Some(StepDescription::new(name, blocks.get(name)?));
+        let line = |name| Some(StepDescription::new(name, &scope.filters.shown(name, blocks.get(name)?)));
         scope.filters.names().filter_map(line).collect()
     }
 }

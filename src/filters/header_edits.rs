@@ -1,6 +1,7 @@
 //! Sets, adds and removes header fields, of requests on their way in and of answers on their way out.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use http::header::{HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -8,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use crate::base::{At, Diagnostics};
+use crate::base::{At, Diagnostics, REDACTED, Secret, names_credential, without_credentials};
 use crate::http as codec;
 use crate::routing::unfilled;
 
@@ -16,16 +17,31 @@ use crate::routing::unfilled;
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeaderEditsConfig {
-    /// Fields that get this value, whatever they had.
+    /// Fields that get this value, whatever they had: a text, `"${NAME}"`, `"secret:NAME"`, or `"Bearer secret:NAME"`.
+    #[schemars(with = "BTreeMap<String, Secret>")]
     pub set: BTreeMap<String, String>,
     /// Fields that get this value beside those they have.
+    #[schemars(with = "BTreeMap<String, Secret>")]
     pub add: BTreeMap<String, String>,
     /// Fields that go.
     pub remove: Vec<String>,
 }
 
+impl HeaderEditsConfig {
+    /// The same for people's eyes: without the values of fields that carry credentials, and without what looks like one.
+    pub(super) fn shown(mut self) -> Self {
+        for (name, value) in self.set.iter_mut().chain(&mut self.add) {
+            *value = match names_credential(name.as_bytes()) {
+                true => REDACTED.to_owned(),
+                false => without_credentials(value).into_owned(),
+            };
+        }
+        self
+    }
+}
+
 /// Compiled edits.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct HeaderEdits {
     remove: Vec<HeaderName>,
     set: Vec<(HeaderName, HeaderValue)>,
@@ -48,6 +64,14 @@ const OURS: [&str; 9] = [
 /// Its values are templates for clients (RFC 9652).
 const TEMPLATES: &str = "link-template";
 
+/// Shows the names alone: the values may be secrets.
+impl fmt::Debug for HeaderEdits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.set.iter().chain(&self.add).map(|it| &it.0).chain(&self.remove);
+        f.debug_list().entries(names).finish()
+    }
+}
+
 impl HeaderEdits {
     /// Reports names and values that could not be sent.
     pub fn compile(config: &HeaderEditsConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
@@ -62,7 +86,11 @@ impl HeaderEdits {
                 }
                 let name = field_name(name, &at, diagnostics);
                 match HeaderValue::from_str(value) {
-                    Ok(value) => into.extend(name.map(|name| (name, value))),
+                    // Sensitive: HPACK must not index it (RFC 7541, section 7.1.3).
+                    Ok(mut value) => {
+                        value.set_sensitive(name.as_ref().is_some_and(|it| names_credential(it.as_str().as_bytes())));
+                        into.extend(name.map(|name| (name, value)));
+                    }
                     Err(_) => drop(diagnostics.error(&at, "not a header value: it has control characters")),
                 }
             }

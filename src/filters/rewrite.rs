@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::header_edits::{HeaderEdits, HeaderEditsConfig};
-use super::settings::{BuiltIn, Layer};
+use super::settings::{BuiltIn, Layer, StepDescription};
 use crate::base::{At, Diagnostics};
 use crate::pipeline::{Filter, Refusal, RequestContext, Scope, Step};
 use crate::routing::{Params, Template, join_query};
@@ -76,6 +76,12 @@ impl Filter for Rewrite {
 impl BuiltIn for Rewrite {
     fn block<'a>(layer: &Layer<'a>) -> Option<&'a RewriteConfig> {
         layer.rewrite
+    }
+
+    fn describe(layers: &[Layer<'_>], scope: &Scope<'_>) -> Vec<StepDescription> {
+        let settings = Self::settings(layers, scope);
+        let shown = settings.map(|it| RewriteConfig { headers: it.headers.shown(), ..it });
+        shown.iter().map(|it| StepDescription::new(Self::NAME, it)).collect()
     }
 }
 

@@ -194,10 +194,9 @@ impl TokensConfig {
 }
 
 impl TokensConfig {
-    /// The roles that other issuers may give; `None` if one of them may give any.
-    pub fn given_roles(&self) -> Option<Vec<String>> {
-        let lists: Option<Vec<&[String]>> = self.trust.iter().map(|it| it.roles.as_deref()).collect();
-        lists.map(|it| it.concat())
+    /// The roles that other issuers may give: those that their entries list.
+    pub fn given_roles(&self) -> Vec<String> {
+        self.trust.iter().filter_map(|it| it.roles.as_deref()).flatten().cloned().collect()
     }
 }
 

@@ -218,7 +218,9 @@ enum FetchError {
 
 /// An error of HTTP hides why in the causes behind it.
 fn causes(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
+    // The URL is that of the settings, and may hold what must not be logged.
+    let text = error.to_string();
+    let mut text = error.url().map_or(text.clone(), |it| text.replace(&format!(" for url ({it})"), ""));
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         text.push_str(": ");

@@ -14,11 +14,12 @@ use bytes::Bytes;
 use http::Method;
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::Schema;
-use schemars::generate::SchemaGenerator;
+use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value};
 
 use crate::base::{At, Diagnostics};
 use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step, Taps};
+use crate::yaml::without_secrets;
 
 /// The filters that a binary adds, in the order in which requests pass them.
 #[derive(Clone, Debug, Default)]
@@ -74,6 +75,15 @@ impl Filters {
             (it.name.to_owned(), schema.to_value())
         };
         self.list.iter().map(&mut described).collect()
+    }
+
+    /// A block for people's eyes: without what stands where its schema has a secret.
+    pub fn shown(&self, name: &str, block: &Value) -> Value {
+        let mut generator = SchemaSettings::draft2020_12().into_generator();
+        let schema = self.schemas(&mut generator).remove(name);
+        let mut schema = schema.unwrap_or_default();
+        schema["$defs"] = Value::Object(generator.take_definitions(true));
+        without_secrets(block, &schema)
     }
 
     /// Compiles the blocks that are there, in the order of the filters; `at` is the place of them all.

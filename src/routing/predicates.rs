@@ -11,7 +11,7 @@ use http::{HeaderMap, Method};
 use crate::base::{At, Diagnostics};
 
 use super::query::{Decoded, value_of};
-use super::written::{ValueMatch, ValueRule};
+use super::written::{MatchConfig, ValueMatch, ValueRule};
 
 /// A condition on one header field or query parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,17 +84,18 @@ impl Predicate {
         self.miss(headers, query).is_none()
     }
 
-    /// Why it does not hold, for people. Tells nothing of the request's value: it may be a secret.
-    pub(super) fn reason(&self, headers: &HeaderMap, query: Option<&str>) -> Option<String> {
+    /// Why it does not hold, for people. Tells nothing of the request's value, which may be a secret, and of the one
+    /// that is wanted what `shown` says.
+    pub(super) fn reason(&self, headers: &HeaderMap, query: Option<&str>, shown: &MatchConfig) -> Option<String> {
         let miss = self.miss(headers, query)?;
         let field = match &self.field {
             Field::Header(name) => format!("header {name}"),
             Field::Query(name) => format!("query parameter {name}"),
         };
-        let wanted = match &self.test {
-            Test::Exact(text) => format!(" is not `{text}`"),
-            Test::Prefix(text) => format!(" does not start with `{text}`"),
-            Test::Present | Test::Absent => String::new(),
+        let wanted = match self.field.condition(shown) {
+            Some(ValueMatch::Exact(text) | ValueMatch::Rule(ValueRule::Exact(text))) => format!(" is not `{text}`"),
+            Some(ValueMatch::Rule(ValueRule::Prefix(text))) => format!(" does not start with `{text}`"),
+            Some(ValueMatch::Rule(ValueRule::Present(_))) | None => String::new(),
         };
         Some(match miss {
             Miss::Missing => format!("{field} missing"),
@@ -126,6 +127,18 @@ impl Predicate {
         let exact = |it: &&Self| matches!(it.test, Test::Exact(_));
         let prefix = |it: &Self| if let Test::Prefix(text) = &it.test { text.len() } else { 0 };
         (list.len(), list.iter().filter(exact).count(), list.iter().map(prefix).sum())
+    }
+}
+
+impl Field {
+    fn condition<'m>(&self, written: &'m MatchConfig) -> Option<&'m ValueMatch> {
+        match self {
+            Self::Header(name) => {
+                let mut headers = written.headers.iter();
+                headers.find(|(key, _)| key.eq_ignore_ascii_case(name.as_str())).map(|it| it.1)
+            }
+            Self::Query(name) => written.query.get(name),
+        }
     }
 }
 

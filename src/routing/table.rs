@@ -96,6 +96,13 @@ impl Table {
         table
     }
 
+    /// Explains routes by these words, one for each in their order, in place of what they were compiled from.
+    pub fn explain_by(&mut self, shown: impl Iterator<Item = MatchConfig>) {
+        for (route, shown) in self.routes.iter_mut().zip(shown) {
+            *route.shown = shown;
+        }
+    }
+
     /// Which route takes a request. Allocates nothing when one does.
     pub fn find(&self, request: &Request<'_>) -> Outcome {
         let host = HostName::of(request.host);

@@ -10,6 +10,8 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::Serialize;
 
+use crate::base::without_credentials;
+
 /// More faults than this are counted, not kept: they are not read, and a hostile file must not
 /// fill the memory.
 const KEPT_MAX: usize = 1000;
@@ -44,7 +46,7 @@ pub struct Fault {
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
-    /// The line as written; of a very long one, the part around the place.
+    /// The line, as far as it may be shown; of a very long one, the part around the place.
     pub source: String,
     /// How many characters are at fault.
     #[serde(skip)]
@@ -55,7 +57,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault at a place of `line_text`; the column is counted from 1.
+    /// A fault at a place of `line_text`, which is shown as it is; the column is counted from 1.
     pub(super) fn new(file: Arc<str>, line: usize, column: usize, line_text: &str) -> Self {
         let skipped = match line_text.chars().count() {
             short if short <= SOURCE_MAX => 0,
@@ -74,10 +76,10 @@ impl Fault {
     }
 
     /// Says what is wrong and what to do. Keys and words of the file are part of messages, so
-    /// nothing that could confuse a terminal or a log line is let through.
+    /// nothing that could confuse a terminal or a log line is let through, nor what looks like a credential.
     pub(super) fn saying(mut self, message: &str, help: Option<&str>) -> Self {
-        self.message = harmless(message);
-        self.help = help.map(harmless);
+        self.message = harmless(&without_credentials(message));
+        self.help = help.map(|it| harmless(&without_credentials(it)));
         self
     }
 

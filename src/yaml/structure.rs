@@ -692,6 +692,54 @@ pub(super) fn schemas_at<'s>(root: &'s Value, path: &str) -> Vec<&'s Value> {
     expanded
 }
 
+/// The schemas that a schema is made of, references followed.
+pub(super) fn variants_of<'s>(root: &'s Value, schema: &'s Value) -> Vec<&'s Value> {
+    let mut expanded = Vec::new();
+    variants(root, schema, 0, &mut expanded);
+    expanded
+}
+
+/// What a schema says of values whose names are free, and of elements.
+pub(super) fn children_of(schema: &Value) -> impl Iterator<Item = &Value> {
+    ["additionalProperties", "items"].into_iter().filter_map(|it| schema.get(it)).filter(|it| it.is_object())
+}
+
+/// The keys that the schema knows in a mapping at a path.
+pub(super) fn keys_at<'s>(root: &'s Value, path: &str) -> Vec<&'s str> {
+    schemas_at(root, path).into_iter().flat_map(|it| keys(it.get("properties"))).collect()
+}
+
+/// Which kinds of scalars may stand at a path.
+pub(super) fn due_at(root: &Value, path: &str) -> Due {
+    let mut due = Due::default();
+    for schema in schemas_at(root, path) {
+        let kinds = kinds(schema);
+        let any = |names: &[&str]| kinds.iter().any(|it| names.contains(it));
+        let plain = ["pattern", "expected", "format"].iter().all(|it| schema.get(it).is_none());
+        due.known |= !kinds.is_empty() || !words(schema).is_empty();
+        due.text |= is_free_text(schema);
+        due.free_text |= is_free_text(schema) && plain;
+        due.number |= any(&["integer", "number"]);
+        due.boolean |= any(&["boolean"]);
+        due.null |= any(&["null"]);
+    }
+    due
+}
+
+/// Which kinds of scalars may stand somewhere.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Due {
+    /// The schema says anything of it.
+    pub(super) known: bool,
+    /// A text that is not one of a few words.
+    pub(super) text: bool,
+    /// A text without any form.
+    pub(super) free_text: bool,
+    pub(super) number: bool,
+    pub(super) boolean: bool,
+    pub(super) null: bool,
+}
+
 fn walk<'s>(root: &'s Value, path: &str) -> (Vec<&'s Value>, bool) {
     let mut schemas = vec![root];
     let mut named = false;

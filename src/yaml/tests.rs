@@ -241,7 +241,7 @@ fn compile(file: &File, diagnostics: &mut Diagnostics) {
 }
 
 fn faults(text: &str) -> Faults {
-    let mut document = match Document::parse("routes.yaml", text, &environment) {
+    let mut document = match Document::parse("routes.yaml", text, &schema_of::<File>(), &environment) {
         Ok(document) => document,
         Err(faults) => return faults,
     };
@@ -269,7 +269,7 @@ fn check(text: &str, expected: &[(usize, usize, &str, &str)]) {
 
 #[test]
 fn a_whole_file_loads_with_nothing_to_tell() {
-    let mut document = Document::parse("routes.yaml", WHOLE, &environment).unwrap();
+    let mut document = Document::parse("routes.yaml", WHOLE, &schema_of::<File>(), &environment).unwrap();
     let mut diagnostics = Diagnostics::default();
     let file: File = document.load(&mut diagnostics).unwrap();
     assert!(diagnostics.is_empty(), "{}", document.place(&diagnostics));
@@ -522,7 +522,9 @@ fn the_environment_is_filled_in_and_what_is_missing_told() {
         &[(2, 18, "the environment has no `MISSING`", "set it, or write a default")],
     );
     check("version: ${NUMBER}", &[]);
-    check("version: \"${NUMBER}\"", &[(1, 10, "expected a whole number, found a text", "without quotes")]);
+    check("version: \"${NUMBER}\"", &[]);
+    check("upstreams:\n  a:\n    local: ${NUMBER}\n", &[]);
+    check("version: \"${NO_NUMBER:-two}\"", &[(1, 10, "expected a whole number, found a text", "")]);
     check("version: ${NUMBER:-x", &[(1, 10, "without its `}`", "`$${`")]);
     check("upstreams:\n  a:\n    local: |\n      one\n      two ${MISSING}\n", &[(5, 11, "no `MISSING`", "default")]);
 }
@@ -546,7 +548,7 @@ routes:
 #[test]
 fn a_word_of_a_secret_is_hidden_in_a_rooms_message_about_it() {
     let text = "state: { redis: { url: \"${REDIS_URL}\" } }\n";
-    let mut document = Document::parse("gateway.yaml", text, &environment).unwrap();
+    let mut document = Document::parse("gateway.yaml", text, &schema_of::<File>(), &environment).unwrap();
     let mut diagnostics = Diagnostics::default();
     document.load::<File>(&mut diagnostics).unwrap();
     let message = "no host called user:hunter2@host is known".to_owned();
@@ -615,10 +617,10 @@ fn a_file_that_is_not_there_or_not_text_is_a_fault() {
     let directory = std::env::temp_dir().join(format!("moongate-{}", fastrand::u64(..)));
     std::fs::create_dir(&directory).unwrap();
     let path = directory.join("routes.yaml");
-    let missing = Document::read(&path, &environment).unwrap_err();
+    let missing = Document::read(&path, &schema_of::<File>(), &environment).unwrap_err();
     assert!(missing.iter().next().unwrap().message.contains("cannot be read"));
     std::fs::write(&path, b"version: 1\nname: \xff\n").unwrap();
-    let garbled = Document::read(&path, &environment).unwrap_err();
+    let garbled = Document::read(&path, &schema_of::<File>(), &environment).unwrap_err();
     let fault = garbled.iter().next().unwrap();
     assert_eq!((fault.line, fault.column), (2, 7));
     std::fs::remove_dir_all(&directory).unwrap();

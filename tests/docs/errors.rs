@@ -124,7 +124,10 @@ fn every_error_is_worded_where_the_search_finds_it() {
                 let code =
                     code_at(text[at + call.len()..].trim_start().strip_prefix("StatusCode::").unwrap_or_default());
                 let line = text[..at].lines().count();
-                assert!(code.is_some() || [SHAPE, ADMIN].contains(&&*name), "src/{name}:{line}: status and code are not literals");
+                assert!(
+                    code.is_some() || [SHAPE, ADMIN].contains(&&*name),
+                    "src/{name}:{line}: status and code are not literals"
+                );
             }
         }
     }

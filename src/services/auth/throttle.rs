@@ -52,7 +52,8 @@ impl Throttle {
     /// Counts an attempt for as long as it is under way; an error says how long to wait.
     pub(super) async fn attempt(&self, account: &str, client: IpAddr) -> Result<Attempt<'_>, Duration> {
         let network = network(client);
-        let key = |kind, network: &[u8]| self.counters.key("sign-in", LIMIT, kind, [account.as_bytes(), network, b"", b""]);
+        let key =
+            |kind, network: &[u8]| self.counters.key("sign-in", LIMIT, kind, [account.as_bytes(), network, b"", b""]);
         let (by_network, by_account) = (key(0, &network), key(1, b""));
         let taken = self.counters.take(by_network, self.network, 1, self.counters.now());
         if !taken.granted {
