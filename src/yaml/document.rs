@@ -311,7 +311,9 @@ impl Document {
 
     /// The usual reasons for which a text is not YAML.
     fn syntax_help(&self, note: &Note) -> Option<String> {
-        let failure = Failure { lines: self.text.lines().collect(), line: note.span.line, message: &note.message };
+        let shown = |number: usize| self.shown(number, None);
+        let lines = self.text.lines().collect();
+        let failure = Failure { lines, line: note.span.line, message: &note.message, shown: &shown };
         note.message.starts_with("not YAML").then(|| failure.help()).flatten()
     }
 

@@ -6,6 +6,8 @@ pub(super) struct Failure<'t> {
     pub(super) line: usize,
     /// What the parser says.
     pub(super) message: &'t str,
+    /// A line as far as it may be shown.
+    pub(super) shown: &'t dyn Fn(usize) -> String,
 }
 
 /// So many lines before the place are looked at: a brace or quote that is open hides until something else comes.
@@ -42,6 +44,12 @@ impl Failure<'_> {
         })
     }
 
+    /// A text of a line near the place, if people may see it: what could not be read may be a secret.
+    fn seen<'v>(&self, text: &'v str) -> &'v str {
+        let is_shown = self.near().chain([self.line + 1]).any(|number| (self.shown)(number).contains(text));
+        if is_shown { text } else { "…" }
+    }
+
     fn tab(&self) -> Option<String> {
         let tabbed = |number: usize| {
             let line = self.line(number);
@@ -54,12 +62,12 @@ impl Failure<'_> {
 
     fn variable(&self) -> Option<String> {
         let value = self.near().take(2).find_map(|it| unquoted_with(self.line(it), "${"))?;
-        Some(format!("write `\"{value}\"` in quotes"))
+        Some(format!("write `\"{}\"` in quotes", self.seen(value)))
     }
 
     fn brace_in_value(&self) -> Option<String> {
         let value = self.near().take(2).find_map(|it| unquoted_with(self.line(it), "{"))?;
-        Some(format!("a text with braces in it needs quotes: `\"{value}\"`"))
+        Some(format!("a text with braces in it needs quotes: `\"{}\"`", self.seen(value)))
     }
 
     /// `*`, `@`, `%` and the backtick mean something of their own at the beginning of a value.
@@ -70,7 +78,7 @@ impl Failure<'_> {
         let line = self.line(self.line);
         let is_sign = |value: &&str| value.starts_with(['*', '@', '%', '`', '&']);
         let value = values(line).find(is_sign)?;
-        Some(format!("a text that begins with `{}` needs quotes: `\"{value}\"`", &value[..1]))
+        Some(format!("a text that begins with `{}` needs quotes: `\"{}\"`", &value[..1], self.seen(value)))
     }
 
     fn quote_inside(&self) -> Option<String> {
@@ -123,11 +131,11 @@ impl Failure<'_> {
             (is_key && value.starts_with(|it: char| it.is_alphanumeric() || it == '"')).then_some((key, value))
         });
         if let Some((key, value)) = unspaced {
-            return Some(format!("a blank belongs behind the colon: `{key}: {value}`"));
+            return Some(format!("a blank belongs behind the colon: `{key}: {}`", self.seen(value)));
         }
         let (_, value) = entry(self.line(self.line)).split_once(": ")?;
         if value.contains(": ") && !value.starts_with(['{', '[', '"', '\'']) {
-            return Some(format!("a text with a colon in it needs quotes: `\"{value}\"`"));
+            return Some(format!("a text with a colon in it needs quotes: `\"{}\"`", self.seen(value)));
         }
         self.indentation()
     }
@@ -194,7 +202,9 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, line: usize, message: &str, expected: &str) {
-        let help = Failure { lines: text.lines().collect(), line, message }.help().unwrap_or_default();
+        let shown = |number: usize| text.lines().nth(number - 1).unwrap_or_default().to_owned();
+        let failure = Failure { lines: text.lines().collect(), line, message, shown: &shown };
+        let help = failure.help().unwrap_or_default();
         assert!(help.contains(expected) && (help.is_empty() == expected.is_empty()), "{text}\n{help}");
     }
 
