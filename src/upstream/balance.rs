@@ -17,8 +17,6 @@ const MISSES: usize = 16;
 pub(super) struct Ready {
     balance: Balance,
     endpoints: Vec<Arc<Endpoint>>,
-    /// For every endpoint of the upstream, whether it is among them.
-    members: Vec<bool>,
     /// Round robin: indices in the order of service.
     turn: Vec<u16>,
     /// Random: the sum of the weights up to and with each.
@@ -27,21 +25,19 @@ pub(super) struct Ready {
 
 impl Ready {
     pub(super) fn new(balance: Balance, all: &[Arc<Endpoint>]) -> Self {
-        let members: Vec<bool> = all.iter().map(|it| it.is_eligible()).collect();
-        let chosen = all.iter().zip(&members).filter(|(_, member)| **member);
-        let endpoints: Vec<_> = chosen.map(|(endpoint, _)| Arc::clone(endpoint)).collect();
+        let endpoints: Vec<_> = all.iter().filter(|it| it.is_eligible()).cloned().collect();
         let weights: Vec<u32> = endpoints.iter().map(|it| it.weight()).collect();
         let turn = if balance == Balance::RoundRobin { smooth_turn(&weights) } else { Vec::new() };
         let sums = weights.iter().scan(0, |sum, weight| {
             *sum += weight;
             Some(*sum)
         });
-        Self { balance, members, turn, sums: sums.collect(), endpoints }
+        Self { balance, turn, sums: sums.collect(), endpoints }
     }
 
-    /// Whether the endpoint of this index among all is among those that get requests.
-    pub(super) fn holds(&self, index: usize) -> bool {
-        self.members[index]
+    /// Whether this endpoint is among those that get requests.
+    pub(super) fn holds(&self, endpoint: &Arc<Endpoint>) -> bool {
+        self.endpoints.iter().any(|it| Arc::ptr_eq(it, endpoint))
     }
 
     pub(super) fn len(&self) -> usize {

@@ -68,16 +68,58 @@ impl JsonSchema for ServiceConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DiscoveryConfig {
-    /// The endpoints, listed here.
+    /// The endpoints, listed here. A name is looked up in DNS, and all its addresses are endpoints.
     #[serde(rename = "static")]
     pub fixed: Vec<EndpointConfig>,
+    /// The addresses of a name in DNS.
+    pub dns: Option<DnsConfig>,
+    /// The services of a name in DNS.
+    pub srv: Option<SrvConfig>,
+    /// A YAML or JSON file with a list in the form of `static`. It is read again every second.
+    pub file: Option<PathBuf>,
+    /// The instances that register by themselves: `{}`.
+    pub registry: Option<RegistrySourceConfig>,
+}
+
+/// The addresses of a name in DNS (A records, or AAAA where there is none). They are looked up again when their time to
+/// live is over, but at most once a second.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DnsConfig {
+    /// Such as `backend.internal`.
+    pub name: String,
+    /// The port of every address.
+    #[schemars(range(min = 1))]
+    pub port: u16,
+    /// The longest time between two look-ups. Default 5m.
+    #[serde(default)]
+    pub every: Option<Period>,
+}
+
+/// The services of a name in DNS (SRV records, RFC 2782): the hosts of the best priority, with their ports and weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SrvConfig {
+    /// Such as `_http._tcp.players.internal`.
+    pub name: String,
+    /// The longest time between two look-ups. Default 5m.
+    #[serde(default)]
+    pub every: Option<Period>,
+}
+
+/// The instances that register by themselves.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegistrySourceConfig {
+    /// The service that they register as. Default: the upstream's name.
+    pub service: Option<String>,
 }
 
 /// An endpoint: an address alone, or one with a weight and a zone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum EndpointConfig {
-    /// An address such as `127.0.0.1:9101` or `[::1]:9101`.
+    /// An address such as `127.0.0.1:9101`, `[::1]:9101` or `backend.internal:9101`.
     Address(String),
     /// An address with a weight and a zone.
     Weighted(WeightedEndpointConfig),
@@ -87,7 +129,7 @@ pub enum EndpointConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WeightedEndpointConfig {
-    /// An address such as `127.0.0.1:9101` or `[::1]:9101`.
+    /// An address such as `127.0.0.1:9101`, `[::1]:9101` or `backend.internal:9101`.
     pub address: String,
     /// Its share of the requests, in relation to the other endpoints' weights.
     #[serde(default = "one")]

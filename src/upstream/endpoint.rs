@@ -63,6 +63,11 @@ impl Endpoint {
         Self { spec: spec.clone(), key: peer.reuse_hash(), peer, state }
     }
 
+    /// What it was made of.
+    pub(super) fn spec(&self) -> &EndpointSpec {
+        &self.spec
+    }
+
     /// Where it is.
     pub fn address(&self) -> SocketAddr {
         self.spec.address

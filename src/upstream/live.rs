@@ -1,5 +1,6 @@
 //! An upstream that lives: its endpoints, and those of them that get requests right now.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -7,9 +8,11 @@ use std::sync::atomic::AtomicUsize;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use prometheus::IntCounter;
+use tokio::sync::watch;
 
 use super::balance::Ready;
-use super::compile::Upstream;
+use super::compile::{ENDPOINTS_MAX, EndpointSpec, Upstream};
+use super::discovery::Feed;
 use super::endpoint::{Endpoint, Health, Picked, State};
 use super::metrics;
 
@@ -18,38 +21,51 @@ const FAIL: &str = "fail";
 
 /// The live state under an upstream's name.
 ///
-/// The set of endpoints never changes: a changed upstream gets a new `Live`, in which endpoints
-/// that stay keep their health, counters and requests in flight.
+/// A changed upstream gets a new `Live`, in which endpoints that stay keep their health, counters and requests in
+/// flight; so do those that stay when a source finds others.
 pub struct Live {
     upstream: Arc<Upstream>,
-    endpoints: Vec<Arc<Endpoint>>,
-    ready: ArcSwap<Ready>,
-    /// Held while `ready` is prepared anew, so that an older view never replaces a newer one.
+    feeds: Vec<Arc<Feed>>,
+    view: ArcSwap<View>,
+    /// Held while another view is prepared, so that an older one never replaces a newer one.
     preparing: Mutex<()>,
+    /// Counts the sets of endpoints.
+    generation: watch::Sender<u64>,
     cursor: AtomicUsize,
     passed: IntCounter,
     failed: IntCounter,
     changes: IntCounter,
 }
 
+/// All endpoints, and what is prepared for picking one.
+struct View {
+    endpoints: Vec<Arc<Endpoint>>,
+    ready: Ready,
+}
+
 impl Live {
     /// Takes over from `old` what goes on living.
-    pub(super) fn new(upstream: Arc<Upstream>, old: Option<&Live>) -> Self {
+    pub(super) fn new(upstream: Arc<Upstream>, feeds: Vec<Arc<Feed>>, old: Option<&Live>) -> Self {
         let name: &str = &upstream.name;
-        let state = |address| {
-            let kept = old.and_then(|old| old.endpoints.iter().find(|it| it.address() == address));
-            let state = kept.map(|it| Arc::clone(&it.state));
-            state.unwrap_or_else(|| Arc::new(State::new(name, address)))
+        let endpoints = {
+            let former = old.map(Live::endpoints).unwrap_or_default();
+            let former: HashMap<SocketAddr, &Arc<Endpoint>> = former.iter().map(|it| (it.address(), it)).collect();
+            let alive = |spec: &EndpointSpec| {
+                let state = former.get(&spec.address).map(|it| Arc::clone(&it.state));
+                let state = state.unwrap_or_else(|| Arc::new(State::new(name, spec.address)));
+                Arc::new(Endpoint::new(&upstream, spec, state))
+            };
+            wanted(&upstream, &feeds).iter().map(alive).collect::<Vec<_>>()
         };
-        let alive = |spec| Arc::new(Endpoint::new(&upstream, spec, state(spec.address)));
-        let endpoints: Vec<_> = upstream.endpoints.iter().map(alive).collect();
         if upstream.health.is_none() {
             endpoints.iter().for_each(|it| it.state.forget_health());
         }
+        let ready = Ready::new(upstream.balance, &endpoints);
         Self {
-            ready: ArcSwap::from_pointee(Ready::new(upstream.balance, &endpoints)),
-            endpoints,
+            view: ArcSwap::from_pointee(View { endpoints, ready }),
+            feeds,
             preparing: Mutex::new(()),
+            generation: watch::Sender::new(0),
             cursor: AtomicUsize::new(0),
             passed: metrics::CHECKS.with_label_values(&[name, PASS]),
             failed: metrics::CHECKS.with_label_values(&[name, FAIL]),
@@ -63,19 +79,35 @@ impl Live {
         &self.upstream
     }
 
-    /// All endpoints, in the order of the file.
-    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
-        &self.endpoints
+    /// All endpoints of now: those that are listed, in the order of the file, then those that were found.
+    pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.view.load().endpoints.clone()
+    }
+
+    /// The sources that its endpoints come from, beside those that are listed.
+    pub(super) fn feeds(&self) -> &[Arc<Feed>] {
+        &self.feeds
+    }
+
+    /// Tells when the set of endpoints is another one.
+    pub(super) fn generations(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// Whether this very endpoint is one of now.
+    pub(super) fn has(&self, endpoint: &Arc<Endpoint>) -> bool {
+        self.view.load().endpoints.iter().any(|it| Arc::ptr_eq(it, endpoint))
     }
 
     /// How many endpoints get requests right now.
     pub fn eligible(&self) -> usize {
-        self.ready.load().len()
+        self.view.load().ready.len()
     }
 
     /// Requests that its endpoints got and that ended, and those of them that failed.
     pub fn totals(&self) -> (u64, u64) {
-        let totals = self.endpoints.iter().map(|it| (it.state.requests(), it.state.failures()));
+        let view = self.view.load();
+        let totals = view.endpoints.iter().map(|it| (it.state.requests(), it.state.failures()));
         totals.fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1))
     }
 
@@ -85,14 +117,45 @@ impl Live {
     /// the request is answered with 503 instead of being sent where it can not succeed, so that a
     /// struggling upstream gets the quiet it needs.
     pub fn pick(&self, tried: &[SocketAddr]) -> Option<Picked> {
-        let ready = self.ready.load();
-        ready.pick(&self.cursor, tried).map(|it| Picked::new(Arc::clone(it)))
+        let view = self.view.load();
+        view.ready.pick(&self.cursor, tried).map(|it| Picked::new(Arc::clone(it)))
     }
 
-    /// Takes in the result of a check of the endpoint at `index`.
-    pub(super) fn observe(&self, index: usize, result: Result<(), &str>) {
+    /// Takes in what the sources have found by now.
+    pub(super) fn take_in_found(&self) {
+        let wanted = wanted(&self.upstream, &self.feeds);
+        let _one_at_a_time = self.preparing.lock();
+        let view = self.view.load();
+        if view.endpoints.iter().map(|it| it.spec()).eq(wanted.iter()) {
+            return;
+        }
+        let known: HashMap<SocketAddr, &Arc<Endpoint>> = view.endpoints.iter().map(|it| (it.address(), it)).collect();
+        let (mut endpoints, mut fresh) = (Vec::with_capacity(wanted.len()), Vec::new());
+        for spec in &wanted {
+            match known.get(&spec.address) {
+                Some(same) if same.spec() == spec => endpoints.push(Arc::clone(same)),
+                Some(other) => {
+                    endpoints.push(Arc::new(Endpoint::new(&self.upstream, spec, Arc::clone(&other.state))));
+                }
+                None => {
+                    let state = Arc::new(State::new(&self.upstream.name, spec.address));
+                    endpoints.push(Arc::new(Endpoint::new(&self.upstream, spec, state)));
+                    fresh.push(spec.address);
+                }
+            }
+        }
+        let ready = Ready::new(self.upstream.balance, &endpoints);
+        let stay: HashSet<SocketAddr> = wanted.iter().map(|it| it.address).collect();
+        let gone: Vec<_> = view.endpoints.iter().filter(|it| !stay.contains(&it.address())).cloned().collect();
+        self.view.store(Arc::new(View { endpoints, ready }));
+        fresh.into_iter().for_each(|it| self.announce_added(it));
+        gone.iter().for_each(|it| self.announce_removed(it));
+        self.generation.send_modify(|it| *it += 1);
+    }
+
+    /// Takes in the result of a check of an endpoint.
+    pub(super) fn observe(&self, endpoint: &Arc<Endpoint>, result: Result<(), &str>) {
         let Some(policy) = &self.upstream.health else { return };
-        let endpoint = &self.endpoints[index];
         if result.is_ok() {
             self.passed.inc()
         } else {
@@ -100,7 +163,7 @@ impl Live {
         }
         let change = endpoint.state.observe(policy, result);
         // Compared on every check: the checker of this upstream's former self may have had a last word.
-        if self.ready.load().holds(index) != endpoint.is_eligible() {
+        if self.view.load().ready.holds(endpoint) != endpoint.is_eligible() {
             self.prepare();
         }
         if let Some(health) = change {
@@ -125,19 +188,31 @@ impl Live {
 
     fn prepare(&self) {
         let _one_at_a_time = self.preparing.lock();
-        self.ready.store(Arc::new(Ready::new(self.upstream.balance, &self.endpoints)));
+        let endpoints = self.view.load().endpoints.clone();
+        let ready = Ready::new(self.upstream.balance, &endpoints);
+        self.view.store(Arc::new(View { endpoints, ready }));
     }
 
     /// Endpoints that `other` has not.
-    pub(super) fn missing_in<'a>(&'a self, other: Option<&'a Live>) -> impl Iterator<Item = &'a Arc<Endpoint>> {
-        let known = move |endpoint: &Endpoint| {
-            other.is_some_and(|other| other.endpoints.iter().any(|it| it.address() == endpoint.address()))
-        };
-        self.endpoints.iter().filter(move |it| !known(it))
+    pub(super) fn missing_in(&self, other: Option<&Live>) -> Vec<Arc<Endpoint>> {
+        let known: HashSet<SocketAddr> =
+            other.map(Live::endpoints).unwrap_or_default().iter().map(|it| it.address()).collect();
+        self.endpoints().into_iter().filter(|it| !known.contains(&it.address())).collect()
     }
 
-    pub(super) fn count_change(&self) {
+    /// An endpoint came.
+    pub(super) fn announce_added(&self, address: SocketAddr) {
         self.changes.inc();
+        let upstream = &self.upstream.name;
+        tracing::info!(event = "endpoint_added", upstream = %upstream, endpoint = %address, "the endpoint is new");
+    }
+
+    /// An endpoint went; requests under way go on.
+    pub(super) fn announce_removed(&self, endpoint: &Endpoint) {
+        self.changes.inc();
+        endpoint.state.retire();
+        let (upstream, address) = (&self.upstream.name, endpoint.address());
+        tracing::info!(event = "endpoint_removed", upstream = %upstream, endpoint = %address, "the endpoint is gone");
     }
 
     /// Removes the upstream's own series; its endpoints' are removed one by one.
@@ -147,4 +222,12 @@ impl Live {
         let _ = metrics::CHECKS.remove_label_values(&[name, PASS]);
         let _ = metrics::CHECKS.remove_label_values(&[name, FAIL]);
     }
+}
+
+/// The endpoints that there should be now: of an address that is there twice, the first counts.
+fn wanted(upstream: &Upstream, feeds: &[Arc<Feed>]) -> Vec<EndpointSpec> {
+    let found: Vec<Arc<[EndpointSpec]>> = feeds.iter().map(|it| it.found().endpoints).collect();
+    let all = upstream.endpoints.iter().chain(found.iter().flat_map(|it| it.iter()));
+    let mut known = HashSet::new();
+    all.filter(|it| known.insert(it.address)).take(ENDPOINTS_MAX).cloned().collect()
 }

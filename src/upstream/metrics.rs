@@ -2,7 +2,9 @@
 //! life; its series go when it goes.
 
 use once_cell::sync::Lazy;
-use prometheus::{IntCounterVec, IntGaugeVec, register_int_counter_vec, register_int_gauge_vec};
+use prometheus::{
+    IntCounterVec, IntGauge, IntGaugeVec, register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
+};
 
 const ONCE: &str = "a family is registered once, under a name of its own";
 
@@ -30,4 +32,14 @@ pub(super) static REQUESTS: Lazy<IntCounterVec> = Lazy::new(|| {
     let help = "Requests sent to an endpoint by their result: success, failure or abandoned.";
     let labels = &["upstream", "endpoint", "result"];
     register_int_counter_vec!("moongate_upstream_requests_total", help, labels).expect(ONCE)
+});
+
+pub(super) static DISCOVERIES: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Answers of sources of endpoints (DNS, files, the registry) by their result, success or failure.";
+    register_int_counter_vec!("moongate_discovery_answers_total", help, &["result"]).expect(ONCE)
+});
+
+pub(super) static INSTANCES: Lazy<IntGauge> = Lazy::new(|| {
+    let help = "Instances that registered and did not end.";
+    register_int_gauge!("moongate_registry_instances", help).expect(ONCE)
 });

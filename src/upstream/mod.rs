@@ -5,10 +5,12 @@
 //! [`UpstreamRegistry`] holds all that live and owns the one supervisor of the health checkers. How bytes
 //! reach an endpoint, retries and time limits of a request are the exchange's business.
 
+mod address;
 mod balance;
 mod check;
 mod compile;
 mod config;
+mod discovery;
 mod endpoint;
 mod live;
 mod metrics;
@@ -20,13 +22,18 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
+pub use address::{EndpointAddress, InvalidAddress, SERVICE_NAME_RULE, is_service_name};
 pub use compile::{EndpointSpec, HealthPolicy, KeepAlive, LocalUpstream, Probe, Upstream, UpstreamKind};
 pub use config::{
-    Balance, DiscoveryConfig, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, ServiceConfig, UpstreamConfig,
-    UpstreamTlsConfig, WeightedEndpointConfig,
+    Balance, DiscoveryConfig, DnsConfig, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, RegistrySourceConfig,
+    ServiceConfig, SrvConfig, UpstreamConfig, UpstreamTlsConfig, WeightedEndpointConfig,
+};
+pub use discovery::{
+    Discovery, DnsName, Instance, Instances, RegisterError, Registered, Registration, Resolver, ResolverConfig,
+    ResolverRules, Source,
 };
 pub use endpoint::{Endpoint, Health, Outcome, Picked};
 pub use live::Live;
 pub use registry::UpstreamRegistry;
-pub use report::{EndpointReport, UpstreamReport};
+pub use report::{EndpointReport, SourceReport, UpstreamReport};
 pub use tls::UpstreamTls;

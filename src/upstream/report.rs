@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::compile::UpstreamKind;
 use super::config::Balance;
+use super::discovery::Feed;
 use super::endpoint::{Endpoint, Health};
 use super::live::Live;
 
@@ -22,8 +23,23 @@ pub struct UpstreamReport {
     pub balance: Option<Balance>,
     /// How many endpoints get requests.
     pub eligible: usize,
+    /// Where they come from, beside those that are listed.
+    pub discovery: Vec<SourceReport>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointReport>,
+}
+
+/// A source of endpoints, as the admin API shows it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SourceReport {
+    /// Such as `dns backend.internal:8080`.
+    pub source: String,
+    /// How many endpoints its last good answer has.
+    pub endpoints: usize,
+    /// When that was confirmed last, in milliseconds since 1970; nothing if there never was one.
+    pub confirmed: Option<u64>,
+    /// Why the newest look-up came to nothing, if it did; the last good answer goes on serving.
+    pub error: Option<String>,
 }
 
 /// An endpoint, as the admin API shows it. Times are milliseconds since 1970.
@@ -69,7 +85,20 @@ impl UpstreamReport {
             balance: local.is_none().then_some(upstream.balance),
             local,
             eligible: live.eligible(),
+            discovery: live.feeds().iter().map(|it| SourceReport::new(it)).collect(),
             endpoints: live.endpoints().iter().map(|it| EndpointReport::new(it, checked)).collect(),
+        }
+    }
+}
+
+impl SourceReport {
+    fn new(feed: &Feed) -> Self {
+        let found = feed.found();
+        Self {
+            source: feed.source().to_string(),
+            endpoints: found.endpoints.len(),
+            confirmed: found.confirmed.map(millis),
+            error: found.error,
         }
     }
 }

@@ -23,6 +23,7 @@ mod cache_shared;
 mod clock;
 mod commands;
 mod custom_filter;
+mod discovery;
 mod exchange;
 mod framing;
 mod fuzz;
