@@ -3,6 +3,8 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::de::IgnoredAny;
 
+use crate::http as codec;
+
 /// Deeper JSON is taken by its bytes.
 const DEPTH_MAX: usize = 64;
 
@@ -19,7 +21,7 @@ pub(super) fn fingerprint(media: Option<&[u8]>, body: &[u8]) -> [u8; 32] {
 }
 
 fn is_json(media: &[u8]) -> bool {
-    let essence = media.split(|it| *it == b';').next().unwrap_or_default().trim_ascii().to_ascii_lowercase();
+    let essence = codec::essence(media).to_ascii_lowercase();
     essence == b"application/json" || essence.ends_with(b"+json")
 }
 

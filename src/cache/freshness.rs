@@ -7,9 +7,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::header::{
-    AGE, CONTENT_ENCODING, CONTENT_RANGE, DATE, ETAG, EXPIRES, HeaderName, LAST_MODIFIED, SET_COOKIE, VARY,
-};
+use http::header::{AGE, CONTENT_RANGE, DATE, ETAG, EXPIRES, HeaderName, LAST_MODIFIED, SET_COOKIE, VARY};
 use http::{HeaderMap, StatusCode};
 
 use crate::cache::config::{Per, Rules, SetCookie};
@@ -249,7 +247,7 @@ pub(super) fn vary(headers: &HeaderMap) -> Result<Vec<HeaderName>, NotStorable> 
             fields.push(HeaderName::from_bytes(name.as_bytes()).ok().filter(|_| name != "*").ok_or(NotStorable::Vary)?);
         }
     }
-    if headers.get(CONTENT_ENCODING).is_some_and(|it| it != "identity") {
+    if codec::is_encoded(headers) {
         fields.push(http::header::ACCEPT_ENCODING);
     }
     fields.sort_by(|left, right| left.as_str().cmp(right.as_str()));

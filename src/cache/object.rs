@@ -13,6 +13,7 @@ use pingora::http::ResponseHeader;
 use crate::cache::conditional::Validators;
 use crate::cache::freshness::{Freshness, date};
 use crate::cache::key::Target;
+use crate::http as codec;
 
 /// What an entry takes beside its bytes, about.
 const OVERHEAD: usize = 512;
@@ -104,17 +105,11 @@ impl Object {
 
 /// The head without what belongs to one connection.
 fn kept(answer: &ResponseHeader, length: usize) -> Option<ResponseHeader> {
-    let named: Vec<String> = answer
-        .headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|it| it.to_str().ok())
-        .flat_map(|it| it.split(','))
-        .map(|it| it.trim().to_ascii_lowercase())
-        .collect();
+    let named = codec::tokens(&answer.headers, &CONNECTION);
+    let named: Vec<_> = named.filter_map(|it| HeaderName::from_bytes(it).ok()).collect();
     let mut head = ResponseHeader::build_no_case(answer.status, Some(answer.headers.len() + 8)).ok()?;
     for (name, value) in &answer.headers {
-        if !NOT_KEPT.contains(name) && !named.iter().any(|it| it == name.as_str()) {
+        if !NOT_KEPT.contains(name) && !named.contains(name) {
             head.append_header(name.clone(), own(value)?).ok()?;
         }
     }

@@ -17,7 +17,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Instant;
 
-use http::{Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use pingora::http::ResponseHeader;
 use tokio::sync::watch;
 
@@ -242,6 +242,12 @@ impl Delivery<'_> {
                     return Err(self.broken(EndState::Stopped, Refusal::ContentStopped));
                 }
                 Event::Upload(Err(_)) | Event::ClientGone => return Err(EndState::ClientGone.into()),
+                Event::Late if self.is_past_deadline() => {
+                    if self.ended {
+                        return Err(EndState::ClientTimeout.into());
+                    }
+                    self.end_call()?;
+                }
                 Event::Late if self.client.unwritten() > 0 => {
                     if self.client_is_lost() {
                         return Err(EndState::ClientTimeout.into());
@@ -283,7 +289,7 @@ impl Delivery<'_> {
     }
 
     async fn next(&mut self, deadline: &mut Deadline) -> Event {
-        let Self { body, client, ended, blocked, policy, .. } = self;
+        let Self { body, client, ended, blocked, policy, exchange, .. } = self;
         let mut armed = false;
         poll_fn(|cx| {
             body.poll_out(cx);
@@ -309,7 +315,8 @@ impl Delivery<'_> {
             // What is ready at once, as most of an ordinary answer is, needs no deadline.
             if !std::mem::replace(&mut armed, true) {
                 let silence = Instant::now() + policy.idle;
-                deadline.arm_at(blocked.as_ref().map_or(silence, |(pace, _)| pace.next_look(policy)));
+                let look = blocked.as_ref().map_or(silence, |(pace, _)| pace.next_look(policy));
+                deadline.arm_at(exchange.deadline.map_or(look, |it| it.min(look)));
             }
             deadline.poll_expired(cx).map(|()| Event::Late)
         })
@@ -396,6 +403,26 @@ impl Delivery<'_> {
         self.client.queue(Part::End(None)).map_err(|_| EndState::Drained.into())
     }
 
+    /// The client has given the call up by now, or is about to.
+    fn is_past_deadline(&self) -> bool {
+        self.exchange.deadline.is_some_and(|it| Instant::now() >= it)
+    }
+
+    /// The time of a call of gRPC is over: its client hears so in trailers, and nothing more of the answer.
+    fn end_call(&mut self) -> Result<(), Undelivered> {
+        self.exchange.end = Some(EndState::UpstreamError);
+        self.exchange.refusal = Some(Refusal::CallDeadline);
+        self.break_off();
+        let mut trailers = Box::new(HeaderMap::with_capacity(2));
+        trailers.insert("grpc-status", HeaderValue::from_static("4")); // DEADLINE_EXCEEDED
+        trailers.insert("grpc-message", HeaderValue::from_static("the time is over that grpc-timeout allowed"));
+        if self.tapped.is_some() {
+            return self.end_tapped(Some(trailers));
+        }
+        self.ended = true;
+        self.queue(Part::End(Some(trailers)))
+    }
+
     /// Nothing more is wanted of the upstream.
     fn break_off(&mut self) {
         self.exchange.recording = None; // it is not the whole answer
@@ -424,7 +451,7 @@ impl Delivery<'_> {
     }
 
     /// The upstream has sent all of it.
-    fn end_tapped(&mut self, trailers: Option<Box<http::HeaderMap>>) -> Result<(), Undelivered> {
+    fn end_tapped(&mut self, trailers: Option<Box<HeaderMap>>) -> Result<(), Undelivered> {
         let Some(tapped) = &mut self.tapped else { return Ok(()) };
         match tapped.taps.end() {
             Ok(shown) => {
@@ -436,7 +463,7 @@ impl Delivery<'_> {
     }
 
     /// Queues the last of it.
-    fn end_with(&mut self, shown: Shown, trailers: Option<Box<http::HeaderMap>>) -> Result<(), Undelivered> {
+    fn end_with(&mut self, shown: Shown, trailers: Option<Box<HeaderMap>>) -> Result<(), Undelivered> {
         let Some(tapped) = &mut self.tapped else { return Ok(()) };
         let Shown { units, ended } = shown;
         if ended.is_some() {

@@ -1,14 +1,13 @@
 //! What changes about an answer when taps see it: where its head waits for its body, and which fields do not hold any
 //! more.
 
-use http::header::{
-    ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, HeaderName, SEC_WEBSOCKET_EXTENSIONS,
-};
+use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, ETAG, HeaderMap, HeaderName, SEC_WEBSOCKET_EXTENSIONS};
 use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 
 use super::{Kind, ResponseFilters, Undelivered};
 use crate::client::{Client, Part};
+use crate::http as codec;
 use crate::pipeline::{EndState, Exchange, Refusal, Taps};
 
 /// Digests of the body (RFC 9530, and those before it).
@@ -93,7 +92,7 @@ fn is_encoded(head: &ResponseHeader, kind: &Kind) -> bool {
         return head.headers.contains_key(SEC_WEBSOCKET_EXTENSIONS);
     }
     let part = head.status == StatusCode::PARTIAL_CONTENT; // which was not requested
-    part || head.headers.get_all(CONTENT_ENCODING).iter().any(|it| !it.as_bytes().eq_ignore_ascii_case(b"identity"))
+    part || codec::is_encoded(&head.headers)
 }
 
 /// Takes out what was said of the body as it was (RFC 9110, sections 7.7 and 8.8.1): its length, its strong validator,

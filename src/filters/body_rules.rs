@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::settings::{BuiltIn, Layer};
 use crate::base::{At, Diagnostics};
+use crate::http as codec;
 use crate::pipeline::{BodyFault, Exchange, Filter, Refusal, RequestContext, Scope, Step};
 
 /// So many faults of a body are reported at once.
@@ -134,8 +135,8 @@ impl BodyRules {
         if self.types.is_empty() || !has_body {
             return Ok(());
         }
-        let written = headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok()).unwrap_or_default();
-        let essence = written.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let written = headers.get(CONTENT_TYPE).map(|it| codec::essence(it.as_bytes())).unwrap_or_default();
+        let essence = String::from_utf8_lossy(written).to_ascii_lowercase();
         if headers.get_all(CONTENT_TYPE).iter().count() <= 1 && self.types.iter().any(|it| it.takes(&essence)) {
             return Ok(());
         }

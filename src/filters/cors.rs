@@ -7,11 +7,12 @@ use http::Method;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderName, HeaderValue, ORIGIN, VARY,
 };
 use pingora::http::ResponseHeader;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use super::settings::{BuiltIn, Layer};
 use crate::base::{At, Diagnostics, Period};
@@ -98,8 +99,10 @@ impl Filter for Cors {
         }
     }
 
-    /// Tells the browser whether the page may read the response.
+    /// Tells the browser whether the page may read the response. What the upstream says of it does not count: one that
+    /// allows whoever asks would open the route to every page.
     fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader) {
+        drop_foreign(response);
         let vary =
             |response: &mut ResponseHeader| drop(response.append_header(VARY, HeaderValue::from_static("Origin")));
         let Some(Origin { value, allowed }) = &exchange.origin else {
@@ -156,6 +159,15 @@ impl Cors {
     /// Whether pages of this origin may call.
     pub(super) fn allows(&self, origin: &HeaderValue) -> bool {
         origin.to_str().is_ok_and(|origin| self.any || self.origins.iter().any(|it| it.matches(origin)))
+    }
+}
+
+/// Takes away what an upstream says to browsers about other origins; without `cors` it passes as it is.
+fn drop_foreign(response: &mut ResponseHeader) {
+    let foreign = |it: &&HeaderName| it.as_str().starts_with("access-control-");
+    let names: SmallVec<[HeaderName; 4]> = response.headers.keys().filter(foreign).cloned().collect();
+    for name in &names {
+        response.remove_header(name);
     }
 }
 

@@ -1,5 +1,6 @@
 //! From an admitted request to the head of its answer: which endpoint, over which link, and when to try again.
 
+use std::borrow::Cow;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,13 +8,14 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, EXPECT, HOST, HeaderValue};
+use http::header::{EXPECT, HOST};
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::client::HttpSession;
 use pingora::{Error, ErrorType};
 
+use super::call_deadline::{self, GRPC_TIMEOUT};
 use super::classify::classify;
 use super::hold::{client_failed, show_whole};
 use super::http1::Http1;
@@ -26,11 +28,12 @@ use super::response::{Attempt, Link, UpstreamError, UpstreamResponse};
 use super::upload::{Upload, UploadError};
 use super::upstreams::{Calls, Destinations};
 use super::worker::Worker;
-use crate::base::Deadline;
+use crate::base::{Deadline, Period};
 use crate::client::Client;
+use crate::http as codec;
 use crate::pipeline::{AttemptInfo, Context, LocalService, Refusal, Taps};
 use crate::transport::Transport;
-use crate::upstream::{Endpoint, Live, Picked, Protocol};
+use crate::upstream::{Endpoint, Live, Picked, Protocol, in_words};
 
 /// So many endpoints are tried at most.
 const ATTEMPTS_MAX: u8 = 3;
@@ -270,6 +273,9 @@ impl Call<'_> {
         let mut last = Refusal::NoHealthyEndpoint;
         while self.info.attempts < ATTEMPTS_MAX {
             let Some(picked) = live.pick(&tried).or_else(|| again(live, &tried)) else { break };
+            if self.is_past_deadline() {
+                return Err(ForwardError::Refused(Refusal::CallDeadline));
+            }
             let address = picked.endpoint().address();
             self.info.attempts += 1;
             self.info.endpoint = Some(address);
@@ -286,7 +292,8 @@ impl Call<'_> {
             }
             tracing::debug!(
                 event = "attempt_failed", request_id = self.context.request_id.as_str(),
-                upstream = %live.upstream().name, endpoint = %address, reason = ?refusal
+                upstream = %live.upstream().name, endpoint = %address, reason = ?refusal,
+                cause = self.info.cause.as_deref().unwrap_or_default()
             );
             last = refusal;
             tried.push(address);
@@ -365,7 +372,8 @@ impl Call<'_> {
     async fn over_http1(&mut self, endpoint: &Endpoint) -> Result<Link, Failed> {
         let stream = self.connection(endpoint).await?;
         let plan = self.plan();
-        let head = |out: &mut BytesMut| request_head::write_http1(self.request, self.context, plan, out);
+        let request = self.request_to_send();
+        let head = |out: &mut BytesMut| request_head::write_http1(&request, self.context, plan, out);
         Ok(Link::Http1(Http1::begin(stream, head)))
     }
 
@@ -374,7 +382,10 @@ impl Call<'_> {
         self.info.reused = pooled.is_some();
         let stream = match pooled {
             Some(stream) => stream,
-            None => Box::pin(connect(self.policy.connect, self.worker.connect(endpoint))).await?,
+            None => {
+                let worker = self.worker;
+                Box::pin(self.connect(endpoint, worker.connect(endpoint))).await?
+            }
         };
         self.info.connected = Some(self.context.started.elapsed());
         Ok(stream)
@@ -384,15 +395,63 @@ impl Call<'_> {
         if self.upgrade {
             return Err(Failed::unsent(Refusal::UpstreamProtocol)); // it can't change protocols
         }
-        let connecting = self.worker.http2.get_http_session(endpoint.peer());
-        let (session, reused) = connect(self.policy.connect, connecting).await?;
+        let worker = self.worker;
+        let (session, reused) = self.connect(endpoint, worker.http2.get_http_session(endpoint.peer())).await?;
         self.info.reused = reused;
         self.info.connected = Some(self.context.started.elapsed());
         let HttpSession::H2(session) = session else { return Err(Failed::unsent(Refusal::UpstreamProtocol)) };
-        let head = request_head::for_http2(self.request, self.context, self.plan());
+        let head = request_head::for_http2(&self.request_to_send(), self.context, self.plan());
         let no_body = self.upload.whole_body().is_some_and(Bytes::is_empty);
-        let link = Http2::begin(session, head, no_body).map_err(|it| Failed::unsent(connect_failed(&it)))?;
-        Ok(Link::Http2(Box::new(link)))
+        match Http2::begin(session, head, no_body) {
+            Ok(link) => Ok(Link::Http2(Box::new(link))),
+            Err(error) => Err(self.not_connected(endpoint, connect_failed(&error), in_words(&error))),
+        }
+    }
+
+    /// Connects within the route's limit, and the call's.
+    async fn connect<T>(
+        &mut self,
+        endpoint: &Endpoint,
+        connecting: impl Future<Output = pingora::Result<T>>,
+    ) -> Result<T, Failed> {
+        let left = self.context.deadline.map(|it| it.saturating_duration_since(Instant::now()));
+        let limit = left.map_or(self.policy.connect, |it| it.min(self.policy.connect));
+        match Deadline::within(limit, connecting).await {
+            Some(Ok(connected)) => Ok(connected),
+            Some(Err(error)) => Err(self.not_connected(endpoint, connect_failed(&error), in_words(&error))),
+            None if self.is_past_deadline() => Err(Failed::unsent(Refusal::CallDeadline)),
+            None => {
+                let what = if endpoint.peer().is_tls() { "connection and TLS handshake" } else { "the connection" };
+                let cause = format!("it does not take {what} within {}", Period(limit));
+                Err(self.not_connected(endpoint, Refusal::ConnectTimeout, cause))
+            }
+        }
+    }
+
+    /// Why there is no connection is noted where operators look: with the request, and with the endpoint.
+    fn not_connected(&mut self, endpoint: &Endpoint, refusal: Refusal, cause: String) -> Failed {
+        let cause: Arc<str> = cause.into();
+        endpoint.note_connect_failure(cause.clone());
+        self.info.cause = Some(cause);
+        Failed::unsent(refusal)
+    }
+
+    /// The client has given the call up by now.
+    fn is_past_deadline(&self) -> bool {
+        self.context.deadline.is_some_and(|it| Instant::now() >= it)
+    }
+
+    /// The request as its client sent it, but for the time that is left of a call's.
+    fn request_to_send(&self) -> Cow<'_, RequestHeader> {
+        match self.context.deadline {
+            Some(deadline) if self.request.headers.contains_key(GRPC_TIMEOUT) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let mut request = self.request.clone();
+                let _ = request.insert_header(GRPC_TIMEOUT, call_deadline::written(left));
+                Cow::Owned(request)
+            }
+            _ => Cow::Borrowed(self.request),
+        }
     }
 
     /// Sends the body, and waits for the final head.
@@ -411,11 +470,12 @@ impl Call<'_> {
         let mut pace = Pace::since(began);
         let mut acknowledged = None;
         loop {
-            deadline.arm_at(match sent_at {
+            let look = match sent_at {
                 // While a body moves, only its pace counts; from its end on the upstream has its time to answer.
                 None => pace.next_look(self.policy),
                 Some(sent) => (sent + self.policy.first_byte).min(self.last_moment(sent)),
-            });
+            };
+            deadline.arm_at(self.context.deadline.map_or(look, |it| it.min(look)));
             match self.next(link, &mut deadline).await {
                 Event::Head(Ok((head, true))) => self.on_interim(head),
                 Event::Head(Ok((head, false))) => {
@@ -430,18 +490,25 @@ impl Call<'_> {
                 Event::Upload(Ok(())) => {
                     pace.saw(self.upload.taken());
                     sent_at = self.upload.done.then(Instant::now);
-                    if sent_at.is_none() && link.room() && pace.is_lost(self.policy, !is_grpc(self.request)) {
+                    if sent_at.is_none()
+                        && link.room()
+                        && pace.is_lost(self.policy, !codec::is_grpc(&self.request.headers))
+                    {
                         return Err(ForwardError::Refused(Refusal::RequestTimeout).into());
                     }
                 }
                 Event::Upload(Err(error)) => return Err(self.upload_failed(error).into()),
                 Event::ClientGone => return Err(ForwardError::ClientGone.into()),
+                Event::Late if self.is_past_deadline() => {
+                    return Err(ForwardError::Refused(Refusal::CallDeadline).into());
+                }
                 // An upstream that is slow to take the request is not one that is slow to answer it.
                 Event::Late if link.is_sending() && progressed(link.acknowledged(), &mut acknowledged) => {
                     sent_at = sent_at.map(|_| Instant::now());
                     pace = Pace::since(Instant::now());
                 }
-                Event::Late if sent_at.is_none() && !pace.is_lost(self.policy, !is_grpc(self.request)) => {}
+                Event::Late
+                    if sent_at.is_none() && !pace.is_lost(self.policy, !codec::is_grpc(&self.request.headers)) => {}
                 Event::Late => return Err(self.too_late(link, sent_at).into()),
             }
         }
@@ -539,17 +606,8 @@ fn again(live: &Live, tried: &[SocketAddr]) -> Option<Picked> {
     if tried.is_empty() { None } else { live.pick(&[]) }
 }
 
-/// Connects within `limit`.
-async fn connect<T>(limit: Duration, connecting: impl Future<Output = pingora::Result<T>>) -> Result<T, Failed> {
-    match Deadline::within(limit, connecting).await {
-        Some(Ok(connected)) => Ok(connected),
-        Some(Err(error)) => Err(Failed::unsent(connect_failed(&error))),
-        None => Err(Failed::unsent(Refusal::ConnectTimeout)),
-    }
-}
-
+/// What the client gets to hear of it.
 fn connect_failed(error: &Error) -> Refusal {
-    tracing::debug!(event = "connect_failed", kind = error.etype().as_str());
     match error.etype() {
         ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Refusal::ConnectTimeout,
         ErrorType::InternalError => Refusal::Internal,
@@ -560,12 +618,6 @@ fn connect_failed(error: &Error) -> Refusal {
 /// Doing it twice is doing it once (RFC 9110, section 9.2.2).
 fn is_idempotent(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE].contains(method)
-}
-
-/// Whether it is a call of gRPC, by its media type.
-fn is_grpc(request: &RequestHeader) -> bool {
-    let content_type = request.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    content_type.get(..16).is_some_and(|it| it.eq_ignore_ascii_case(b"application/grpc"))
 }
 
 fn is_interim(head: &ResponseHeader) -> bool {

@@ -7,7 +7,8 @@ use crate::pipeline::Refusal;
 use crate::upstream::Outcome;
 
 /// The outcome of an attempt: of the head of its answer, or of its failure. A 5xx is the endpoint's own word that it
-/// failed; a client that leaves, or sends what can't be forwarded, is none of its business.
+/// failed; a client that leaves, or sends what can't be forwarded, is none of its business, nor is what breaks in the
+/// gateway.
 pub fn classify(attempt: Result<StatusCode, &ForwardError>) -> Outcome {
     match attempt {
         Ok(status) if status.is_server_error() => Outcome::Failure,
@@ -16,6 +17,8 @@ pub fn classify(attempt: Result<StatusCode, &ForwardError>) -> Outcome {
         Err(ForwardError::Refused(refusal)) => match refusal {
             Refusal::BadRequest(_)
             | Refusal::BodyTooLarge { .. }
+            | Refusal::CallDeadline
+            | Refusal::Internal
             | Refusal::ContentStopped
             | Refusal::RequestTimeout => Outcome::Abandoned,
             _ => Outcome::Failure,
@@ -40,6 +43,7 @@ mod tests {
         assert_eq!(classify(Err(&ForwardError::ClientGone)), Outcome::Abandoned);
         assert_eq!(of(Refusal::BodyTooLarge { limit: 1 }), Outcome::Abandoned);
         assert_eq!(of(Refusal::ContentStopped), Outcome::Abandoned);
+        assert_eq!(of(Refusal::CallDeadline), Outcome::Abandoned);
         assert_eq!(of(Refusal::ConnectFailed), Outcome::Failure);
         assert_eq!(of(Refusal::FirstByteTimeout), Outcome::Failure);
     }

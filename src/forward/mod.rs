@@ -8,6 +8,7 @@
 //! The stock upstream half of pingora-proxy is not used; docs/ARCHITECTURE.md says why.
 
 mod attempts;
+mod call_deadline;
 mod classify;
 mod hold;
 mod http1;
@@ -22,6 +23,7 @@ mod upstreams;
 mod worker;
 
 pub use attempts::{Destination, ForwardError, Forwarder, RequestBody, progressed};
+pub use call_deadline::call_deadline;
 pub use classify::classify;
 pub use hold::{hold_body, show_whole, unless_gone};
 pub use policy::{Pace, Policy, TimeoutsConfig};

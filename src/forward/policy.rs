@@ -24,6 +24,9 @@ pub struct TimeoutsConfig {
     /// What a client has to send of a request's body, or take of an answer that waits for it, in bytes a second, on
     /// average over each `request` of time. Calls of gRPC are exempt. Default 240B.
     pub min_rate: Option<ByteSize>,
+    /// The longest deadline that a client of gRPC may set for a call (`grpc-timeout`): a longer one is shortened to
+    /// this, for the upstream too. Default: none, calls last for as long as their clients wait.
+    pub grpc_timeout_max: Option<Period>,
 }
 
 /// Compiled: what bounds an exchange.
@@ -39,6 +42,8 @@ pub struct Policy {
     pub idle: Duration,
     /// What a client has to move, in bytes a second.
     pub min_rate: u64,
+    /// The longest deadline of a gRPC call, if there is a longest.
+    pub grpc_timeout_max: Option<Duration>,
     /// The longest silence of a WebSocket.
     pub websocket_idle: Duration,
     /// The largest request body, in bytes.
@@ -103,6 +108,7 @@ impl Policy {
             request: Duration::from_secs(30),
             idle: Duration::from_secs(60),
             min_rate: Self::MIN_RATE,
+            grpc_timeout_max: None,
             websocket_idle: Duration::from_secs(3600),
             body_limit,
         };
@@ -121,6 +127,9 @@ impl Policy {
             set(&mut policy.idle, layer.idle, "idle");
             if let Some(ByteSize(rate)) = layer.min_rate {
                 policy.min_rate = rate;
+            }
+            if layer.grpc_timeout_max.is_some() {
+                set(policy.grpc_timeout_max.get_or_insert_default(), layer.grpc_timeout_max, "grpc_timeout_max");
             }
             if number > 0 {
                 set(&mut policy.websocket_idle, layer.idle, "idle");

@@ -1,8 +1,10 @@
 //! What the requests of one thread share on their way to upstreams.
 
+use std::io;
+
 use pingora::connectors::http::Connector;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
-use pingora::{ErrorType, OrErr, Result};
+use pingora::{Error, ErrorType, Result};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -49,7 +51,19 @@ impl Worker {
             socket.set_nodelay(true)?;
             Ok::<_, std::io::Error>(socket)
         };
-        let socket = connecting.await.or_err(ErrorType::ConnectError, "in the clear")?;
-        Ok(Transport::Plain(socket, None))
+        match connecting.await {
+            Ok(socket) => Ok(Transport::Plain(socket, None)),
+            Err(error) => {
+                let kind = if is_ours(&error) { ErrorType::InternalError } else { ErrorType::ConnectError };
+                Err(Error::because(kind, "in the clear", error))
+            }
+        }
     }
+}
+
+/// Whether it is the gateway that has no socket or no port left, whoever was to be connected to.
+fn is_ours(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23; // errno(3): the system's limit of open files
+    const EMFILE: i32 = 24; // the process's
+    error.kind() == io::ErrorKind::AddrNotAvailable || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }

@@ -2,8 +2,10 @@
 //! belong to one connection only (RFC 9110, sections 5.6, 7.6.1 and 8.3).
 
 use http::Version;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 use smallvec::SmallVec;
+
+const GRPC: &[u8] = b"application/grpc";
 
 /// Whether a field is for one connection and never for the next (RFC 9110, section 7.6.1).
 ///
@@ -51,9 +53,33 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
 
 /// Whether `Content-Type` is this type, in any case and with any parameters (RFC 9110, section 8.3.1).
 pub fn media_type_is(headers: &HeaderMap, media_type: &str) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|it| essence(it.as_bytes()).eq_ignore_ascii_case(media_type.as_bytes()))
+}
+
+/// A media type, or range of them, without its parameters; its case is as it was written.
+pub fn essence(media_type: &[u8]) -> &[u8] {
+    media_type.split(|it| *it == b';').next().unwrap_or_default().trim_ascii()
+}
+
+/// Whether `Content-Type` is one of gRPC's own: those of gRPC-Web, which begin alike, are not (gRPC over HTTP/2,
+/// "Content-Type").
+pub fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE) else { return false };
-    let written = value.as_bytes().split(|it| *it == b';').next().unwrap_or_default();
-    written.trim_ascii().eq_ignore_ascii_case(media_type.as_bytes())
+    let Some((kind, suffix)) = essence(value.as_bytes()).split_at_checked(GRPC.len()) else { return false };
+    kind.eq_ignore_ascii_case(GRPC) && matches!(suffix, [] | [b'+', ..])
+}
+
+/// Whether the body is in any coding, `identity` being none (RFC 9110, section 8.4).
+pub fn is_encoded(headers: &HeaderMap) -> bool {
+    tokens(headers, &CONTENT_ENCODING).any(|it| !it.eq_ignore_ascii_case(b"identity"))
+}
+
+/// The token of a field `Authorization: Bearer …` (RFC 6750, section 2.1; the scheme has no case, RFC 9110, section
+/// 11.1); `None` for another scheme.
+pub fn bearer(authorization: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = authorization.split_at_checked("bearer".len())?;
+    let is_one = scheme.eq_ignore_ascii_case(b"bearer") && matches!(token, [] | [b' ', ..]);
+    is_one.then(|| token.trim_ascii())
 }
 
 /// A length: digits only, zeros in front allowed (RFC 9110, section 8.6), below 2^63.
@@ -182,6 +208,37 @@ mod tests {
         }
         assert!(!is_event_stream(&HeaderMap::new()));
         assert!(media_type_is(&headers(&[("content-type", "application/JSON")]), "Application/json"));
+    }
+
+    #[test]
+    fn calls_of_grpc_are_known_by_their_type() {
+        let is = |value| is_grpc(&headers(&[("content-type", value)]));
+        for value in ["application/grpc", "Application/gRPC+proto", "application/grpc ; charset=utf-8"] {
+            assert!(is(value), "{value}");
+        }
+        for value in ["application/grpc-web", "application/grpc-web+proto", "application/grpcs", "application/grp", ""]
+        {
+            assert!(!is(value), "{value}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn identity_is_no_coding_in_any_case() {
+        let is = |list: &[(&str, &str)]| is_encoded(&headers(list));
+        assert!(!is(&[]) && !is(&[("content-encoding", "Identity")]) && !is(&[("content-encoding", "identity, ")]));
+        assert!(is(&[("content-encoding", "identity"), ("content-encoding", "GZIP")]));
+        assert!(is(&[("content-encoding", "identity, br")]));
+    }
+
+    #[test]
+    fn a_bearer_token_is_what_follows_its_scheme() {
+        for (field, token) in [("Bearer a.b", Some("a.b")), ("bEARER  x ", Some("x")), ("Bearer", Some(""))] {
+            assert_eq!(bearer(field.as_bytes()), token.map(str::as_bytes), "{field}");
+        }
+        for field in ["", "Basic x", "Bearers x", "Bearer\tx"] {
+            assert_eq!(bearer(field.as_bytes()), None, "{field}");
+        }
     }
 
     #[test]

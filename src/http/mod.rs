@@ -15,17 +15,22 @@ mod response;
 mod scan;
 mod target;
 mod trailers;
+mod weights;
 mod write;
 
 #[cfg(test)]
 mod properties;
 
 pub use body::{BodyDecoder, BodyError, Decoded};
-pub use fields::{has_token, is_event_stream, is_hop_by_hop, length, media_type_is, strip_hop_by_hop, tokens};
+pub use fields::{
+    bearer, essence, has_token, is_encoded, is_event_stream, is_grpc, is_hop_by_hop, length, media_type_is,
+    strip_hop_by_hop, tokens,
+};
 pub use framing::Framing;
 pub use request::{RequestHead, folds_into_framing, read_request};
 pub use response::{ResponseHead, read_response};
 pub use scan::{HeadError, HeadScan};
 pub use target::authority_is_plain;
 pub use trailers::may_be_trailer;
+pub use weights::weighted;
 pub use write::{chunk_head, write_field, write_last_chunk, write_response_head};

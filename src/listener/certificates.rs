@@ -7,14 +7,14 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use pingora::listeners::tls::Acceptor;
-use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{Error as PemError, PemObject};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ClientHello, NoClientAuth, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, NoClientAuth, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::config::{CertificateConfig, ClientAuth, Tls};
 use super::validity::not_after;
@@ -137,7 +137,7 @@ fn revoked(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, Tl
     }
 }
 
-/// A certificate and the names it is for; without `hosts`, those that it lists itself.
+/// A certificate and the names it is for, in lower case; without `hosts`, those that it lists itself.
 #[derive(Debug)]
 struct Entry {
     hosts: Vec<String>,
@@ -162,7 +162,10 @@ impl Entry {
             key: key.clone(),
             source,
         })?;
-        let hosts = hosts.iter().map(|it| it.to_ascii_lowercase()).collect();
+        let mut hosts: Vec<String> = hosts.iter().map(|it| it.to_ascii_lowercase()).collect();
+        if hosts.is_empty() {
+            hosts = pair.cert.first().map(|it| own_names(it)).unwrap_or_default();
+        }
         Ok(Self { hosts, key: Arc::new(pair) })
     }
 
@@ -172,14 +175,19 @@ impl Entry {
         }
         let above = name.split_once('.').map(|(_, above)| above);
         let covers = |host: &String| host.strip_prefix("*.").is_some_and(|it| Some(it) == above);
-        if !self.hosts.is_empty() {
-            return self.hosts.iter().any(covers).then_some(Fit::Wildcard);
-        }
-        let own = ParsedCertificate::try_from(self.key.cert.first()?).ok()?;
-        let name = ServerName::try_from(name).ok()?;
-        // Whether by an exact name or a wildcard is not reported.
-        verify_server_name(&own, &name).is_ok().then_some(Fit::Wildcard)
+        self.hosts.iter().any(covers).then_some(Fit::Wildcard)
     }
+}
+
+/// The host names that a certificate lists (RFC 6125, section 6.4), in lower case.
+fn own_names(certificate: &[u8]) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let host = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(host) => Some(host.to_ascii_lowercase()),
+        _ => None,
+    };
+    names.value.general_names.iter().filter_map(host).collect()
 }
 
 /// Picks a certificate by the name that the client requests.

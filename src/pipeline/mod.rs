@@ -3,6 +3,7 @@
 
 mod custom;
 mod end;
+mod error_body;
 mod filter;
 mod forwarded_headers;
 mod rate_limit_status;
@@ -14,6 +15,7 @@ mod tap;
 
 pub use custom::{AnyFilter, Filters};
 pub use end::EndState;
+pub use error_body::ErrorBody;
 pub use filter::{Filter, RequestContext, Scope, Step, Stop};
 pub use forwarded_headers::{TRACEPARENT, X_REQUEST_ID, is_gateway_header, is_identity_header};
 pub use rate_limit_status::{Charge, Charges, RateLimitStatus};

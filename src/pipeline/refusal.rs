@@ -103,6 +103,8 @@ pub enum Refusal {
     FirstByteTimeout,
     /// The exchange took longer in all than the route allows.
     ExchangeTimeout,
+    /// The time is over that the client allowed its call (`grpc-timeout`).
+    CallDeadline,
     /// Something in the gateway broke.
     Internal,
     /// A local service calls an upstream that the configuration does not have.
@@ -183,7 +185,8 @@ impl Refusal {
             Self::StateUnavailable => Self::ConnectTimeout,
             Self::ConnectTimeout => Self::FirstByteTimeout,
             Self::FirstByteTimeout => Self::ExchangeTimeout,
-            Self::ExchangeTimeout => Self::NotCached,
+            Self::ExchangeTimeout => Self::CallDeadline,
+            Self::CallDeadline => Self::NotCached,
             Self::NotCached => Self::CallLoop,
             Self::CallLoop => return None,
         })

@@ -36,6 +36,8 @@ pub struct Context {
     pub identity_headers: Option<Arc<Fields>>,
     /// The forwarded headers stand among the request's fields already, and a step may have changed it there.
     pub forwarded_headers_set: bool,
+    /// When the client gives the call up (`grpc-timeout`), as far as the route allows it to wait.
+    pub deadline: Option<Instant>,
     /// How many local services have handed the request on to another upstream.
     pub depth: u8,
     /// What a local service can call; there for services alone.
@@ -106,6 +108,8 @@ pub struct AttemptInfo {
     pub attempts: u8,
     /// Whether the upstream connection had served before.
     pub reused: bool,
+    /// Why no connection could be made, in plain words; of the last attempt that came to none.
+    pub cause: Option<Arc<str>>,
     /// From the request's start until the upstream connection was there.
     pub connected: Option<Duration>,
     /// From the request's start until the answer's head had arrived.
@@ -131,7 +135,7 @@ impl Scheme {
     }
 }
 
-/// The place of a request in its trace (W3C Trace Context, level 1).
+/// The place of a request in its trace (W3C Trace Context, level 2).
 #[derive(Clone, Copy, Debug)]
 pub struct TraceContext {
     /// The trace, continued from the client's or begun here.
@@ -140,7 +144,7 @@ pub struct TraceContext {
     pub span_id: SpanId,
     /// The client's span, if it sent one.
     pub parent: Option<SpanId>,
-    /// `trace-flags`, of which only bit 0 (sampled) has a meaning yet.
+    /// `trace-flags`: [`SAMPLED`](Self::SAMPLED) and [`RANDOM`](Self::RANDOM); others have no meaning yet.
     pub flags: u8,
 }
 
@@ -158,6 +162,7 @@ impl Context {
             host_received: None,
             identity_headers: None,
             forwarded_headers_set: false,
+            deadline: None,
             depth: 0,
             upstreams: None,
         }
@@ -185,9 +190,15 @@ impl Exchange {
 }
 
 impl TraceContext {
+    /// Whoever calls may have recorded the trace (level 2, section 2.2.3.1).
+    pub const SAMPLED: u8 = 1;
+    /// The last 7 bytes of the trace's id are random (level 2, section 2.2.3.2).
+    pub const RANDOM: u8 = 2;
+
     /// A trace that begins here. It is marked as sampled: what is not wanted can be dropped later.
     pub fn begin() -> Self {
-        Self { trace_id: TraceId::random(), span_id: SpanId::random(), parent: None, flags: 1 }
+        let flags = Self::SAMPLED | Self::RANDOM;
+        Self { trace_id: TraceId::random(), span_id: SpanId::random(), parent: None, flags }
     }
 
     /// Continues the trace of a `traceparent` field; `None` if it does not keep to the standard, in
@@ -215,7 +226,8 @@ impl TraceContext {
         let mut field = *b"00-00000000000000000000000000000000-0000000000000000-00";
         field[3..35].copy_from_slice(self.trace_id.as_bytes());
         field[36..52].copy_from_slice(self.span_id.as_bytes());
-        field[54] = DIGITS[usize::from(self.flags & 1)];
+        // Flags without a meaning go no further (section 2.2.3.3).
+        field[54] = DIGITS[usize::from(self.flags & (Self::SAMPLED | Self::RANDOM))];
         field
     }
 }
@@ -242,6 +254,15 @@ mod tests {
         assert_eq!(&field[..36], &PARENT[..36]);
         assert_ne!(&field[36..52], &PARENT[36..52]);
         assert_eq!(&field[52..], "-01");
+    }
+
+    #[test]
+    fn flags_go_on_as_far_as_they_have_a_meaning() {
+        for (sent, goes_on) in [("00", "00"), ("01", "01"), ("02", "02"), ("03", "03"), ("04", "00"), ("ff", "03")] {
+            let trace = TraceContext::continued(format!("{}{sent}", &PARENT[..53]).as_bytes()).unwrap();
+            assert_eq!(&trace.traceparent()[53..], goes_on.as_bytes(), "{sent}");
+        }
+        assert_eq!(&TraceContext::begin().traceparent()[53..], b"03");
     }
 
     #[test]

@@ -65,6 +65,9 @@ pub(super) fn write(exchange: &Exchange, facts: &Facts<'_>) {
         if let Some(code) = facts.error {
             out.text(br#","error":""#, code.as_bytes());
         }
+        if let Some(cause) = &exchange.attempt.cause {
+            out.text(br#","cause":""#, cause.as_bytes());
+        }
         if let Some(cache) = facts.cache {
             out.text(br#","cache":""#, cache.as_bytes());
         }

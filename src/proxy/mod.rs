@@ -30,7 +30,7 @@ use crate::forward::{ForwardError, Forwarder, RequestBody, UpstreamResponse, Wor
 use crate::guard::{Guard, Stage, Violation};
 use crate::identity::Identity;
 use crate::listener::{Connection, EarlyReject, Refuse};
-use crate::pipeline::{EndState, Exchange, Refusal, Scheme};
+use crate::pipeline::{EndState, ErrorBody, Exchange, Refusal, Scheme};
 use crate::proxy::way::{Admitted, Decision, DefaultResponse, Stopped, request_filters};
 use crate::state::State;
 use crate::telemetry::{IN_FLIGHT, refused};
@@ -321,7 +321,8 @@ async fn refuse(
         | Refusal::UpstreamClosed
         | Refusal::UpstreamProtocol
         | Refusal::FirstByteTimeout
-        | Refusal::ExchangeTimeout => EndState::UpstreamError,
+        | Refusal::ExchangeTimeout
+        | Refusal::CallDeadline => EndState::UpstreamError,
         Refusal::RequestTimeout => EndState::ClientTimeout,
         Refusal::ContentStopped => EndState::Stopped,
         _ => EndState::Refused,
@@ -429,7 +430,7 @@ impl Proxy {
         let head = client.request();
         let end = exchange.end.unwrap_or(EndState::ClientGone);
         let status = client.status();
-        let error = exchange.refusal.as_ref().map(|it| reply::ErrorBody::of(it).code);
+        let error = exchange.refusal.as_ref().map(|it| ErrorBody::of(it).code);
         self.watch(exchange, status, end);
         let duration = exchange.started.elapsed();
         let (received, sent) = client.bytes();
@@ -490,7 +491,7 @@ impl Refuse for EarlyResponses {
         let scheme = if connection.tls().is_some() { Scheme::Https } else { Scheme::Http };
         let mut exchange = Exchange::new(connection.peer().ip(), scheme);
         let request_id: RequestId = exchange.request_id;
-        let error = reply::ErrorBody::of(&refusal);
+        let error = ErrorBody::of(&refusal);
         let mut fields = reply::head(error.status);
         let _ = fields.insert_header(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
         DefaultResponse::of(self.configuration.active(), origin.cloned()).on_response(&mut exchange, &mut fields);

@@ -6,32 +6,17 @@ use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, Header
 use http::{Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::date::get_cached_date;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::base::RequestId;
 use crate::client::{Client, ClientError, Part};
-use crate::pipeline::Refusal;
-
-/// The error body of a refusal, and its status.
-pub(super) struct ErrorBody {
-    pub(super) status: StatusCode,
-    /// Stable; the list is closed and documented in docs/ERRORS.md.
-    pub(super) code: &'static str,
-    pub(super) message: String,
-    pub(super) details: Value,
-    pub(super) suggested_action: &'static str,
-}
+use crate::http as codec;
+use crate::pipeline::{ErrorBody, Refusal};
 
 impl ErrorBody {
     /// The one place that knows what each refusal looks like.
     pub(super) fn of(refusal: &Refusal) -> Self {
-        let say = |status: StatusCode, code, message: &str, suggested_action| Self {
-            status,
-            code,
-            message: message.to_owned(),
-            details: Value::Null,
-            suggested_action,
-        };
+        let say = Self::new;
         const LATER: &str = "try again later";
         match refusal {
             Refusal::BadRequest(why) => say(
@@ -253,6 +238,12 @@ impl ErrorBody {
             Refusal::ExchangeTimeout => {
                 say(StatusCode::GATEWAY_TIMEOUT, "request_deadline", "the request took too long in all", LATER)
             }
+            Refusal::CallDeadline => say(
+                StatusCode::GATEWAY_TIMEOUT,
+                "call_deadline",
+                "the time is over that grpc-timeout allowed",
+                "allow the call more time",
+            ),
             Refusal::Internal => say(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal_error",
@@ -272,19 +263,6 @@ impl ErrorBody {
                 "tell the operator",
             ),
         }
-    }
-
-    pub(super) fn json(&self, request_id: &RequestId) -> Vec<u8> {
-        let error = json!({ "error": {
-            "code": self.code,
-            "message": self.message,
-            "details": self.details,
-            "request_id": request_id.as_str(),
-            "suggested_action": self.suggested_action,
-        }});
-        let mut body = error.to_string().into_bytes();
-        body.push(b'\n');
-        body
     }
 }
 
@@ -321,10 +299,10 @@ pub(super) fn refusal(
     request: &RequestHeader,
 ) -> (Box<ResponseHeader>, Bytes) {
     let error = ErrorBody::of(refusal);
-    if let Some(content_type) = grpc_type(request) {
-        return (grpc(&error, content_type), Bytes::new());
+    if codec::is_grpc(&request.headers) {
+        return (grpc(&error, request), Bytes::new());
     }
-    let body = error.json(request_id);
+    let body = error.json(request_id.as_str());
     let mut head = head(error.status);
     let _ = head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if matches!(refusal, Refusal::MethodNotSupported) {
@@ -347,19 +325,12 @@ pub(super) fn refusal(
     (head, Bytes::from(body))
 }
 
-/// The media type of a request of gRPC, whose clients look at no status and at no body of HTTP's.
-fn grpc_type(request: &RequestHeader) -> Option<&HeaderValue> {
-    let content_type = request.headers.get(CONTENT_TYPE)?;
-    let media_type = content_type.as_bytes().split(|it| *it == b';').next()?.trim_ascii();
-    let (kind, suffix) = media_type.split_at_checked("application/grpc".len())?;
-    let is_one = kind.eq_ignore_ascii_case(b"application/grpc") && matches!(suffix, [] | [b'+', ..]);
-    is_one.then_some(content_type)
-}
-
-/// An answer that is nothing but trailers, in the place of the head (gRPC over HTTP/2, "Trailers-Only").
-fn grpc(error: &ErrorBody, content_type: &HeaderValue) -> Box<ResponseHeader> {
+/// An answer that is nothing but trailers, in the place of the head (gRPC over HTTP/2, "Trailers-Only"): clients of gRPC
+/// look at no status and at no body of HTTP's.
+fn grpc(error: &ErrorBody, request: &RequestHeader) -> Box<ResponseHeader> {
     let mut answer = head(StatusCode::OK);
-    if let Ok(content_type) = HeaderValue::from_bytes(&content_type.as_bytes().to_ascii_lowercase()) {
+    let content_type = request.headers.get(CONTENT_TYPE).map(|it| it.as_bytes().to_ascii_lowercase());
+    if let Ok(content_type) = HeaderValue::from_bytes(&content_type.unwrap_or_default()) {
         let _ = answer.insert_header(CONTENT_TYPE, content_type);
     }
     let _ = answer.insert_header("grpc-status", HeaderValue::from(grpc_status(error.status)));
@@ -374,7 +345,7 @@ fn grpc_status(status: StatusCode) -> u16 {
     match status.as_u16() {
         400 | 411 | 415 | 417 | 422 | 426 => 3, // INVALID_ARGUMENT
         408 | 504 => 4,                         // DEADLINE_EXCEEDED
-        404 | 405 => 12,                        // UNIMPLEMENTED
+        404 | 405 | 406 => 12,                  // UNIMPLEMENTED
         401 => 16,                              // UNAUTHENTICATED
         403 => 7,                               // PERMISSION_DENIED
         409 => 10,                              // ABORTED
@@ -436,7 +407,7 @@ pub(super) async fn send(client: &mut Client, mut head: Box<ResponseHeader>, bod
 /// a head that did not arrive in time. HTTP/1.1, and the connection ends.
 pub(super) fn raw(refusal: &Refusal, request_id: &RequestId, fields: &ResponseHeader) -> Vec<u8> {
     let error = ErrorBody::of(refusal);
-    let body = error.json(request_id);
+    let body = error.json(request_id.as_str());
     let reason = error.status.canonical_reason().unwrap_or_default();
     let mut answer = format!("HTTP/1.1 {} {reason}\r\n", error.status.as_u16()).into_bytes();
     let mut field = |name: &str, value: &[u8]| {
@@ -469,5 +440,20 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), codes.len());
         assert!(codes.is_sorted_by_key(|it| it.status));
+    }
+
+    #[test]
+    fn s2s_41_every_refusal_has_a_status_and_a_message_of_grpc() {
+        let mut request = RequestHeader::build("POST", b"/pkg.Service/Call", None).unwrap();
+        request.insert_header(CONTENT_TYPE, "application/grpc+proto").unwrap();
+        for why in Refusal::one_of_each() {
+            let (answer, body) = refusal(&why, &RequestId::random(), &request);
+            let field = |name: &str| answer.headers.get(name).map(|it| it.to_str().unwrap()).unwrap_or_default();
+            assert_eq!((answer.status, body.len()), (StatusCode::OK, 0), "{why:?}");
+            let status: u16 = field("grpc-status").parse().unwrap();
+            assert!((3..=16).contains(&status), "{why:?} is UNKNOWN, or none at all: {status}");
+            assert!(!field("grpc-message").is_empty(), "{why:?}");
+            assert_eq!(field("content-type"), "application/grpc+proto");
+        }
     }
 }

@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE, SEC_WEBSOCKET_EXTENSIONS,
-    UPGRADE,
+    ACCEPT_ENCODING, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE, SEC_WEBSOCKET_EXTENSIONS, UPGRADE,
 };
 use http::{Method, StatusCode, Uri, Version};
 use parking_lot::{Mutex, MutexGuard};
@@ -21,7 +20,8 @@ use crate::client::Client;
 use crate::config::{Action, ActiveConfig, Respond, Route};
 use crate::deliver::{DIGESTS, ResponseFilters};
 use crate::filters::{self, Reservation, ReserveOutcome, StoredResponse};
-use crate::forward::{Destination, ForwardError, hold_body, show_whole, unless_gone};
+use crate::forward::{Destination, ForwardError, call_deadline, hold_body, show_whole, unless_gone};
+use crate::http as codec;
 use crate::identity::ClientCertificate;
 use crate::pipeline::{Exchange, Refusal, RequestContext, Stop, Taps};
 use crate::proxy::{Shared, cached, reply, strict};
@@ -191,6 +191,9 @@ async fn filter(
     // Always, and before anything could believe them: only the gateway says who the caller is.
     filters::auth::strip_identity_headers(client.request_mut());
     upgrade(admitted.route(), client)?;
+    if !client.has_no_body() {
+        exchange.deadline = call_deadline(client.request(), exchange.started, &admitted.route().policy)?;
+    }
     let chain = &admitted.route().chain;
     let has_body = (chain.body_rules.is_some() || chain.custom.is_some()) && !client.has_no_body();
     let certificate = chain.auth.as_ref().and_then(|_| client_certificate(client));
@@ -232,11 +235,8 @@ fn as_taps_can_read_it(chain: &filters::Chain, client: &mut Client) -> Result<()
     let request = client.request_mut();
     if upgrades {
         request.remove_header(&SEC_WEBSOCKET_EXTENSIONS);
-    } else if chain.taps_requests() {
-        let mut encodings = request.headers.get_all(CONTENT_ENCODING).iter();
-        if encodings.any(|it| !it.as_bytes().eq_ignore_ascii_case(b"identity")) {
-            return Err(Refusal::UnsupportedMediaType { accepted: "any, without Content-Encoding".to_owned() });
-        }
+    } else if chain.taps_requests() && codec::is_encoded(&request.headers) {
+        return Err(Refusal::UnsupportedMediaType { accepted: "any, without Content-Encoding".to_owned() });
     }
     if chain.taps_responses() {
         request.remove_header(&RANGE);

@@ -7,6 +7,7 @@ use http::HeaderMap;
 use http::header::ACCEPT;
 
 use crate::base::{At, Diagnostics};
+use crate::http as codec;
 
 /// A media type, or all below one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +52,7 @@ impl Media {
         // The most specific range counts (RFC 9110, section 12.5.1), so one best for each depth.
         let mut best: [Option<u16>; 3] = [None; 3];
         let lines = headers.get_all(ACCEPT).into_iter().filter_map(|it| it.to_str().ok());
-        for range in lines.flat_map(|line| split(line, ',')).filter_map(Range::parse) {
+        for range in lines.flat_map(codec::weighted).filter_map(Range::parse) {
             stated = true;
             if let Some(depth) = self.depth(&range) {
                 best[depth] = best[depth].max(Some(range.quality));
@@ -95,44 +96,10 @@ struct Range<'a> {
 
 impl<'a> Range<'a> {
     /// `None` for what is no media range; the rest of the field still counts.
-    fn parse(text: &'a str) -> Option<Self> {
-        let mut parts = split(text, ';').map(str::trim);
-        let (kind, sub) = parts.next()?.split_once('/')?;
-        let q = parts.filter_map(|it| it.split_once('=')).find(|it| it.0.eq_ignore_ascii_case("q"));
-        let quality = q.map_or(Some(1000), |(_, value)| thousandths(value))?;
+    fn parse((text, quality): (&'a str, u16)) -> Option<Self> {
+        let (kind, sub) = text.split_once('/')?;
         (is_token(kind) && is_token(sub)).then_some(Self { kind, sub, quality })
     }
-}
-
-/// A weight: 0 to 1 with up to three decimals (RFC 9110, section 12.4.2).
-fn thousandths(text: &str) -> Option<u16> {
-    let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
-    if decimals.len() > 3 || !decimals.bytes().all(|it| it.is_ascii_digit()) {
-        return None;
-    }
-    let part = decimals.bytes().zip([100, 10, 1]);
-    let part: u16 = part.map(|(digit, unit)| u16::from(digit - b'0') * unit).sum();
-    match whole {
-        "0" => Some(part),
-        "1" if part == 0 => Some(1000),
-        _ => None,
-    }
-}
-
-/// Splits at a separator, but not inside quotes.
-fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
-    let mut quoted = false;
-    let mut escaped = false;
-    text.split(move |it| {
-        if escaped {
-            escaped = false;
-        } else if quoted && it == '\\' {
-            escaped = true;
-        } else if it == '"' {
-            quoted = !quoted;
-        }
-        it == separator && !quoted
-    })
 }
 
 /// RFC 9110, section 5.6.2.

@@ -11,6 +11,9 @@ use prometheus::{
     register_int_counter, register_int_counter_vec, register_int_gauge,
 };
 
+use super::process;
+use super::status::{StatusCounts, register_status_counts};
+
 /// So many routes get series of their own; the others share those of `other`.
 const ROUTES_MAX: usize = 1_000;
 /// Stands for the routes beyond the bound.
@@ -23,12 +26,6 @@ const BUCKETS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];
 
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-
-static REQUESTS: Lazy<IntCounterVec> = Lazy::new(|| {
-    let help = "Requests that ended, by route and class of status";
-    register_int_counter_vec!("moongate_requests_total", help, &["route", "class"]).expect(ONCE)
-});
 pub(super) static DURATION: Lazy<HistogramVec> = Lazy::new(|| {
     let help = "Time from a request's head to the end of its answer";
     let buckets = BUCKETS.to_vec();
@@ -109,13 +106,23 @@ impl Streams {
 pub struct RouteMetrics {
     /// The value of the `route` label.
     label: Arc<str>,
-    by_class: [IntCounter; 5],
+    by_status: StatusCounts,
     duration: Histogram,
     received: IntCounter,
     sent: IntCounter,
 }
 
 impl RouteMetrics {
+    /// What stands in the label `route`.
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// How many requests ended with each status.
+    pub(super) fn by_status(&self) -> &StatusCounts {
+        &self.by_status
+    }
+
     /// The series of the route of this name: those that it had before a reload, or new ones; beyond
     /// the bound, the shared ones of `other`.
     pub fn of(name: &str) -> Arc<Self> {
@@ -135,7 +142,7 @@ impl RouteMetrics {
 
     fn resolve(label: Arc<str>) -> Self {
         Self {
-            by_class: CLASSES.map(|class| REQUESTS.with_label_values(&[&*label, class])),
+            by_status: StatusCounts::new(),
             duration: DURATION.with_label_values(&[&*label]),
             received: RECEIVED.with_label_values(&[&*label]),
             sent: SENT.with_label_values(&[&*label]),
@@ -143,10 +150,9 @@ impl RouteMetrics {
         }
     }
 
-    /// Counts a request that ended. Status 0 (nothing could be answered) counts as 4xx: the client left.
+    /// Counts a request that ended; of status 0, if nothing could be answered.
     pub fn record(&self, status: u16, duration: Duration, received: u64, sent: u64) {
-        let class = if status == 0 { 3 } else { usize::from(status / 100).clamp(1, 5) - 1 };
-        self.by_class[class].inc();
+        self.by_status.count(status);
         self.duration.observe(duration.as_secs_f64());
         if received > 0 {
             self.received.inc_by(received);
@@ -165,9 +171,6 @@ impl Drop for RouteMetrics {
             return;
         }
         routes.remove(&self.label);
-        for class in CLASSES {
-            let _ = REQUESTS.remove_label_values(&[&*self.label, class]);
-        }
         let label = &[&*self.label];
         let _ = DURATION.remove_label_values(label);
         let _ = RECEIVED.remove_label_values(label);
@@ -217,6 +220,8 @@ pub fn last_reload_failed() {
 fn complete() {
     Lazy::force(&IN_FLIGHT);
     Lazy::force(&STREAMS_OPEN);
+    register_status_counts();
+    process::refresh();
 }
 
 /// All metrics in Prometheus' text format. Takes as long as there are series: not for a worker.
@@ -228,16 +233,8 @@ pub fn exposition() -> Vec<u8> {
     text
 }
 
-pub(super) fn requests_by_class() -> [u64; 5] {
-    let mut totals = [0; 5];
-    for family in prometheus::core::Collector::collect(&*REQUESTS) {
-        for metric in family.get_metric() {
-            let class = metric.get_label().iter().find(|it| it.name() == "class");
-            let at = class.and_then(|it| CLASSES.iter().position(|class| *class == it.value()));
-            if let Some(at) = at {
-                totals[at] += metric.get_counter().get_value() as u64;
-            }
-        }
-    }
-    totals
+/// The counts of all routes that live, with their labels. Walks all of them: not for a worker.
+pub(super) fn status_counts() -> Vec<Arc<RouteMetrics>> {
+    // The last one to let go of a route's series takes the lock: not within it.
+    ROUTES.lock().values().filter_map(Weak::upgrade).collect()
 }

@@ -5,6 +5,8 @@
 
 mod log;
 mod metrics;
+mod process;
+mod status;
 mod summary;
 mod timestamp;
 

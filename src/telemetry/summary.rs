@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use prometheus::core::Collector;
 use serde::Serialize;
 
-use crate::telemetry::metrics::{DURATION, IN_FLIGHT, REFUSED, STREAMS_OPEN, requests_by_class};
+use crate::telemetry::metrics::{DURATION, IN_FLIGHT, REFUSED, STREAMS_OPEN};
+use crate::telemetry::status::requests_by_class;
 
 /// Totals since the start of the process.
 #[derive(Debug, Serialize)]

@@ -17,9 +17,9 @@ const MISSES: usize = 16;
 pub(super) struct Ready {
     balance: Balance,
     endpoints: Vec<Arc<Endpoint>>,
-    /// Round robin: indices in the order of service.
+    /// Indices in the order of service, for all that is not at random.
     turn: Vec<u16>,
-    /// Random: the sum of the weights up to and with each.
+    /// For what is at random: the sum of the weights up to and with each.
     sums: Vec<u32>,
 }
 
@@ -27,7 +27,7 @@ impl Ready {
     pub(super) fn new(balance: Balance, all: &[Arc<Endpoint>]) -> Self {
         let endpoints: Vec<_> = all.iter().filter(|it| it.is_eligible()).cloned().collect();
         let weights: Vec<u32> = endpoints.iter().map(|it| it.weight()).collect();
-        let turn = if balance == Balance::RoundRobin { smooth_turn(&weights) } else { Vec::new() };
+        let turn = if balance == Balance::Random { Vec::new() } else { smooth_turn(&weights) };
         let sums = weights.iter().scan(0, |sum, weight| {
             *sum += weight;
             Some(*sum)
@@ -51,7 +51,7 @@ impl Ready {
         let index = match self.balance {
             Balance::RoundRobin => self.in_turn(cursor.fetch_add(1, Relaxed), tried),
             Balance::Random => self.draw(None, tried),
-            Balance::LeastRequest => self.less_busy_of_two(tried),
+            Balance::LeastRequest => self.less_busy_of_two(cursor.fetch_add(1, Relaxed), tried),
         };
         index.map(|it| &self.endpoints[it])
     }
@@ -80,13 +80,14 @@ impl Ready {
         self.any_from(fastrand::usize(..self.endpoints.len()), tried).filter(|it| Some(*it) != besides)
     }
 
-    fn less_busy_of_two(&self, tried: &[SocketAddr]) -> Option<usize> {
-        let first = self.draw(None, tried)?;
+    /// The next in turn, unless another one at random has less to do for its weight. So among equals weights count as
+    /// in a round robin: compared by what they would have with one more, the heaviest would always win.
+    fn less_busy_of_two(&self, position: usize, tried: &[SocketAddr]) -> Option<usize> {
+        let first = self.in_turn(position, tried)?;
         let Some(second) = self.draw(Some(first), tried) else { return Some(first) };
         let busier = |a: usize, b: usize| {
             let (a, b) = (&self.endpoints[a], &self.endpoints[b]);
-            (u64::from(a.in_flight()) + 1) * u64::from(b.weight())
-                > (u64::from(b.in_flight()) + 1) * u64::from(a.weight())
+            u64::from(a.in_flight()) * u64::from(b.weight()) > u64::from(b.in_flight()) * u64::from(a.weight())
         };
         Some(if busier(first, second) { second } else { first })
     }

@@ -16,7 +16,9 @@ use tokio::time::{sleep, timeout};
 use super::compile::{HealthPolicy, Probe, Upstream};
 use super::config::Protocol;
 use super::endpoint::{self, Endpoint};
+use super::failure::in_words;
 use super::live::Live;
+use crate::base::Period;
 
 /// How many endpoints of an upstream are checked at the same time.
 const CHECKS_AT_ONCE: usize = 64;
@@ -30,7 +32,8 @@ pub(super) async fn check_all(live: Arc<Live>) {
         Ok(check) => check,
         Err(error) => {
             let upstream = &live.upstream().name;
-            tracing::error!(event = "health_check_impossible", upstream = %upstream, reason = %error, "no endpoint is checked");
+            let reason = in_words(&error);
+            tracing::error!(event = "health_check_impossible", upstream = %upstream, reason, "no endpoint is checked");
             return std::future::pending().await;
         }
     };
@@ -62,17 +65,10 @@ async fn check_one(live: &Live, endpoint: Arc<Endpoint>, policy: &HealthPolicy, 
         drop(permit);
         match result {
             Ok(Ok(())) => live.observe(&endpoint, Ok(())),
-            Ok(Err(error)) => live.observe(&endpoint, Err(&reason(&error))),
-            Err(_) => live.observe(&endpoint, Err("no answer in time")),
+            Ok(Err(error)) => live.observe(&endpoint, Err(&in_words(&error))),
+            Err(_) => live.observe(&endpoint, Err(&format!("it does not answer within {}", Period(policy.timeout)))),
         }
         sleep(jittered(policy)).await;
-    }
-}
-
-fn reason(error: &Error) -> String {
-    match error.etype() {
-        ErrorType::HTTPStatus(status) => format!("it answered with status {status}"),
-        _ => error.to_string().trim().to_owned(),
     }
 }
 
@@ -83,7 +79,10 @@ fn jittered(policy: &HealthPolicy) -> Duration {
 fn check(upstream: &Upstream, policy: &HealthPolicy) -> pingora::Result<Check> {
     Ok(match &policy.probe {
         Probe::Tcp => Box::new(tcp(policy)),
-        Probe::Http { path, expect } => Box::new(http(upstream, policy, path, expect.clone())?),
+        Probe::Http { path, host, expect } => {
+            let host = host.as_deref().unwrap_or_else(|| name_of(upstream));
+            Box::new(http(upstream, policy, (path, host), expect.clone())?)
+        }
     })
 }
 
@@ -93,7 +92,17 @@ fn tcp(policy: &HealthPolicy) -> TcpHealthCheck {
     check
 }
 
-fn http(upstream: &Upstream, policy: &HealthPolicy, path: &str, expect: Vec<u16>) -> pingora::Result<HttpHealthCheck> {
+/// The name that all endpoints have: addresses have none but the one that their certificates bear.
+fn name_of(upstream: &Upstream) -> &str {
+    upstream.tls.as_ref().map_or(&upstream.name, |it| &it.sni)
+}
+
+fn http(
+    upstream: &Upstream,
+    policy: &HealthPolicy,
+    (path, host): (&str, &str),
+    expect: Vec<u16>,
+) -> pingora::Result<HttpHealthCheck> {
     let mut check = HttpHealthCheck::new("localhost", upstream.tls.is_some());
     // The check puts in each endpoint's address; everything else is as for a request.
     check.peer_template = endpoint::peer(upstream, ([0, 0, 0, 0], 1).into());
@@ -103,9 +112,7 @@ fn http(upstream: &Upstream, policy: &HealthPolicy, path: &str, expect: Vec<u16>
     options.read_timeout = Some(policy.timeout);
     options.write_timeout = Some(policy.timeout);
     check.req = RequestHeader::build("GET", path.as_bytes(), Some(2))?;
-    // One check serves all endpoints, so it names the upstream rather than an address.
-    let host = upstream.tls.as_ref().map_or(&upstream.name, |it| &it.sni);
-    check.req.insert_header("host", &**host)?;
+    check.req.insert_header("host", host)?;
     check.req.insert_header("user-agent", "moongate-health-check")?;
     // A new connection proves more; HTTP/2's must be returned, for Pingora keeps it in any case.
     check.reuse_connection = upstream.protocol == Protocol::Http2;

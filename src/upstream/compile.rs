@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{At, Diagnostics, Period};
+use crate::http as codec;
 
 use super::address::{EndpointAddress, InvalidAddress, SERVICE_NAME_RULE, is_dns_name, is_service_name};
 use super::config::{
@@ -105,6 +106,8 @@ pub enum Probe {
     Http {
         /// The path, with its query.
         path: String,
+        /// The name to ask for, if not the endpoints' own.
+        host: Option<String>,
         /// The statuses that pass.
         expect: Vec<u16>,
     },
@@ -373,9 +376,17 @@ fn probe(config: &HealthConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> O
                     .error(&at.key("http"), format!("`{path}` is not a path"))
                     .help("it starts with a slash, such as /health");
             }
-            Some(Probe::Http { path: path.clone(), expect: config.expect.clone() })
+            host_of(config, &at.key("host"), diagnostics);
+            Some(Probe::Http { path: path.clone(), host: config.host.clone(), expect: config.expect.clone() })
         }
-        (None, true) => Some(Probe::Tcp),
+        (None, true) => {
+            if config.host.is_some() {
+                diagnostics
+                    .error_at_key(&at.key("host"), "a `tcp` check asks for no name")
+                    .help("check with `http`, or remove this");
+            }
+            Some(Probe::Tcp)
+        }
         (Some(_), true) => {
             diagnostics.error(at, "a check is either `http` or `tcp`, not both").help("`http` opens a connection, too");
             None
@@ -384,6 +395,16 @@ fn probe(config: &HealthConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> O
             diagnostics.error(at, "it does not say what to check").help("add `http: /health` or `tcp: true`");
             None
         }
+    }
+}
+
+/// A name that can stand in `Host` (RFC 9110, section 7.2).
+fn host_of(config: &HealthConfig, at: &At<'_>, diagnostics: &mut Diagnostics) {
+    let Some(host) = &config.host else { return };
+    if !codec::authority_is_plain(host.as_bytes()) {
+        diagnostics
+            .error(at, format!("`{host}` is not a host name"))
+            .help("write it as in a URL, without scheme and path, such as shop.example.org or shop.example.org:8080");
     }
 }
 

@@ -153,7 +153,7 @@ pub enum Balance {
     RoundRobin,
     /// At random, by weight.
     Random,
-    /// Of two at random, the one with fewer requests in flight for its weight.
+    /// The next in turn, or another one at random if that has fewer requests in flight for its weight.
     LeastRequest,
 }
 
@@ -174,6 +174,9 @@ pub enum Protocol {
 pub struct HealthConfig {
     /// Ask for this path with GET, such as `/health`.
     pub http: Option<String>,
+    /// The name to ask for with `http`, as `Host`. Default: the name that endpoints have, which is `tls.sni`, or else the
+    /// upstream's own.
+    pub host: Option<String>,
     /// Open a TCP connection and close it again.
     pub tcp: Option<bool>,
     /// From the end of one check to the next.
@@ -196,6 +199,7 @@ impl Default for HealthConfig {
     fn default() -> Self {
         Self {
             http: None,
+            host: None,
             tcp: None,
             every: Period::secs(5),
             timeout: Period::secs(1),

@@ -104,6 +104,11 @@ impl Endpoint {
         self.health() != Health::Unhealthy
     }
 
+    /// Takes down why a request could not be connected to it.
+    pub fn note_connect_failure(&self, reason: Arc<str>) {
+        self.state.notes.lock().connect_failure = Some((SystemTime::now(), reason));
+    }
+
     /// Requests that it is working on.
     pub fn in_flight(&self) -> u32 {
         self.state.in_flight.load(Relaxed)
@@ -150,19 +155,22 @@ pub(super) struct State {
     abandoned: IntCounter,
 }
 
-/// What an operator wants to know about the checks.
+/// What an operator wants to know about checks and connections.
 #[derive(Clone)]
 pub(super) struct Notes {
     pub(super) since: SystemTime,
     pub(super) last_check: Option<SystemTime>,
+    /// Why the last check failed; nothing if it passed.
     pub(super) last_error: Option<String>,
+    /// When a request could not be connected last, and why.
+    pub(super) connect_failure: Option<(SystemTime, Arc<str>)>,
     /// Checks in a row that speak against the present health.
     streak: u32,
 }
 
 impl Notes {
     fn new() -> Self {
-        Self { since: SystemTime::now(), last_check: None, last_error: None, streak: 0 }
+        Self { since: SystemTime::now(), last_check: None, last_error: None, connect_failure: None, streak: 0 }
     }
 }
 
@@ -212,9 +220,7 @@ impl State {
         let mut notes = self.notes.lock();
         let now = SystemTime::now();
         notes.last_check = Some(now);
-        if let Err(reason) = result {
-            notes.last_error = Some(reason.chars().take(REASON_MAX).collect());
-        }
+        notes.last_error = result.err().map(|it| it.chars().take(REASON_MAX).collect());
         let health = judge(self.health(), result.is_ok(), &mut notes.streak, policy)?;
         notes.since = now;
         self.set(health);

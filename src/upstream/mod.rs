@@ -12,6 +12,7 @@ mod compile;
 mod config;
 mod discovery;
 mod endpoint;
+mod failure;
 mod live;
 mod metrics;
 mod registry;
@@ -33,6 +34,7 @@ pub use discovery::{
     ResolverRules, Source,
 };
 pub use endpoint::{Endpoint, Health, Outcome, Picked};
+pub use failure::in_words;
 pub use live::Live;
 pub use registry::UpstreamRegistry;
 pub use report::{EndpointReport, SourceReport, UpstreamReport};

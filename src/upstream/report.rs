@@ -59,8 +59,10 @@ pub struct EndpointReport {
     pub since: u64,
     /// When it was checked last.
     pub last_check: Option<u64>,
-    /// Why a check failed last, however long ago.
+    /// Why the last check failed; nothing if it passed.
     pub last_error: Option<String>,
+    /// The last time that a request could not be connected.
+    pub connect_failure: Option<ConnectFailure>,
     /// Requests that it is working on.
     pub in_flight: u32,
     /// Requests that it got and that ended.
@@ -69,6 +71,15 @@ pub struct EndpointReport {
     pub failures: u64,
     /// The moving average of the time to an answer's head.
     pub latency_ms: Option<f64>,
+}
+
+/// A request that could not be connected.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ConnectFailure {
+    /// When.
+    pub at: u64,
+    /// Why, in plain words.
+    pub reason: String,
 }
 
 impl UpstreamReport {
@@ -115,6 +126,9 @@ impl EndpointReport {
             since: millis(notes.since),
             last_check: notes.last_check.map(millis),
             last_error: notes.last_error,
+            connect_failure: notes
+                .connect_failure
+                .map(|(at, reason)| ConnectFailure { at: millis(at), reason: reason.to_string() }),
             in_flight: endpoint.in_flight(),
             requests: endpoint.state.requests(),
             failures: endpoint.state.failures(),

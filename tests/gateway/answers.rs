@@ -1,6 +1,8 @@
 //! What the gateway says itself: one shape, the same fields as on every answer, a closed list of codes.
 //! And what it leaves as it is: whatever an upstream says.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use super::support::*;
@@ -164,6 +166,45 @@ fn r1_3_a_failing_upstream_is_an_error_of_the_gateway_in_the_same_shape() {
     }
     let counted = gateway.admin_get("/metrics").text();
     assert!(counted.contains("moongate_refusals_total{code=\"upstream_unreachable\"} 1"), "{counted}");
+}
+
+#[test]
+fn s2s_37_what_breaks_in_the_gateway_itself_is_500_in_the_same_shape() {
+    let other = nobody();
+    let text = routes(&format!("{}, {}", upstream("plain", other), upstream("sealed", other)))
+        .replace("sealed: {", "sealed: { tls: { sni: a.test },")
+        + "  - { name: plain, match: { path: /plain }, upstream: plain }\n"
+        + "  - { name: sealed, match: { path: /sealed }, upstream: sealed }\n";
+    let gateway = Gateway::start(text);
+    let mut client = RawClient::connect(gateway.public());
+    let mut ask = |path: &str| {
+        client.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\norigin: {ORIGIN}\r\n\r\n"));
+        client.read_response()
+    };
+    assert_eq!(ask("/hello").status, 200);
+    // From here on there is no socket for anything new; what is open stays.
+    let limit = |files: &str| {
+        let pid = gateway.pid().to_string();
+        let done = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={files}:")]).status().unwrap();
+        assert!(done.success());
+    };
+    limit("3");
+    let answers = ["/plain", "/sealed"].map(&mut ask);
+    limit("1024");
+    for (answer, path) in answers.iter().zip(["/plain", "/sealed"]) {
+        let error = readable(answer, 500, "internal_error");
+        assert_eq!(error["suggested_action"], "tell the operator", "{path}");
+        let line = gateway.access_log_for(answer.header("x-request-id").unwrap());
+        assert_eq!((&line["status"], &line["error"]), (&json!(500), &json!("internal_error")), "{line}");
+        assert!(line["cause"].as_str().is_some_and(|it| it.contains("limit of open files")), "{line}");
+    }
+    // Nobody else's fault, and over when it is over.
+    let failures = figure(
+        &gateway,
+        &format!("moongate_upstream_requests_total{{endpoint=\"{other}\",result=\"failure\",upstream=\"plain\"}}"),
+    );
+    assert_eq!(failures, Some(0.0));
+    assert_eq!(ask("/plain").status, 502);
 }
 
 #[test]

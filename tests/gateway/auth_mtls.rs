@@ -141,16 +141,23 @@ fn r7_2_revoked_certificates_are_refused_from_the_next_connection_on() {
     let stage = Stage::new("client_crl: one/revoked.pem", |ca, folder| {
         folder.write("one/revoked.pem", revoke(ca, &[8]));
     });
-    let (seven, eight) = (leaf(&stage.ca, &["seven.tta"], 7), leaf(&stage.ca, &["eight.tta"], 8));
-    assert_eq!(stage.ask(Some(&seven), "/echo/both", "").unwrap().status, 200);
-    assert!(stage.ask(Some(&eight), "/echo/both", "").is_none());
+    let [seven, eight, nine] =
+        [(7, "seven.tta"), (8, "eight.tta"), (9, "nine.tta")].map(|(serial, name)| leaf(&stage.ca, &[name], serial));
+    // Each time somebody else gets in: it is this certificate that is refused, and nothing else.
+    let admitted = |leaf: &Leaf| stage.ask(Some(leaf), "/echo/both", "").map(|it| it.status);
+    assert_eq!([admitted(&seven), admitted(&eight), admitted(&nine)], [Some(200), None, Some(200)]);
     assert_eq!(stage.ask(None, "/echo/open", "").unwrap().status, 200);
     stage.gateway.folder().write("one/revoked.pem", revoke(&stage.ca, &[7, 8]));
     assert_eq!(stage.gateway.reload().status, 200);
-    assert!(stage.ask(Some(&seven), "/echo/both", "").is_none());
-    // A list that can't be read keeps the last one.
+    assert_eq!([admitted(&seven), admitted(&eight), admitted(&nine)], [None, None, Some(200)]);
+    // A list that can't be read keeps the last one, and says so.
     stage.gateway.folder().write("one/revoked.pem", "nonsense");
     assert_eq!(stage.gateway.reload().status, 422);
-    assert!(stage.ask(Some(&seven), "/echo/both", "").is_none());
-    let _: Value = stage.gateway.admin_get("/admin/config").json();
+    assert_eq!([admitted(&seven), admitted(&eight), admitted(&nine)], [None, None, Some(200)]);
+    let config: Value = stage.gateway.admin_get("/admin/config").json();
+    assert!(config["last_error"].to_string().contains("revoked.pem"), "{config}");
+    // And one that is taken off the list is good again.
+    stage.gateway.folder().write("one/revoked.pem", revoke(&stage.ca, &[8]));
+    assert_eq!(stage.gateway.reload().status, 200);
+    assert_eq!([admitted(&seven), admitted(&eight), admitted(&nine)], [Some(200), None, Some(200)]);
 }

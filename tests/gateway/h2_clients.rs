@@ -441,10 +441,10 @@ fn s2s_42_refusals_of_http2_requests_have_our_shape_a_line_and_a_count() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(upstream.connections(), 0);
     // One line each, and each is a request.
-    let requests: f64 = ["4xx"]
-        .iter()
-        .filter_map(|it| figure(&gateway, &format!("moongate_requests_total{{class=\"{it}\",route=\"none\"}}")))
-        .sum();
+    let text = gateway.admin_get("/metrics").text();
+    let ours =
+        text.lines().filter(|it| it.starts_with("moongate_requests_total{class=\"4xx\"") && it.contains("\"none\""));
+    let requests: f64 = ours.map(|it| it.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum();
     assert_eq!((gateway.events("request").len(), requests as usize), (cases.len(), cases.len()));
 }
 

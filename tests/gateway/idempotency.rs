@@ -1,10 +1,14 @@
 //! Idempotent requests: repetitions, duplicates at the same time, and what goes wrong on the way.
 
 use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
 
 use crate::exchange::{H2C, in_front_of, routes};
 use crate::support::http1::request;
 use crate::support::redis::Redis;
+use crate::support::tokens;
 use crate::support::upstream::{answer_bytes, chunk, chunked_head, last_chunk};
 use crate::support::waiting::{eventually, figure};
 use crate::support::{Gateway, H2Client, RawClient, RawUpstream, Response, Script, Signal};
@@ -232,13 +236,19 @@ fn a_claim_is_given_up_when_the_upstream_can_not_be_reached() {
 // ── Several gateways ────────────────────────────────────────────────────────────────────────────
 
 fn sharing(redis: &Redis, upstream: &RawUpstream, settings: &str) -> Gateway {
-    let config = format!("{H2C}\nstate: {{ redis: {{ url: \"{}\" }} }}\n", redis.url());
+    sharing_with(redis, upstream, settings, "")
+}
+
+fn sharing_with(redis: &Redis, upstream: &RawUpstream, settings: &str, state: &str) -> Gateway {
+    let config = format!("{H2C}\nstate: {{ redis: {{ url: \"{}\"{state} }} }}\n", redis.url());
     Gateway::with(routes(&[upstream.address()], settings)).config(config).start()
 }
 
 #[test]
 fn cp2_b_a_thousand_duplicates_over_two_gateways_are_one_request() {
     const STREAMS: usize = 100;
+    /// For a machine that does something else.
+    const BUSY: Duration = Duration::from_secs(600);
     let redis = Redis::start();
     let go_on = Signal::new();
     let upstream = RawUpstream::start({
@@ -249,18 +259,21 @@ fn cp2_b_a_thousand_duplicates_over_two_gateways_are_one_request() {
         }
     });
     // However long a busy machine takes to bring all of them together.
-    let settings = "idempotency: { wait: 1m }, timeouts: { first_byte: 1m, request: 2m }";
-    let gateways = [sharing(&redis, &upstream, settings), sharing(&redis, &upstream, settings)];
+    let settings = "idempotency: { wait: 10m }, timeouts: { first_byte: 10m, request: 20m, idle: 20m }";
+    let patient = || sharing_with(&redis, &upstream, settings, ", timeout: 10s");
+    let gateways = [patient(), patient()];
     let addresses = [gateways[0].public(), gateways[1].public()];
     let asking: Vec<_> = (0..10)
         .map(|number| {
             let client = H2Client::connect(addresses[number % 2]);
             let key = [("idempotency-key", "one")];
-            thread::spawn(move || client.at_once(STREAMS, "POST", "/orders", &key, b"{}"))
+            thread::spawn(move || client.at_once_within(BUSY, STREAMS, "POST", "/orders", &key, b"{}"))
         })
         .collect();
     let sum = |series| gateways.iter().filter_map(|it| figure(it, series)).sum::<f64>();
-    eventually("all are under way", || (sum("moongate_requests_in_flight") >= 1000.0).then_some(()));
+    while sum("moongate_requests_in_flight") < 1000.0 {
+        assert!(asking.iter().all(|it| !it.is_finished()), "one was answered before the first one was done");
+    }
     go_on.give();
     let answers: Vec<Response> = asking.into_iter().flat_map(|it| it.join().unwrap()).collect();
     assert_eq!(answers.len(), 1000);
@@ -268,6 +281,49 @@ fn cp2_b_a_thousand_duplicates_over_two_gateways_are_one_request() {
     assert_eq!(answers.iter().filter(|it| it.header("idempotency-replayed").is_none()).count(), 1);
     assert_eq!(upstream.requests().len(), 1);
     assert_eq!((sum("idempotency_miss_total"), sum("idempotency_hit_total")), (1.0, 999.0));
+}
+
+#[test]
+fn cp2_b_tenants_share_no_keys_and_no_answers_end_to_end() {
+    let redis = Redis::start();
+    let upstream = RawUpstream::start(|it| {
+        let body = format!("{} for {}", it.number, it.header("x-moongate-tenant").unwrap());
+        Script::new().read_body().send(answer_bytes(201, &[], body.as_bytes()))
+    });
+    let tokens_of_ours = "tokens: { issuer: moongate, audience: [tta], hs256_secret: \"${PROXY_JWT_SECRET}\" }\n";
+    let settings = "auth: { jwt: {} }, idempotency: { from: [header, body.assignment_id] }";
+    let gateways = [(); 2].map(|()| {
+        let config = format!("{H2C}{tokens_of_ours}state: {{ redis: {{ url: \"{}\" }} }}\n", redis.url());
+        let builder = Gateway::with(routes(&[upstream.address()], settings)).config(config);
+        builder.env("PROXY_JWT_SECRET", tokens::SECRET).start()
+    });
+    // The same name in two tenants: two people.
+    let bearer = ["north", "south"].map(|tenant| {
+        let claims = tokens::with(tokens::claims("ada", &["player"]), json!({ "tenant": tenant }));
+        let token = tokens::sign_hs256("{\"alg\":\"HS256\"}", &claims.to_string(), tokens::SECRET.as_bytes());
+        format!("Bearer {token}")
+    });
+    let ask = |gateway: usize, tenant: usize, key: Option<&str>, body: &str| {
+        let mut fields = vec![("authorization", bearer[tenant].as_str()), ("content-type", "application/json")];
+        fields.extend(key.map(|it| ("idempotency-key", it)));
+        let answer = gateways[gateway].request("POST", "/orders", &fields, body);
+        (answer.status, answer.text(), answer.header("idempotency-replayed").is_some())
+    };
+    for (number, (key, body)) in [(Some("one"), "{}"), (None, "{\"assignment_id\":\"three\"}")].into_iter().enumerate()
+    {
+        let done = |tenant: usize| (201, format!("{} for {}", 2 * number + tenant, ["north", "south"][tenant]), false);
+        assert_eq!(ask(0, 0, key, body), done(0));
+        assert_eq!(ask(0, 1, key, body), done(1), "not what the other tenant got");
+        for (gateway, tenant) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let (status, text, _) = done(tenant);
+            assert_eq!(ask(gateway, tenant, key, body), (status, text, true), "each its own, from either gateway");
+        }
+    }
+    // What one tenant makes of a key is not the other one's mistake.
+    assert_eq!(ask(0, 0, Some("two"), "{\"n\":1}").0, 201);
+    assert_eq!(ask(1, 1, Some("two"), "{\"n\":2}").0, 201);
+    assert_eq!((ask(1, 0, Some("two"), "{\"n\":2}").0, ask(0, 1, Some("two"), "{\"n\":1}").0), (422, 422));
+    assert_eq!(upstream.requests().len(), 6);
 }
 
 #[test]

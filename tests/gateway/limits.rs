@@ -7,7 +7,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::json;
 
 use crate::support::gateway::CONFIG;
-use crate::support::{Demo, Gateway, GatewayBuilder, RawClient, Response, eventually, figure};
+use crate::support::{Demo, Gateway, GatewayBuilder, RawClient, Response, eventually, figure, let_pass};
 
 /// Whoever connects is a proxy that tells whom it speaks for.
 pub fn trusting(routes: impl Into<String>) -> GatewayBuilder {
@@ -274,7 +274,15 @@ fn every_fault_of_a_limit_is_told_with_its_place() {
     let answer = gateway.reload();
     let text = answer.text();
     assert_eq!(answer.status, 422, "{text}");
-    assert!(text.contains("requests and every") || text.contains("burts"), "{text}");
+    let faults = answer.json()["error"]["details"]["faults"].clone();
+    let places: Vec<_> =
+        faults.as_array().unwrap().iter().map(|it| (&it["line"], &it["column"], &it["path"])).collect();
+    let expected = [
+        (json!(6), json!(19), json!("/routes/0/rate_limits/0")),
+        (json!(6), json!(39), json!("/routes/0/rate_limits/1/per")),
+        (json!(6), json!(107), json!("/routes/0/rate_limits/2/burts")),
+    ];
+    assert_eq!(places, expected.iter().map(|it| (&it.0, &it.1, &it.2)).collect::<Vec<_>>(), "{text}");
     assert_eq!(gateway.get("/").status, 200);
 }
 
@@ -331,15 +339,22 @@ fn r5_4_limits_follow_the_health_of_the_upstream() {
 #[test]
 fn a_limit_of_many_a_second_lets_a_steady_client_through() {
     let gateway = Gateway::start(route("rate_limits: [{ per: ip, requests: 50, every: 100ms, burst: 5 }]"));
-    let begin = Instant::now();
-    let (mut passed, mut client) = (0, RawClient::connect(gateway.public()));
-    while begin.elapsed() < Duration::from_millis(500) {
+    let mut client = RawClient::connect(gateway.public());
+    let mut ask = || {
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-        passed += u64::from(client.read_response().status == 200);
+        client.read_response().status == 200
+    };
+    // Each 2 ms one comes back. Who lets that much pass between an answer and the next request is never refused,
+    // however much longer a busy machine makes it.
+    for number in 0..100 {
+        assert!(ask(), "the {number}th");
+        let_pass(Duration::from_millis(2));
     }
-    // A burst, and one each 2 ms: never more; how many less is the machine's business.
-    let most = 5 + begin.elapsed().as_millis() as u64 / 2 + 1;
-    assert!((20..=most).contains(&passed), "{passed} of {most}");
+    // Who does not is: a burst, and one each 2 ms, never more.
+    let begin = Instant::now();
+    let passed = (0..1_000).filter(|_| ask()).count() as u128;
+    let most = 5 + begin.elapsed().as_millis() / 2 + 1;
+    assert!(passed <= most, "{passed} of {most}");
 }
 
 #[test]

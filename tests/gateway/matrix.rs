@@ -390,9 +390,10 @@ fn uncounted(
     want: &Outcome,
     [requests, others]: [f64; 2],
 ) -> Vec<String> {
-    let class = if want.status == 0 { 4 } else { want.status / 100 };
+    let code = if want.status == 0 { 499 } else { want.status };
+    let class = code / 100;
     let mut series = vec![
-        (format!("moongate_requests_total{{class=\"{class}xx\",route=\"{}\"}}", name(way)), requests),
+        (format!("moongate_requests_total{{class=\"{class}xx\",code=\"{code}\",route=\"{}\"}}", name(way)), requests),
         (format!("moongate_exchange_ends_total{{end=\"{}\"}}", want.end), requests + others),
         (format!("moongate_request_duration_seconds_count{{route=\"{}\"}}", name(way)), requests),
         ("moongate_requests_in_flight".to_owned(), 0.0),

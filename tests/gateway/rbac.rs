@@ -1,5 +1,6 @@
 //! Who may do what: roles, permissions, scopes, and what happens when that can't be told.
 
+use std::ops::Deref;
 use std::time::Duration;
 
 use moongate::store::{NewUser, Place, Store, UserChange};
@@ -17,6 +18,7 @@ store: { sqlite: { path: moongate.db } }
 ";
 
 const ROUTES: &str = "version: 1
+upstreams: { back: { discovery: { static: [\"BACK\"] } } }
 roles:
   user: [chat.use]
   operator: [chat.use, plugins.*, sessions.*, metrics.read]
@@ -25,16 +27,44 @@ roles:
 policies:
   signed_in: { auth: { jwt: {} } }
 routes:
-  - { name: chat, match: { path: /api/v1/chat }, respond: {}, auth: { jwt: {}, permissions: [chat.use] } }
-  - { name: plugins, match: { path: /api/v1/plugins }, respond: {}, auth: { jwt: {}, roles: [operator, admin] } }
-  - { name: sessions, match: { path: /api/v1/sessions }, respond: {}, auth: { jwt: {}, permissions: [sessions.read, metrics.read] } }
-  - { name: users, match: { path: /api/v1/users }, respond: {}, auth: { jwt: {}, permissions: [users.write] } }
-  - { name: bench, match: { path: /api/v1/bench }, respond: {}, auth: { jwt: {}, scopes: [bench] } }
-  - { name: usage, match: { path: /api/v1/usage }, respond: {}, auth: { jwt: {}, permissions: [usage.write], roles_from: account } }
+  - { name: chat, match: { path: /api/v1/chat }, upstream: back, auth: { jwt: {}, permissions: [chat.use] } }
+  - { name: plugins, match: { path: /api/v1/plugins }, upstream: back, auth: { jwt: {}, roles: [operator, admin] } }
+  - { name: sessions, match: { path: /api/v1/sessions }, upstream: back, auth: { jwt: {}, permissions: [sessions.read, metrics.read] } }
+  - { name: users, match: { path: /api/v1/users }, upstream: back, auth: { jwt: {}, permissions: [users.write] } }
+  - { name: bench, match: { path: /api/v1/bench }, upstream: back, auth: { jwt: {}, scopes: [bench] } }
+  - { name: usage, match: { path: /api/v1/usage }, upstream: back, auth: { jwt: {}, permissions: [usage.write], roles_from: account } }
 ";
 
-fn start() -> Gateway {
-    Gateway::with(ROUTES).config(CONFIG).env("PROXY_JWT_SECRET", SECRET).start()
+/// A gateway, and the service that it stands in front of: whoever may not do a thing is kept from a real one.
+struct Stage {
+    gateway: Gateway,
+    upstream: RawUpstream,
+}
+
+impl Deref for Stage {
+    type Target = Gateway;
+
+    fn deref(&self) -> &Gateway {
+        &self.gateway
+    }
+}
+
+impl Stage {
+    fn routes(&self) -> String {
+        ROUTES.replace("BACK", &self.upstream.address().to_string())
+    }
+
+    /// For whom requests have arrived, in their order.
+    fn served(&self) -> Vec<String> {
+        let of = |head: Vec<u8>| Request { head, connection: 0, turn: 0, number: 0 }.header("x-moongate-subject");
+        self.upstream.requests().into_iter().map(|it| of(it).unwrap_or_default()).collect()
+    }
+}
+
+fn start() -> Stage {
+    let upstream = RawUpstream::start(|_| Script::ok("done"));
+    let routes = ROUTES.replace("BACK", &upstream.address().to_string());
+    Stage { gateway: Gateway::with(routes).config(CONFIG).env("PROXY_JWT_SECRET", SECRET).start(), upstream }
 }
 
 fn ask(gateway: &Gateway, path: &str, token: &str) -> Response {
@@ -64,6 +94,7 @@ fn us_009_1_three_roles_may_what_they_may() {
             assert_eq!(error["message"], sentence, "{role} {path}");
         }
     }
+    assert_eq!(gateway.served(), ["user", "operator", "operator", "operator", "admin", "admin", "admin", "admin"]);
     // What exactly is missing is there, too.
     let details = ask(&gateway, "/api/v1/sessions", &token("ada", &["user"])).json()["error"]["details"].clone();
     assert_eq!(details["missing_permissions"], json!(["sessions.read", "metrics.read"]));
@@ -79,6 +110,7 @@ fn r4_4_unknown_roles_and_none_permit_nothing() {
             assert_eq!(ask(&gateway, &format!("/api/v1/{path}"), &token("eve", roles)).status, 403, "{roles:?} {path}");
         }
     }
+    assert_eq!(gateway.upstream.connections(), 0);
 }
 
 #[test]
@@ -95,6 +127,7 @@ fn px_5_a_scope_is_the_tokens_own() {
         let challenge = "Bearer realm=\"moongate\", error=\"insufficient_scope\", scope=\"bench\"";
         assert_eq!(answer.header("www-authenticate"), Some(challenge));
     }
+    assert_eq!(gateway.served(), ["ada"], "once, with the scope");
 }
 
 #[test]
@@ -102,11 +135,11 @@ fn r4_4_roles_change_with_the_file() {
     let gateway = start();
     let token = token("ada", &["user"]);
     assert_eq!(ask(&gateway, "/api/v1/users", &token).status, 403);
-    gateway.write_routes(&ROUTES.replace("user: [chat.use]", "user: [users.write]"));
+    gateway.write_routes(&gateway.routes().replace("user: [chat.use]", "user: [users.write]"));
     assert_eq!(gateway.reload().status, 200);
     assert_eq!(ask(&gateway, "/api/v1/users", &token).status, 200);
     assert_eq!(ask(&gateway, "/api/v1/chat", &token).status, 403);
-    gateway.write_routes(&ROUTES.replace("permissions: [chat.use]", "permissions: [chat.sue]"));
+    gateway.write_routes(&gateway.routes().replace("permissions: [chat.use]", "permissions: [chat.sue]"));
     let refused = gateway.reload();
     assert_eq!(refused.status, 422);
     assert!(refused.text().contains("did you mean `chat.use`?"), "{}", refused.text());
@@ -192,6 +225,7 @@ fn cp2_d_the_usage_endpoint_takes_whom_the_store_knows_now() {
     );
     assert_eq!(usage(&forged), is(401, "unauthorized"));
     assert_eq!(gateway.get("/api/v1/usage").status, 401);
+    assert_eq!(gateway.served(), ["meter", "meter", "root", "root"], "nobody else reached it");
     // A role that is taken away is gone as soon as the record has been remembered long enough.
     records.execute("UPDATE users SET roles = '[\"user\"]' WHERE id = 'meter'");
     eventually("a change counts", || (usage(&token("meter", &[])) == is(403, "forbidden")).then_some(()));
@@ -205,6 +239,9 @@ fn cp2_d_the_usage_endpoint_takes_whom_the_store_knows_now() {
     assert_eq!(ask(&gateway, "/api/v1/chat", &token("ada", &["user"])).status, 200);
     records.execute("ALTER TABLE hidden RENAME TO users");
     eventually("it is back", || (usage(&token("root", &[])).0 == 200).then_some(()));
+    let strangers: Vec<_> =
+        gateway.served().into_iter().filter(|it| !["meter", "root", "ada"].contains(&&**it)).collect();
+    assert_eq!((strangers, gateway.served().iter().filter(|it| **it == "ada").count()), (vec![], 1));
 }
 
 #[test]
@@ -221,7 +258,7 @@ fn us_009_4_what_the_store_takes_back_is_refused_at_once_or_soon() {
     });
     // It stays so when the gateway starts again.
     let folder = gateway.folder().path().join("moongate.db");
-    let again = Gateway::with(ROUTES)
+    let again = Gateway::with(gateway.routes())
         .config(CONFIG.replace("moongate.db", &yaml_path(&folder)))
         .env("PROXY_JWT_SECRET", SECRET)
         .start();

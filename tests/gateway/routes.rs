@@ -160,6 +160,38 @@ fn routes_that_can_not_be_told_apart_are_an_error_at_check() {
 }
 
 #[test]
+fn r2_1_resources_are_found_by_their_paths_and_reached_by_their_methods() {
+    let (players, narratives) = (named("players"), named("narratives"));
+    let routes = "routes:
+  - { name: players, match: { path: /api/v1/players }, upstream: players }
+  - { name: player, match: { path: '/api/v1/players/{id}' }, upstream: players }
+  - { name: scenes, match: { path: '/api/v1/narratives/{id}/scenes/{scene}' }, upstream: narratives }
+";
+    let gateway = Gateway::start(file(&[("players", &players), ("narratives", &narratives)], routes));
+    for (method, target, body) in [
+        ("GET", "/api/v1/players?page=2&sort=name", ""),
+        ("POST", "/api/v1/players", "{\"name\":\"ada\"}"),
+        ("GET", "/api/v1/players/7", ""),
+        ("PUT", "/api/v1/players/7", "{\"name\":\"eve\"}"),
+        ("PATCH", "/api/v1/players/b%20c", "{}"),
+        ("DELETE", "/api/v1/players/7", ""),
+        ("POST", "/api/v1/narratives/3/scenes/4", "{\"n\":1}"),
+    ] {
+        let upstream = if target.contains("players") { &players } else { &narratives };
+        let before = upstream.requests().len();
+        let answer = gateway.request(method, target, &[("content-type", "application/json")], body);
+        assert_eq!(answer.status, 200, "{method} {target}");
+        assert_eq!(upstream.requests().len(), before + 1, "{method} {target}");
+        assert_eq!(last_line(upstream), format!("{method} {target} HTTP/1.1"));
+        assert!(upstream.requests().last().unwrap().ends_with(body.as_bytes()), "{method} {target}");
+    }
+    for nothing in ["/api/v1/player", "/api/v1/players/7/x", "/api/v1/narratives/3/scenes", "/players/7"] {
+        assert_eq!(gateway.get(nothing).status, 404, "{nothing}");
+    }
+    assert_eq!((players.requests().len(), narratives.requests().len()), (6, 1));
+}
+
+#[test]
 fn r2_2_methods_choose_the_route_and_the_rest_is_405_with_allow() {
     let gateway = Gateway::start(answering(&[
         ("read", "path: '/players/{id}', methods: [GET]"),

@@ -45,7 +45,11 @@ fn r10_1_s2s_43_a_strangers_request_id_is_replaced_everywhere() {
     let gateway = Gateway::start(routes(upstream.address()));
     let answer = gateway.request("GET", "/up/1", &[("x-request-id", "chosen-by-me")], b"");
     let id = answer.header("x-request-id").unwrap().to_owned();
-    assert_ne!(id, "chosen-by-me");
+    // A UUID of version 4 (RFC 9562, section 5.4), which nobody can guess from another one.
+    let parts: Vec<&str> = id.split('-').collect();
+    assert_eq!(parts.iter().map(|it| it.len()).collect::<Vec<_>>(), [8, 4, 4, 4, 12], "{id}");
+    assert!(parts.concat().bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f')), "{id}");
+    assert!(parts[2].starts_with('4') && parts[3].starts_with(['8', '9', 'a', 'b']), "{id}");
     assert_eq!(answer.json()["id"], id, "the upstream is told the same");
     assert_eq!(gateway.access_log_for(&id)["route"], "up");
     assert_eq!(answer.headers_named("x-request-id").len(), 1);
@@ -95,7 +99,63 @@ fn r10_1_a_trace_is_continued_with_its_state() {
         assert_eq!(told["state"], "");
     }
     let begun = gateway.get("/up/1").json();
-    assert!(begun["parent"].as_str().unwrap().ends_with("-01"));
+    // Sampled, and random: level 2, section 2.2.3.
+    assert!(begun["parent"].as_str().unwrap().ends_with("-03"));
+}
+
+#[test]
+fn r10_1_flags_go_on_as_far_as_they_have_a_meaning() {
+    let upstream = echo();
+    let gateway = Gateway::start(routes(upstream.address()));
+    for (sent, goes_on) in [("00", "00"), ("01", "01"), ("02", "02"), ("03", "03"), ("fc", "00"), ("ff", "03")] {
+        let parent = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-{sent}");
+        let told = gateway.request("GET", "/up/1", &[("traceparent", &parent)], b"").json();
+        let told = told["parent"].as_str().unwrap();
+        assert_eq!((&told[..36], &told[53..]), (&parent[..36], goes_on), "{sent}");
+    }
+}
+
+#[test]
+fn r10_1_a_trace_state_that_is_not_well_formed_is_dropped_whole_and_its_trace_goes_on() {
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let upstream = RawUpstream::start(|request| {
+        let head = String::from_utf8_lossy(&request.head).to_ascii_lowercase();
+        let lines: Vec<_> = head.lines().filter_map(|it| it.strip_prefix("tracestate: ")).collect();
+        let parent = request.header("traceparent").unwrap_or_default();
+        Script::ok(json!({ "state": lines, "parent": parent }).to_string())
+    });
+    let gateway = Gateway::start(routes(upstream.address()));
+    let ask = |lines: &[&str]| {
+        let mut fields = vec![("traceparent", PARENT)];
+        fields.extend(lines.iter().map(|it| ("tracestate", *it)));
+        let told = gateway.request("GET", "/up/1", &fields, b"").json();
+        assert_eq!(&told["parent"].as_str().unwrap()[..36], &PARENT[..36], "{lines:?}");
+        told["state"].as_array().unwrap().iter().map(|it| it.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let members = |count: usize| (0..count).map(|it| format!("k{it}=1")).collect::<Vec<_>>().join(",");
+    for good in [
+        &["foo=1,bar=2"][..],
+        &["a=1", "b=2 3"],
+        &["0a@b/c*d-e_f=~"],
+        &[&members(32)],
+        &[&format!("{}=1", "k".repeat(256))],
+    ] {
+        assert_eq!(ask(good), good, "well-formed");
+    }
+    for wrong in [
+        "foo =1",
+        "FOO=1",
+        "foo",
+        "foo=",
+        "=1",
+        "foo=a=b",
+        "foo=1,foo=2",
+        &members(33),
+        &format!("{}=1", "k".repeat(257)),
+    ] {
+        assert_eq!(ask(&[wrong]), Vec::<String>::new(), "{wrong}");
+        assert_eq!(ask(&["bar=1", wrong]), Vec::<String>::new(), "{wrong}");
+    }
 }
 
 // ── The access log ──────────────────────────────────────────────────────────────────────────────
@@ -258,8 +318,8 @@ fn us_012_metrics_are_valid_prometheus_text_with_at_least_ten_of_our_own() {
     let ours: BTreeSet<_> = names.iter().filter(|it| it.starts_with("moongate_")).collect();
     assert!(ours.len() >= 10, "{ours:?}");
     for name in [
-        "moongate_requests_total{class=\"2xx\",route=\"up\"}",
-        "moongate_requests_total{class=\"4xx\",route=\"none\"}",
+        "moongate_requests_total{class=\"2xx\",code=\"200\",route=\"up\"}",
+        "moongate_requests_total{class=\"4xx\",code=\"404\",route=\"none\"}",
         "moongate_request_duration_seconds_bucket{route=\"up\",le=\"+Inf\"}",
         "moongate_request_duration_seconds_count{route=\"up\"}",
         "moongate_exchange_ends_total{end=\"done\"}",
@@ -332,8 +392,10 @@ fn r10_3_routes_beyond_a_thousand_share_their_series() {
     assert_eq!(gateway.get("/r1099").status, 200);
     assert_eq!(gateway.get("/nowhere").status, 404);
     eventually("they are counted where they belong", || {
-        let count = |route| figure(&gateway, &format!("moongate_requests_total{{class=\"2xx\",route=\"{route}\"}}"));
-        let none = figure(&gateway, "moongate_requests_total{class=\"4xx\",route=\"none\"}");
+        let count = |route| {
+            figure(&gateway, &format!("moongate_requests_total{{class=\"2xx\",code=\"200\",route=\"{route}\"}}"))
+        };
+        let none = figure(&gateway, "moongate_requests_total{class=\"4xx\",code=\"404\",route=\"none\"}");
         (count("r0005") == Some(1.0) && count("other") == Some(1.0) && none == Some(1.0)).then_some(())
     });
     let shown = labels(&gateway);

@@ -1,9 +1,10 @@
 //! One suite for both homes of short-lived values: memory and Redis. And what Redis in bad weather
 //! means for those who ask.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use moongate::base::{At, Diagnostics};
 use moongate::state::{Backend, Insert, Received, Records, State, Unavailable};
 use tokio::runtime::Runtime;
@@ -171,12 +172,10 @@ fn a_redis_that_is_gone_fails_calls_at_once_and_comes_back_by_itself() {
     home.ask(home.records().write("test:a", bytes("1"), LIFE)).unwrap();
     redis.stop();
     eventually("calls fail", || home.available().is_none().then_some(()));
-    let begin = Instant::now();
     for _ in 0..1_000 {
-        assert_eq!(home.ask(home.records().read("test:a")), Err(Unavailable));
+        // Without having waited for anything once.
+        assert_eq!(home.records().read("test:a").now_or_never(), Some(Err(Unavailable)));
     }
-    // A thousand waits of 250 ms would be four minutes.
-    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     // Those in this gateway hear a notice all the same.
     assert_eq!(home.ask(home.state.pubsub.publish("tokens", bytes("1"))), Err(Unavailable));
     assert_eq!(home.ask(messages.next()), Some(Received::Message(bytes("1"))));
@@ -197,12 +196,10 @@ fn a_redis_that_hangs_is_given_up_and_taken_back() {
     let home = Home::of(&redis);
     redis.pause();
     assert_eq!(home.ask(home.records().write("test:a", bytes("1"), LIFE)), Err(Unavailable));
-    // From the first call without an answer on, none waits.
-    let begin = Instant::now();
+    // From the first call without an answer on, none waits for anything: one that hangs gets no other connection.
     for _ in 0..200 {
-        assert_eq!(home.ask(home.records().read("test:a")), Err(Unavailable));
+        assert_eq!(home.records().read("test:a").now_or_never(), Some(Err(Unavailable)));
     }
-    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     redis.resume();
     eventually("calls succeed again", || home.available());
 }

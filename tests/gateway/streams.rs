@@ -122,7 +122,7 @@ fn any_streamed_body_passes_as_it_comes() {
 }
 
 #[test]
-fn a_client_that_leaves_cancels_the_upstream_call_at_once() {
+fn s2s_21_a_client_that_leaves_cancels_the_upstream_call_at_once() {
     let demo = Demo::start("one");
     let gateway = Gateway::with(routes(&[demo.address()], "")).config(H2C).start();
     let slow = ["/slow?ms=600000", "/sse?events=1000&every_ms=600000"];

@@ -51,6 +51,35 @@ fn the_name_that_a_client_asks_for_chooses_the_certificate() {
 }
 
 #[test]
+fn an_exact_name_comes_before_a_wildcard_whatever_the_order() {
+    let (wild, exact) = (Ca::new("wild"), Ca::new("exact"));
+    let leaves = [(&wild, "wild", &["*.example.test", "example.test"][..]), (&exact, "exact", &["API.example.test"])];
+    for (first, second) in [("wild", "exact"), ("exact", "wild")] {
+        for hosts in ["", ", hosts: [\"*.example.test\", example.test]"] {
+            // The first one of a listener has no list of its own.
+            let own = if second == "wild" { hosts } else { "" };
+            let second = format!("{{ cert: {second}/cert.pem, key: {second}/key.pem{own} }}");
+            let tls = format!("{{ cert: {first}/cert.pem, key: {first}/key.pem, certificates: [{second}] }}");
+            let builder = Gateway::with(ROUTES).config(listener(&tls));
+            for (ca, name, names) in leaves {
+                ca.write_leaf(builder.folder(), name, names);
+            }
+            let gateway = builder.start();
+            for (ca, name, shown) in [
+                (&exact, "api.example.test", true),
+                (&wild, "api.example.test", false),
+                (&wild, "www.example.test", true),
+                (&wild, "example.test", true),
+                (&exact, "www.example.test", false),
+            ] {
+                let client = RawClient::try_connect_tls(gateway.public(), name, ca.client(&[], None));
+                assert_eq!(client.is_ok(), shown, "{name}, {first} first, {hosts}");
+            }
+        }
+    }
+}
+
+#[test]
 fn alpn_chooses_http2_or_http1() {
     let ca = Ca::new("one");
     let builder = Gateway::with(ROUTES).config(plain_tls());

@@ -4,7 +4,7 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -76,6 +76,27 @@ fn r1_2_random_serves_every_endpoint() {
     // A fair coin shows one side less than 40 times in 200 once in 10^18 runs.
     assert!(served.matches('a').count() > 40 && served.matches('b').count() > 40, "{served}");
     assert!(!"ab".repeat(100).contains(&served), "that is in turn, not at random");
+}
+
+#[test]
+fn r1_2_least_request_counts_weights_among_equals() {
+    let (a, b) = (named("a"), named("b"));
+    let upstream = format!(
+        "balance: least_request, discovery: {{ static: [{{ address: \"{}\", weight: 5 }}, \"{}\"] }}",
+        a.address(),
+        b.address()
+    );
+    let gateway = Gateway::start(routes(&upstream, ""));
+    let mut served = String::new();
+    for _ in 0..120 {
+        served += &gateway.get("/").text();
+        // One at a time: the next one is picked when this one counts no more.
+        eventually("it ended", || {
+            let flights = report(&gateway)["endpoints"].as_array().unwrap().clone();
+            flights.iter().all(|it| it["in_flight"] == 0).then_some(())
+        });
+    }
+    assert_eq!((served.matches('a').count(), served.matches('b').count()), (100, 20), "{served}");
 }
 
 #[test]
@@ -368,11 +389,15 @@ fn connections_to_upstreams_are_kept_and_used_again() {
 
 #[test]
 fn an_idle_connection_is_closed_after_its_time() {
+    const IDLE: Duration = Duration::from_millis(300);
     let upstream = named("kept");
-    let settings = format!("{}, keep_alive: {{ idle: 200ms }}", fixed(&[upstream.address()]));
+    let settings = format!("{}, keep_alive: {{ idle: 300ms }}", fixed(&[upstream.address()]));
     let gateway = Gateway::with(routes(&settings, "")).config(ONE_THREAD).start();
+    let begin = Instant::now();
     assert_eq!(gateway.get("/").text(), "kept");
     upstream.wait_for_closed(1);
+    // Not before; a busy machine makes it later only.
+    assert!(begin.elapsed() >= IDLE, "closed after {:?}", begin.elapsed());
     assert_eq!(gateway.get("/").text(), "kept");
     assert_eq!(upstream.connections(), 2);
 }

@@ -5,6 +5,7 @@ use http::{HeaderValue, Uri};
 use pingora::http::RequestHeader;
 
 use crate::base::{At, Diagnostics};
+use crate::http as codec;
 use crate::pipeline::Refusal;
 
 use super::config::SourceConfig;
@@ -93,11 +94,7 @@ fn one<T>(mut found: impl Iterator<Item = T>) -> Result<Option<T>, Refusal> {
 /// The token in `Authorization: Bearer` (RFC 6750, section 2.1). Another scheme is not for the gateway.
 fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
     let Some(field) = one(headers.get_all(AUTHORIZATION).iter())? else { return Ok(None) };
-    let Some((scheme, token)) = field.as_bytes().split_at_checked(6) else { return Ok(None) };
-    if !scheme.eq_ignore_ascii_case(b"bearer") || token.first().is_some_and(|it| *it != b' ') {
-        return Ok(None);
-    }
-    Ok(Some(token.trim_ascii()))
+    Ok(codec::bearer(field.as_bytes()))
 }
 
 /// The values of a cookie; HTTP/2 may spread cookies over fields (RFC 9113, section 8.2.3).

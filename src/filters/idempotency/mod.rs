@@ -236,8 +236,8 @@ fn checked(id: &str) -> Result<String, Refusal> {
 }
 
 fn asks_for_stream(headers: &HeaderMap) -> bool {
-    let types = codec::tokens(headers, &http::header::ACCEPT).map(|it| it.split(|it| *it == b';').next());
-    types.flatten().any(|it| it.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
+    codec::tokens(headers, &http::header::ACCEPT)
+        .any(|it| codec::essence(it).eq_ignore_ascii_case(b"text/event-stream"))
 }
 
 /// Each part with its length, so that no two requests have the same parts in other places.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use axum::body::Body;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::pipeline::ErrorBody;
 use crate::services::auth::accounts::NoRandomness;
 use crate::services::auth::passwords::Busy;
 use crate::state::Unavailable;
@@ -78,27 +79,15 @@ impl From<NoRandomness> for Fault {
     }
 }
 
-/// What a fault is on the wire.
-struct ErrorBody {
-    status: StatusCode,
-    code: &'static str,
-    message: String,
-    suggested_action: &'static str,
-}
-
 impl Fault {
     fn error_body(&self) -> ErrorBody {
         const LATER: &str = "try again later";
-        let say = |status, code, message: &str, suggested_action| ErrorBody {
-            status,
-            code,
-            message: message.to_owned(),
-            suggested_action,
-        };
+        let say = ErrorBody::new;
         match self {
             Self::Invalid(field, why) => {
                 let message = format!("`{field}` {why}");
                 say(StatusCode::BAD_REQUEST, "invalid_request", &message, "correct the field that is named")
+                    .with_details(json!({ "field": field, "why": why }))
             }
             Self::Credentials => {
                 let message = "the name or the password is wrong";
@@ -112,6 +101,7 @@ impl Fault {
             Self::Role(role) => {
                 let message = format!("Insufficient permissions. Required role: {role}.");
                 say(StatusCode::FORBIDDEN, "forbidden", &message, "a person who has this role can do it")
+                    .with_details(json!({ "required_role": role }))
             }
             Self::Unknown(what) => {
                 let message = format!("there is no such {what}");
@@ -156,21 +146,10 @@ impl Fault {
 
     /// The answer to a request of this id.
     pub(super) fn answer(&self, request_id: &str) -> Response<Body> {
-        let ErrorBody { status, code, message, suggested_action } = self.error_body();
-        refused(code);
-        let details = match self {
-            Self::Invalid(field, why) => json!({ "field": field, "why": why }),
-            Self::Role(role) => json!({ "required_role": role }),
-            _ => Value::Null,
-        };
-        let error = json!({ "error": {
-            "code": code,
-            "message": message,
-            "details": details,
-            "request_id": request_id,
-            "suggested_action": suggested_action,
-        }});
-        let mut answer = Response::new(Body::from(format!("{error}\n")));
+        let error = self.error_body();
+        refused(error.code);
+        let status = error.status;
+        let mut answer = Response::new(Body::from(error.json(request_id)));
         *answer.status_mut() = status;
         let fields = answer.headers_mut();
         fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

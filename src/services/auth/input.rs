@@ -2,10 +2,11 @@
 
 use axum::body::Body;
 use http::HeaderMap;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::AUTHORIZATION;
 use serde_json::{Map, Value};
 
 use crate::base::Secret;
+use crate::http as codec;
 use crate::services::auth::fault::Fault;
 
 /// The largest body in bytes.
@@ -19,7 +20,7 @@ pub(super) struct Input(Map<String, Value>);
 impl Input {
     /// Reads the body of a request, which has to say that it is JSON.
     pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Self, Fault> {
-        if !is_json(headers) {
+        if !codec::media_type_is(headers, "application/json") {
             return Err(Fault::Invalid("Content-Type", "has to be application/json".to_owned()));
         }
         let wrong = |why: &str| Fault::Invalid("body", why.to_owned());
@@ -88,22 +89,16 @@ impl Input {
     }
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let media = headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok()).unwrap_or_default();
-    media.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
-}
-
 /// The bearer token of a request (RFC 6750, section 2.1).
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
-    let field = headers.get(AUTHORIZATION)?.as_bytes();
-    let (scheme, token) = field.split_at_checked(7)?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+    codec::bearer(headers.get(AUTHORIZATION)?.as_bytes()).filter(|it| !it.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use http::HeaderValue;
+    use http::header::CONTENT_TYPE;
 
     fn input(json: &str) -> Input {
         Input(serde_json::from_str(json).unwrap())

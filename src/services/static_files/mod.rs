@@ -21,12 +21,11 @@ use http::header::{
     ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
     HeaderName, HeaderValue, LAST_MODIFIED, LOCATION, VARY,
 };
-use http::{HeaderMap, Method, Request, Response, StatusCode};
-use serde_json::json;
+use http::{Method, Request, Response, StatusCode};
 
-use crate::base::{At, Diagnostics};
+use crate::base::{At, Diagnostics, RequestId};
 use crate::cache::{Condition, Part, Validators};
-use crate::pipeline::{Configurable, Context, LocalFuture, LocalService, ServiceScope};
+use crate::pipeline::{Configurable, Context, ErrorBody, LocalFuture, LocalService, ServiceScope};
 use crate::telemetry::refused;
 
 use files::{Files, FilesConfig};
@@ -66,34 +65,35 @@ struct Folder {
 }
 
 impl LocalService for Folder {
-    fn call(&self, request: Request<Body>, _: Context) -> LocalFuture {
+    fn call(&self, request: Request<Body>, context: Context) -> LocalFuture {
         let files = self.files.clone();
         let (request, _) = request.into_parts();
+        let id = context.request_id;
         Box::pin(async move {
             if ![Method::GET, Method::HEAD].contains(&request.method) {
-                let mut answer = error(&request.headers, StatusCode::METHOD_NOT_ALLOWED);
+                let mut answer = error(&id, StatusCode::METHOD_NOT_ALLOWED);
                 answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
                 return answer;
             }
-            let answering = tokio::task::spawn_blocking(move || answer(&files, &request)).await;
-            answering.unwrap_or_else(|_| error(&HeaderMap::new(), StatusCode::INTERNAL_SERVER_ERROR))
+            let answering = tokio::task::spawn_blocking(move || answer(&files, &request, &id)).await;
+            answering.unwrap_or_else(|_| error(&id, StatusCode::INTERNAL_SERVER_ERROR))
         })
     }
 }
 
 /// Blocks: it opens the file, and reads it if it is small.
-fn answer(files: &Files, request: &http::request::Parts) -> Response<Body> {
+fn answer(files: &Files, request: &http::request::Parts, id: &RequestId) -> Response<Body> {
     let opened = match find(files, request.uri.path(), &request.headers) {
         Found::File(opened) => opened,
-        Found::Folder(name) => return redirect(&name, request.uri.query()),
-        Found::Nothing => return error(&request.headers, StatusCode::NOT_FOUND),
+        Found::Folder(name) => return redirect(&name, request.uri.query(), id),
+        Found::Nothing => return error(id, StatusCode::NOT_FOUND),
     };
     let Some(fields) = Fields::of(files, &opened) else {
-        return error(&request.headers, StatusCode::INTERNAL_SERVER_ERROR);
+        return error(id, StatusCode::INTERNAL_SERVER_ERROR);
     };
     let validators = Validators { etag: Some(&fields.etag), last_modified: Some(opened.modified) };
     match validators.condition(&request.headers) {
-        Condition::Failed => return error(&request.headers, StatusCode::PRECONDITION_FAILED),
+        Condition::Failed => return error(id, StatusCode::PRECONDITION_FAILED),
         Condition::NotModified => return fields.head(StatusCode::NOT_MODIFIED),
         Condition::Holds => {}
     }
@@ -108,7 +108,7 @@ fn answer(files: &Files, request: &http::request::Parts) -> Response<Body> {
     if request.method == Method::GET {
         match body(opened.file, range) {
             Ok(body) => *answer.body_mut() = body,
-            Err(_) => return error(&request.headers, StatusCode::INTERNAL_SERVER_ERROR),
+            Err(_) => return error(id, StatusCode::INTERNAL_SERVER_ERROR),
         }
     }
     answer
@@ -212,7 +212,7 @@ fn media(name: &str) -> HeaderValue {
 
 /// A folder is requested with a slash behind it, so that what its index names is found beside it. The place is
 /// relative: the client knows the folder by another path than this service does.
-fn redirect(name: &str, query: Option<&str>) -> Response<Body> {
+fn redirect(name: &str, query: Option<&str>, id: &RequestId) -> Response<Body> {
     let place = match query {
         Some(query) => format!("./{name}/?{query}"),
         None => format!("./{name}/"),
@@ -224,7 +224,7 @@ fn redirect(name: &str, query: Option<&str>) -> Response<Body> {
             answer.headers_mut().insert(LOCATION, place);
             answer
         }
-        Err(_) => error(&HeaderMap::new(), StatusCode::NOT_FOUND),
+        Err(_) => error(id, StatusCode::NOT_FOUND),
     }
 }
 
@@ -268,23 +268,25 @@ fn whole(file: &File, range: &Range<u64>) -> io::Result<Bytes> {
 }
 
 /// In the one shape of all errors.
-fn error(headers: &HeaderMap, status: StatusCode) -> Response<Body> {
-    let (code, message, action) = match status {
-        StatusCode::NOT_FOUND => ("route_not_found", "there is no such file", "check the path"),
-        StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "files are only read", "use GET or HEAD"),
-        StatusCode::PRECONDITION_FAILED => (
+fn error(id: &RequestId, status: StatusCode) -> Response<Body> {
+    let say = ErrorBody::new;
+    let error = match status {
+        StatusCode::NOT_FOUND => {
+            say(StatusCode::NOT_FOUND, "route_not_found", "there is no such file", "check the path")
+        }
+        StatusCode::METHOD_NOT_ALLOWED => {
+            say(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "files are only read", "use GET or HEAD")
+        }
+        StatusCode::PRECONDITION_FAILED => say(
+            StatusCode::PRECONDITION_FAILED,
             "precondition_failed",
             "the file is not the one that the request names",
             "send the request without If-Match",
         ),
-        _ => ("internal_error", "the file could not be read", "try again later"),
+        _ => say(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the file could not be read", "try again later"),
     };
-    refused(code);
-    let request_id = headers.get("x-request-id").and_then(|it| it.to_str().ok());
-    let body = json!({ "error": {
-        "code": code, "message": message, "details": null, "request_id": request_id, "suggested_action": action,
-    }});
-    let mut answer = Response::new(Body::from(body.to_string()));
+    refused(error.code);
+    let mut answer = Response::new(Body::from(error.json(id.as_str())));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer

@@ -13,6 +13,7 @@ use http::HeaderMap;
 use http::header::ACCEPT_ENCODING;
 
 use super::files::{Files, Packing};
+use crate::http as codec;
 
 /// `O_NONBLOCK`: opening a pipe that lies in the folder must not wait for its other end.
 const NO_WAIT: i32 = 0o4000;
@@ -135,15 +136,11 @@ fn is_folder(root: &Path, place: &Path) -> bool {
 fn accepts(headers: &HeaderMap, coding: &str) -> bool {
     let mut any = false;
     for line in headers.get_all(ACCEPT_ENCODING).iter().filter_map(|it| it.to_str().ok()) {
-        for member in line.split(',') {
-            let mut words = member.split(';');
-            let name = words.next().unwrap_or_default().trim();
-            let weight = words.find_map(|it| it.trim().strip_prefix("q=")).unwrap_or("1");
-            let wanted = weight.parse::<f32>().is_ok_and(|it| it > 0.0);
+        for (name, weight) in codec::weighted(line) {
             if name.eq_ignore_ascii_case(coding) {
-                return wanted;
+                return weight > 0;
             }
-            any |= name == "*" && wanted;
+            any |= name == "*" && weight > 0;
         }
     }
     any

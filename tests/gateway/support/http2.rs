@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -103,6 +104,20 @@ impl H2Client {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Vec<Response> {
+        self.at_once_within(PATIENCE, count, method, path, headers, body)
+    }
+
+    /// As [`H2Client::at_once`], with another patience.
+    #[track_caller]
+    pub fn at_once_within(
+        &self,
+        patience: Duration,
+        count: usize,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Vec<Response> {
         let ask = |_| {
             let mut request = Request::builder().method(method).uri(format!("{}{path}", self.origin));
             for (name, value) in headers {
@@ -110,7 +125,9 @@ impl H2Client {
             }
             exchange(self.sender.clone(), request.body(()).unwrap(), Bytes::copy_from_slice(body), None)
         };
-        let answers = within(&self.runtime, futures_util::future::try_join_all((0..count).map(ask)));
+        let asking = futures_util::future::try_join_all((0..count).map(ask));
+        let answers = self.runtime.block_on(async { tokio::time::timeout(patience, asking).await });
+        let answers = answers.expect("it hangs");
         answers.unwrap_or_else(|error| panic!("{method} {}{path} {count} times: {error}", self.origin))
     }
 

@@ -29,5 +29,5 @@ pub use postgres::Postgres;
 pub use process::{DEADLINE, Process};
 pub use redis::Redis;
 pub use upstream::{RawUpstream, Request, Script, Signal, nobody};
-pub use waiting::{eventually, figure};
+pub use waiting::{eventually, figure, let_pass};
 pub use websocket::{Message, WsClient};

@@ -19,6 +19,15 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Lets a time pass that is itself the subject: the life of something, a pace. Never for what may come true meanwhile,
+/// which a busy machine would make come later.
+pub fn let_pass(time: Duration) {
+    let end = Instant::now() + time;
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|it| !it.is_zero()) {
+        thread::park_timeout(left);
+    }
+}
+
 /// The value of a series on `/metrics`, named with its labels as it stands there.
 #[track_caller]
 pub fn figure(gateway: &Gateway, series: &str) -> Option<f64> {
