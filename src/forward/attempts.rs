@@ -272,7 +272,7 @@ impl Call<'_> {
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut last = Refusal::NoHealthyEndpoint;
         while self.info.attempts < ATTEMPTS_MAX {
-            let Some(picked) = live.pick(&tried).or_else(|| again(live, &tried)) else { break };
+            let Some(picked) = live.pick(self.context.balance_key, &tried).or_else(|| again(live, &tried)) else { break };
             if self.is_past_deadline() {
                 return Err(ForwardError::Refused(Refusal::CallDeadline));
             }
@@ -603,7 +603,7 @@ pub fn progressed(now: Option<u64>, before: &mut Option<u64>) -> bool {
 /// Every healthy endpoint was tried: one of them may have been restarted just now, or the pooled
 /// connection was a dead one.
 fn again(live: &Live, tried: &[SocketAddr]) -> Option<Picked> {
-    if tried.is_empty() { None } else { live.pick(&[]) }
+    if tried.is_empty() { None } else { live.pick(None, &[]) }
 }
 
 /// What the client gets to hear of it.

@@ -7,9 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::config::Balance;
 use super::endpoint::Endpoint;
+use super::ring::Ring;
 
 /// The longest turn of a round robin; weights that need more are rounded.
 const TURN_MAX: u32 = 10_000;
+/// How much more than its share an endpoint gets by its keys, before others take them over.
+const LOAD_MAX: f64 = 1.25;
 /// How many draws or steps may hit an endpoint that will not do, before all are looked at in turn.
 const MISSES: usize = 16;
 
@@ -21,18 +24,27 @@ pub(super) struct Ready {
     turn: Vec<u16>,
     /// For what is at random: the sum of the weights up to and with each.
     sums: Vec<u32>,
+    /// For what goes by a key.
+    ring: Ring,
 }
 
 impl Ready {
     pub(super) fn new(balance: Balance, all: &[Arc<Endpoint>]) -> Self {
         let endpoints: Vec<_> = all.iter().filter(|it| it.is_eligible()).cloned().collect();
         let weights: Vec<u32> = endpoints.iter().map(|it| it.weight()).collect();
-        let turn = if balance == Balance::Random { Vec::new() } else { smooth_turn(&weights) };
+        let turn = match balance {
+            Balance::RoundRobin | Balance::LeastRequest => smooth_turn(&weights),
+            Balance::Random | Balance::PeakEwma | Balance::ConsistentHash => Vec::new(),
+        };
+        let ring = match balance {
+            Balance::ConsistentHash => Ring::new(endpoints.iter().map(|it| it.address()).zip(reduced(&weights))),
+            _ => Ring::default(),
+        };
         let sums = weights.iter().scan(0, |sum, weight| {
             *sum += weight;
             Some(*sum)
         });
-        Self { balance, turn, sums: sums.collect(), endpoints }
+        Self { balance, turn, ring, sums: sums.collect(), endpoints }
     }
 
     /// Whether this endpoint is among those that get requests.
@@ -44,13 +56,19 @@ impl Ready {
         self.endpoints.len()
     }
 
-    pub(super) fn pick(&self, cursor: &AtomicUsize, tried: &[SocketAddr]) -> Option<&Arc<Endpoint>> {
+    /// `key` is for `consistent_hash`; without one, that picks at random.
+    pub(super) fn pick(&self, cursor: &AtomicUsize, key: Option<u64>, tried: &[SocketAddr]) -> Option<&Arc<Endpoint>> {
         if self.endpoints.is_empty() {
             return None;
         }
         let index = match self.balance {
             Balance::RoundRobin => self.in_turn(cursor.fetch_add(1, Relaxed), tried),
             Balance::Random => self.draw(None, tried),
+            Balance::PeakEwma => self.sooner_of_two(tried),
+            Balance::ConsistentHash => match key {
+                Some(key) => self.by_key(key, tried),
+                None => self.draw(None, tried),
+            },
             Balance::LeastRequest => self.less_busy_of_two(cursor.fetch_add(1, Relaxed), tried),
         };
         index.map(|it| &self.endpoints[it])
@@ -90,6 +108,32 @@ impl Ready {
             u64::from(a.in_flight()) * u64::from(b.weight()) > u64::from(b.in_flight()) * u64::from(a.weight())
         };
         Some(if busier(first, second) { second } else { first })
+    }
+
+    /// Weights count in the draw already: what counts here is who answers sooner.
+    fn sooner_of_two(&self, tried: &[SocketAddr]) -> Option<usize> {
+        let first = self.draw(None, tried)?;
+        let Some(second) = self.draw(Some(first), tried) else { return Some(first) };
+        let cost = |it: usize| self.endpoints[it].expected_wait();
+        Some(if cost(second) < cost(first) { second } else { first })
+    }
+
+    /// The endpoint that the key belongs to, or the next one on the ring that has no more to do than [`LOAD_MAX`] of its
+    /// share (Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with bounded loads", 2016).
+    fn by_key(&self, key: u64, tried: &[SocketAddr]) -> Option<usize> {
+        let total = *self.sums.last()?;
+        let in_flight = self.endpoints[0].group_in_flight();
+        let has_room = |it: &usize| {
+            let endpoint = &self.endpoints[*it];
+            let share = f64::from(in_flight + 1) * f64::from(endpoint.weight()) / f64::from(total);
+            f64::from(endpoint.in_flight()) < (share * LOAD_MAX).ceil()
+        };
+        let mut in_order = self.ring.from(key).filter(|it| self.will_do(*it, tried));
+        let own = in_order.next()?;
+        if has_room(&own) {
+            return Some(own);
+        }
+        Some(in_order.find(has_room).unwrap_or(own))
     }
 
     fn any_from(&self, start: usize, tried: &[SocketAddr]) -> Option<usize> {

@@ -16,6 +16,7 @@ use super::config::{
     WeightedEndpointConfig,
 };
 use super::discovery::{DnsName, Source};
+use super::hash_on::HashKey;
 use super::tls::UpstreamTls;
 
 /// The most endpoints of one upstream; what balancing prepares grows with them.
@@ -38,6 +39,8 @@ pub struct Upstream {
     pub sources: Vec<Source>,
     /// How a request gets one of them.
     pub balance: Balance,
+    /// What decides, where that goes by a key.
+    pub hash_on: Option<HashKey>,
     /// How they are checked, if at all.
     pub health: Option<HealthPolicy>,
     /// What they speak.
@@ -140,6 +143,7 @@ impl Upstream {
                     .help("list at least one address under `static`, such as \"127.0.0.1:9101\", or name a source: `dns`, `srv`, `file`, `registry`");
             }
         }
+        let hash_on = HashKey::compile(config, at, diagnostics);
         let health = config.health.as_ref().and_then(|it| health(it, &at.key("health"), diagnostics));
         let tls = config.tls.as_ref().and_then(|it| UpstreamTls::compile(it, &at.key("tls"), diagnostics));
         let keep_alive = keep_alive(&config.keep_alive, &at.key("keep_alive"), diagnostics);
@@ -152,6 +156,7 @@ impl Upstream {
             endpoints,
             sources,
             balance: config.balance,
+            hash_on,
             health,
             protocol: config.protocol,
             tls,

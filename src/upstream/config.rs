@@ -24,6 +24,8 @@ pub struct UpstreamConfig {
     pub files: Option<ServiceConfig>,
     /// How a request gets one of the healthy endpoints.
     pub balance: Balance,
+    /// What decides with `balance: consistent_hash`.
+    pub hash_on: Option<HashOn>,
     /// How to find out whether an endpoint works; without it, every endpoint counts as healthy.
     pub health: Option<HealthConfig>,
     /// The protocol that the endpoints speak.
@@ -155,6 +157,25 @@ pub enum Balance {
     Random,
     /// The next in turn, or another one at random if that has fewer requests in flight for its weight.
     LeastRequest,
+    /// Of two at random, the one that answers sooner: by its latency, of which peaks count at once and are forgotten
+    /// slowly, times its requests in flight (R9.5).
+    PeakEwma,
+    /// The same endpoint for the same `hash_on`, unless it has a quarter more to do than its share.
+    ConsistentHash,
+}
+
+/// What decides which endpoint a request gets with `consistent_hash`; one of these. A request without it gets any.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum HashOn {
+    /// A field of the request.
+    Header(String),
+    /// A cookie.
+    Cookie(String),
+    /// What the route's path captures under this name.
+    Path(String),
+    /// The client's address: `ip: true`.
+    Ip(bool),
 }
 
 /// The protocol that endpoints speak.

@@ -14,8 +14,9 @@ use prometheus::{IntCounter, IntGauge};
 use serde::Serialize;
 
 use super::compile::{EndpointSpec, HealthPolicy, Upstream};
-use super::config::Protocol;
+use super::config::{Balance, Protocol};
 use super::metrics;
+use super::peak::Peak;
 
 /// A connection that takes longer to open, TLS included, will not be of use to anybody. Routes set
 /// shorter limits of their own.
@@ -23,6 +24,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 const H2_STREAMS: usize = 100;
 /// How much the newest latency moves the average.
 const LATENCY_SHARE: f64 = 0.1;
+/// What a failure counts as, where balancing goes by latency.
+const FAILURE_COUNTS_AS: Duration = Duration::from_secs(1);
 /// The longest reason of a failed check that is kept, in characters.
 const REASON_MAX: usize = 200;
 
@@ -54,13 +57,19 @@ pub struct Endpoint {
     spec: EndpointSpec,
     peer: HttpPeer,
     key: u64,
+    /// Requests in flight at all endpoints of the upstream, where balancing has to know.
+    group: Option<Arc<AtomicU32>>,
+    /// Balancing goes by how soon it answers.
+    timed: bool,
     pub(super) state: Arc<State>,
 }
 
 impl Endpoint {
-    pub(super) fn new(upstream: &Upstream, spec: &EndpointSpec, state: Arc<State>) -> Self {
+    pub(super) fn new(upstream: &Upstream, spec: &EndpointSpec, state: Arc<State>, group: &Arc<AtomicU32>) -> Self {
         let peer = peer(upstream, spec.address);
-        Self { spec: spec.clone(), key: peer.reuse_hash(), peer, state }
+        let group = (upstream.balance == Balance::ConsistentHash).then(|| Arc::clone(group));
+        let timed = upstream.balance == Balance::PeakEwma;
+        Self { spec: spec.clone(), key: peer.reuse_hash(), peer, group, timed, state }
     }
 
     /// What it was made of.
@@ -114,6 +123,16 @@ impl Endpoint {
         self.state.in_flight.load(Relaxed)
     }
 
+    /// Requests in flight at all endpoints of the upstream; 0 where balancing does not look at it.
+    pub(super) fn group_in_flight(&self) -> u32 {
+        self.group.as_ref().map_or(0, |it| it.load(Relaxed))
+    }
+
+    /// How long one more request would wait, by its latency and what it is working on; for comparison alone.
+    pub(super) fn expected_wait(&self) -> f32 {
+        self.state.peak.now() * (self.in_flight() + 1) as f32
+    }
+
     /// The moving average of what its answers took; `None` before the first.
     pub fn latency(&self) -> Option<Duration> {
         let micros = f64::from_bits(self.state.latency.load(Relaxed));
@@ -146,6 +165,7 @@ pub(super) struct State {
     health: AtomicU8,
     in_flight: AtomicU32,
     latency: AtomicU64,
+    peak: Peak,
     notes: Mutex<Notes>,
     labels: [String; 2],
     healthy: IntGauge,
@@ -183,6 +203,7 @@ impl State {
             health: AtomicU8::new(Health::Unknown as u8),
             in_flight: AtomicU32::new(0),
             latency: AtomicU64::new(0),
+            peak: Peak::default(),
             notes: Mutex::new(Notes::new()),
             healthy: metrics::HEALTHY.with_label_values(&pair),
             in_flight_gauge: metrics::IN_FLIGHT.with_label_values(&pair),
@@ -311,6 +332,9 @@ pub struct Picked {
 impl Picked {
     pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
         endpoint.state.in_flight.fetch_add(1, Relaxed);
+        if let Some(group) = &endpoint.group {
+            group.fetch_add(1, Relaxed);
+        }
         Self { endpoint, counted: false }
     }
 
@@ -335,6 +359,14 @@ impl Picked {
         if outcome == Outcome::Success {
             self.endpoint.state.average(latency);
         }
+        if self.endpoint.timed {
+            match outcome {
+                Outcome::Success => self.endpoint.state.peak.saw(latency),
+                // Or one that refuses everything at once would be the quickest of all.
+                Outcome::Failure => self.endpoint.state.peak.saw(FAILURE_COUNTS_AS),
+                Outcome::Abandoned => {}
+            }
+        }
     }
 }
 
@@ -344,6 +376,9 @@ impl Drop for Picked {
             self.endpoint.state.count(Outcome::Abandoned);
         }
         self.endpoint.state.in_flight.fetch_sub(1, Relaxed);
+        if let Some(group) = &self.endpoint.group {
+            group.fetch_sub(1, Relaxed);
+        }
     }
 }
 

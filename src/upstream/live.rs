@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU32, AtomicUsize};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -32,6 +32,7 @@ pub struct Live {
     /// Counts the sets of endpoints.
     generation: watch::Sender<u64>,
     cursor: AtomicUsize,
+    in_flight: Arc<AtomicU32>,
     passed: IntCounter,
     failed: IntCounter,
     changes: IntCounter,
@@ -47,13 +48,15 @@ impl Live {
     /// Takes over from `old` what goes on living.
     pub(super) fn new(upstream: Arc<Upstream>, feeds: Vec<Arc<Feed>>, old: Option<&Live>) -> Self {
         let name: &str = &upstream.name;
+        // What is in flight goes on, and is counted down where it was counted up.
+        let in_flight = old.map_or_else(Arc::default, |it| Arc::clone(&it.in_flight));
         let endpoints = {
             let former = old.map(Live::endpoints).unwrap_or_default();
             let former: HashMap<SocketAddr, &Arc<Endpoint>> = former.iter().map(|it| (it.address(), it)).collect();
             let alive = |spec: &EndpointSpec| {
                 let state = former.get(&spec.address).map(|it| Arc::clone(&it.state));
                 let state = state.unwrap_or_else(|| Arc::new(State::new(name, spec.address)));
-                Arc::new(Endpoint::new(&upstream, spec, state))
+                Arc::new(Endpoint::new(&upstream, spec, state, &in_flight))
             };
             wanted(&upstream, &feeds).iter().map(alive).collect::<Vec<_>>()
         };
@@ -67,6 +70,7 @@ impl Live {
             preparing: Mutex::new(()),
             generation: watch::Sender::new(0),
             cursor: AtomicUsize::new(0),
+            in_flight,
             passed: metrics::CHECKS.with_label_values(&[name, PASS]),
             failed: metrics::CHECKS.with_label_values(&[name, FAIL]),
             changes: metrics::CHANGES.with_label_values(&[name]),
@@ -111,14 +115,14 @@ impl Live {
         totals.fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1))
     }
 
-    /// An endpoint for a request that has `tried` those already.
+    /// An endpoint for a request that has `tried` those already, by the request's `key` if there is one.
     ///
     /// `None` if no healthy one is left. There is no panic mode: when all endpoints are unhealthy,
     /// the request is answered with 503 instead of being sent where it can not succeed, so that a
     /// struggling upstream gets the quiet it needs.
-    pub fn pick(&self, tried: &[SocketAddr]) -> Option<Picked> {
+    pub fn pick(&self, key: Option<u64>, tried: &[SocketAddr]) -> Option<Picked> {
         let view = self.view.load();
-        view.ready.pick(&self.cursor, tried).map(|it| Picked::new(Arc::clone(it)))
+        view.ready.pick(&self.cursor, key, tried).map(|it| Picked::new(Arc::clone(it)))
     }
 
     /// Takes in what the sources have found by now.
@@ -135,11 +139,11 @@ impl Live {
             match known.get(&spec.address) {
                 Some(same) if same.spec() == spec => endpoints.push(Arc::clone(same)),
                 Some(other) => {
-                    endpoints.push(Arc::new(Endpoint::new(&self.upstream, spec, Arc::clone(&other.state))));
+                    endpoints.push(Arc::new(Endpoint::new(&self.upstream, spec, Arc::clone(&other.state), &self.in_flight)));
                 }
                 None => {
                     let state = Arc::new(State::new(&self.upstream.name, spec.address));
-                    endpoints.push(Arc::new(Endpoint::new(&self.upstream, spec, state)));
+                    endpoints.push(Arc::new(Endpoint::new(&self.upstream, spec, state, &self.in_flight)));
                     fresh.push(spec.address);
                 }
             }

@@ -13,10 +13,13 @@ mod config;
 mod discovery;
 mod endpoint;
 mod failure;
+mod hash_on;
 mod live;
 mod metrics;
+mod peak;
 mod registry;
 mod report;
+mod ring;
 mod supervisor;
 mod tls;
 
@@ -26,7 +29,7 @@ mod tests;
 pub use address::{EndpointAddress, InvalidAddress, SERVICE_NAME_RULE, is_service_name};
 pub use compile::{EndpointSpec, HealthPolicy, KeepAlive, LocalUpstream, Probe, Upstream, UpstreamKind};
 pub use config::{
-    Balance, DiscoveryConfig, DnsConfig, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, RegistrySourceConfig,
+    Balance, DiscoveryConfig, DnsConfig, EndpointConfig, HashOn, HealthConfig, KeepAliveConfig, Protocol, RegistrySourceConfig,
     ServiceConfig, SrvConfig, UpstreamConfig, UpstreamTlsConfig, WeightedEndpointConfig,
 };
 pub use discovery::{
@@ -35,6 +38,7 @@ pub use discovery::{
 };
 pub use endpoint::{Endpoint, Health, Outcome, Picked};
 pub use failure::in_words;
+pub use hash_on::HashKey;
 pub use live::Live;
 pub use registry::UpstreamRegistry;
 pub use report::{EndpointReport, SourceReport, UpstreamReport};
