@@ -30,7 +30,7 @@ pub(super) struct Ready {
 
 impl Ready {
     pub(super) fn new(balance: Balance, all: &[Arc<Endpoint>]) -> Self {
-        let endpoints: Vec<_> = all.iter().filter(|it| it.is_eligible()).cloned().collect();
+        let endpoints: Vec<_> = all.iter().filter(|it| it.is_healthy()).cloned().collect();
         let weights: Vec<u32> = endpoints.iter().map(|it| it.weight()).collect();
         let turn = match balance {
             Balance::RoundRobin | Balance::LeastRequest => smooth_turn(&weights),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::base::{At, Diagnostics, Period};
 use crate::http as codec;
 
+use super::breaker::BreakerPolicy;
 use super::address::{EndpointAddress, InvalidAddress, SERVICE_NAME_RULE, is_dns_name, is_service_name};
 use super::config::{
     Balance, DiscoveryConfig, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, ServiceConfig, UpstreamConfig,
@@ -17,6 +18,8 @@ use super::config::{
 };
 use super::discovery::{DnsName, Source};
 use super::hash_on::HashKey;
+use super::outliers::OutlierPolicy;
+use super::retries::RetryPolicy;
 use super::tls::UpstreamTls;
 
 /// The most endpoints of one upstream; what balancing prepares grows with them.
@@ -43,6 +46,12 @@ pub struct Upstream {
     pub hash_on: Option<HashKey>,
     /// How they are checked, if at all.
     pub health: Option<HealthPolicy>,
+    /// When an endpoint that fails requests is left out, if at all.
+    pub outliers: Option<OutlierPolicy>,
+    /// When an upstream that fails gets nothing for a while, if at all.
+    pub breaker: Option<BreakerPolicy>,
+    /// When a request is sent again.
+    pub retries: RetryPolicy,
     /// What they speak.
     pub protocol: Protocol,
     /// With TLS, and whose.
@@ -145,6 +154,10 @@ impl Upstream {
         }
         let hash_on = HashKey::compile(config, at, diagnostics);
         let health = config.health.as_ref().and_then(|it| health(it, &at.key("health"), diagnostics));
+        let outliers =
+            config.outliers.as_ref().map(|it| OutlierPolicy::compile(it, &at.key("outliers"), diagnostics));
+        let breaker = config.breaker.as_ref().map(|it| BreakerPolicy::compile(it, &at.key("breaker"), diagnostics));
+        let retries = RetryPolicy::compile(&config.retries, &at.key("retries"), diagnostics);
         let tls = config.tls.as_ref().and_then(|it| UpstreamTls::compile(it, &at.key("tls"), diagnostics));
         let keep_alive = keep_alive(&config.keep_alive, &at.key("keep_alive"), diagnostics);
         if diagnostics.iter().count() > known {
@@ -158,6 +171,9 @@ impl Upstream {
             balance: config.balance,
             hash_on,
             health,
+            outliers,
+            breaker,
+            retries,
             protocol: config.protocol,
             tls,
             keep_alive,
@@ -190,7 +206,12 @@ fn kind(config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> 
         return None;
     }
     if config.local.is_some() || config.files.is_some() {
-        let alien = [("health", config.health.is_some()), ("tls", config.tls.is_some())];
+        let alien = [
+            ("health", config.health.is_some()),
+            ("tls", config.tls.is_some()),
+            ("outliers", config.outliers.is_some()),
+            ("breaker", config.breaker.is_some()),
+        ];
         for (key, _) in alien.iter().filter(|(_, written)| *written) {
             diagnostics
                 .error_at_key(&at.key(key), format!("a local service has no `{key}`"))

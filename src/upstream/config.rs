@@ -8,6 +8,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::breaker::BreakerConfig;
+use super::outliers::OutliersConfig;
+use super::retries::RetriesConfig;
 use crate::base::{Percent, Period};
 
 /// One entry of `upstreams:`, a named group of endpoints or a local service.
@@ -28,6 +31,12 @@ pub struct UpstreamConfig {
     pub hash_on: Option<HashOn>,
     /// How to find out whether an endpoint works; without it, every endpoint counts as healthy.
     pub health: Option<HealthConfig>,
+    /// Leaves out endpoints that fail requests, whatever their checks say: `{}` for the defaults.
+    pub outliers: Option<OutliersConfig>,
+    /// Sends an upstream that fails again and again nothing for a while: `{}` for the defaults.
+    pub breaker: Option<BreakerConfig>,
+    /// When a request is sent again, to another endpoint.
+    pub retries: RetriesConfig,
     /// The protocol that the endpoints speak.
     pub protocol: Protocol,
     /// Speak TLS to the endpoints.

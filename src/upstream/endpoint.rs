@@ -16,7 +16,9 @@ use serde::Serialize;
 use super::compile::{EndpointSpec, HealthPolicy, Upstream};
 use super::config::{Balance, Protocol};
 use super::metrics;
+use super::outliers::Record;
 use super::peak::Peak;
+use super::resilience::Resilience;
 
 /// A connection that takes longer to open, TLS included, will not be of use to anybody. Routes set
 /// shorter limits of their own.
@@ -52,6 +54,13 @@ pub enum Outcome {
     Abandoned,
 }
 
+/// What all endpoints of an upstream have in common.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) in_flight: Arc<AtomicU32>,
+    pub(super) resilience: Arc<Resilience>,
+}
+
 /// One address of an upstream, with its live state.
 pub struct Endpoint {
     spec: EndpointSpec,
@@ -61,15 +70,17 @@ pub struct Endpoint {
     group: Option<Arc<AtomicU32>>,
     /// Balancing goes by how soon it answers.
     timed: bool,
+    resilience: Arc<Resilience>,
     pub(super) state: Arc<State>,
 }
 
 impl Endpoint {
-    pub(super) fn new(upstream: &Upstream, spec: &EndpointSpec, state: Arc<State>, group: &Arc<AtomicU32>) -> Self {
+    pub(super) fn new(upstream: &Upstream, spec: &EndpointSpec, state: Arc<State>, shared: &Shared) -> Self {
         let peer = peer(upstream, spec.address);
-        let group = (upstream.balance == Balance::ConsistentHash).then(|| Arc::clone(group));
+        let group = (upstream.balance == Balance::ConsistentHash).then(|| Arc::clone(&shared.in_flight));
         let timed = upstream.balance == Balance::PeakEwma;
-        Self { spec: spec.clone(), key: peer.reuse_hash(), peer, group, timed, state }
+        let resilience = Arc::clone(&shared.resilience);
+        Self { spec: spec.clone(), key: peer.reuse_hash(), peer, group, timed, resilience, state }
     }
 
     /// What it was made of.
@@ -108,9 +119,23 @@ impl Endpoint {
         self.state.health()
     }
 
-    /// Whether it gets requests: healthy, or not found to be otherwise.
-    pub fn is_eligible(&self) -> bool {
+    /// Whether its checks let it have requests: healthy, or not found to be otherwise.
+    pub fn is_healthy(&self) -> bool {
         self.health() != Health::Unhealthy
+    }
+
+    /// Whether it is left out because it failed too many requests.
+    pub fn is_ejected(&self) -> bool {
+        self.state.record.is_ejected()
+    }
+
+    /// Whether it gets requests.
+    pub fn is_eligible(&self) -> bool {
+        self.is_healthy() && !self.is_ejected()
+    }
+
+    fn take_in(&self, outcome: Outcome) {
+        self.resilience.record(self.address(), &self.state.record, outcome);
     }
 
     /// Takes down why a request could not be connected to it.
@@ -166,6 +191,7 @@ pub(super) struct State {
     in_flight: AtomicU32,
     latency: AtomicU64,
     peak: Peak,
+    record: Record,
     notes: Mutex<Notes>,
     labels: [String; 2],
     healthy: IntGauge,
@@ -204,6 +230,7 @@ impl State {
             in_flight: AtomicU32::new(0),
             latency: AtomicU64::new(0),
             peak: Peak::default(),
+            record: Record::default(),
             notes: Mutex::new(Notes::new()),
             healthy: metrics::HEALTHY.with_label_values(&pair),
             in_flight_gauge: metrics::IN_FLIGHT.with_label_values(&pair),
@@ -356,6 +383,7 @@ impl Picked {
             return;
         }
         self.endpoint.state.count(outcome);
+        self.endpoint.take_in(outcome);
         if outcome == Outcome::Success {
             self.endpoint.state.average(latency);
         }
@@ -374,6 +402,7 @@ impl Drop for Picked {
     fn drop(&mut self) {
         if !self.counted {
             self.endpoint.state.count(Outcome::Abandoned);
+            self.endpoint.take_in(Outcome::Abandoned);
         }
         self.endpoint.state.in_flight.fetch_sub(1, Relaxed);
         if let Some(group) = &self.endpoint.group {

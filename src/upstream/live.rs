@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize};
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -11,10 +12,12 @@ use prometheus::IntCounter;
 use tokio::sync::watch;
 
 use super::balance::Ready;
+use super::breaker::BreakerState;
 use super::compile::{ENDPOINTS_MAX, EndpointSpec, Upstream};
 use super::discovery::Feed;
-use super::endpoint::{Endpoint, Health, Picked, State};
+use super::endpoint::{Endpoint, Health, Picked, Shared, State};
 use super::metrics;
+use super::resilience::Resilience;
 
 const PASS: &str = "pass";
 const FAIL: &str = "fail";
@@ -32,7 +35,7 @@ pub struct Live {
     /// Counts the sets of endpoints.
     generation: watch::Sender<u64>,
     cursor: AtomicUsize,
-    in_flight: Arc<AtomicU32>,
+    shared: Shared,
     passed: IntCounter,
     failed: IntCounter,
     changes: IntCounter,
@@ -49,14 +52,15 @@ impl Live {
     pub(super) fn new(upstream: Arc<Upstream>, feeds: Vec<Arc<Feed>>, old: Option<&Live>) -> Self {
         let name: &str = &upstream.name;
         // What is in flight goes on, and is counted down where it was counted up.
-        let in_flight = old.map_or_else(Arc::default, |it| Arc::clone(&it.in_flight));
+        let in_flight = old.map_or_else(Arc::default, |it| Arc::clone(&it.shared.in_flight));
+        let shared = Shared { in_flight, resilience: resilience(&upstream, old) };
         let endpoints = {
             let former = old.map(Live::endpoints).unwrap_or_default();
             let former: HashMap<SocketAddr, &Arc<Endpoint>> = former.iter().map(|it| (it.address(), it)).collect();
             let alive = |spec: &EndpointSpec| {
                 let state = former.get(&spec.address).map(|it| Arc::clone(&it.state));
                 let state = state.unwrap_or_else(|| Arc::new(State::new(name, spec.address)));
-                Arc::new(Endpoint::new(&upstream, spec, state, &in_flight))
+                Arc::new(Endpoint::new(&upstream, spec, state, &shared))
             };
             wanted(&upstream, &feeds).iter().map(alive).collect::<Vec<_>>()
         };
@@ -64,13 +68,14 @@ impl Live {
             endpoints.iter().for_each(|it| it.state.forget_health());
         }
         let ready = Ready::new(upstream.balance, &endpoints);
+        count(&shared, &endpoints);
         Self {
             view: ArcSwap::from_pointee(View { endpoints, ready }),
             feeds,
             preparing: Mutex::new(()),
             generation: watch::Sender::new(0),
             cursor: AtomicUsize::new(0),
-            in_flight,
+            shared,
             passed: metrics::CHECKS.with_label_values(&[name, PASS]),
             failed: metrics::CHECKS.with_label_values(&[name, FAIL]),
             changes: metrics::CHANGES.with_label_values(&[name]),
@@ -125,6 +130,27 @@ impl Live {
         view.ready.pick(&self.cursor, key, tried).map(|it| Picked::new(Arc::clone(it)))
     }
 
+    /// Whether a request may go on: the breaker, if there is one, is closed, or the request is its probe.
+    ///
+    /// # Errors
+    /// In how long to come again.
+    pub fn admit(&self) -> Result<(), Duration> {
+        self.shared.resilience.admit()
+    }
+
+    /// Whether one more request may be sent again: there is budget for it, and no breaker is against it.
+    pub fn may_retry(&self) -> bool {
+        let granted = self.shared.resilience.may_retry(self.totals().0);
+        let result = if granted { "sent" } else { "over_budget" };
+        metrics::RETRIES.with_label_values(&[&*self.upstream.name, result]).inc();
+        granted
+    }
+
+    /// What the breaker does, if there is one.
+    pub fn breaker(&self) -> Option<BreakerState> {
+        self.shared.resilience.breaker()
+    }
+
     /// Takes in what the sources have found by now.
     pub(super) fn take_in_found(&self) {
         let wanted = wanted(&self.upstream, &self.feeds);
@@ -139,11 +165,11 @@ impl Live {
             match known.get(&spec.address) {
                 Some(same) if same.spec() == spec => endpoints.push(Arc::clone(same)),
                 Some(other) => {
-                    endpoints.push(Arc::new(Endpoint::new(&self.upstream, spec, Arc::clone(&other.state), &self.in_flight)));
+                    endpoints.push(Arc::new(Endpoint::new(&self.upstream, spec, Arc::clone(&other.state), &self.shared)));
                 }
                 None => {
                     let state = Arc::new(State::new(&self.upstream.name, spec.address));
-                    endpoints.push(Arc::new(Endpoint::new(&self.upstream, spec, state, &self.in_flight)));
+                    endpoints.push(Arc::new(Endpoint::new(&self.upstream, spec, state, &self.shared)));
                     fresh.push(spec.address);
                 }
             }
@@ -151,6 +177,7 @@ impl Live {
         let ready = Ready::new(self.upstream.balance, &endpoints);
         let stay: HashSet<SocketAddr> = wanted.iter().map(|it| it.address).collect();
         let gone: Vec<_> = view.endpoints.iter().filter(|it| !stay.contains(&it.address())).cloned().collect();
+        count(&self.shared, &endpoints);
         self.view.store(Arc::new(View { endpoints, ready }));
         fresh.into_iter().for_each(|it| self.announce_added(it));
         gone.iter().for_each(|it| self.announce_removed(it));
@@ -167,7 +194,7 @@ impl Live {
         }
         let change = endpoint.state.observe(policy, result);
         // Compared on every check: the checker of this upstream's former self may have had a last word.
-        if self.view.load().ready.holds(endpoint) != endpoint.is_eligible() {
+        if self.view.load().ready.holds(endpoint) != endpoint.is_healthy() {
             self.prepare();
         }
         if let Some(health) = change {
@@ -222,10 +249,29 @@ impl Live {
     /// Removes the upstream's own series; its endpoints' are removed one by one.
     pub(super) fn retire(&self) {
         let name: &str = &self.upstream.name;
+        self.shared.resilience.retire();
+        for result in ["sent", "over_budget"] {
+            let _ = metrics::RETRIES.remove_label_values(&[name, result]);
+        }
         let _ = metrics::CHANGES.remove_label_values(&[name]);
         let _ = metrics::CHECKS.remove_label_values(&[name, PASS]);
         let _ = metrics::CHECKS.remove_label_values(&[name, FAIL]);
     }
+}
+
+/// What the upstream had before, if that is what it wants.
+fn resilience(upstream: &Upstream, old: Option<&Live>) -> Arc<Resilience> {
+    match old.map(|it| &it.shared.resilience) {
+        Some(same) if same.fits(upstream) => Arc::clone(same),
+        other => {
+            other.into_iter().for_each(|it| it.retire());
+            Arc::new(Resilience::new(upstream))
+        }
+    }
+}
+
+fn count(shared: &Shared, endpoints: &[Arc<Endpoint>]) {
+    shared.resilience.endpoints(endpoints.len(), endpoints.iter().filter(|it| it.is_ejected()).count());
 }
 
 /// The endpoints that there should be now: of an address that is there twice, the first counts.

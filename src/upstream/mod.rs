@@ -7,6 +7,7 @@
 
 mod address;
 mod balance;
+mod breaker;
 mod check;
 mod compile;
 mod config;
@@ -16,9 +17,13 @@ mod failure;
 mod hash_on;
 mod live;
 mod metrics;
+mod outliers;
 mod peak;
 mod registry;
 mod report;
+mod resilience;
+mod retries;
+mod retry_budget;
 mod ring;
 mod supervisor;
 mod tls;
@@ -27,6 +32,7 @@ mod tls;
 mod tests;
 
 pub use address::{EndpointAddress, InvalidAddress, SERVICE_NAME_RULE, is_service_name};
+pub use breaker::{BreakerConfig, BreakerPolicy, BreakerState};
 pub use compile::{EndpointSpec, HealthPolicy, KeepAlive, LocalUpstream, Probe, Upstream, UpstreamKind};
 pub use config::{
     Balance, DiscoveryConfig, DnsConfig, EndpointConfig, HashOn, HealthConfig, KeepAliveConfig, Protocol, RegistrySourceConfig,
@@ -40,6 +46,8 @@ pub use endpoint::{Endpoint, Health, Outcome, Picked};
 pub use failure::in_words;
 pub use hash_on::HashKey;
 pub use live::Live;
+pub use outliers::{OutlierPolicy, OutliersConfig};
 pub use registry::UpstreamRegistry;
 pub use report::{EndpointReport, SourceReport, UpstreamReport};
+pub use retries::{RetriesConfig, RetryCause, RetryOn, RetryPolicy};
 pub use tls::UpstreamTls;

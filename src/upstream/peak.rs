@@ -40,6 +40,11 @@ fn decayed(value: f32, millis: u32) -> f32 {
     value * (-(millis as f32) / DECAY).exp()
 }
 
+/// Milliseconds since the process began to count them: for moments that atomics hold.
+pub(super) fn millis_now() -> u64 {
+    u64::try_from(coarse_now().saturating_duration_since(*BEGIN).as_millis()).unwrap_or(u64::MAX)
+}
+
 fn millis(at: Instant) -> u32 {
     u32::try_from(at.saturating_duration_since(*BEGIN).as_millis()).unwrap_or(u32::MAX)
 }

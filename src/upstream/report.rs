@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::breaker::BreakerState;
 use super::compile::UpstreamKind;
 use super::config::Balance;
 use super::discovery::Feed;
@@ -21,6 +22,8 @@ pub struct UpstreamReport {
     pub local: Option<String>,
     /// How requests are spread; nothing if it is local.
     pub balance: Option<Balance>,
+    /// What its breaker does, if it has one.
+    pub breaker: Option<BreakerState>,
     /// How many endpoints get requests.
     pub eligible: usize,
     /// Where they come from, beside those that are listed.
@@ -53,6 +56,8 @@ pub struct EndpointReport {
     pub zone: Option<String>,
     /// What is known about it.
     pub health: Health,
+    /// Whether it is left out for now because it failed too many requests.
+    pub ejected: bool,
     /// Whether its first check is still to come.
     pub pending: bool,
     /// Since when its health is as it is.
@@ -95,6 +100,7 @@ impl UpstreamReport {
             kind,
             balance: local.is_none().then_some(upstream.balance),
             local,
+            breaker: live.breaker(),
             eligible: live.eligible(),
             discovery: live.feeds().iter().map(|it| SourceReport::new(it)).collect(),
             endpoints: live.endpoints().iter().map(|it| EndpointReport::new(it, checked)).collect(),
@@ -122,6 +128,7 @@ impl EndpointReport {
             weight: endpoint.weight(),
             zone: endpoint.zone().map(str::to_owned),
             health: endpoint.health(),
+            ejected: endpoint.is_ejected(),
             pending: checked && endpoint.health() == Health::Unknown,
             since: millis(notes.since),
             last_check: notes.last_check.map(millis),

@@ -48,6 +48,7 @@ mod pingora_rules;
 mod process_metrics;
 mod rbac;
 mod reload;
+mod resilience;
 mod routes;
 mod seen;
 mod services;
