@@ -19,6 +19,7 @@ run: release ## the gateway with two demo back ends; Ctrl-C stops all three
 
 release:
 	@scripts/setup.sh build
+	@scripts/announce_build.sh $(MOONGATE)
 	cargo build --release --locked
 
 test: ## every test

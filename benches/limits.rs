@@ -19,7 +19,7 @@ fn counters(criterion: &mut Criterion) {
         let slow = Quota::new(1, Duration::from_secs(86_400), 10).expect("a quota");
         let now = counters.now();
         for subject in 0..keys {
-            counters.take(counters.key("defaults/ip", 0, 1, [&subject.to_le_bytes(), b"", b""]), slow, 1, now);
+            counters.take(counters.key("defaults/ip", 0, 1, [&subject.to_le_bytes(), b"", b"", b""]), slow, 1, now);
         }
         let fill = counters.fill();
         eprintln!("{keys} keys: {} in memory, {:.1} bytes each", fill.keys, fill.bytes as f64 / fill.keys as f64);
@@ -27,7 +27,7 @@ fn counters(criterion: &mut Criterion) {
         criterion.bench_function(&format!("limits: one of {keys} counters"), |bencher| {
             bencher.iter(|| {
                 subject = (subject + 7_919) % keys;
-                let key = counters.key("defaults/ip", 0, 1, [&subject.to_le_bytes(), b"", b""]);
+                let key = counters.key("defaults/ip", 0, 1, [&subject.to_le_bytes(), b"", b"", b""]);
                 black_box(counters.take(key, quota, 1, counters.now()))
             });
         });

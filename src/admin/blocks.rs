@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::admin::Admin;
-use crate::admin::pages::error;
+use crate::admin::fault::Fault;
 use crate::base::Period;
 use crate::guard::Block;
 
@@ -53,12 +53,12 @@ pub(super) async fn add(
     let settings = settings.ok().filter(|it| !it.time.0.is_zero() && it.reason.len() <= REASON_MAX);
     let Some(settings) = settings else {
         let action = r#"send nothing, or {"time": "10m", "reason": "…"} with at most 200 bytes of reason"#;
-        return error(StatusCode::BAD_REQUEST, "invalid_body", "the body is no block", action).into_response();
+        return Fault::new(StatusCode::BAD_REQUEST, "invalid_body", "the body is no block", action).into_response();
     };
     match admin.guard.block(address, settings.time.0, &settings.reason) {
         Ok(block) => (StatusCode::CREATED, Json(shown(&block))).into_response(),
         Err(full) => {
-            error(StatusCode::CONFLICT, "guard_full", &full.to_string(), "lift others, or raise guard.block.max")
+            Fault::new(StatusCode::CONFLICT, "guard_full", full.to_string(), "lift others, or raise guard.block.max")
                 .into_response()
         }
     }
@@ -69,12 +69,12 @@ pub(super) async fn lift(State(admin): State<Arc<Admin>>, Path(address): Path<St
     if admin.guard.lift(address) {
         return StatusCode::NO_CONTENT.into_response();
     }
-    error(StatusCode::NOT_FOUND, "not_blocked", "this address is not blocked", "see /admin/blocks").into_response()
+    Fault::new(StatusCode::NOT_FOUND, "not_blocked", "this address is not blocked", "see /admin/blocks").into_response()
 }
 
 fn no_address() -> Response {
     let action = "write it as 203.0.113.9 or 2001:db8::1";
-    error(StatusCode::BAD_REQUEST, "bad_request", "this is not an address", action).into_response()
+    Fault::new(StatusCode::BAD_REQUEST, "bad_request", "this is not an address", action).into_response()
 }
 
 fn shown(block: &Block) -> Value {

@@ -1,13 +1,16 @@
 //! The listener for operators: probes, metrics, and what the gateway knows about itself.
 //!
-//! It runs on a runtime of its own, so that a scrape of many series costs no request a moment.
-//! Away from loopback every call but the probes' needs a token.
+//! It runs on a runtime of its own, so that a scrape of many series costs no request a moment, and has connections and
+//! deadlines of its own. Away from loopback every call but the probes' needs a token or an API key; everywhere, pages
+//! of other sites are kept out.
 
 mod auth;
 mod blocks;
+mod fault;
+mod front;
 mod pages;
+mod sites;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -15,12 +18,13 @@ use std::time::Instant;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post, put};
-use tokio::net::TcpListener;
 
+use crate::admin::front::Front;
+use crate::admin::sites::Sites;
 use crate::cache::Cache;
 use crate::config::Configuration;
 use crate::guard::Guard;
-use crate::listener::Drain;
+use crate::listener::{self, Drain, Refuse, Socket};
 
 /// What the pages show.
 pub struct Admin {
@@ -54,15 +58,19 @@ impl Admin {
     }
 }
 
-/// Serves until the process ends.
+/// Serves until the process ends: probes say that it stops for as long as it does. `refuse` answers what never became
+/// a request.
 ///
 /// # Errors
 /// When the socket can't be used.
-pub async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) -> std::io::Result<()> {
-    let address: SocketAddr = listener.local_addr()?;
-    listener.set_nonblocking(true)?;
-    let listener = TcpListener::from_std(listener)?;
-    let guard = auth::Guard::new(address, admin.configuration.identity().clone());
+pub async fn serve(socket: Socket, admin: Arc<Admin>, refuse: Arc<dyn Refuse>) -> std::io::Result<()> {
+    let guard = auth::Guard::new(socket.address(), &admin);
+    let sites = Sites::new(&admin.configuration.process().written.listeners.admin.hosts);
+    let front = Front::new(pages(admin, guard, sites));
+    listener::serve(socket, Arc::new(front), refuse, Drain::new()).await
+}
+
+fn pages(admin: Arc<Admin>, guard: auth::Guard, sites: Sites) -> Router {
     let probes = Router::new()
         .route("/api/v1/health/live", get(pages::live))
         .route("/api/v1/health/ready", get(pages::ready))
@@ -79,6 +87,10 @@ pub async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) -> std::i
         .route("/admin/blocks", get(blocks::list))
         .route("/admin/blocks/{address}", put(blocks::add).delete(blocks::lift))
         .layer(from_fn_with_state(Arc::new(guard), auth::check));
-    let app = probes.merge(pages).fallback(pages::unknown).with_state(admin);
-    axum::serve(listener, app).await
+    probes
+        .merge(pages)
+        .fallback(pages::unknown)
+        .method_not_allowed_fallback(pages::other_method)
+        .layer(from_fn_with_state(Arc::new(sites), sites::check))
+        .with_state(admin)
 }

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::admin::Admin;
-use crate::base::RequestId;
+use crate::admin::fault::Fault;
 use crate::cache::Purge;
 use crate::forward::{Policy, Worker};
 use crate::listener::DrainPhase;
@@ -20,24 +20,6 @@ use crate::state::Backend;
 use crate::telemetry::{IN_FLIGHT, exposition, figures, route_series, summary};
 
 type Page = State<Arc<Admin>>;
-
-/// An error in the one shape of all errors.
-pub(super) fn error(
-    status: StatusCode,
-    code: &str,
-    message: &str,
-    suggested_action: &str,
-) -> (StatusCode, Json<Value>) {
-    let request_id = RequestId::random();
-    let error = json!({ "error": {
-        "code": code,
-        "message": message,
-        "details": null,
-        "request_id": request_id.as_str(),
-        "suggested_action": suggested_action,
-    }});
-    (status, Json(error))
-}
 
 /// US-014.1: the process is alive.
 pub(super) async fn live() -> Json<Value> {
@@ -92,8 +74,8 @@ pub(super) async fn config(State(admin): Page) -> Json<Value> {
         "loaded_at": active.loaded_at.as_str(),
         "last_error": last_error,
         "files": { "gateway": gateway, "routes": routes },
-        "routes": active.snapshot.routes.len(),
-        "upstreams": active.snapshot.upstreams.len(),
+        "routes": active.snapshot.written_routes().len(),
+        "upstreams": active.snapshot.written_upstreams().len(),
     }))
 }
 
@@ -104,13 +86,11 @@ pub(super) async fn reload(State(admin): Page) -> Response {
         Ok(Ok(changes)) => Json(changes).into_response(),
         Ok(Err(faults)) => {
             let action = "mend the faults and reload again; the old configuration goes on serving";
-            let (status, Json(mut body)) =
-                error(StatusCode::UNPROCESSABLE_ENTITY, "invalid_configuration", &faults.summary(), action);
-            body["error"]["details"] = json!({ "faults": faults });
-            (status, Json(body)).into_response()
+            Fault::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_configuration", faults.summary(), action)
+                .with_details(json!({ "faults": faults }))
+                .into_response()
         }
-        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the reload broke off", "read the log")
-            .into_response(),
+        Err(_) => broken("the reload broke off"),
     }
 }
 
@@ -130,8 +110,7 @@ pub(super) async fn upstreams(State(admin): Page) -> Json<Value> {
 pub(super) async fn limits(State(admin): Page) -> Response {
     match tokio::task::spawn_blocking(move || all_limits(&admin)).await {
         Ok(limits) => Json(limits).into_response(),
-        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the list broke off", "read the log")
-            .into_response(),
+        Err(_) => broken("the list broke off"),
     }
 }
 
@@ -186,7 +165,7 @@ fn all_limits(admin: &Admin) -> Value {
 pub(super) async fn purge(State(admin): Page, body: Bytes) -> Response {
     let Some(what) = purge_of(&body) else {
         let action = "send one of {\"all\": true}, {\"route\": …}, {\"tag\": …}, {\"key\": …}, {\"prefix\": …}";
-        return error(StatusCode::BAD_REQUEST, "bad_request", "the body does not say what to forget", action)
+        return Fault::new(StatusCode::BAD_REQUEST, "bad_request", "the body does not say what to forget", action)
             .into_response();
     };
     let purged = admin.cache.purge(what.clone()).await;
@@ -227,12 +206,21 @@ fn state(admin: &Admin) -> Value {
 pub(super) async fn requests(State(_): Page) -> Response {
     match tokio::task::spawn_blocking(summary).await {
         Ok(summary) => Json(summary).into_response(),
-        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the summary broke off", "read the log")
-            .into_response(),
+        Err(_) => broken("the summary broke off"),
     }
 }
 
-pub(super) async fn unknown() -> Response {
+pub(super) async fn unknown() -> Fault {
     let action = "see /admin/config, /admin/routes, /admin/upstreams, /metrics";
-    error(StatusCode::NOT_FOUND, "route_not_found", "the admin listener has no such page", action).into_response()
+    Fault::new(StatusCode::NOT_FOUND, "route_not_found", "the admin listener has no such page", action)
+}
+
+/// `Allow` is added where the pages' methods are known.
+pub(super) async fn other_method() -> Fault {
+    let (message, action) = ("this page does not accept this method", "use one of the methods in Allow");
+    Fault::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message, action)
+}
+
+fn broken(what: &str) -> Response {
+    Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", what, "read the log").into_response()
 }

@@ -10,7 +10,7 @@ use crate::base::{Period, Secret};
 use crate::demo::{self, DemoOptions};
 use crate::pipeline::Filters;
 use crate::store::UserChange;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 /// A programmable edge gateway.
 #[derive(Parser)]
@@ -62,14 +62,14 @@ enum Command {
         #[command(subcommand)]
         command: UsersCommand,
         #[command(flatten)]
-        config: ConfigArg,
+        files: GlobalFileArgs,
     },
     /// Keys that sign tokens, and API keys of services.
     Keys {
         #[command(subcommand)]
         command: KeysCommand,
         #[command(flatten)]
-        config: ConfigArg,
+        files: GlobalFileArgs,
     },
     /// Values that the configuration names and nobody sees.
     Secrets {
@@ -133,6 +133,16 @@ struct FileArgs {
 }
 
 #[derive(Args)]
+struct GlobalFileArgs {
+    /// gateway.yaml
+    #[arg(long, env = "MOONGATE_CONFIG", default_value = "conf/gateway.yaml", global = true)]
+    config: PathBuf,
+    /// routes.yaml, which says what roles there are
+    #[arg(long, env = "MOONGATE_ROUTES", default_value = "routes.yaml", global = true)]
+    routes: PathBuf,
+}
+
+#[derive(Args)]
 struct ConfigArg {
     /// gateway.yaml
     #[arg(long, env = "MOONGATE_CONFIG", default_value = "conf/gateway.yaml", global = true)]
@@ -163,11 +173,15 @@ enum UsersCommand {
     /// Let one sign in again.
     Enable { name: String },
     /// Give one other roles, in the place of all that they had.
+    #[command(group(ArgGroup::new("wanted").args(["roles", "none"]).required(true)))]
     Roles {
         name: String,
-        /// A role; may be repeated. None: the user keeps none.
+        /// A role; may be repeated.
         #[arg(long = "role")]
         roles: Vec<String>,
+        /// Take away all that they have.
+        #[arg(long)]
+        none: bool,
     },
     /// Set another password, prompted for or read from standard input.
     Password {
@@ -259,6 +273,12 @@ impl From<FileArgs> for Files {
     }
 }
 
+impl From<GlobalFileArgs> for Files {
+    fn from(args: GlobalFileArgs) -> Self {
+        Self { gateway: args.config, routes: args.routes }
+    }
+}
+
 impl From<FormatArg> for Format {
     fn from(arg: FormatArg) -> Self {
         match arg {
@@ -284,8 +304,8 @@ pub fn main(filters: Filters) -> ExitCode {
             let wanted = ExplainRequest { method, url, fields: header };
             app::explain(&files.into(), &filters, &wanted, format.into()).and_then(show)
         }
-        Command::Users { command, config } => users(command, &config.config).and_then(show),
-        Command::Keys { command, config } => keys(command, &config.config).and_then(show),
+        Command::Users { command, files } => users(command, &files.into()).and_then(show),
+        Command::Keys { command, files } => keys(command, &files.into()).and_then(show),
         Command::Secrets { command, config } => secrets(command, &config.config).and_then(show),
         Command::Schema { file } => {
             let file = match file {
@@ -316,23 +336,25 @@ impl From<RegisterCommand> for RegisterArgs {
     }
 }
 
-fn users(command: UsersCommand, config: &Path) -> Result<String, Failure> {
-    let change = |name: &str, change| app::change_user(config, name, change);
+fn users(command: UsersCommand, files: &Files) -> Result<String, Failure> {
+    let config = &*files.gateway;
+    let change = |name: &str, change| app::change_user(files, name, change);
     match command {
         UsersCommand::Add { name, roles, tenant, generate } => {
-            app::add_user(config, NewUserArgs { name, roles, tenant, generate })
+            app::add_user(files, NewUserArgs { name, roles, tenant, generate })
         }
         UsersCommand::List { format } => app::list_users(config, format.into()),
         UsersCommand::Disable { name } => change(&name, UserChange { active: Some(false), ..UserChange::default() }),
         UsersCommand::Enable { name } => change(&name, UserChange { active: Some(true), ..UserChange::default() }),
-        UsersCommand::Roles { name, roles } => {
+        UsersCommand::Roles { name, roles, none: _ } => {
             change(&name, UserChange { roles: Some(roles), ..UserChange::default() })
         }
         UsersCommand::Password { name, generate } => app::set_password(config, &name, generate),
     }
 }
 
-fn keys(command: KeysCommand, config: &Path) -> Result<String, Failure> {
+fn keys(command: KeysCommand, files: &Files) -> Result<String, Failure> {
+    let config = &*files.gateway;
     match command {
         KeysCommand::New { algorithm, out } => app::new_key(
             match algorithm {
@@ -349,7 +371,7 @@ fn keys(command: KeysCommand, config: &Path) -> Result<String, Failure> {
                     Some(text.parse::<Period>().map_err(|it| Failure(format!("--expires {text}: {it}, or never")))?.0)
                 }
             };
-            app::add_api_key(config, NewApiKeyArgs { name, roles, scopes, tenant, life })
+            app::add_api_key(files, NewApiKeyArgs { name, roles, scopes, tenant, life })
         }
         KeysCommand::List { format } => app::api_keys(config, format.into()),
         KeysCommand::Revoke { id } => app::revoke_api_key(config, &id),

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use crate::app::{Failure, Files, Format};
 use crate::config::{
-    Action, Description, GatewayFile, Mode, Route, Snapshot, compile_files, compile_routes, routes_schema,
+    Action, Compiled, Description, GatewayFile, Mode, Route, Snapshot, compile_files, compile_routes, routes_schema,
 };
 use crate::filters::announced_method;
 use crate::pipeline::Filters;
-use crate::routing::{Explanation, MatchConfig, Request, Target, ValueMatch, ValueRule, Verdict};
+use crate::routing::{Explanation, MatchConfig, Request, Target, ValueMatch, ValueRule, Verdict, without_parameters};
 use crate::services::ServiceRegistry;
 use crate::upstream::{LocalUpstream, Upstream, UpstreamKind};
-use crate::yaml::schema_of;
+use crate::yaml::{schema_for_editors, schema_of};
 
 /// What `moongate check` found.
 #[derive(Debug)]
@@ -43,17 +43,23 @@ pub struct ExplainRequest {
 pub fn check(files: &Files, filters: &Filters, format: Format) -> Checked {
     let compiled = compile_files(&files.gateway, &files.routes, &ServiceRegistry::standard(), filters);
     let (report, verdict) = match (compiled, format) {
-        (Ok(compiled), Format::Human) => {
-            let (routes, upstreams) = (compiled.snapshot.routes.len(), compiled.snapshot.upstreams.len());
-            let (gateway, file) = (files.gateway.display(), files.routes.display());
-            let counts = format!("{routes} routes, {upstreams} upstreams, built-in ones included");
-            (format!("{gateway} and {file} are sound: {counts}\n"), Ok(()))
-        }
-        (Ok(_), Format::Json) => ("[]\n".to_owned(), Ok(())),
+        (Ok(compiled), Format::Human) => (sound(files, &compiled), Ok(())),
+        (Ok(compiled), Format::Json) => (pretty(&json!(compiled.warnings)), Ok(())),
         (Err(faults), Format::Human) => (String::new(), Err(Failure(faults.render(false)))),
         (Err(faults), Format::Json) => (pretty(&json!(faults)), Err(Failure(faults.summary()))),
     };
     Checked { report, verdict }
+}
+
+/// What there is to say of files that can be used: warnings, and how much was written.
+fn sound(files: &Files, compiled: &Compiled) -> String {
+    let Compiled { snapshot, warnings, .. } = compiled;
+    let warnings = if warnings.is_empty() { String::new() } else { format!("{}\n\n", warnings.render(false)) };
+    let counted = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+    let routes = counted(snapshot.written_routes().len(), "route");
+    let upstreams = counted(snapshot.written_upstreams().len(), "upstream");
+    let (gateway, file) = (files.gateway.display(), files.routes.display());
+    format!("{warnings}{gateway} and {file} are sound: {routes}, {upstreams}\n")
 }
 
 /// `moongate routes`: the compiled table.
@@ -109,19 +115,23 @@ pub fn explain(files: &Files, filters: &Filters, wanted: &ExplainRequest, format
         Action::Upstream(number) => Some(&*snapshot.upstreams[number]),
         Action::Redirect(_) | Action::Respond(_) => None,
     });
-    let refused = websocket && method == Method::GET && route.is_some_and(|it| !it.description.r#match.websocket);
+    let no_handshakes = websocket && method == Method::GET && route.is_some_and(|it| !it.description.r#match.websocket);
+    let refused = match route {
+        Some(route) if !takes_path(&snapshot, route, request) => Some(("bad_request", NO_PARAMETERS)),
+        _ => no_handshakes.then_some(("upgrade_not_allowed", NO_HANDSHAKES)),
+    };
     match format {
         Format::Json => Ok(pretty(&json!({
             "request": { "method": method.as_str(), "host": host, "target": target.to_string() },
             "match": explanation,
-            "refused": refused.then_some("upgrade_not_allowed"),
+            "refused": refused.map(|it| it.0),
             "route": route.map(|it| &it.description),
             "upstream": upstream.map(endpoints),
         }))),
         Format::Human => {
             let on = host.map(|it| format!(" on {it}")).unwrap_or_default();
             let story = story(&explanation, route, upstream);
-            Ok(format!("{method} {target}{on}\n\n{}{story}", if refused { NO_HANDSHAKES } else { "" }))
+            Ok(format!("{method} {target}{on}\n\n{}{story}", refused.map_or("", |it| it.1)))
         }
     }
 }
@@ -129,6 +139,19 @@ pub fn explain(files: &Files, filters: &Filters, wanted: &ExplainRequest, format
 /// What becomes of a WebSocket's handshake where none is taken.
 const NO_HANDSHAKES: &str = "answer     400 upgrade_not_allowed: the route takes no handshakes of WebSockets;\n           \
                              `match.websocket: true` lets it\n\n";
+
+/// What becomes of a path with parameters that two servers could read as two.
+const NO_PARAMETERS: &str = "answer     400 bad_request: a server that cuts the path's parameters off reads another path;\n           \
+                             `path_parameters: true` lets the route take them, where that leads past no `auth`\n\n";
+
+/// As `proxy/way.rs` does it: without its parameters, a path is not to be another route's.
+fn takes_path(snapshot: &Snapshot, route: &Route, request: Request<'_>) -> bool {
+    let Some(cut) = without_parameters(request.path) else { return true };
+    let Ok(target) = Target::normalise(cut.as_bytes()) else { return false };
+    let number = |route: &Route| snapshot.routes.iter().position(|it| it.name == route.name);
+    let other = explained(snapshot, Request { path: target.path(), ..request }).1.and_then(number);
+    number(route).is_none_or(|it| snapshot.takes_parameters(it, other))
+}
 
 /// As `proxy/way.rs` does it: a preflight is answered by the route of the request that it announces.
 fn explained<'s>(snapshot: &'s Snapshot, request: Request<'_>) -> (Explanation, Option<&'s Route>) {
@@ -152,11 +175,10 @@ fn explained<'s>(snapshot: &'s Snapshot, request: Request<'_>) -> (Explanation, 
 
 /// `moongate schema config|routes`: the JSON Schema of a file.
 pub fn schema(file: &str, filters: &Filters) -> String {
-    pretty(&if file == "config" {
-        schema_of::<GatewayFile>()
-    } else {
-        routes_schema(filters, &ServiceRegistry::standard())
-    })
+    pretty(&schema_for_editors(match file {
+        "config" => schema_of::<GatewayFile>(),
+        _ => routes_schema(filters, &ServiceRegistry::standard()),
+    }))
 }
 
 fn snapshot(files: &Files, filters: &Filters) -> Result<Snapshot, Failure> {

@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::app::inspect::{columns, pretty};
 use crate::app::prompt::{keeping, moment, with_store};
 use crate::app::users::check_roles;
-use crate::app::{Failure, Format};
+use crate::app::{Failure, Files, Format};
 use crate::base::{At, Diagnostics, unix_seconds};
 use crate::identity::TokensConfig;
 use crate::services::auth::{MadeKey, NAME_RULE, ROLE_RULE, is_role, is_scope, is_user_name};
@@ -93,9 +93,10 @@ fn kid(path: &Path) -> Option<String> {
 ///
 /// # Errors
 /// When a name, role or scope can't be one, or the store can't be reached.
-pub fn add_api_key(gateway: &Path, args: NewApiKeyArgs) -> Result<String, Failure> {
-    let keeping = keeping(gateway)?;
+pub fn add_api_key(files: &Files, args: NewApiKeyArgs) -> Result<String, Failure> {
+    let keeping = keeping(&files.gateway)?;
     check(&args)?;
+    check_roles(&args.roles, &keeping, &files.routes)?;
     let made = MadeKey::random().map_err(|it| Failure(it.to_string()))?;
     let expires = args.life.map(|it| now().saturating_add(i64::try_from(it.as_secs()).unwrap_or(i64::MAX)));
     let NewApiKeyArgs { name, roles, scopes, tenant, .. } = args;
@@ -110,7 +111,6 @@ fn check(args: &NewApiKeyArgs) -> Result<(), Failure> {
     if !is_user_name(&args.name) {
         return Err(Failure(format!("`{}` is not a name: {NAME_RULE}", args.name)));
     }
-    check_roles(&args.roles)?;
     if let Some(wrong) = args.scopes.iter().find(|it| !is_scope(it)) {
         return Err(Failure(format!("`{wrong}` is not a scope: letters, digits and `-_.:/`, at most 64")));
     }

@@ -82,8 +82,10 @@ impl Registrar {
                 return Err(Failure(format!("--{option} {name}: a name has {SERVICE_NAME_RULE}")));
             }
         }
-        let url = Url::parse(&args.gateway).and_then(|it| it.join(&format!("/admin/registry/{}/{instance}", args.service)));
-        let url = url.map_err(|error| Failure(format!("--gateway {}: {error}; write http://127.0.0.1:9090", args.gateway)))?;
+        let url =
+            Url::parse(&args.gateway).and_then(|it| it.join(&format!("/admin/registry/{}/{instance}", args.service)));
+        let url =
+            url.map_err(|error| Failure(format!("--gateway {}: {error}; write http://127.0.0.1:9090", args.gateway)))?;
         let client = Client::builder().timeout(CALL_MAX).build();
         let client = client.map_err(|error| Failure(format!("the gateway can't be called: {error}")))?;
         Ok(Self { args, client, url })
@@ -145,7 +147,10 @@ impl Registrar {
     async fn leave(&self) {
         if let Err(reason) = self.call(Method::DELETE, None).await {
             let ttl = Period(self.args.ttl);
-            eprintln!("{} could not leave the registry: {reason}; it ends there by itself within {ttl}", self.args.address);
+            eprintln!(
+                "{} could not leave the registry: {reason}; it ends there by itself within {ttl}",
+                self.args.address
+            );
         }
     }
 

@@ -1,6 +1,5 @@
 //! `moongate run`: the start as a story, and the stop.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -21,7 +20,7 @@ use crate::filters::rate_limit::Limits;
 use crate::forward::Worker;
 use crate::guard::Guard;
 use crate::identity::Identity;
-use crate::listener::{self, Certificates, Drain, Socket};
+use crate::listener::{self, Certificates, Drain, Listener, Socket};
 use crate::pipeline::Filters;
 use crate::proxy::{EarlyResponses, Front, Proxy, Shared};
 use crate::services::auth::{AuthParts, AuthService};
@@ -50,7 +49,7 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
 
     // Sockets before threads: what can't be bound ends the process before it serves anybody.
     let sockets = listener::bind(&compiled.process.public).map_err(|it| Failure(it.to_string()))?;
-    let admin_socket = bind_admin(compiled.process.admin)?;
+    let admin_socket = bind_admin(&compiled.process.admin)?;
     telemetry::start(&compiled.process.written.telemetry.log);
 
     let side = side_runtime()?;
@@ -77,6 +76,7 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     side.spawn(identity.clone().follow(store.clone(), state.pubsub.clone()));
     let auth = AuthService::new(AuthParts {
         rules: compiled.process.auth.clone(),
+        public_url: compiled.process.public_url.clone(),
         identity: identity.clone(),
         state: state.clone(),
         store,
@@ -105,9 +105,10 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     };
     let workers = start_workers(&configuration, &shared, &sockets, &drain, &ended)?;
     admin.started();
-    announce(&sockets, &admin_socket);
+    announce(sockets.iter().chain([&admin_socket]));
     drop(sockets);
-    side.spawn(serve_admin(admin_socket, admin));
+    let refuse = EarlyResponses { guard: shared.guard.clone(), configuration: configuration.clone() };
+    side.spawn(serve_admin(admin_socket, admin, Arc::new(refuse)));
 
     side.block_on(steer(&configuration, &drain, &ending, &mut signals))?;
     for worker in workers {
@@ -137,16 +138,14 @@ async fn open(store: &Store, identity: &Identity) -> Result<(), Failure> {
     opened.await.map_err(|error| Failure(format!("{error}; see `store` in gateway.yaml")))
 }
 
-fn bind_admin(address: std::net::SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).map_err(|error| {
-        Failure(format!(
-            "the admin listener can't use {address}: {error}; choose another address under listeners.admin"
-        ))
-    })
+fn bind_admin(admin: &Listener) -> Result<Socket, Failure> {
+    let bound = listener::bind(std::slice::from_ref(admin));
+    let bound = bound.map_err(|error| Failure(format!("{error}; see listeners.admin")))?;
+    bound.into_iter().next().ok_or_else(|| Failure("the admin listener is not bound".to_owned()))
 }
 
-async fn serve_admin(socket: TcpListener, admin: Arc<Admin>) {
-    if let Err(error) = admin::serve(socket, admin).await {
+async fn serve_admin(socket: Socket, admin: Arc<Admin>, refuse: Arc<EarlyResponses>) {
+    if let Err(error) = admin::serve(socket, admin, refuse).await {
         tracing::error!(event = "listener_failed", listener = "admin", error = %error);
     }
 }
@@ -172,12 +171,9 @@ async fn watch_clock() {
     }
 }
 
-fn announce(sockets: &[Socket], admin: &TcpListener) {
+fn announce<'s>(sockets: impl Iterator<Item = &'s Socket>) {
     for socket in sockets {
         tracing::info!(event = "listening", listener = %socket.name(), address = %socket.address());
-    }
-    if let Ok(address) = admin.local_addr() {
-        tracing::info!(event = "listening", listener = "admin", address = %address);
     }
 }
 

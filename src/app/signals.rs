@@ -34,7 +34,10 @@ impl Signals {
     pub(super) async fn next_stop(&mut self) -> SignalAction {
         loop {
             match self.next().await {
-                SignalAction::Reload => {} // too late for that, and no reason to cut anybody off
+                // Too late for that, and no reason to cut anybody off.
+                SignalAction::Reload => {
+                    tracing::info!(event = "reload_refused", "it stops: the files are not read again")
+                }
                 stop => return stop,
             }
         }

@@ -1,5 +1,6 @@
 //! `moongate users`: who may sign in.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,9 +8,9 @@ use serde_json::json;
 
 use crate::app::inspect::{columns, pretty};
 use crate::app::prompt::{self, keeping, moment, with_store};
-use crate::app::{Failure, Format};
+use crate::app::{Failure, Files, Format};
 use crate::base::{RequestId, Secret};
-use crate::config::Keeping;
+use crate::config::{Keeping, known_roles};
 use crate::services::auth::{NAME_RULE, Passwords, ROLE_RULE, ROLES_MAX, is_role, is_user_name, random_password};
 use crate::store::{NewUser, Store, StoreError, User, UserChange};
 
@@ -34,11 +35,12 @@ pub struct NewUserArgs {
 /// `moongate users add`: prompts for a password, or makes one and shows it, once.
 ///
 /// # Errors
-/// When the name is taken or can't be one, the password is too short, or the store can't be reached.
-pub fn add_user(gateway: &Path, args: NewUserArgs) -> Result<String, Failure> {
-    let keeping = keeping(gateway)?;
+/// When the name is taken or can't be one, there is no such role, the password is too short, or the store can't be
+/// reached.
+pub fn add_user(files: &Files, args: NewUserArgs) -> Result<String, Failure> {
+    let keeping = keeping(&files.gateway)?;
     check_name(&args.name)?;
-    check_roles(&args.roles)?;
+    check_roles(&args.roles, &keeping, &files.routes)?;
     if args.tenant.as_deref().is_some_and(|it| !is_role(it)) {
         return Err(Failure(format!("not a tenant: {ROLE_RULE}")));
     }
@@ -83,12 +85,13 @@ pub fn set_password(gateway: &Path, name: &str, generate: bool) -> Result<String
 /// `moongate users roles`, `disable` and `enable`: tokens that say otherwise don't count any more.
 ///
 /// # Errors
-/// When there is no such user, a role can't be one, or the store can't be reached.
-pub fn change_user(gateway: &Path, name: &str, change: UserChange) -> Result<String, Failure> {
+/// When there is no such user or role, or the store can't be reached.
+pub fn change_user(files: &Files, name: &str, change: UserChange) -> Result<String, Failure> {
+    let keeping = keeping(&files.gateway)?;
     if let Some(roles) = &change.roles {
-        check_roles(roles)?;
+        check_roles(roles, &keeping, &files.routes)?;
     }
-    let user = changed(&keeping(gateway)?, name, change)?;
+    let user = changed(&keeping, name, change)?;
     let state = if user.active { "active" } else { "disabled" };
     Ok(format!("user `{}` is {state}, roles: {}\n", user.name, listed(&user.roles)))
 }
@@ -154,19 +157,30 @@ fn chosen_password(generate: bool) -> Result<Secret, Failure> {
 
 async fn hash(password: Secret) -> Result<String, String> {
     let passwords = Passwords::new(tokio::runtime::Handle::current());
-    passwords.hash(password).await.map_err(|it| it.to_string())
+    passwords.hash(password, Ipv4Addr::LOCALHOST.into()).await.map_err(|it| it.to_string())
 }
 
 fn check_name(name: &str) -> Result<(), Failure> {
     if is_user_name(name) { Ok(()) } else { Err(Failure(format!("`{name}` is not a name for a user: {NAME_RULE}"))) }
 }
 
-pub(super) fn check_roles(roles: &[String]) -> Result<(), Failure> {
+/// Roles have to be there: in `roles` of routes.yaml or among the default ones, or given by name in gateway.yaml.
+pub(super) fn check_roles(roles: &[String], keeping: &Keeping, routes: &Path) -> Result<(), Failure> {
     if roles.len() > ROLES_MAX {
         return Err(Failure(format!("more than {ROLES_MAX} roles")));
     }
-    match roles.iter().find(|it| !is_role(it)) {
-        Some(wrong) => Err(Failure(format!("`{wrong}` is not a role: {ROLE_RULE}"))),
+    if let Some(wrong) = roles.iter().find(|it| !is_role(it)) {
+        return Err(Failure(format!("`{wrong}` is not a role: {ROLE_RULE}")));
+    }
+    if roles.is_empty() {
+        return Ok(());
+    }
+    // Whatever issuers may give: what is given here should be written down somewhere.
+    let given = Some(keeping.given_roles.clone());
+    let known = known_roles(routes, given).map_err(|it| Failure(it.to_string()))?;
+    let unknown = roles.iter().find_map(|it| Some((it, known.find(it, &[]).err()?)));
+    match unknown {
+        Some((role, help)) => Err(Failure(format!("there is no role `{role}`: {help}"))),
         None => Ok(()),
     }
 }

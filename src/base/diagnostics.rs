@@ -77,10 +77,11 @@ pub struct Diagnostic {
     pub help: Option<String>,
 }
 
-/// All faults of a document; a document with any does not compile.
+/// All faults of a document; a document with any does not compile. And what it may say, but probably should not.
 #[derive(Debug, Default)]
 pub struct Diagnostics {
     list: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
 }
 
 impl Diagnostics {
@@ -100,12 +101,25 @@ impl Diagnostics {
         self.list.last_mut().expect("it was pushed just now")
     }
 
-    /// Whether nothing was found.
+    /// Warns of the value at `at`: it works, and is dangerous or of no use. Returns the diagnostic, so that help can
+    /// be added.
+    pub fn warn(&mut self, at: &At<'_>, message: impl Into<String>) -> &mut Diagnostic {
+        let (path, message) = (at.to_string(), message.into());
+        self.warnings.push(Diagnostic { path, part: Part::Value, message, help: None });
+        self.warnings.last_mut().expect("it was pushed just now")
+    }
+
+    /// The warnings, in the order of their report.
+    pub fn warnings(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.warnings.iter()
+    }
+
+    /// Whether no fault was found; warnings are none.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// The diagnostics, in the order of their report.
+    /// The faults, in the order of their report.
     pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.list.iter()
     }

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// A length of time: a number and `ms`, `s`, `m`, `h` or `d`.
+/// A length of time: numbers, each with `ms`, `s`, `m`, `h` or `d`, or with the word for it: `30s`, `1h30m`, `5 min`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Period(pub Duration);
 
@@ -25,7 +25,8 @@ impl Period {
     }
 }
 
-/// A number of bytes: a bare number, or one with `B`, `KiB`, `MiB`, `GiB`, `KB`, `MB` or `GB`.
+/// A number of bytes: a bare number, or one with `KiB`, `MiB`, `GiB` (powers of 1024; so are `k`, `M` and `G` alone,
+/// as in nginx) or `KB`, `MB`, `GB` (powers of 1000), in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
 
@@ -34,7 +35,7 @@ pub struct ByteSize(pub u64);
 pub struct Percent(pub f64);
 
 /// A text is not the quantity that it should be.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not {0}")]
 pub struct NotAQuantity(&'static str);
 
@@ -46,18 +47,31 @@ impl FromStr for Period {
     type Err = NotAQuantity;
 
     fn from_str(text: &str) -> Result<Self, NotAQuantity> {
-        let (number, unit) = split(text).ok_or(NotAQuantity(PERIOD))?;
-        let seconds = match unit {
-            "ms" => 0.001,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3_600.0,
-            "d" => 86_400.0,
-            _ => return Err(NotAQuantity(PERIOD)),
-        };
-        let length = Duration::try_from_secs_f64(number * seconds);
-        length.map(Self).map_err(|_| NotAQuantity(PERIOD))
+        let wrong = NotAQuantity(PERIOD);
+        let (mut sum, mut last, mut rest) = (Duration::ZERO, f64::INFINITY, text);
+        while !rest.is_empty() || last.is_infinite() {
+            let (number, behind) = split(rest).ok_or(wrong)?;
+            let end = behind.find(|it: char| !it.is_ascii_lowercase()).unwrap_or(behind.len());
+            let (unit, after) = behind.split_at(end);
+            // From large to small: `30m1h` is more likely a slip than a wish.
+            let seconds = seconds_of(unit).filter(|it| *it < last).ok_or(wrong)?;
+            let length = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong)?;
+            sum = sum.checked_add(length).ok_or(wrong)?;
+            (last, rest) = (seconds, after.trim_start());
+        }
+        Ok(Self(sum))
     }
+}
+
+fn seconds_of(unit: &str) -> Option<f64> {
+    Some(match unit {
+        "ms" | "msec" | "millis" | "millisecond" | "milliseconds" => 0.001,
+        "s" | "sec" | "secs" | "second" | "seconds" => 1.0,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60.0,
+        "h" | "hr" | "hrs" | "hour" | "hours" => 3_600.0,
+        "d" | "day" | "days" => 86_400.0,
+        _ => return None,
+    })
 }
 
 impl FromStr for ByteSize {
@@ -65,14 +79,14 @@ impl FromStr for ByteSize {
 
     fn from_str(text: &str) -> Result<Self, NotAQuantity> {
         let (number, unit) = split(text).ok_or(NotAQuantity(BYTES))?;
-        let bytes: f64 = match unit {
-            "" | "B" => 1.0,
-            "KB" => 1e3,
-            "MB" => 1e6,
-            "GB" => 1e9,
-            "KiB" => 1024.0,
-            "MiB" => 1024.0 * 1024.0,
-            "GiB" => 1024.0 * 1024.0 * 1024.0,
+        let bytes: f64 = match &*unit.to_ascii_lowercase() {
+            "" | "b" => 1.0,
+            "kb" => 1e3,
+            "mb" => 1e6,
+            "gb" => 1e9,
+            "k" | "ki" | "kib" => 1024.0,
+            "m" | "mi" | "mib" => 1024.0 * 1024.0,
+            "g" | "gi" | "gib" => 1024.0 * 1024.0 * 1024.0,
             _ => return Err(NotAQuantity(BYTES)),
         };
         let size = number * bytes;
@@ -94,11 +108,11 @@ impl FromStr for Percent {
     }
 }
 
-/// A decimal number without sign and exponent, and what follows it.
+/// A decimal number without sign and exponent, and what follows it, without the blanks between.
 fn split(text: &str) -> Option<(f64, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
-    Some((number.parse().ok()?, unit))
+    Some((number.parse().ok()?, unit.trim_start_matches(' ')))
 }
 
 impl fmt::Display for Period {
@@ -149,6 +163,12 @@ macro_rules! quantity {
                     fn visit_u64<E: de::Error>(self, number: u64) -> Result<$name, E> {
                         number.to_string().parse().map_err(E::custom)
                     }
+                    fn visit_i64<E: de::Error>(self, _: i64) -> Result<$name, E> {
+                        Err(E::custom(NotAQuantity($expected)))
+                    }
+                    fn visit_f64<E: de::Error>(self, number: f64) -> Result<$name, E> {
+                        number.to_string().parse().map_err(E::custom)
+                    }
                 }
                 deserializer.deserialize_any(Text)
             }
@@ -171,31 +191,45 @@ macro_rules! quantity {
     };
 }
 
-quantity!(Period, PERIOD, r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$", "string");
-quantity!(ByteSize, BYTES, r"^[0-9]+(\.[0-9]+)?(B|KB|MB|GB|KiB|MiB|GiB)?$", ["string", "integer"]);
-quantity!(Percent, PERCENT, r"^([0-9]|[1-9][0-9]|100|[0-9]{1,2}\.[0-9]+)%$", "string");
+quantity!(Period, PERIOD, r"^([0-9]+(\.[0-9]+)? *[a-z]+ *)+$", "string");
+quantity!(ByteSize, BYTES, r"^[0-9]+(\.[0-9]+)? *([KMGkmg][Ii]?)?[Bb]?$", ["string", "integer"]);
+quantity!(Percent, PERCENT, r"^([0-9]|[1-9][0-9]|100|[0-9]{1,2}\.[0-9]+) *%$", "string");
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn durations_read_as_written() {
+    fn durations_read_in_every_common_spelling() {
         let millis = |text: &str| text.parse::<Period>().map(|it| it.0.as_millis());
         assert_eq!(millis("500ms"), Ok(500));
         assert_eq!(millis("1.5s"), Ok(1500));
         assert_eq!(millis("24h"), Ok(86_400_000));
-        for wrong in ["", "s", "5", "-5s", "5 s", "1e3s", "99999999999999999999d"] {
+        assert_eq!(millis("1h30m"), Ok(5_400_000));
+        assert_eq!(millis("1m 1s 1ms"), Ok(61_001));
+        assert_eq!(millis("5 minutes"), Ok(300_000));
+        assert_eq!(millis("2 hrs"), Ok(7_200_000));
+        let wrong =
+            ["", " ", "s", "5", "-5s", "1e3s", "99999999999999999999d", "30m1h", "1s2s", "5S", "1h30", "5s,", "1.s.2s"];
+        for wrong in wrong {
             assert!(millis(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
-    fn sizes_and_shares_read_as_written() {
-        assert_eq!("256KiB".parse(), Ok(ByteSize(262_144)));
-        assert_eq!("4096".parse(), Ok(ByteSize(4096)));
-        assert!("1TB".parse::<ByteSize>().is_err());
+    fn sizes_and_shares_read_in_every_common_spelling() {
+        let bytes = |text: &str| text.parse::<ByteSize>().map(|it| it.0);
+        for same in ["256KiB", "256k", "256K", "256Ki", "256 kib", "262144", "262144B"] {
+            assert_eq!(bytes(same), Ok(262_144), "{same}");
+        }
+        for (text, expected) in [("10M", 10 << 20), ("10m", 10 << 20), ("500k", 512_000), ("10MB", 10_000_000)] {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+        for wrong in ["1TB", "10 M B", "1,000", "-1", "", "k"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
         assert_eq!("20%".parse(), Ok(Percent(0.2)));
+        assert_eq!("20 %".parse(), Ok(Percent(0.2)));
         assert!("101%".parse::<Percent>().is_err());
     }
 

@@ -1,7 +1,7 @@
 //! What a client receives about the cache: `X-Cache` (S2S-12), `Cache-Status` (RFC 9211), `Age`.
 
 use http::HeaderValue;
-use http::header::{AGE, CACHE_CONTROL, HeaderName};
+use http::header::{AGE, CACHE_CONTROL, EXPIRES, HeaderName};
 use pingora::http::ResponseHeader;
 
 use crate::cache::metrics::METRICS;
@@ -116,8 +116,9 @@ impl CacheStatus {
         if let Some((_, age)) = self.time {
             let _ = answer.insert_header(AGE, HeaderValue::from(age));
         }
-        // The gateway's own `no-store` (S2S-30) is for what is private.
-        if self.public && !answer.headers.contains_key(CACHE_CONTROL) {
+        // The gateway's own `no-store` (S2S-30) is for what is private; what the upstream said stands.
+        let silent = ![CACHE_CONTROL, EXPIRES].iter().any(|it| answer.headers.contains_key(it));
+        if self.public && silent {
             let _ = answer.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         }
     }

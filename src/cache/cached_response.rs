@@ -35,7 +35,8 @@ pub(super) fn give(object: &Arc<Object>, method: &Method, headers: &HeaderMap, s
     let validators = object.validators();
     // Conditions and ranges are for GET, conditions for HEAD, too (RFC 9110, sections 13.2.1 and 14.2).
     let good = object.head.status == StatusCode::OK && [Method::GET, Method::HEAD].contains(method);
-    let (head, body) = if good && validators.condition_of_caches(headers) == Condition::NotModified {
+    let known = || object.validators_for_clients().condition_of_caches(headers) == Condition::NotModified;
+    let (head, body) = if good && known() {
         (not_modified(object), Bytes::new())
     } else if good && *method == Method::GET {
         let length = object.body.len() as u64;

@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use http::HeaderMap;
 use http::header::{
-    ETAG, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE as RANGE_FIELD,
+    ETAG, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED,
+    RANGE as RANGE_FIELD,
 };
 
 use crate::cache::freshness::date;
@@ -87,11 +88,17 @@ impl Validators<'_> {
         }
     }
 
-    /// Whether a 304 with these fields can be about this version.
+    /// Whether a 304 with these fields is about this version (RFC 9111, section 4.3.4): a strong validator has to be
+    /// the same strong one, a weak one to correspond. One that names nothing can only be about what was asked for.
     pub(super) fn are_those_of(&self, confirmation: &HeaderMap) -> bool {
         match (self.etag, confirmation.get(ETAG)) {
-            (Some(own), Some(named)) => weak_eq(own.as_bytes(), named.as_bytes()),
-            _ => true,
+            (Some(own), Some(named)) if is_weak(named.as_bytes()) => weak_eq(own.as_bytes(), named.as_bytes()),
+            (Some(own), Some(named)) => strong_eq(own.as_bytes(), named.as_bytes()),
+            (None, Some(_)) => false,
+            (_, None) => match (self.last_modified, confirmation.get(LAST_MODIFIED).and_then(date)) {
+                (Some(own), Some(named)) => own == named,
+                _ => true,
+            },
         }
     }
 
@@ -165,8 +172,12 @@ fn tags(mut text: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+fn is_weak(tag: &[u8]) -> bool {
+    tag.starts_with(b"W/")
+}
+
 fn strong_eq(left: &[u8], right: &[u8]) -> bool {
-    left == right && !left.starts_with(b"W/")
+    left == right && !is_weak(left)
 }
 
 fn weak_eq(left: &[u8], right: &[u8]) -> bool {
@@ -234,6 +245,27 @@ mod tests {
         {
             assert_eq!(part(whole, 10), Part::Whole, "{whole}");
         }
+    }
+
+    #[test]
+    fn rfc_9111_4_3_4_a_304_is_about_a_version_that_it_names_strongly_or_not_at_all() {
+        let check = |own: &'static str, named: &[(&'static str, &'static str)], expected: bool| {
+            let etag = HeaderValue::from_static(own);
+            let last_modified = httpdate::parse_http_date(NEW).ok();
+            let validators = Validators { etag: Some(&etag).filter(|_| !own.is_empty()), last_modified };
+            assert_eq!(validators.are_those_of(&headers(named)), expected, "{own} {named:?}");
+        };
+        check("\"v1\"", &[("etag", "\"v1\"")], true);
+        check("\"v1\"", &[("etag", "\"v1\""), ("last-modified", OLD)], true);
+        check("\"v1\"", &[("etag", "W/\"v1\"")], true);
+        check("W/\"v1\"", &[("etag", "W/\"v1\"")], true);
+        check("\"v1\"", &[], true);
+        check("", &[("last-modified", NEW)], true);
+        check("\"v1\"", &[("etag", "\"v2\"")], false);
+        check("\"v1-gzip\"", &[("etag", "\"v1\"")], false);
+        check("W/\"v1\"", &[("etag", "\"v1\"")], false);
+        check("", &[("etag", "\"v1\"")], false);
+        check("", &[("last-modified", OLD)], false);
     }
 
     #[test]

@@ -4,19 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use http::header::{HOST, HeaderName};
+use http::header::{AUTHORIZATION, HOST, HeaderName, PROXY_AUTHORIZATION};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{At, ByteSize, Diagnostics, Period};
-use crate::cache::credentials::is_credential;
 use crate::cache::tag::Tag;
+use crate::http::is_credential;
 
 /// Which responses of a route are cached and served again. Without this section, none are.
 ///
 /// What a response says about itself counts (RFC 9111): `no-store`, `private`, `no-cache`,
-/// `must-revalidate`, `Vary`, `s-maxage`, `CDN-Cache-Control`. Nothing is ever guessed from
-/// `Last-Modified`: what says nothing is stored only if `ttl` is set.
+/// `must-revalidate`, `Vary`, `s-maxage`, `CDN-Cache-Control`. What says nothing is stored only if `ttl` is set, or
+/// `heuristic`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CacheConfig {
@@ -48,6 +48,15 @@ pub struct CacheConfig {
     pub collapse: Option<Period>,
     /// What becomes of responses with `Set-Cookie`. Default `refuse`.
     pub set_cookie: SetCookie,
+    /// Request header fields that say nothing about who is asking, though their names sound like it: `x-role` of a
+    /// button. Responses are shared whatever they have.
+    pub impersonal: Vec<String>,
+    /// Whether errors (4xx and 5xx) that say how long they are fresh are stored. Without it only 404, 405, 410, 414,
+    /// 451 and 501 are.
+    pub errors: bool,
+    /// Responses that have a `Last-Modified` and say nothing about their lifetime are fresh for a tenth of the time
+    /// since then, at most this long (RFC 9111, section 4.2.2). Without it, nothing is guessed.
+    pub heuristic: Option<Period>,
 }
 
 /// Who shares responses.
@@ -96,6 +105,9 @@ pub struct Rules {
     pub(super) max_object: Option<usize>,
     pub(super) collapse: Duration,
     pub(super) set_cookie: SetCookie,
+    pub(super) impersonal: Vec<HeaderName>,
+    pub(super) errors: bool,
+    pub(super) heuristic: Option<Duration>,
 }
 
 impl Rules {
@@ -123,6 +135,9 @@ impl Rules {
             ttl: config.ttl.map(|it| it.0),
             per: config.per,
             vary: vary(&config.vary, &at.key("vary"), diagnostics),
+            impersonal: impersonal(config, &at.key("impersonal"), diagnostics),
+            errors: config.errors,
+            heuristic: config.heuristic.map(|it| it.0),
             tags,
             by_body,
             methods: methods(config, by_body, &at.key("methods"), diagnostics),
@@ -146,6 +161,11 @@ impl Rules {
         self.by_body && self.methods.contains(method)
     }
 
+    /// Whether a field may say who is asking.
+    pub(super) fn is_credential(&self, field: &HeaderName) -> bool {
+        is_credential(field) && !self.impersonal.contains(field)
+    }
+
     /// Whether credentials in fields are a part of the key.
     pub(super) fn parts_by(&self, field: &HeaderName) -> bool {
         self.vary.contains(field)
@@ -153,7 +173,7 @@ impl Rules {
 
     /// Whether some credential parts responses.
     pub(super) fn parts_by_credentials(&self) -> bool {
-        self.vary.iter().any(is_credential)
+        self.vary.iter().any(|it| self.is_credential(it))
     }
 }
 
@@ -162,6 +182,11 @@ fn vary(written: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<H
     for (number, text) in written.iter().enumerate() {
         match HeaderName::from_bytes(text.as_bytes()) {
             Ok(HOST) => diagnostics.error(&at.index(number), "responses always vary by the host").help("remove it"),
+            Ok(field) if is_of_one_request(&field) => {
+                let diagnostic =
+                    diagnostics.error(&at.index(number), "the gateway says it, and of each client another");
+                diagnostic.help("remove it: no response could be shared")
+            }
             Ok(field) => {
                 if !fields.contains(&field) {
                     fields.push(field);
@@ -172,6 +197,39 @@ fn vary(written: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<H
         };
     }
     fields.sort_by(|left, right| left.as_str().cmp(right.as_str()));
+    fields
+}
+
+/// Fields that upstreams get from the gateway, with another value for each request or client: nothing that depends on
+/// them is for anybody else.
+pub(super) fn is_of_one_request(field: &HeaderName) -> bool {
+    ["forwarded", "traceparent", "x-forwarded-for", "x-real-ip", "x-request-id"].contains(&field.as_str())
+}
+
+fn impersonal(config: &CacheConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<HeaderName> {
+    let fields = impersonal_fields(&config.impersonal, at, diagnostics);
+    for (number, text) in config.impersonal.iter().enumerate() {
+        if config.vary.iter().any(|it| it.eq_ignore_ascii_case(text)) {
+            let diagnostic = diagnostics.error(&at.index(number), format!("`{text}` stands in `vary`, too"));
+            diagnostic.help("either responses vary by it, or they do not");
+        }
+    }
+    fields
+}
+
+/// The fields of an `impersonal` list; reports names that are none, and those that are always credentials.
+pub fn impersonal_fields(written: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<HeaderName> {
+    let mut fields = Vec::new();
+    for (number, text) in written.iter().enumerate() {
+        match HeaderName::from_bytes(text.as_bytes()) {
+            Ok(field) if field == AUTHORIZATION || field == PROXY_AUTHORIZATION => {
+                let diagnostic = diagnostics.error(&at.index(number), format!("`{field}` always says who is asking"));
+                diagnostic.help("remove it; a cache whose responses are for everybody has `per: public`")
+            }
+            Ok(field) => fields.push(field),
+            Err(_) => diagnostics.error(&at.index(number), "not a header's name").help("write it as x-role"),
+        }
+    }
     fields
 }
 
@@ -256,6 +314,12 @@ mod tests {
         assert_eq!(faults("{ ttl: 5m, key: [body] }"), [""; 0]);
         assert_eq!(faults("{ key: [body] }"), ["/key"]);
         assert_eq!(faults("{ ttl: 10ms, max_object: 0, vary: [host, 'a b'] }"), ["/max_object", "/vary/0", "/vary/1"]);
+        assert_eq!(faults("{ impersonal: [x-role, cookie] }"), [""; 0]);
+        assert_eq!(faults("{ impersonal: [Authorization] }"), ["/impersonal/0"]);
+        assert_eq!(
+            faults("{ impersonal: ['a b', X-Role], vary: [x-role, x-request-id] }"),
+            ["/vary/1", "/impersonal/0", "/impersonal/1"]
+        );
         assert_eq!(faults("{ methods: [POST, PUT], tags: ['{path.gone}'] }"), ["/tags/0", "/methods/0", "/methods/1"]);
     }
 }

@@ -57,6 +57,7 @@ pub struct Fill {
     pub(super) stamp: Option<u64>,
     pub(super) credentials: Credentials,
     pub(super) in_flight: Option<InFlight>,
+    /// Its room while its body is read.
     pub(super) taken_down: Option<TakenDown>,
     /// What is kept and has to be confirmed, and whether it can be served if the upstream fails.
     pub(super) stale: Option<(Arc<Object>, bool)>,
@@ -124,14 +125,20 @@ impl Fill {
         }
     }
 
-    /// The upstream says that what is kept still holds: it is fresh again, and served. `None` if it speaks of
-    /// something else (RFC 9111, section 4.3.4).
+    /// Whether the upstream's 304 is about what is kept. If it is about something else, that is gone: it has to be
+    /// asked again, without a condition (RFC 9111, section 4.3.4).
+    pub fn is_confirmed_by(&mut self, answer: &ResponseHeader) -> bool {
+        let about = self.stale.as_ref().is_some_and(|(it, _)| it.validators().are_those_of(&answer.headers));
+        if !about {
+            self.stale = None;
+            self.cache.memory.remove(&self.key);
+        }
+        about
+    }
+
+    /// The upstream says that what is kept still holds: it is fresh again, and served. `None` if nothing is kept.
     pub fn confirmed(mut self, answer: &ResponseHeader) -> Option<CachedResponse> {
         let (stale, _) = self.stale.take()?;
-        if !stale.validators().are_those_of(&answer.headers) {
-            self.cache.memory.remove(&self.key);
-            return None;
-        }
         let merged = merged(&stale.head.headers, &answer.headers);
         let freshness = Freshness::of(&self.rules, self.credentials, stale.head.status, &merged, now());
         self.status.verdict = Verdict::Revalidated;
@@ -180,25 +187,33 @@ impl Fill {
     pub fn on_head(&mut self, answer: &ResponseHeader) -> bool {
         let freshness = Freshness::of(&self.rules, self.credentials, answer.status, &answer.headers, now());
         let freshness = freshness.and_then(|it| freshness::vary(&answer.headers).map(|_| it));
-        let fits = length(answer).is_none_or(|it| it <= self.body_max()) && self.taken_down.is_some();
+        // What is not known yet may become as large as may be.
+        let bytes = length(answer).unwrap_or(self.body_max());
+        let freshness =
+            freshness.and_then(|it| if bytes <= self.body_max() { Ok(it) } else { Err(NotStorable::TooLarge) });
+        let freshness = freshness.and_then(|it| {
+            self.taken_down = self.cache.take_down(bytes);
+            self.taken_down.as_ref().map(|_| it).ok_or(NotStorable::NoRoom)
+        });
         match freshness {
-            Ok(freshness) if fits => {
+            Ok(freshness) => {
                 self.status.stored = true;
                 self.freshness = Some((freshness, Box::new(answer.clone())));
                 true
             }
-            freshness => {
-                self.give_up(freshness.err(), answer);
+            Err(why) => {
+                self.give_up(why, answer);
                 false
             }
         }
     }
 
-    fn give_up(&mut self, why: Option<NotStorable>, answer: &ResponseHeader) {
+    fn give_up(&mut self, why: NotStorable, answer: &ResponseHeader) {
         self.status.stored = false;
         tracing::trace!(event = "cache_unfit", reason = ?why, status = answer.status.as_u16());
-        // An error says nothing about the next response.
-        if !answer.status.is_server_error() && !self.credentials.outside_key {
+        // An error says nothing about the next response, nor does a moment in which much is read at once.
+        let lasting = !answer.status.is_server_error() && why != NotStorable::NoRoom;
+        if lasting && !self.credentials.outside_key {
             self.cache.go_alone(&self.key);
         }
         let replaced = answer.status.is_success() || ResponseDirectives::of(&answer.headers).no_store;

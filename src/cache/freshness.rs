@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::header::{AGE, CONTENT_RANGE, DATE, ETAG, EXPIRES, HeaderName, LAST_MODIFIED, SET_COOKIE, VARY};
 use http::{HeaderMap, StatusCode};
 
-use crate::cache::config::{Per, Rules, SetCookie};
+use crate::cache::config::{Per, Rules, SetCookie, is_of_one_request};
 use crate::cache::directives::{RequestDirectives, ResponseDirectives, seconds};
 use crate::http as codec;
 
@@ -20,7 +20,7 @@ const VARY_MAX: usize = 16;
 /// Why a response is not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotStorable {
-    /// Its status is not one whose responses can be kept.
+    /// Its status is not one whose responses are kept here.
     Status,
     /// `no-store`, by the response.
     NoStore,
@@ -34,6 +34,10 @@ pub(super) enum NotStorable {
     SetCookie,
     /// A part, a stream: not a whole response.
     NotWhole,
+    /// Larger than what is stored.
+    TooLarge,
+    /// So many are being read at once that there is no room to read this one.
+    NoRoom,
     /// It would never be of use: nothing says how long it is fresh, and nothing proves it unchanged.
     NoLifetime,
 }
@@ -91,7 +95,9 @@ impl Freshness {
         check(rules, credentials, status, headers, &directives)?;
         let good = is_good(status);
         let own = own_lifetime(&directives, headers, now);
-        let lifetime = rules.ttl.filter(|_| good).or(own);
+        let guessed = rules.heuristic.filter(|_| own.is_none() && is_guessable(status, &directives));
+        let guessed = guessed.and_then(|most| guess(headers, now, most));
+        let lifetime = rules.ttl.filter(|_| good).or(own).or(guessed);
         let overridden = rules.ttl.is_some() && good;
         let always_ask = directives.no_cache;
         let validators = headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED);
@@ -174,7 +180,7 @@ fn check(
     if status == StatusCode::PARTIAL_CONTENT || codec::is_event_stream(headers) || headers.contains_key(CONTENT_RANGE) {
         return Err(NotStorable::NotWhole);
     }
-    if !is_good(status) && !is_understood(status) {
+    if status.is_informational() || status == StatusCode::NOT_MODIFIED || (is_error(status) && !rules.errors) {
         return Err(NotStorable::Status);
     }
     if directives.no_store {
@@ -198,14 +204,28 @@ fn for_everybody(rules: &Rules, directives: &ResponseDirectives) -> bool {
     rules.per == Some(Per::Public) || directives.public || directives.s_maxage.is_some()
 }
 
-/// A route's `ttl` is meant for these; an error is kept only if the response itself says so.
+/// A route's `ttl` is meant for these; any other final status is kept only if the response itself says how long
+/// (RFC 9111, section 3).
 fn is_good(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308)
 }
 
-/// Final statuses that this cache knows the meaning of (RFC 9111, section 3).
-fn is_understood(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 302 | 303 | 307 | 404 | 405 | 410 | 414 | 451 | 501)
+/// Errors that are kept by the route's word alone: unlike the others, they say nothing about the target.
+fn is_error(status: StatusCode) -> bool {
+    status.as_u16() >= 400 && !matches!(status.as_u16(), 404 | 405 | 410 | 414 | 451 | 501)
+}
+
+/// Whether a lifetime may be guessed: for these statuses, or by the response's word (RFC 9110, section 15.1).
+fn is_guessable(status: StatusCode, directives: &ResponseDirectives) -> bool {
+    is_good(status) || directives.public || matches!(status.as_u16(), 404 | 405 | 410 | 414 | 501)
+}
+
+/// A tenth of the time for which it had not changed (RFC 9111, section 4.2.2).
+fn guess(headers: &HeaderMap, now: SystemTime, most: Duration) -> Option<Duration> {
+    let modified = headers.get(LAST_MODIFIED).and_then(date)?;
+    let date = headers.get(DATE).and_then(date).unwrap_or(now);
+    let unchanged = date.duration_since(modified).ok()?;
+    Some(Duration::from_secs(unchanged.as_secs() / 10).min(most))
 }
 
 fn own_lifetime(directives: &ResponseDirectives, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
@@ -244,7 +264,8 @@ pub(super) fn vary(headers: &HeaderMap) -> Result<Vec<HeaderName>, NotStorable> 
         let text = line.to_str().map_err(|_| NotStorable::Vary)?;
         for name in text.split(',').map(str::trim).filter(|it| !it.is_empty()) {
             // `*` is no name.
-            fields.push(HeaderName::from_bytes(name.as_bytes()).ok().filter(|_| name != "*").ok_or(NotStorable::Vary)?);
+            let field = HeaderName::from_bytes(name.as_bytes()).ok().filter(|it| name != "*" && !is_of_one_request(it));
+            fields.push(field.ok_or(NotStorable::Vary)?);
         }
     }
     if codec::is_encoded(headers) {
@@ -255,9 +276,23 @@ pub(super) fn vary(headers: &HeaderMap) -> Result<Vec<HeaderName>, NotStorable> 
     if fields.len() > VARY_MAX { Err(NotStorable::Vary) } else { Ok(fields) }
 }
 
-/// A date in any of HTTP's formats (RFC 9110, section 5.6.7).
+/// A date in any of HTTP's formats (RFC 9110, section 5.6.7), in letters of any case (RFC 9111, section 4.2).
 pub(super) fn date(value: &http::HeaderValue) -> Option<SystemTime> {
-    httpdate::parse_http_date(value.to_str().ok()?).ok()
+    let text = value.to_str().ok()?;
+    httpdate::parse_http_date(text).or_else(|_| httpdate::parse_http_date(&in_usual_case(text))).ok()
+}
+
+/// `THU, 18 AUG 2050 10:00:00 gmt` as its format writes it. Longer than any date, it is none.
+fn in_usual_case(text: &str) -> String {
+    let mut usual = String::new();
+    for word in text.get(..text.len().min(40)).unwrap_or_default().split_inclusive(|it: char| !it.is_ascii_alphabetic())
+    {
+        let capitals = if word.trim_end().eq_ignore_ascii_case("gmt") { word.len() } else { 1 };
+        for (number, letter) in word.chars().enumerate() {
+            usual.push(if number < capitals { letter.to_ascii_uppercase() } else { letter.to_ascii_lowercase() });
+        }
+    }
+    usual
 }
 
 /// What lies between 1970 and now; a clock before that counts as 1970.

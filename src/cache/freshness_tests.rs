@@ -60,6 +60,64 @@ fn rfc_9111_lifetimes_come_from_the_first_that_says_one() {
 }
 
 #[test]
+fn rfc_9111_3_any_final_status_is_kept_that_says_how_long_and_errors_by_the_routes_word() {
+    for status in [201, 202, 299, 302, 307, 404, 410, 451, 501] {
+        lifetime("{}", status, &cc("max-age=9"), Ok(9));
+        lifetime("{ ttl: 30s }", status, &[], Err(NotStorable::NoLifetime));
+    }
+    for status in [400, 403, 418, 429, 499, 500, 503, 599] {
+        lifetime("{}", status, &cc("max-age=9"), Err(NotStorable::Status));
+        lifetime("{ errors: true }", status, &cc("max-age=9"), Ok(9));
+        lifetime("{ errors: true, ttl: 30s }", status, &[], Err(NotStorable::NoLifetime));
+    }
+    for status in [103, 304] {
+        lifetime("{ errors: true }", status, &cc("max-age=9"), Err(NotStorable::Status));
+    }
+}
+
+#[test]
+fn rfc_9111_4_2_2_a_lifetime_is_guessed_only_where_the_route_wants_it_and_nothing_says_one() {
+    let modified = [("date", DATE_NOW), ("last-modified", "Sun, 06 Nov 1994 08:48:37 GMT")];
+    let rules = "{ heuristic: 5m }";
+    lifetime("{}", 200, &modified, Err(NotStorable::NoLifetime));
+    lifetime(rules, 200, &modified, Ok(6));
+    lifetime("{ heuristic: 2s }", 200, &modified, Ok(2));
+    lifetime(rules, 404, &modified, Ok(6));
+    lifetime(rules, 302, &modified, Err(NotStorable::NoLifetime));
+    lifetime(rules, 302, &[modified[0], modified[1], ("cache-control", "public")], Ok(6));
+    lifetime(rules, 200, &[modified[0], modified[1], ("cache-control", "max-age=0")], Ok(0));
+    lifetime(rules, 200, &[modified[0], modified[1], ("cache-control", "private")], Err(NotStorable::Private));
+    lifetime(
+        rules,
+        200,
+        &[modified[0], ("last-modified", "Sun, 06 Nov 1994 08:50:37 GMT")],
+        Err(NotStorable::NoLifetime),
+    );
+    lifetime(rules, 200, &[("date", DATE_NOW)], Err(NotStorable::NoLifetime));
+}
+
+#[test]
+fn rfc_9111_4_2_dates_are_read_in_any_case() {
+    for written in [
+        "SUN, 06 NOV 1994 08:49:37 gMT",
+        "sun, 06 nov 1994 08:49:37 gmt",
+        "SUNDAY, 06-nov-94 08:49:37 GmT",
+        "SUN NOV  6 08:49:37 1994",
+    ] {
+        assert_eq!(date(&HeaderValue::from_static(written)), Some(now()), "{written}");
+    }
+    for written in [
+        "",
+        "gmt",
+        "Sun, 06 Nov 1994",
+        "Sun, 06 Noe 1994 08:49:37 GMT",
+        "Sun, 06 Nov 1994 08:49:37 GMTSun, 06 Nov 1994 08:49:37 GMT",
+    ] {
+        assert_eq!(date(&HeaderValue::from_static(written)), None, "{written}");
+    }
+}
+
+#[test]
 fn a_routes_ttl_wins_but_not_over_what_forbids_keeping() {
     lifetime("{ ttl: 30s }", 200, &[], Ok(30));
     lifetime("{ ttl: 30s }", 200, &cc("max-age=5"), Ok(30));
@@ -112,6 +170,7 @@ fn rfc_9111_vary_names_the_variants() {
     assert_eq!(fields(&[("vary", "B, a"), ("vary", "A")]), Ok("a b".to_owned()));
     assert_eq!(fields(&[("vary", "a, *")]), Err(NotStorable::Vary));
     assert_eq!(fields(&[("vary", "a b")]), Err(NotStorable::Vary));
+    assert_eq!(fields(&[("vary", "a, X-Forwarded-For")]), Err(NotStorable::Vary), "each client has another one");
     assert_eq!(fields(&[("content-encoding", "gzip")]), Ok("accept-encoding".to_owned()));
 }
 

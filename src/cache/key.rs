@@ -6,15 +6,19 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderName};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName};
 use http::{HeaderMap, Method, Uri};
 use pingora::http::RequestHeader;
 
 use crate::cache::body;
 use crate::cache::config::{Per, Rules};
-use crate::cache::credentials::is_credential;
 use crate::cache::freshness::Credentials;
-use crate::identity::{Kind, Principal};
+use crate::http::{is_credential, unverified_credentials};
+use crate::identity::{Caller, CallerKey, Principal};
+
+/// What trusted proxies say of a client's address beside its scheme and host.
+const PROXIED: [HeaderName; 2] =
+    [HeaderName::from_static("x-forwarded-port"), HeaderName::from_static("x-forwarded-prefix")];
 
 /// The target that a client requested, before its route changed any of it: `api.example.org/players/7?x=1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub struct CacheRequest<'a> {
     pub headers: &'a HeaderMap,
     /// The caller.
     pub principal: Option<&'a Principal>,
+    /// The field whose credential proved the caller.
+    pub verified: Option<&'a HeaderName>,
     /// The body, if [`Rules::needs_body`] says that it is needed.
     pub body: Option<&'a [u8]>,
 }
@@ -45,10 +51,10 @@ impl<'a> CacheRequest<'a> {
     pub fn new(
         target: &'a Target,
         request: &'a RequestHeader,
-        principal: Option<&'a Principal>,
+        (principal, verified): (Option<&'a Principal>, Option<&'a HeaderName>),
         body: Option<&'a [u8]>,
     ) -> Self {
-        Self { target, method: &request.method, headers: &request.headers, principal, body }
+        Self { target, method: &request.method, headers: &request.headers, principal, verified, body }
     }
 }
 
@@ -57,6 +63,12 @@ impl<'a> CacheRequest<'a> {
 pub(super) struct Nobody;
 
 impl Target {
+    /// The target of a request: its scheme, its host, and `uri`, as the client sent it.
+    pub fn of(https: bool, request: &RequestHeader, uri: &Uri) -> Self {
+        let field = request.headers.get(HOST).and_then(|it| it.to_str().ok());
+        Self::new(https, field.or_else(|| Some(request.uri.authority()?.as_str())).unwrap_or_default(), uri)
+    }
+
     /// `host` is that of the request, or none.
     pub fn new(https: bool, host: &str, uri: &Uri) -> Self {
         let path = uri.path_and_query().map_or("/", |it| it.as_str());
@@ -76,11 +88,13 @@ impl Target {
         (same && path.starts_with('/')).then(|| Self::new(self.https, self.host(), &uri))
     }
 
-    pub(super) fn host(&self) -> &str {
+    /// The host, in small letters.
+    pub fn host(&self) -> &str {
         &self.text[..self.host]
     }
 
-    pub(super) fn path(&self) -> &str {
+    /// Path and query.
+    pub fn path(&self) -> &str {
         &self.text[self.host..]
     }
 
@@ -105,10 +119,16 @@ pub(super) fn primary(rules: &Rules, request: &CacheRequest<'_>) -> Result<(Vec<
     part(&mut key, rules.route.as_bytes());
     part(&mut key, request.target.host().as_bytes());
     part(&mut key, request.target.path().as_bytes());
+    // Where a trusted proxy says these, upstreams write addresses with them.
+    for field in PROXIED.iter().filter(|it| request.headers.contains_key(*it)) {
+        vary(std::slice::from_ref(field), request.headers, &mut key);
+    }
     if rules.by_body {
         part(&mut key, request.method.as_str().as_bytes());
         let media = request.headers.get(CONTENT_TYPE).map(|it| it.as_bytes());
         part(&mut key, media.unwrap_or_default());
+        // The same bytes in another coding are another input.
+        vary(&[CONTENT_ENCODING], request.headers, &mut key);
         key.extend_from_slice(&body::fingerprint(media, request.body.unwrap_or_default()));
     }
     let credentials = scope(rules, request, &mut key)?;
@@ -128,22 +148,24 @@ fn scope(rules: &Rules, request: &CacheRequest<'_>, key: &mut Vec<u8>) -> Result
         (Some(Per::Public), _) => key.push(b'p'),
         (Some(Per::User), Some(principal)) => {
             key.push(b'u');
-            identity(principal, key);
+            // A service may carry credentials of many: an upstream could go by those.
+            let unverified = unverified_credentials(request.headers, request.verified, &rules.impersonal);
+            identity(Caller { principal: Some(principal), unverified }, key);
         }
-        (Some(Per::Tenant), Some(Principal { tenant: Some(tenant), .. })) => {
-            key.push(b't');
-            part(key, tenant.as_bytes());
+        (Some(Per::Tenant), Some(principal)) => {
+            let CallerKey { tag, parts } = principal.tenant_key().ok_or(Nobody)?;
+            key.extend_from_slice(&[b't', tag]);
+            parts.iter().for_each(|it| part(key, it));
         }
-        (Some(Per::Tenant), Some(_)) => return Err(Nobody),
-        (Some(_), None) if request.headers.keys().any(is_credential) => return Err(Nobody),
+        (Some(_), None) if request.headers.keys().any(|it| rules.is_credential(it)) => return Err(Nobody),
         (Some(_), None) => key.push(b'a'),
         (None, principal) => {
             key.push(b'n');
             let mine = principal.filter(|_| rules.parts_by_credentials());
             if let Some(principal) = mine {
-                identity(principal, key);
+                identity(Caller { principal: Some(principal), unverified: None }, key);
             }
-            let open = |field: &HeaderName| is_credential(field) && !rules.parts_by(field);
+            let open = |field: &HeaderName| rules.is_credential(field) && !rules.parts_by(field);
             let outside_key = principal.is_some() && mine.is_none() || request.headers.keys().any(open);
             return Ok(Credentials { outside_key });
         }
@@ -151,24 +173,13 @@ fn scope(rules: &Rules, request: &CacheRequest<'_>, key: &mut Vec<u8>) -> Result
     Ok(Credentials::default())
 }
 
-fn identity(principal: &Principal, key: &mut Vec<u8>) {
-    key.push(match principal.kind {
-        Kind::User => b'u',
-        Kind::ApiKey => b'k',
-        Kind::Service => b's',
-        Kind::Certificate => b'c',
-    });
-    part(key, principal.subject.as_bytes());
-    optional(key, principal.issuer.as_deref().map(str::as_bytes));
-    optional(key, principal.tenant.as_deref().map(str::as_bytes));
+fn identity(caller: Caller<'_>, key: &mut Vec<u8>) {
+    caller.key(|it| part(key, it));
     // What a token is limited to may limit the response.
-    for words in [&principal.roles, &principal.scopes] {
+    for words in caller.principal.iter().flat_map(|it| [&it.roles, &it.scopes]) {
         key.extend_from_slice(&u32::try_from(words.len()).unwrap_or(u32::MAX).to_be_bytes());
         words.iter().for_each(|it| part(key, it.as_bytes()));
     }
-    // Two keys may bear the same name.
-    let credential = principal.credential.as_deref().filter(|_| principal.kind == Kind::ApiKey);
-    optional(key, credential.map(str::as_bytes));
 }
 
 fn vary(fields: &[HeaderName], headers: &HeaderMap, key: &mut Vec<u8>) {
@@ -221,6 +232,8 @@ mod tests {
     use super::*;
     use crate::base::{At, Diagnostics};
     use crate::cache::config::CacheConfig;
+    use crate::identity::Kind;
+    use http::header::AUTHORIZATION;
 
     fn rules(yaml: &str) -> Rules {
         let config: CacheConfig = serde_yaml::from_str(yaml).unwrap();
@@ -236,6 +249,7 @@ mod tests {
         target: &'a str,
         headers: &'a [(&'a str, &'a str)],
         principal: Option<&'a Principal>,
+        body: Option<&'a [u8]>,
     }
 
     fn key(rules: &Rules, case: &Case<'_>) -> Result<(Vec<u8>, Credentials), Nobody> {
@@ -249,7 +263,8 @@ mod tests {
             method: &Method::GET,
             headers: &headers,
             principal: case.principal,
-            body: None,
+            verified: Some(&AUTHORIZATION).filter(|_| case.principal.is_some()),
+            body: case.body,
         };
         primary(rules, &request)
     }
@@ -282,6 +297,31 @@ mod tests {
         differ("{ per: tenant }", of(&anne), of(&other_anne));
         differ("{ per: tenant }", of(&anne), of(&nobodys_anne));
         differ("{ per: user }", of(&limited_anne), of(&anne_in_role));
+        let told_tenant = Principal { tenant_issuer: Some("https://id.example".into()), ..anne.clone() };
+        differ("{ per: tenant }", of(&anne), of(&told_tenant));
+    }
+
+    #[test]
+    fn r9_2_what_a_caller_carries_for_others_parts_its_responses() {
+        let relay = somebody(Kind::Certificate, "relay", None);
+        let of = |headers| Case { principal: Some(&relay), headers, ..Case::default() };
+        let [anne, ben] = [[("x-patient-id", "anne")], [("x-patient-id", "ben")]];
+        differ("{ per: user }", of(&anne), of(&ben));
+        differ("{ per: user }", of(&anne), of(&[]));
+        let known = rules("{ per: user, impersonal: [X-Patient-Id] }");
+        assert_eq!(key(&known, &of(&anne)), key(&known, &of(&ben)));
+        let open = rules("{ impersonal: [x-role] }");
+        let case = Case { headers: &[("x-role", "button")], ..Case::default() };
+        assert!(!key(&open, &case).unwrap().1.outside_key);
+        assert!(key(&rules("{}"), &case).unwrap().1.outside_key);
+    }
+
+    #[test]
+    fn the_coding_of_a_body_is_a_part_of_it() {
+        let of = |headers| Case { headers, body: Some(b"1"), ..Case::default() };
+        let yaml = "{ key: [body], ttl: 1m }";
+        differ(yaml, of(&[("content-encoding", "gzip")]), of(&[]));
+        differ(yaml, of(&[("content-encoding", "gzip")]), of(&[("content-encoding", "br")]));
     }
 
     #[test]

@@ -347,7 +347,7 @@ impl Cache {
             stamp: None,
             credentials: keyed.credentials,
             in_flight,
-            taken_down: self.take_down(),
+            taken_down: None,
             stale: None,
             status: CacheStatus {
                 collapsed: keyed.collapsed,

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{
-    AGE, CONNECTION, CONTENT_LENGTH, ETAG, HeaderName, HeaderValue, LAST_MODIFIED, PROXY_AUTHENTICATE,
+    AGE, CONNECTION, CONTENT_LENGTH, DATE, ETAG, HeaderName, HeaderValue, LAST_MODIFIED, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use pingora::http::ResponseHeader;
@@ -72,9 +72,10 @@ impl Object {
     /// The same response, confirmed by a 304: its fields replace those of the same name (RFC 9111, section 3.2).
     pub(super) fn confirmed(&self, answer: &ResponseHeader, freshness: Freshness, known: u64) -> Option<Self> {
         let mut head = self.head.clone();
-        // What describes the body stays: it is the same body.
+        // What describes the body stays, and what names it: it is the same body, and a weak name proves less.
         let stays = |name: &HeaderName| {
             NOT_KEPT.contains(name)
+                || (*name == ETAG && self.head.headers.contains_key(ETAG))
                 || [http::header::CONTENT_ENCODING, http::header::CONTENT_TYPE, http::header::CONTENT_RANGE]
                     .contains(name)
         };
@@ -94,6 +95,14 @@ impl Object {
 
     pub(super) fn validators(&self) -> Validators<'_> {
         Validators { etag: self.head.headers.get(ETAG), last_modified: self.modified }
+    }
+
+    /// The same, for a client's own condition: what does not say when it was changed is no newer than its `Date`, or
+    /// than it came here (RFC 9111, section 4.3.2).
+    pub(super) fn validators_for_clients(&self) -> Validators<'_> {
+        let dated = || self.head.headers.get(DATE).and_then(date);
+        let last_modified = self.modified.or_else(dated).unwrap_or(SystemTime::UNIX_EPOCH + self.freshness.born);
+        Validators { last_modified: Some(last_modified), ..self.validators() }
     }
 
     /// What it takes in memory, about.

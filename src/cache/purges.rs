@@ -1,11 +1,13 @@
 //! Purges: by an operator's word, or because something has changed; here, in the shared state, and on the
 //! other gateways.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::base::redacted_target;
 use crate::cache::metrics::METRICS;
 use crate::cache::object::{Object, Slot};
 use crate::cache::store::{Cache, EVERYTHING, of_path, of_route, of_tag, of_target};
@@ -15,7 +17,7 @@ use crate::state::{Received, Subscription};
 const TOPIC: &str = "cache";
 
 /// What is to be purged.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Purge {
     /// Everything.
@@ -28,6 +30,20 @@ pub enum Purge {
     Key(String),
     /// The responses to all targets that begin so.
     Prefix(String),
+}
+
+/// For the log: without what looks like a credential in a target.
+impl fmt::Debug for Purge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, what) = match self {
+            Self::All => return f.write_str("All"),
+            Self::Route(what) => ("Route", what),
+            Self::Tag(what) => ("Tag", what),
+            Self::Key(what) => ("Key", what),
+            Self::Prefix(what) => ("Prefix", what),
+        };
+        f.debug_tuple(kind).field(&String::from_utf8_lossy(&redacted_target(what.as_bytes()))).finish()
+    }
 }
 
 /// What came of a purge.

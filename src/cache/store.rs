@@ -1,7 +1,7 @@
 //! The cache itself: what is kept, what is being fetched, what has changed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{CONTENT_LOCATION, LOCATION};
@@ -44,9 +44,8 @@ pub struct Cache {
     alone: Table<Box<[u8]>, Instant>,
     failing: Table<Box<[u8]>, Instant>,
     object_max: usize,
-    /// Responses that are being taken down, and how many may be.
-    taken_down: AtomicUsize,
-    taken_down_max: usize,
+    /// What responses that are being taken down may come to, in bytes.
+    taken_down: AtomicU64,
 }
 
 /// How full the cache is, for operators.
@@ -81,7 +80,6 @@ pub struct CacheUsage {
 impl Cache {
     /// An empty cache. `shared` says that other gateways, and this one after a restart, see the same state.
     pub fn new(room: Room, state: &State, shared: bool) -> Arc<Self> {
-        let taken_down_max = usize::try_from(room.memory / room.max_object.max(1) as u64).unwrap_or(usize::MAX);
         Arc::new(Self {
             memory: Memory::new(room.memory, room.max_object),
             shared_tier: (shared && room.shared).then(|| SharedTier::new(state.records.clone())),
@@ -92,8 +90,7 @@ impl Cache {
             alone: Table::new(ALONE_MAX),
             failing: Table::new(FAILING_MAX),
             object_max: room.max_object,
-            taken_down: AtomicUsize::new(0),
-            taken_down_max,
+            taken_down: AtomicU64::new(0),
         })
     }
 
@@ -193,11 +190,12 @@ impl Cache {
         self.alone.remove(key);
     }
 
-    /// Room to take one more response down.
-    pub(super) fn take_down(self: &Arc<Self>) -> Option<TakenDown> {
-        let taken = TakenDown(self.clone());
-        let under_way = self.taken_down.fetch_add(1, Ordering::Relaxed);
-        (under_way < self.taken_down_max).then_some(taken)
+    /// Room to take one more response down, of so many bytes at most.
+    pub(super) fn take_down(self: &Arc<Self>, bytes: usize) -> Option<TakenDown> {
+        let bytes = bytes as u64;
+        let taken = TakenDown { cache: self.clone(), bytes };
+        let under_way = self.taken_down.fetch_add(bytes, Ordering::Relaxed);
+        (under_way + bytes <= self.memory.capacity()).then_some(taken)
     }
 }
 
@@ -212,11 +210,14 @@ fn holds(table: &Table<Box<[u8]>, Instant>, key: &[u8]) -> bool {
 }
 
 /// Counts a response that is being taken down.
-pub(super) struct TakenDown(Arc<Cache>);
+pub(super) struct TakenDown {
+    cache: Arc<Cache>,
+    bytes: u64,
+}
 
 impl Drop for TakenDown {
     fn drop(&mut self) {
-        self.0.taken_down.fetch_sub(1, Ordering::Relaxed);
+        self.cache.taken_down.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

@@ -192,9 +192,11 @@ impl Client {
         either!(mut self, side => side.poll_body(cx))
     }
 
-    /// What came behind the request's body.
+    /// What came behind the request's body, and may stand there.
     pub fn take_trailers(&mut self) -> Option<Box<HeaderMap>> {
-        either!(mut self, side => side.take_trailers())
+        let mut trailers = either!(mut self, side => side.take_trailers())?;
+        codec::retain_trailers(&mut trailers);
+        (!trailers.is_empty()).then_some(trailers)
     }
 
     /// Says `100 Continue` to a client that waits for it before it sends its body, once.

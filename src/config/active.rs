@@ -19,13 +19,13 @@ use crate::config::snapshot::{Action, Known, Route, Snapshot};
 use crate::filters::rate_limit::Limits;
 use crate::filters::{Activation, BodyRules};
 use crate::forward::{Destination, Destinations};
-use crate::identity::{Identity, Tokens};
-use crate::listener::Certificates;
+use crate::identity::{Identity, Roles, Tokens};
+use crate::listener::{Certificates, TlsError, report_kept};
 use crate::pipeline::Filters;
 use crate::services::{ServiceRegistry, ServiceSettings};
 use crate::telemetry::{GENERATIONS_ALIVE, RouteMetrics, Timestamp, last_reload_failed, last_reload_succeeded};
 use crate::upstream::{Live, Upstream, UpstreamKind, UpstreamRegistry};
-use crate::yaml::{Document, Faults, schema_of};
+use crate::yaml::{Document, Faults, MARK, schema_of};
 
 /// A snapshot that serves. A request takes its `Arc` once and keeps it to its end.
 pub struct ActiveConfig {
@@ -84,6 +84,9 @@ pub struct Changes {
     pub removed: Vec<String>,
     /// Upstreams that are new, changed or gone.
     pub upstreams: Vec<String>,
+    /// What is wrong with files of certificates, so that what they held before stays in use.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates_kept: Vec<String>,
 }
 
 /// Both files, read and compiled.
@@ -92,6 +95,8 @@ pub struct Compiled {
     pub process: Process,
     /// The routes.
     pub snapshot: Snapshot,
+    /// What works, and probably should not be so.
+    pub warnings: Faults,
     hash: String,
     digests: Digests,
 }
@@ -101,6 +106,49 @@ struct Read {
     tokens: Tokens,
     hash: String,
     snapshot: Snapshot,
+    warnings: Faults,
+}
+
+/// A file, what it comes to, and what is wrong with it. What could not be compiled is left out.
+struct Looked<T> {
+    document: Document,
+    content: T,
+    diagnostics: Diagnostics,
+}
+
+impl<T> Looked<T> {
+    /// The content and the warnings, if nothing is wrong; else all that is to be said.
+    fn judged(self) -> Result<(T, Faults), Faults> {
+        let warnings = self.document.place_warnings(&self.diagnostics);
+        if self.diagnostics.is_empty() {
+            return Ok((self.content, warnings));
+        }
+        let mut faults = self.document.place(&self.diagnostics);
+        faults.extend(warnings);
+        Err(faults)
+    }
+}
+
+/// Both, or all faults of both.
+fn both<A, B>(
+    gateway: Result<(A, Faults), Faults>,
+    routes: Result<(B, Faults), Faults>,
+) -> Result<(A, B, Faults), Faults> {
+    match (gateway, routes) {
+        (Ok((gateway, mut warnings)), Ok((routes, more))) => {
+            warnings.extend(more);
+            Ok((gateway, routes, warnings))
+        }
+        (gateway, routes) => {
+            let mut faults = said(gateway);
+            faults.extend(said(routes));
+            Err(faults)
+        }
+    }
+}
+
+fn said<T>(looked: Result<(T, Faults), Faults>) -> Faults {
+    looked.map_or_else(|faults| faults, |(_, warnings)| warnings)
 }
 
 /// The digest of each file's content when it was last read; nothing if it could not be read.
@@ -143,23 +191,49 @@ pub fn compile_files(
     // Before they are read: a change that falls between is seen as one later.
     let mut digests = digests([gateway, routes]);
     let secrets = SecretValues::of(gateway);
-    let process = compile_gateway(gateway, &secrets);
-    let issuers = process.as_ref().ok().map(|(_, it)| it.tokens.trusted().map(str::to_owned).collect::<Vec<_>>());
-    let mode = process.as_ref().map_or_else(|_| Mode::of_environment(), |it| it.1.mode);
-    let known = Known { services, filters, issuers: issuers.as_deref() };
-    let surroundings = Surroundings { known, mode, secrets: Some(&secrets) };
-    let snapshot = compile_routes_in(routes, surroundings);
-    match (process, snapshot) {
-        (Ok((_, process)), Ok((hash, snapshot))) => {
-            digests
-                .extend(self::digests(named_files(&process, &process.tokens, &snapshot).iter().map(PathBuf::as_path)));
-            Ok(Compiled { process, snapshot, hash, digests })
-        }
-        (process, snapshot) => {
-            let mut faults = process.err().unwrap_or_default();
-            faults.extend(snapshot.err().unwrap_or_default());
-            Err(faults)
-        }
+    let mut process = look_at_gateway(gateway, &secrets);
+    if let Ok(Looked { content, diagnostics, .. }) = &mut process {
+        content.check_certificates(diagnostics);
+    }
+    let mode = process.as_ref().map_or_else(|_| Mode::of_environment(), |it| it.content.mode);
+    let snapshot = look_at_both(&mut process, routes, (services, filters), mode, &secrets);
+    let (process, (hash, snapshot), warnings) = both(process.and_then(Looked::judged), snapshot)?;
+    digests.extend(self::digests(named_files(&process, &process.tokens, &snapshot).iter().map(PathBuf::as_path)));
+    Ok(Compiled { process, snapshot, warnings, hash, digests })
+}
+
+/// Compiles `routes.yaml` with what `gateway.yaml` says, and checks what only both together show.
+fn look_at_both(
+    gateway: &mut Result<Looked<Process>, Faults>,
+    routes: &Path,
+    (services, filters): (&ServiceRegistry, &Filters),
+    mode: Mode,
+    secrets: &SecretValues,
+) -> Result<((String, Snapshot), Faults), Faults> {
+    let process = gateway.as_ref().ok();
+    let issuers = process.and_then(issuers);
+    let given_roles = process.map(|it| it.content.written.given_roles()).filter(|_| issuers.is_some());
+    let known = Known { services, filters, issuers: issuers.as_deref(), given_roles };
+    let looked = look_at_routes(routes, Surroundings { known, mode, secrets: Some(secrets) })?;
+    if let (Ok(Looked { content, diagnostics, .. }), Some((_, snapshot))) = (gateway, &looked.content) {
+        content.check_roles(&snapshot.roles, diagnostics);
+    }
+    complete(looked)
+}
+
+/// The names in `tokens.trust`; `None` if something is wrong there, so that there may be others.
+fn issuers(gateway: &Looked<Process>) -> Option<Vec<String>> {
+    let doubtful = |path: &str| path.starts_with('@') || path.trim_start_matches('#').starts_with("/tokens");
+    let known = !gateway.diagnostics.iter().any(|it| doubtful(&it.path));
+    known.then(|| gateway.content.tokens.trusted().map(str::to_owned).collect())
+}
+
+/// What routes come to; if not even a list of them could be read, that is a fault already.
+fn complete<T>(looked: Looked<Option<T>>) -> Result<(T, Faults), Faults> {
+    let Looked { document, content, diagnostics } = looked;
+    match content {
+        Some(content) => Looked { document, content, diagnostics }.judged(),
+        None => Err(document.place(&diagnostics)),
     }
 }
 
@@ -167,14 +241,13 @@ pub(super) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-fn compile_gateway(path: &Path, secrets: &SecretValues) -> Result<(Document, Process), Faults> {
-    let mut document = Document::read(path, &environment)?;
-    document.fill_secrets(&schema_of::<GatewayFile>(), &|path, name| secrets.value(path, name));
+fn look_at_gateway(path: &Path, secrets: &SecretValues) -> Result<Looked<Process>, Faults> {
+    let mut document = Document::read(path, &schema_of::<GatewayFile>(), &environment)?;
+    document.fill_secrets(&|path, name| secrets.value(path, name));
     let mut diagnostics = Diagnostics::default();
     let file: GatewayFile = document.load(&mut diagnostics).unwrap_or_default();
-    let process = Process::compile(&file, &mut diagnostics);
-    sound(&document, &diagnostics)?;
-    Ok((document, process))
+    let content = Process::compile(&file, &mut diagnostics);
+    Ok(Looked { document, content, diagnostics })
 }
 
 /// Reads and compiles `routes.yaml` alone: the hash of its text, and the snapshot. The secrets that it
@@ -188,37 +261,78 @@ pub fn compile_routes(
     filters: &Filters,
     mode: Mode,
 ) -> Result<(String, Snapshot), Faults> {
-    let known = Known { services, filters, issuers: None };
-    compile_routes_in(path, Surroundings { known, mode, secrets: None })
+    let known = Known { services, filters, issuers: None, given_roles: None };
+    let looked = look_at_routes(path, Surroundings { known, mode, secrets: None })?;
+    complete(looked).map(|(routes, _)| routes)
+}
+
+/// What roles permit, for those who give them: as `routes.yaml` says it, with the roles that `gateway.yaml` gives.
+///
+/// # Errors
+/// What is wrong with the section, or a file that can't be read. One that is not there says nothing.
+pub fn known_roles(routes: &Path, given: Option<Vec<String>>) -> Result<Roles, Faults> {
+    let mut diagnostics = Diagnostics::default();
+    let mut written = None;
+    if routes.exists() {
+        let mut document = Document::read(routes, &schema_of::<RoutesFile>(), &environment)?;
+        let file: Option<RoutesFile> = document.load(&mut diagnostics);
+        written = file.and_then(|it| it.roles);
+        let faults = document.place(&diagnostics).within(&["/roles"]);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+    }
+    let roles = Roles::compile(written.as_ref(), &At::ROOT.key("roles"), &mut diagnostics);
+    Ok(match given {
+        Some(given) => roles.knowing(given),
+        None => roles,
+    })
 }
 
 /// What `routes.yaml` may refer to.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Surroundings<'a> {
     known: Known<'a>,
     mode: Mode,
     secrets: Option<&'a SecretValues>,
 }
 
-fn compile_routes_in(path: &Path, surroundings: Surroundings<'_>) -> Result<(String, Snapshot), Faults> {
+fn look_at_routes(path: &Path, surroundings: Surroundings<'_>) -> Result<Looked<Option<(String, Snapshot)>>, Faults> {
     let Surroundings { known, mode, secrets } = surroundings;
     let schema = routes_schema(known.filters, known.services);
-    let mut document = Document::read(path, &environment)?;
-    if let Some(secrets) = secrets {
-        document.fill_secrets(&schema, &|path, name| secrets.value(path, name));
-    }
+    let mut document = Document::read(path, &schema, &environment)?;
+    document.fill_secrets(&|path, name| match secrets {
+        Some(secrets) => secrets.value(path, name),
+        None => Ok(format!("{MARK}{name}")),
+    });
     let mut diagnostics = Diagnostics::default();
-    let file: Option<RoutesFile> = document.load_by(&schema, &mut diagnostics);
-    let Some(file) = file else { return Err(document.place(&diagnostics)) };
-    let snapshot = Snapshot::compile(&file, known, mode, &mut diagnostics);
-    sound(&document, &diagnostics)?;
-    let mut hasher = DefaultHasher::new();
-    serde_json::to_string(&file).unwrap_or_default().hash(&mut hasher);
-    Ok((format!("{:016x}", hasher.finish()), snapshot))
+    let file: Option<RoutesFile> = document.load(&mut diagnostics);
+    let content = file.map(|file| {
+        let shown = shown(&document, &mut diagnostics);
+        let snapshot = Snapshot::compile(&file, shown.as_ref().unwrap_or(&file), known, mode, &mut diagnostics);
+        let mut hasher = DefaultHasher::new();
+        serde_json::to_string(&file).unwrap_or_default().hash(&mut hasher);
+        (format!("{:016x}", hasher.finish()), snapshot)
+    });
+    Ok(Looked { document, content, diagnostics })
 }
 
-fn sound(document: &Document, diagnostics: &Diagnostics) -> Result<(), Faults> {
-    if diagnostics.is_empty() { Ok(()) } else { Err(document.place(diagnostics)) }
+/// The file as people may see it, if that is not the file itself. One with faults is never described.
+fn shown(document: &Document, diagnostics: &mut Diagnostics) -> Option<RoutesFile> {
+    if !diagnostics.is_empty() {
+        return None;
+    }
+    document.as_written().unwrap_or_else(|error| {
+        let message = format!("this file can't be described without what the environment brings into it: {error}");
+        diagnostics.error(&At::ROOT, message);
+        None
+    })
+}
+
+/// The files of certificates when they were read last, and what was wrong with them.
+struct CertificatesSeen {
+    files: Digests,
+    kept: Vec<String>,
 }
 
 /// The cell that holds the configuration that serves.
@@ -231,7 +345,7 @@ pub struct Configuration {
     routes_path: PathBuf,
     /// What their files held when they were loaded: an unchanged one keeps its tickets, and clients
     /// go on resuming their sessions.
-    certificates_seen: Mutex<Digests>,
+    certificates_seen: Mutex<CertificatesSeen>,
     /// Held while a reload is under way: they come one after the other. What the last one read.
     reloading: Mutex<Digests>,
     last_error: Mutex<Option<(Timestamp, Faults)>>,
@@ -247,7 +361,8 @@ impl Configuration {
         services: ServiceRegistry,
         runtime: Runtime,
     ) -> Self {
-        let Compiled { process, snapshot, hash, digests } = compiled;
+        let Compiled { process, snapshot, warnings, hash, digests } = compiled;
+        warn(&warnings);
         let mut certificates_seen = digests.clone();
         certificates_seen.retain(|path, _| process.certificate_files().contains(path));
         let active = activate(snapshot, &runtime, &services, 1, hash);
@@ -259,7 +374,7 @@ impl Configuration {
             process,
             gateway_path,
             routes_path,
-            certificates_seen: Mutex::new(certificates_seen),
+            certificates_seen: Mutex::new(CertificatesSeen { files: certificates_seen, kept: Vec::new() }),
             reloading: Mutex::new(digests),
             last_error: Mutex::new(None),
             reloaded: Notify::new(),
@@ -355,12 +470,16 @@ impl Configuration {
 
     /// Lets what was read serve, or reports why it does not.
     fn settle(&self, seen: &mut Digests, read: Result<Read, Faults>) -> Result<Changes, Faults> {
+        // Whatever else is wrong: a certificate that was renewed in time must not wait for a route that is mended.
+        let certificates_kept = self.reload_certificates();
         match read {
-            Ok(Read { tokens, hash, snapshot }) => {
+            Ok(Read { tokens, hash, snapshot, warnings }) => {
+                warn(&warnings);
                 // Before the routes that may rely on them.
                 self.runtime.identity.reload(tokens);
                 let old = self.active();
                 let changes = changes(&old.snapshot, &snapshot, old.generation + 1);
+                let changes = Changes { certificates_kept, ..changes };
                 let active = activate(snapshot, &self.runtime, &self.services, changes.generation, hash);
                 self.active.store(Arc::new(active));
                 *self.last_error.lock() = None;
@@ -389,47 +508,44 @@ impl Configuration {
 
     fn read_again(&self) -> Result<Read, Faults> {
         let secrets = SecretValues::of(&self.gateway_path);
-        let gateway = compile_gateway(&self.gateway_path, &secrets).and_then(|(document, process)| {
-            let mut diagnostics = Diagnostics::default();
-            self.process.refuse_changes(&process.written, &mut diagnostics);
-            self.reload_certificates(&mut diagnostics);
-            sound(&document, &diagnostics).map(|()| process.tokens)
-        });
-        let issuers = gateway.as_ref().ok().map(|it| it.trusted().map(str::to_owned).collect::<Vec<_>>());
-        let known = Known { services: &self.services, filters: &self.runtime.filters, issuers: issuers.as_deref() };
-        let surroundings = Surroundings { known, mode: self.process.mode, secrets: Some(&secrets) };
-        match (gateway, compile_routes_in(&self.routes_path, surroundings)) {
-            (Ok(tokens), Ok((hash, snapshot))) => Ok(Read { tokens, hash, snapshot }),
-            (gateway, routes) => {
-                let mut faults = gateway.err().unwrap_or_default();
-                faults.extend(routes.err().unwrap_or_default());
-                Err(faults)
-            }
+        let mut gateway = look_at_gateway(&self.gateway_path, &secrets);
+        if let Ok(Looked { content, diagnostics, .. }) = &mut gateway {
+            self.process.refuse_changes(&content.written, diagnostics);
         }
+        let rooms = (&self.services, &self.runtime.filters);
+        let routes = look_at_both(&mut gateway, &self.routes_path, rooms, self.process.mode, &secrets);
+        let (process, (hash, snapshot), warnings) = both(gateway.and_then(Looked::judged), routes)?;
+        Ok(Read { tokens: process.tokens, hash, snapshot, warnings })
     }
 }
 
 impl Configuration {
-    /// New connections get what the files hold now; a bad file keeps what was there.
-    fn reload_certificates(&self, diagnostics: &mut Diagnostics) {
+    /// New connections get what the files hold now. What can't be used keeps what was there, and nothing else from
+    /// being loaded: certificates are written by programs of their own, in pieces and when they like.
+    fn reload_certificates(&self) -> Vec<String> {
         let mut seen = self.certificates_seen.lock();
         let files = self.process.certificate_files();
         let digests = digests(files.iter().map(PathBuf::as_path));
-        if digests == *seen {
-            return;
+        if digests == seen.files {
+            return seen.kept.clone();
         }
-        let mut sound = true;
-        for certificates in &self.runtime.certificates {
-            if let Err(error) = certificates.reload() {
-                sound = false;
-                diagnostics
-                    .error(&At::ROOT.key("listeners"), error.to_string())
-                    .help("the old certificates stay in use");
-            }
+        let kept: Vec<TlsError> = self.runtime.certificates.iter().flat_map(|it| it.reload()).collect();
+        for error in &kept {
+            tracing::error!(event = "certificate_kept", error = %error, "what the file held before stays in use");
         }
-        if sound {
-            *seen = digests;
-        }
+        report_kept(kept.len());
+        *seen = CertificatesSeen { files: digests, kept: kept.iter().map(ToString::to_string).collect() };
+        seen.kept.clone()
+    }
+}
+
+/// Puts into the log what works and probably should not be so.
+fn warn(warnings: &Faults) {
+    for warning in warnings.iter() {
+        tracing::warn!(
+            event = "config_warning", file = %warning.file, line = warning.line, warning = %warning.message,
+            "{}", warning.help.as_deref().unwrap_or_default()
+        );
     }
 }
 

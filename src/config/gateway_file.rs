@@ -3,14 +3,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 
-use ipnet::IpNet;
+use http::Uri;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, Diagnostics, Period, networks};
+use crate::base::{At, Diagnostics, Period};
 use crate::cache::{CacheRoomConfig, Room};
+use crate::config::trusted::{TrustedFields, TrustedFieldsConfig, TrustedProxies};
 use crate::guard::{GuardConfig, GuardRules};
-use crate::identity::{Tokens, TokensConfig};
+use crate::http::authority_is_plain;
+use crate::identity::{Roles, Tokens, TokensConfig};
 use crate::listener::{Listener, ListenerConfig};
 use crate::secrets::SecretsConfig;
 use crate::services::auth::{AuthConfig, Rules as AuthRules};
@@ -19,7 +21,7 @@ use crate::store::{Place, StoreConfig};
 use crate::telemetry::LogConfig;
 use crate::upstream::{ResolverConfig, ResolverRules};
 
-/// The process itself. Every value can come from the environment as `${NAME}` or
+/// The process itself. Every scalar can come from the environment as `${NAME}` or
 /// `${NAME:-default}`; secrets should.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -27,9 +29,14 @@ use crate::upstream::{ResolverConfig, ResolverRules};
 pub struct GatewayFile {
     /// Where clients and operators come in.
     pub listeners: ListenersConfig,
-    /// Networks of proxies in front of us, such as `10.0.0.0/8`: their `X-Forwarded-For` and
-    /// `X-Request-Id` count.
+    /// Networks of proxies in front of us, such as `10.0.0.0/8`: their `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`
+    /// and `-Prefix`, their `Forwarded` and their `X-Request-Id` count.
     pub trusted_proxies: Vec<String>,
+    /// Header fields that only trusted proxies may send.
+    pub trusted_fields: TrustedFieldsConfig,
+    /// The address that clients reach the gateway under, such as `https://api.example.org`: what the gateway's own
+    /// answers name where they have to name it whole. Default: `tokens.issuer`, if that is one.
+    pub public_url: Option<String>,
     /// Worker threads: `auto` for one a core, or a number.
     pub threads: Threads,
     /// Blocks addresses that flood. Without it nobody is watched; operators can block all the same.
@@ -39,7 +46,7 @@ pub struct GatewayFile {
     /// Where records that last are kept. Default: SQLite in `data/moongate.db`, if something needs it.
     pub store: Option<StoreConfig>,
     /// Where the key comes from that seals the secrets in the store. Default: the variable `SECRET_KEY`.
-    /// Wherever a secret is written, `secret:NAME` stands for the one that is kept under this name.
+    /// Wherever a value may be a credential, `secret:NAME` stands for the one that is kept under this name.
     pub secrets: SecretsConfig,
     /// How names are looked up where an endpoint has one.
     pub resolver: ResolverConfig,
@@ -111,13 +118,26 @@ impl Default for ListenersConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
     /// Address and port. Away from loopback, `tokens.hs256_secret` or `tokens.signing_key` is needed, and every call
-    /// but the probes' requires a token with the role `admin` or `operator`.
+    /// but the probes' requires a token or an API key of this gateway, without a tenant: with the role `admin` or
+    /// `operator`, or with a role that permits the page (`metrics.read`, `admin.read`, `admin.write`).
     pub address: String,
+    /// The names under which it is called, beside `localhost` and addresses. A request for another name is refused,
+    /// since a page of another site could have sent it (DNS rebinding).
+    pub hosts: Vec<String>,
+    /// Connections open at once. They are apart from those of the public listeners.
+    pub connections: u32,
+    /// From a new connection, or the first byte of a later request, to its whole header.
+    pub header_timeout: Period,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { address: "127.0.0.1:9090".to_owned() }
+        Self {
+            address: "127.0.0.1:9090".to_owned(),
+            hosts: Vec::new(),
+            connections: 256,
+            header_timeout: Period::secs(10),
+        }
     }
 }
 
@@ -185,10 +205,14 @@ impl Default for ShutdownConfig {
 pub struct Process {
     /// The listeners for clients.
     pub public: Vec<Listener>,
-    /// The address for operators.
-    pub admin: SocketAddr,
+    /// The listener for operators.
+    pub admin: Listener,
     /// Whose claims about clients count.
     pub trusted_proxies: TrustedProxies,
+    /// Which header fields are claims.
+    pub trusted_fields: TrustedFields,
+    /// The address that clients reach the gateway under, without a slash at its end.
+    pub public_url: Option<String>,
     /// Worker threads.
     pub threads: usize,
     /// What is watched for floods.
@@ -213,19 +237,10 @@ pub struct Process {
     pub written: GatewayFile,
 }
 
-/// Networks whose claims about the clients behind them count.
-#[derive(Clone, Debug, Default)]
-pub struct TrustedProxies(Vec<IpNet>);
-
-impl TrustedProxies {
-    /// Whether this address is one of theirs.
-    pub fn hold(&self, address: IpAddr) -> bool {
-        self.0.iter().any(|it| it.contains(&address))
-    }
-
-    /// The networks.
-    pub fn networks(&self) -> &[IpNet] {
-        &self.0
+impl GatewayFile {
+    /// The roles that it gives by name.
+    pub fn given_roles(&self) -> Vec<String> {
+        [self.tokens.given_roles(), self.auth.given_roles()].concat()
     }
 }
 
@@ -242,17 +257,19 @@ impl Process {
         let several = file.listeners.public.len() > 1;
         let compile = |(number, written): (usize, &ListenerConfig)| {
             let name = if several && number > 0 { format!("public-{}", number + 1) } else { "public".to_owned() };
-            written.compile(&name, &list.index(number), diagnostics)
+            written.compile(&name, number, &list.index(number), diagnostics)
         };
         let public = file.listeners.public.iter().enumerate().filter_map(compile).collect();
         let process = Self {
             public,
             admin: admin(file, &listeners.key("admin"), diagnostics),
-            trusted_proxies: TrustedProxies(networks(
+            trusted_proxies: TrustedProxies::compile(
                 &file.trusted_proxies,
                 &At::ROOT.key("trusted_proxies"),
                 diagnostics,
-            )),
+            ),
+            trusted_fields: TrustedFields::compile(&file.trusted_fields, &At::ROOT.key("trusted_fields"), diagnostics),
+            public_url: public_url(file, &At::ROOT.key("public_url"), diagnostics),
             threads: threads(file.threads),
             guard: GuardRules::compile(&file.guard, &At::ROOT.key("guard"), diagnostics),
             state: Backend::compile(&file.state, &At::ROOT.key("state"), diagnostics),
@@ -266,7 +283,43 @@ impl Process {
             written: file.clone(),
         };
         check_admin(&process, diagnostics);
+        check_addresses(&process, diagnostics);
         process
+    }
+
+    /// Opens the certificates as a start does, and reports those that can't be used. Not for a reload, which keeps
+    /// what it has.
+    pub fn check_certificates(&self, diagnostics: &mut Diagnostics) {
+        let listeners = At::ROOT.key("listeners");
+        let list = listeners.key("public");
+        for listener in &self.public {
+            if let Some(tls) = &listener.tls {
+                tls.check(&list.index(listener.number).key("tls"), diagnostics);
+            }
+        }
+    }
+
+    /// Reports roles that are given and that `roles` in routes.yaml has in another spelling.
+    pub fn check_roles(&self, roles: &Roles, diagnostics: &mut Diagnostics) {
+        let mut check = |list: &[String], at: &At<'_>| {
+            for (number, role) in list.iter().enumerate() {
+                if let Some(near) = roles.misspelt(role) {
+                    let diagnostic = diagnostics.error(&at.index(number), format!("no role `{role}`"));
+                    diagnostic.help(format!("did you mean `{near}`? else list it under `roles` in routes.yaml"));
+                }
+            }
+        };
+        let (tokens, auth) = (At::ROOT.key("tokens"), At::ROOT.key("auth"));
+        let (trust, session, providers) = (tokens.key("trust"), auth.key("session_token"), auth.key("oidc"));
+        for (number, issuer) in self.written.tokens.trust.iter().enumerate() {
+            check(issuer.roles.as_deref().unwrap_or_default(), &trust.index(number).key("roles"));
+        }
+        check(&self.written.auth.session_token.roles, &session.key("roles"));
+        for (name, provider) in &self.written.auth.oidc {
+            let at = providers.key(name);
+            check(provider.roles.as_deref().unwrap_or_default(), &at.key("roles"));
+            check(&provider.default_roles, &at.key("default_roles"));
+        }
     }
 
     /// The files that TLS listeners read.
@@ -297,6 +350,8 @@ impl Process {
         let admin = listeners.key("admin");
         differs(old.listeners.admin == new.listeners.admin, &admin.key("address"), "the admin listener's address");
         differs(old.trusted_proxies == new.trusted_proxies, &At::ROOT.key("trusted_proxies"), "trusted proxies");
+        differs(old.trusted_fields == new.trusted_fields, &At::ROOT.key("trusted_fields"), "trusted fields");
+        differs(old.public_url == new.public_url, &At::ROOT.key("public_url"), "the public address");
         differs(old.threads == new.threads, &At::ROOT.key("threads"), "the number of threads");
         differs(old.guard == new.guard, &At::ROOT.key("guard"), "the guard");
         differs(old.state == new.state, &At::ROOT.key("state"), "the place of the state");
@@ -313,13 +368,45 @@ impl Process {
     }
 }
 
-fn admin(file: &GatewayFile, at: &At<'_>, diagnostics: &mut Diagnostics) -> SocketAddr {
-    let written = &file.listeners.admin.address;
-    written.parse().unwrap_or_else(|_| {
+fn admin(file: &GatewayFile, at: &At<'_>, diagnostics: &mut Diagnostics) -> Listener {
+    let written = &file.listeners.admin;
+    let address = written.address.parse().unwrap_or_else(|_| {
         let diagnostic = diagnostics.error(&at.key("address"), "not an address and port");
         diagnostic.help("write it as 127.0.0.1:9090 or [::1]:9090");
         SocketAddr::from(([127, 0, 0, 1], 0))
-    })
+    });
+    for (number, host) in written.hosts.iter().enumerate() {
+        if rustls::pki_types::DnsName::try_from(host.as_str()).is_err() {
+            let diagnostic = diagnostics.error(&at.key("hosts").index(number), "not a host name");
+            diagnostic.help("write it as admin.example.com, without a port");
+        }
+    }
+    if written.connections == 0 {
+        diagnostics.error(&at.key("connections"), "zero lets nobody in");
+    }
+    if written.header_timeout.0.is_zero() {
+        diagnostics.error(&at.key("header_timeout"), "zero leaves no time").help("write a long period instead");
+    }
+    let mut listener = Listener::plain("admin", address);
+    listener.limits.connections = written.connections as usize;
+    listener.limits.header_timeout = written.header_timeout.0;
+    // They all may come from one machine.
+    listener.limits.per_address = None;
+    listener
+}
+
+fn public_url(file: &GatewayFile, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<String> {
+    let written = file.public_url.as_ref()?;
+    let uri: Option<Uri> = written.parse().ok();
+    let sound = uri.is_some_and(|it| {
+        let scheme = it.scheme_str().is_some_and(|it| it == "https" || it == "http");
+        scheme && it.query().is_none() && it.authority().is_some_and(|it| authority_is_plain(it.as_str().as_bytes()))
+    });
+    if !sound || written.contains('#') {
+        diagnostics.error(at, "not the address of a site").help("write it as https://api.example.org");
+        return None;
+    }
+    Some(written.trim_end_matches('/').to_owned())
 }
 
 fn threads(written: Threads) -> usize {
@@ -330,15 +417,74 @@ fn threads(written: Threads) -> usize {
 }
 
 fn check_admin(process: &Process, diagnostics: &mut Diagnostics) {
-    if process.written.registry.open && !process.admin.ip().is_loopback() {
+    if process.written.registry.open && !process.admin.address.ip().is_loopback() {
         diagnostics
             .error(&At::ROOT.key("registry").key("open"), "the registry can be open on loopback alone")
             .help("let the admin listener be on 127.0.0.1, or remove this: services register with a token that has the permission registry.write");
     }
-    if !process.admin.ip().is_loopback() && !process.tokens.can_sign() {
+    if !process.admin.address.ip().is_loopback() && !process.tokens.can_sign() {
         let at = At::ROOT.key("listeners");
         let message = "an admin listener away from loopback needs tokens.hs256_secret or tokens.signing_key";
         let diagnostic = diagnostics.error(&at.key("admin"), message);
         diagnostic.help("listen on 127.0.0.1, or set tokens.hs256_secret to \"${PROXY_JWT_SECRET}\"");
+    }
+}
+
+/// One address can be listened on once. That of no interface in particular is that of each.
+fn check_addresses(process: &Process, diagnostics: &mut Diagnostics) {
+    let listeners = At::ROOT.key("listeners");
+    let (list, admin) = (listeners.key("public"), listeners.key("admin"));
+    // What was not written has no line: then the other one is told.
+    let admin_first = process.written.listeners.admin == AdminConfig::default();
+    let mut taken: Vec<SocketAddr> = if admin_first { vec![process.admin.address] } else { Vec::new() };
+    let mut take = |address: SocketAddr, at: &At<'_>| match taken.iter().find(|it| collide(**it, address)) {
+        Some(first) => {
+            let diagnostic = diagnostics.error(&at.key("address"), format!("{first} is listened on already"));
+            diagnostic.help("give each listener, the one for operators too, a port of its own");
+        }
+        None => taken.push(address),
+    };
+    for listener in &process.public {
+        take(listener.address, &list.index(listener.number));
+    }
+    if !admin_first {
+        take(process.admin.address, &admin);
+    }
+}
+
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let (left, right) = (one.ip().to_canonical(), other.ip().to_canonical());
+    // `[::]` takes IPv4, too.
+    let all = |it: IpAddr, with: IpAddr| it.is_unspecified() && (it.is_ipv6() || with.is_ipv4());
+    one.port() != 0 && one.port() == other.port() && (left == right || all(left, right) || all(right, left))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn addresses_collide_where_the_system_says_so() {
+        let collide = |one: &str, other: &str| {
+            let (one, other) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(super::collide(one, other), super::collide(other, one));
+            super::collide(one, other)
+        };
+        for (one, other) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "127.0.0.1:80"),
+            ("[::]:80", "0.0.0.0:80"),
+            ("[::]:80", "[::1]:80"),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80"),
+        ] {
+            assert!(collide(one, other), "{one} {other}");
+        }
+        for (one, other) in [
+            ("127.0.0.1:80", "127.0.0.1:81"),
+            ("127.0.0.1:80", "127.0.0.2:80"),
+            ("0.0.0.0:80", "[::1]:80"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+        ] {
+            assert!(!collide(one, other), "{one} {other}");
+        }
     }
 }

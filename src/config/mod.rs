@@ -8,13 +8,15 @@ mod gateway_file;
 mod routes_file;
 mod secret_values;
 mod snapshot;
+mod trusted;
 mod watch;
 
 pub use active::{
-    ActiveConfig, Changes, Compiled, Configuration, RouteRuntime, Runtime, compile_files, compile_routes,
+    ActiveConfig, Changes, Compiled, Configuration, RouteRuntime, Runtime, compile_files, compile_routes, known_roles,
 };
-pub use gateway_file::{GatewayFile, Mode, Process, ShutdownConfig, TrustedProxies};
+pub use gateway_file::{GatewayFile, Mode, Process, ShutdownConfig};
 pub use routes_file::{RoutesFile, routes_schema};
 pub use secret_values::Keeping;
 pub use snapshot::{Action, Description, Known, Redirect, Respond, Route, Snapshot};
+pub use trusted::{TrustedFields, TrustedFieldsConfig, TrustedProxies};
 pub use watch::{WatchError, Watcher};

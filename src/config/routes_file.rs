@@ -49,6 +49,9 @@ pub struct RoutesFile {
     /// roles permit what docs/AUTH.md lists.
     #[serde(default)]
     pub roles: Option<RolesConfig>,
+    /// Which of its own routes the gateway has.
+    #[serde(default)]
+    pub built_in: BuiltInConfig,
     /// What every route starts from.
     #[serde(default)]
     pub defaults: PolicyConfig,
@@ -61,6 +64,23 @@ pub struct RoutesFile {
     /// Which request goes where. The most specific match wins, whatever the order here.
     #[serde(default)]
     pub routes: Vec<RouteConfig>,
+}
+
+/// Routes that the gateway has without being told. A route of the file with the same path takes the place of one, if
+/// it takes `GET` and has no further conditions.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct BuiltInConfig {
+    /// `GET /api/health`. Default true.
+    pub health: bool,
+    /// `GET /api/metrics`. Default true.
+    pub metrics: bool,
+}
+
+impl Default for BuiltInConfig {
+    fn default() -> Self {
+        Self { health: true, metrics: true }
+    }
 }
 
 /// One match and what follows from it: exactly one of `upstream`, `redirect` and `respond`.
@@ -83,6 +103,10 @@ pub struct RouteConfig {
     /// Answers at once.
     #[serde(default)]
     pub respond: Option<RespondConfig>,
+    /// Protocols beside WebSocket that a connection may change to (RFC 9110, section 7.8), as clients name them in
+    /// `Upgrade`: `tcp`. What passes then passes unseen.
+    #[serde(default)]
+    pub upgrade: Vec<String>,
     /// What changes in the request before the upstream gets it.
     #[serde(default)]
     pub rewrite: Option<RewriteConfig>,

@@ -11,7 +11,7 @@ use crate::base::{At, Diagnostics, Secret, nearest};
 use crate::config::gateway_file::GatewayFile;
 use crate::secrets::{SecretsConfig, Vault};
 use crate::store::{Place, Store};
-use crate::yaml::{Document, Faults, MARK};
+use crate::yaml::{Document, Faults, MARK, schema_of};
 
 /// The sections that say where secrets are: they can't be among them.
 const SECTIONS: [&str; 2] = ["/store", "/secrets"];
@@ -25,6 +25,8 @@ pub struct Keeping {
     pub secrets: SecretsConfig,
     /// How long access tokens live.
     pub access_life: Duration,
+    /// The roles that it gives by name.
+    pub given_roles: Vec<String>,
 }
 
 impl Keeping {
@@ -33,7 +35,7 @@ impl Keeping {
     /// # Errors
     /// The faults of these sections, or of a file that can't be read at all.
     pub fn read(gateway: &Path) -> Result<Self, Faults> {
-        let mut document = Document::read(gateway, &super::active::environment)?;
+        let mut document = Document::read(gateway, &schema_of::<GatewayFile>(), &super::active::environment)?;
         let mut diagnostics = Diagnostics::default();
         let file: GatewayFile = document.load(&mut diagnostics).unwrap_or_default();
         let store = Place::compile(file.store.as_ref(), &At::ROOT.key("store"), &mut diagnostics);
@@ -42,7 +44,8 @@ impl Keeping {
             return Err(faults);
         }
         let access_life = file.tokens.access_life.map_or(Duration::from_secs(300), |it| it.0);
-        Ok(Self { store, secrets: file.secrets, access_life })
+        let given_roles = file.given_roles();
+        Ok(Self { store, secrets: file.secrets, access_life, given_roles })
     }
 
     /// Opens the store for one piece of work, on threads of its own: nothing else needs to run.

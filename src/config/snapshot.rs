@@ -1,6 +1,7 @@
 //! `routes.yaml`, compiled: immutable, everything parsed, nothing that remembers traffic.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
@@ -15,7 +16,7 @@ use crate::filters::{Chain, Layer, PolicyConfig, StepDescription};
 use crate::forward::{Policy, TimeoutsConfig};
 use crate::identity::Roles;
 use crate::pipeline::{Filters, Scope, ServiceScope};
-use crate::routing::{MatchConfig, Table, Template};
+use crate::routing::{MatchConfig, Table, Template, known_variable};
 use crate::services::{ServiceRegistry, ServiceSettings};
 use crate::upstream::{Upstream, UpstreamKind};
 
@@ -34,6 +35,8 @@ pub struct Snapshot {
     pub defaults: Chain,
     /// What roles permit.
     pub roles: Arc<Roles>,
+    /// How many routes every gateway has; so many upstreams are theirs.
+    built_in: usize,
 }
 
 /// One route, compiled.
@@ -47,6 +50,10 @@ pub struct Route {
     pub policy: Policy,
     /// What becomes of its requests.
     pub action: Action,
+    /// Whether it lists the hosts that it takes, each by its whole name: a request of its names one of ours.
+    pub verifies_host: bool,
+    /// Whether paths with parameters are for it to take: `/a;v=1/b`.
+    takes_parameters: bool,
     /// Everything above in words, for operators; also shows whether a reload changed the route.
     pub description: Description,
 }
@@ -93,80 +100,164 @@ pub struct Description {
     pub r#use: Vec<String>,
     /// What becomes of its requests: `{"upstream": …}`, `{"redirect": …}` or `{"respond": …}`.
     pub action: Value,
+    /// The protocols that it changes to, WebSocket aside.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub upgrade: Vec<String>,
+    /// Whether it takes paths with parameters.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub path_parameters: bool,
     /// The steps that its requests pass, in order, each with its settings.
     pub steps: Vec<StepDescription>,
     /// Limits of the exchange.
     pub timeouts: BTreeMap<&'static str, Period>,
     /// The largest request body.
     pub body_limit: ByteSize,
+    /// Of the route as it was compiled: whether a reload changes what is not shown.
+    #[serde(skip)]
+    digest: u64,
+}
+
+impl Route {
+    /// Whether it asks who calls.
+    fn is_protected(&self) -> bool {
+        self.chain.auth.is_some()
+    }
 }
 
 impl Snapshot {
+    /// Whether a path with parameters is for `route` to take. Servers that cut them off see another path: `other` is
+    /// the route that would take that one. No request gets past a protected route so, and none to another route than
+    /// its own, unless that one takes parameters.
+    pub fn takes_parameters(&self, route: usize, other: Option<usize>) -> bool {
+        let this = &self.routes[route];
+        match other.filter(|it| *it != route) {
+            Some(other) => this.takes_parameters && !self.routes[other].is_protected(),
+            None => this.takes_parameters || !this.is_protected(),
+        }
+    }
+
     /// The only way to a snapshot, for start, reload and `check` alike. Reports all faults; what has
-    /// any must not serve.
-    pub fn compile(file: &RoutesFile, known: Known<'_>, mode: Mode, diagnostics: &mut Diagnostics) -> Self {
-        let Known { services, filters, issuers } = known;
+    /// any must not serve. `shown` is the same file as far as people may see it: it is what is described.
+    pub fn compile(
+        file: &RoutesFile,
+        shown: &RoutesFile,
+        known: Known<'_>,
+        mode: Mode,
+        diagnostics: &mut Diagnostics,
+    ) -> Self {
+        let Known { services, filters, issuers, given_roles } = known;
         let roles = Roles::compile(file.roles.as_ref(), &At::ROOT.key("roles"), diagnostics);
+        let roles = given_roles.into_iter().fold(roles, Roles::knowing);
         let nowhere = Scope { roles: &roles, issuers, filters, ..Scope::nowhere() };
         let (mut all, mut settings) = upstreams(file, services, diagnostics);
-        let built_in = built_in_routes(mode);
-        let written: Vec<&RouteConfig> = file.routes.iter().chain(&built_in).collect();
+        let built_in = built_in_routes(file, mode);
+        let written: Vec<&RouteConfig> = file.routes.iter().chain(built_in.iter().map(|it| &it.route)).collect();
         let at = At::ROOT.key("routes");
         check_settings(file, nowhere, diagnostics);
-        unique_names(&written, &at, diagnostics);
+        check_names(file, &built_in, diagnostics);
         let matches: Vec<(&str, &MatchConfig)> = written.iter().map(|it| (&*it.name, &it.r#match)).collect();
-        let table = Table::compile(&matches, &at, diagnostics);
-        for upstream in built_in_upstreams(mode) {
+        let mut table = Table::compile(&matches, &at, diagnostics);
+        table.explain_by(shown.routes.iter().chain(built_in.iter().map(|it| &it.route)).map(|it| it.r#match.shown()));
+        for upstream in built_in.iter().map(BuiltInRoute::upstream) {
             settings.push(settings_of(&upstream, services, &[], &At::ROOT, &mut Diagnostics::default()).flatten());
             all.push(upstream);
         }
-        let compiler = Compiler { file, upstreams: &all, table: &table, nowhere };
+        let compiler = Compiler { file, shown, upstreams: &all, table: &table, nowhere };
         let compile =
             |(number, route): (usize, &&RouteConfig)| compiler.route(number, route, &at.index(number), diagnostics);
-        let routes = written.iter().enumerate().map(compile).collect();
+        let routes: Vec<Route> = written.iter().enumerate().map(compile).collect();
+        warn_of_open_ways(&routes[..file.routes.len()], &all, &table, diagnostics);
         let defaults = layer("defaults".to_owned(), &file.defaults, At::ROOT);
         // What is wrong with them was reported where they stand.
         let defaults = Chain::compile(&[defaults], &nowhere, &mut Diagnostics::default());
-        Self { table, routes, upstreams: all, services: settings, defaults, roles: Arc::new(roles) }
+        let built_in = built_in.len();
+        Self { table, routes, upstreams: all, services: settings, defaults, roles: Arc::new(roles), built_in }
+    }
+
+    /// The routes of the file.
+    pub fn written_routes(&self) -> &[Route] {
+        &self.routes[..self.routes.len() - self.built_in]
+    }
+
+    /// The upstreams of the file.
+    pub fn written_upstreams(&self) -> &[Arc<Upstream>] {
+        &self.upstreams[..self.upstreams.len() - self.built_in]
     }
 }
 
-/// `GET /api/health` and `GET /api/metrics`, which every gateway answers on its public listeners; and while
-/// developing, `POST /api/cache/clear` (S2S-15).
-fn built_in_routes(mode: Mode) -> Vec<RouteConfig> {
-    let route = |name: &str, method: &str, path: &str| RouteConfig {
-        name: name.to_owned(),
-        r#match: MatchConfig { path: path.to_owned(), methods: vec![method.to_owned()], ..MatchConfig::default() },
-        upstream: Some(name.to_owned()),
-        ..RouteConfig::default()
+/// Upstreams read paths in ways of their own. Where an open route leads to one whose other paths are protected, a path
+/// that is read in two ways leads past the protection.
+fn warn_of_open_ways(routes: &[Route], upstreams: &[Arc<Upstream>], table: &Table, diagnostics: &mut Diagnostics) {
+    let remote = |it: &Route| match it.action {
+        Action::Upstream(number) => upstreams.get(number).filter(|it| it.kind == UpstreamKind::Remote).map(|_| number),
+        Action::Redirect(_) | Action::Respond(_) => None,
     };
+    let mut protected: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (number, route) in routes.iter().enumerate().filter(|(_, it)| it.chain.auth.is_some()) {
+        remote(route).into_iter().for_each(|it| protected.entry(it).or_default().push(number));
+    }
+    let at = At::ROOT.key("routes");
+    for (number, route) in routes.iter().enumerate().filter(|(_, it)| it.chain.auth.is_none()) {
+        let beside = remote(route).and_then(|it| protected.get(&it)).into_iter().flatten();
+        let Some(other) = beside.copied().find(|it| table.covers(number, *it)) else { continue };
+        let message = format!(
+            "route `{}` lets everybody reach an upstream of which route `{}` protects a part",
+            route.name, routes[other].name
+        );
+        diagnostics
+            .warn(&at.index(number).key("match").key("path"), message)
+            .help("a path that the upstream reads in another way gets in: give the route `auth`, or list what is open");
+    }
+}
+
+/// A route that every gateway has, and the local service that answers.
+struct BuiltInRoute {
+    route: RouteConfig,
+    service: &'static str,
+}
+
+impl BuiltInRoute {
+    fn new(name: &str, method: &str, path: &str, service: &'static str) -> Self {
+        let r#match = MatchConfig { path: path.to_owned(), methods: vec![method.to_owned()], ..MatchConfig::default() };
+        let (name, upstream) = (name.to_owned(), Some(name.to_owned()));
+        Self { route: RouteConfig { name, r#match, upstream, ..RouteConfig::default() }, service }
+    }
+
+    /// Whether the operator has a route that would take the same requests.
+    fn is_replaced(&self, file: &RoutesFile) -> bool {
+        let own = &self.route.r#match;
+        file.routes.iter().map(|it| &it.r#match).any(|it| {
+            let method = it.methods.is_empty() || it.methods.iter().any(|it| own.methods.contains(it));
+            let always = it.hosts.is_empty() && it.headers.is_empty() && it.query.is_empty() && !it.websocket;
+            it.path == own.path && method && always
+        })
+    }
+
+    fn upstream(&self) -> Arc<Upstream> {
+        let config = crate::upstream::UpstreamConfig { local: Some(self.service.to_owned()), ..Default::default() };
+        let upstream = Upstream::compile(&self.route.name, &config, &At::ROOT, &mut Diagnostics::default());
+        Arc::new(upstream.expect("a local upstream has nothing that could be wrong"))
+    }
+}
+
+/// `GET /api/health` and `GET /api/metrics`, which every gateway answers on its public listeners unless the file says
+/// otherwise; and while developing, `POST /api/cache/clear` (S2S-15).
+fn built_in_routes(file: &RoutesFile, mode: Mode) -> Vec<BuiltInRoute> {
     // Probes of the gateway's health have no credentials, whatever `defaults` say.
     let open = AuthConfig { open: true, ..AuthConfig::default() };
-    let settings = PolicyConfig { auth: Some(open), ..PolicyConfig::default() };
-    let health = RouteConfig { settings, ..route(HEALTH, "GET", "/api/health") };
-    let mut routes = vec![health, route(METRICS, "GET", "/api/metrics")];
-    if mode == Mode::Dev {
-        routes.push(route(CACHE_CLEAR, "POST", "/api/cache/clear"));
-    }
-    routes
+    let mut health = BuiltInRoute::new(HEALTH, "GET", "/api/health", "health");
+    health.route.settings = PolicyConfig { auth: Some(open), ..PolicyConfig::default() };
+    let routes = [
+        (file.built_in.health, health),
+        (file.built_in.metrics, BuiltInRoute::new(METRICS, "GET", "/api/metrics", "metrics")),
+        (mode == Mode::Dev, BuiltInRoute::new(CACHE_CLEAR, "POST", "/api/cache/clear", "cache_clear")),
+    ];
+    routes.into_iter().filter(|(wanted, route)| *wanted && !route.is_replaced(file)).map(|(_, route)| route).collect()
 }
 
 const HEALTH: &str = "moongate-health";
 const METRICS: &str = "moongate-metrics";
 const CACHE_CLEAR: &str = "moongate-cache-clear";
-
-fn built_in_upstreams(mode: Mode) -> Vec<Arc<Upstream>> {
-    let mut services = vec![(HEALTH, "health"), (METRICS, "metrics")];
-    if mode == Mode::Dev {
-        services.push((CACHE_CLEAR, "cache_clear"));
-    }
-    let upstreams = services.into_iter().map(|(name, service)| {
-        let config = crate::upstream::UpstreamConfig { local: Some(service.to_owned()), ..Default::default() };
-        let upstream = Upstream::compile(name, &config, &At::ROOT, &mut Diagnostics::default());
-        Arc::new(upstream.expect("a local upstream has nothing that could be wrong"))
-    });
-    upstreams.collect()
-}
 
 type Upstreams = (Vec<Arc<Upstream>>, Vec<Option<ServiceSettings>>);
 
@@ -200,23 +291,31 @@ fn settings_of(
     }
 }
 
-fn unique_names(routes: &[&RouteConfig], at: &At<'_>, diagnostics: &mut Diagnostics) {
+/// Names are unique, and none is that of a route that every gateway has.
+fn check_names(file: &RoutesFile, built_in: &[BuiltInRoute], diagnostics: &mut Diagnostics) {
+    let (list, upstreams) = (At::ROOT.key("routes"), At::ROOT.key("upstreams"));
+    let ours = |name: &str| built_in.iter().any(|it| it.route.name == name);
     let mut seen = BTreeMap::new();
-    for (number, route) in routes.iter().enumerate() {
-        let at = at.index(number);
-        let plain = !route.name.is_empty()
-            && route.name.len() <= 100
-            && route.name.bytes().all(|it| it.is_ascii_alphanumeric() || b"-_.".contains(&it));
-        if !plain {
-            diagnostics
-                .error(&at.key("name"), "not a name for a route")
-                .help("letters, digits, `-`, `_` and `.`, at most 100");
+    for (number, route) in file.routes.iter().enumerate() {
+        let at = list.index(number);
+        let at = at.key("name");
+        let plain = |it: u8| it.is_ascii_alphanumeric() || b"-_.".contains(&it);
+        if !(1..=100).contains(&route.name.len()) || !route.name.bytes().all(plain) {
+            diagnostics.error(&at, "not a name for a route").help("letters, digits, `-`, `_` and `.`, at most 100");
+        }
+        if ours(&route.name) {
+            diagnostics.error(&at, "a route of the gateway's own has this name").help("choose another one");
         }
         if let Some(first) = seen.insert(route.name.as_str(), number) {
-            let diagnostic = diagnostics.error(&at.key("name"), format!("two routes are called `{}`", route.name));
+            let diagnostic = diagnostics.error(&at, format!("two routes are called `{}`", route.name));
             diagnostic
                 .help(format!("the first one is number {} in the list; names appear in metrics and logs", first + 1));
         }
+    }
+    for name in file.upstreams.keys().filter(|it| ours(it)) {
+        let diagnostic =
+            diagnostics.error_at_key(&upstreams.key(name), "an upstream of the gateway's own has this name");
+        diagnostic.help("choose another one");
     }
 }
 
@@ -240,7 +339,7 @@ fn check(layer: &Layer<'_>, scope: &Scope<'_>, diagnostics: &mut Diagnostics) {
 }
 
 /// What settings may refer to that stands elsewhere.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Known<'a> {
     /// The local services.
     pub services: &'a ServiceRegistry,
@@ -248,33 +347,29 @@ pub struct Known<'a> {
     pub filters: &'a Filters,
     /// The names in `tokens.trust` of `gateway.yaml`, if they are known.
     pub issuers: Option<&'a [String]>,
+    /// The roles that `gateway.yaml` gives by name, if they are known.
+    pub given_roles: Option<Vec<String>>,
 }
 
 struct Compiler<'a> {
     /// What settings may refer to, before there is a route.
     nowhere: Scope<'a>,
     file: &'a RoutesFile,
+    /// The same for people's eyes.
+    shown: &'a RoutesFile,
     upstreams: &'a [Arc<Upstream>],
     table: &'a Table,
 }
 
 impl Compiler<'_> {
     fn route(&self, number: usize, written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Route {
-        let defaults_at = At::ROOT.key("defaults");
-        let policies_at = At::ROOT.key("policies");
-        let mut layers = vec![layer("defaults".to_owned(), &self.file.defaults, defaults_at)];
         let uses = at.key("use");
-        for (place, name) in written.r#use.iter().enumerate() {
-            match self.file.policies.get_key_value(name) {
-                Some((name, policy)) => layers.push(layer(format!("policy/{name}"), policy, policies_at.key(name))),
-                None => {
-                    let diagnostic = diagnostics.error(&uses.index(place), format!("no policy `{name}`"));
-                    diagnostic.suggest(name, self.file.policies.keys().map(String::as_str));
-                }
-            }
+        for (place, name) in written.r#use.iter().enumerate().filter(|it| !self.file.policies.contains_key(it.1)) {
+            let diagnostic = diagnostics.error(&uses.index(place), format!("no policy `{name}`"));
+            diagnostic.suggest(name, self.file.policies.keys().map(String::as_str));
         }
-        let own = layer(format!("route/{}", written.name), &written.settings, *at);
-        layers.push(Layer { rewrite: written.rewrite.as_ref(), ..own });
+        let policies_at = At::ROOT.key("policies");
+        let layers = layers(self.file, &written.r#use, written, (&policies_at, at));
         let scope = Scope {
             route: &written.name,
             captures: self.table.captures(number),
@@ -289,15 +384,31 @@ impl Compiler<'_> {
         let chain = Chain::compile(&layers, &scope, diagnostics);
         let policy = policy(&layers);
         let action = self.action(number, written, at, diagnostics);
-        let description = describe(written, &layers, &scope, &policy);
-        Route { name: written.name.as_str().into(), chain, policy, action, description }
+        check_upgrade(written, &at.key("upgrade"), diagnostics);
+        // Those that every gateway has are not in the file.
+        let shown = self.shown.routes.get(number).unwrap_or(written);
+        let shown_layers = self::layers(self.shown, &written.r#use, shown, (&policies_at, at));
+        let description =
+            Description { digest: digest(&layers, written), ..describe(shown, &shown_layers, &scope, &policy) };
+        let hosts = &written.r#match.hosts;
+        Route {
+            name: written.name.as_str().into(),
+            chain,
+            policy,
+            action,
+            verifies_host: !hosts.is_empty() && !hosts.iter().any(|it| it.contains('*')),
+            takes_parameters: description.path_parameters,
+            description,
+        }
     }
 
     fn action(&self, number: usize, written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Action {
         let chosen = [written.upstream.is_some(), written.redirect.is_some(), written.respond.is_some()];
         if chosen.iter().filter(|it| **it).count() != 1 {
-            let diagnostic = diagnostics
-                .error(at, format!("route `{}` needs exactly one of upstream, redirect and respond", written.name));
+            let name =
+                if written.name.is_empty() { "the route".to_owned() } else { format!("route `{}`", written.name) };
+            let diagnostic =
+                diagnostics.error(at, format!("{name} needs exactly one of upstream, redirect and respond"));
             diagnostic.help("say where its requests go, or how they are answered");
         }
         if let Some(redirect) = &written.redirect {
@@ -307,6 +418,7 @@ impl Compiler<'_> {
             return Action::Upstream(self.upstream(name, &at.key("upstream"), diagnostics));
         }
         let respond = written.respond.clone().unwrap_or_default();
+        check_body(&respond, self.table.captures(number), &at.key("respond").key("body"), diagnostics);
         Action::Respond(Respond::compile(&respond, &at.key("respond"), diagnostics))
     }
 
@@ -336,6 +448,39 @@ impl Compiler<'_> {
     }
 }
 
+/// Reports a body in which something was meant to be filled in. Braces and dollar signs alone are just text.
+fn check_body(respond: &RespondConfig, captures: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) {
+    let body = respond.body.as_deref().unwrap_or_default();
+    let capture = captures.iter().map(|it| format!("{{{it}}}")).find(|it| body.contains(it.as_str()));
+    if let Some(theirs) = capture.or_else(|| known_variable(body).map(str::to_owned)) {
+        let diagnostic = diagnostics.error(at, format!("nothing fills in `{theirs}`"));
+        diagnostic.help("a body is sent as it is written; an upstream can answer with what the path says");
+    }
+}
+
+/// The settings that count for a route, which uses these policies.
+fn layers<'a>(
+    file: &'a RoutesFile,
+    uses: &'a [String],
+    written: &'a RouteConfig,
+    (policies, at): (&'a At<'a>, &At<'a>),
+) -> Vec<Layer<'a>> {
+    let mut layers = vec![layer("defaults".to_owned(), &file.defaults, At::ROOT.key("defaults"))];
+    let used = uses.iter().filter_map(|it| file.policies.get_key_value(it));
+    layers.extend(used.map(|(name, policy)| layer(format!("policy/{name}"), policy, policies.key(name))));
+    let own = layer(format!("route/{}", written.name), &written.settings, *at);
+    layers.push(Layer { rewrite: written.rewrite.as_ref(), ..own });
+    layers
+}
+
+/// Of everything that a route says and takes over, secrets included.
+fn digest(layers: &[Layer<'_>], written: &RouteConfig) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    json(written).to_string().hash(&mut hasher);
+    layers.iter().for_each(|it| json(it.settings).to_string().hash(&mut hasher));
+    hasher.finish()
+}
+
 impl Respond {
     fn compile(written: &RespondConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         let status = written.status.unwrap_or(200);
@@ -361,6 +506,31 @@ impl Respond {
     }
 }
 
+/// HTTP in another version is no protocol for a tunnel: what is requested in it would pass every filter.
+fn check_upgrade(written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnostics) {
+    for (number, protocol) in written.upgrade.iter().enumerate() {
+        let at = at.index(number);
+        let (name, version) = protocol.split_once('/').unwrap_or((protocol, "1"));
+        let plain =
+            |it: &str| !it.is_empty() && it.bytes().all(|it| it.is_ascii_alphanumeric() || b"-_.+".contains(&it));
+        match name.to_ascii_lowercase().as_str() {
+            "websocket" => diagnostics
+                .error(&at, "WebSocket is no further protocol")
+                .help("write `websocket: true` in the route's `match`"),
+            "h2c" | "h2" | "http" | "tls" => diagnostics
+                .error(&at, format!("`{protocol}` never passes: what is requested in it would pass every filter"))
+                .help("leave it out; HTTP/2 needs no upgrade here"),
+            _ if !plain(name) || !plain(version) => diagnostics
+                .error(&at, "not the name of a protocol")
+                .help("write it as clients do in `Upgrade`, such as `tcp`"),
+            _ => continue,
+        };
+    }
+    if !written.upgrade.is_empty() && written.upstream.is_none() {
+        diagnostics.error(at, "only an upstream can change protocols").help("leave `upgrade` out, or name an upstream");
+    }
+}
+
 fn policy(layers: &[Layer<'_>]) -> Policy {
     let places: Vec<At<'_>> = layers.iter().map(|it| it.at).collect();
     let timeouts: Vec<(&TimeoutsConfig, At<'_>)> =
@@ -377,9 +547,11 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, poli
     };
     Description {
         name: written.name.clone(),
-        r#match: written.r#match.clone(),
+        r#match: written.r#match.shown(),
         r#use: written.r#use.clone(),
         action,
+        upgrade: written.upgrade.clone(),
+        path_parameters: layers.iter().rev().find_map(|it| it.settings.path_parameters).unwrap_or_default(),
         steps: Chain::describe(layers, scope),
         timeouts: BTreeMap::from([
             ("connect", Period(policy.connect)),
@@ -388,6 +560,7 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, poli
             ("idle", Period(if written.r#match.websocket { policy.websocket_idle } else { policy.idle })),
         ]),
         body_limit: ByteSize(policy.body_limit),
+        digest: 0,
     }
 }
 

@@ -17,6 +17,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Instant;
 
+use http::header::UPGRADE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use pingora::http::ResponseHeader;
 use tokio::sync::watch;
@@ -104,9 +105,10 @@ pub async fn deliver<F: ResponseFilters>(
 ) -> Result<Option<Box<Tunnel>>, Undelivered> {
     let UpstreamResponse { head, mut body } = response;
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        let websocket = codec::has_token(&head.headers, &UPGRADE, "websocket");
         let (_, tapped) = begin(head, &mut body, client, exchange, filters)?;
         let taps = (exchange.request_taps.take(), tapped.map(|it| it.taps));
-        return Ok(Some(Box::new(Tunnel::new(body, taps, policy.websocket_idle, ending.clone()))));
+        return Ok(Some(Box::new(Tunnel::new(body, taps, websocket, policy.websocket_idle, ending.clone()))));
     }
     let ended = deliver_parts(head, &mut body, client, exchange, policy, filters, ending).await;
     if ended.is_err() {
@@ -244,7 +246,7 @@ impl Delivery<'_> {
                 Event::Upload(Err(_)) | Event::ClientGone => return Err(EndState::ClientGone.into()),
                 Event::Late if self.is_past_deadline() => {
                     if self.ended {
-                        return Err(EndState::ClientTimeout.into());
+                        return Err(EndState::ClientGone.into()); // nobody waits for the rest
                     }
                     self.end_call()?;
                 }

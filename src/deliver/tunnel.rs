@@ -1,6 +1,7 @@
 //! What an upgraded connection is: two sockets, two counters and a deadline.
 //!
-//! A direction without taps passes as it comes, and its frames are counted only. Where a tap ends it, or what comes is
+//! A direction without taps passes as it comes, and its frames are counted only; of a protocol that is no WebSocket
+//! nothing is known, and nothing is said in it. Where a tap ends it, or what comes is
 //! no WebSocket, or the process stops, both sides get a close frame that says why.
 
 use std::future::{Future, poll_fn};
@@ -37,6 +38,7 @@ pub struct Tunnel {
     body: UpstreamBody,
     /// Of what the client sends, and of what the upstream does.
     taps: (Option<Box<Taps>>, Option<Box<Taps>>),
+    websocket: bool,
     idle: Duration,
     ending: watch::Receiver<bool>,
 }
@@ -45,10 +47,11 @@ impl Tunnel {
     pub(super) fn new(
         body: UpstreamBody,
         taps: (Option<Box<Taps>>, Option<Box<Taps>>),
+        websocket: bool,
         idle: Duration,
         ending: watch::Receiver<bool>,
     ) -> Self {
-        Self { body, taps, idle, ending }
+        Self { body, taps, websocket, idle, ending }
     }
 
     /// Moves bytes both ways until either side ends, or the process does.
@@ -56,8 +59,9 @@ impl Tunnel {
     /// # Errors
     /// Says how it ended, if not in good order.
     pub async fn run(&mut self, client: &mut Client, exchange: &mut Exchange) -> Result<(), EndState> {
-        let Self { body, taps, idle, ending } = self;
-        let ended = run(body, client, exchange, std::mem::take(taps), *idle, ending).await;
+        let Self { body, taps, websocket, idle, ending } = self;
+        let taps = std::mem::take(taps);
+        let ended = run(body, client, exchange, (*websocket, taps.0, taps.1), *idle, ending).await;
         self.body.finish().await;
         ended
     }
@@ -72,13 +76,13 @@ async fn announce(client: &mut Client, idle: Duration) -> Result<(), EndState> {
     }
 }
 
-/// Moves what comes both ways until either side ends, a tap does, or the process; `taps` are those of what the client
-/// sends, and of what the upstream does.
+/// Moves what comes both ways until either side ends, a tap does, or the process. Whether they speak WebSocket, and the
+/// taps of what the client sends, and of what the upstream does.
 async fn run(
     body: &mut UpstreamBody,
     client: &mut Client,
     exchange: &mut Exchange,
-    taps: (Option<Box<Taps>>, Option<Box<Taps>>),
+    (websocket, client_taps, upstream_taps): (bool, Option<Box<Taps>>, Option<Box<Taps>>),
     idle: Duration,
     ending: &watch::Receiver<bool>,
 ) -> Result<(), EndState> {
@@ -87,8 +91,8 @@ async fn run(
     let (Some(mut upstream), Some((downstream, read))) = (body.upgraded(), client.tunnel()) else {
         return Err(EndState::Truncated);
     };
-    let mut up = Direction::new(Side::Client, taps.0, std::mem::take(read));
-    let mut down = Direction::new(Side::Upstream, taps.1, upstream.take_read());
+    let mut up = Direction::new(Side::Client, websocket, client_taps, std::mem::take(read));
+    let mut down = Direction::new(Side::Upstream, websocket, upstream_taps, upstream.take_read());
     let mut ending = ending.clone();
     let mut stopped = pin!(ending.wait_for(|it| *it));
     let mut deadline = Deadline::after(idle);
@@ -196,15 +200,18 @@ struct Direction {
 }
 
 enum Through {
+    /// Nobody knows what it means.
+    Bytes,
     /// No tap looks.
     Frames(Frames),
     Taps(Box<Tapped>),
 }
 
 impl Direction {
-    fn new(from: Side, taps: Option<Box<Taps>>, read: BytesMut) -> Self {
+    fn new(from: Side, websocket: bool, taps: Option<Box<Taps>>, read: BytesMut) -> Self {
         let received = read.len() as u64;
         let (waiting, through) = match taps {
+            _ if !websocket => (read, Through::Bytes),
             None => {
                 let mut frames = Frames::default();
                 frames.pass(&read);
@@ -239,7 +246,7 @@ impl Direction {
                 }
             }
             let into = match &mut self.through {
-                Through::Frames(_) => &mut self.waiting,
+                Through::Bytes | Through::Frames(_) => &mut self.waiting,
                 Through::Taps(tapped) => &mut tapped.read,
             };
             let before = into.len();
@@ -263,6 +270,7 @@ impl Direction {
     /// Whether a farewell has passed.
     fn closed(&self) -> bool {
         match &self.through {
+            Through::Bytes => false,
             Through::Frames(frames) => frames.closed(),
             Through::Taps(tapped) => tapped.closed,
         }
@@ -306,6 +314,7 @@ impl Direction {
     /// Says that it ends, behind all that waits, where that is not in the middle of a frame.
     fn close(&mut self, code: u16) {
         let open = match &self.through {
+            Through::Bytes => false,
             Through::Frames(frames) => frames.may_close(),
             Through::Taps(tapped) => !tapped.closed,
         };

@@ -1,5 +1,9 @@
 //! What a request's body must be: its media type, and its shape by a JSON Schema (S2S-38).
 
+mod counted;
+mod metrics;
+mod schema;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,22 +11,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method};
-use jsonschema::Validator;
-use jsonschema::error::ValidationErrorKind;
 use pingora::http::RequestHeader;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+use self::schema::Schema;
 use super::settings::{BuiltIn, Layer};
 use crate::base::{At, Diagnostics};
 use crate::http as codec;
-use crate::pipeline::{BodyFault, Exchange, Filter, Refusal, RequestContext, Scope, Step};
-
-/// So many faults of a body are reported at once.
-const FAULTS_MAX: usize = 20;
-/// No honest schema is longer.
-const FILE_MAX: u64 = 1024 * 1024;
+use crate::pipeline::{Exchange, Filter, Refusal, RequestContext, Scope, Step};
 
 /// The `schema` section of a route or of a policy.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -30,7 +27,9 @@ const FILE_MAX: u64 = 1024 * 1024;
 pub struct SchemaConfig {
     /// A file with the JSON Schema (draft 2020-12 unless it names another) of request bodies. What does
     /// not fit gets 400 with the places that failed; unless `content_types` says otherwise, bodies must
-    /// be JSON. References must point into the same file.
+    /// be JSON. References must point into the same file; patterns are matched in linear time, so without look-around
+    /// and backreferences. A body nested deeper than 64 levels, or that takes more work to check than its length
+    /// warrants, does not fit; nor does one that has a name twice in an object.
     pub request: Option<PathBuf>,
 }
 
@@ -59,17 +58,6 @@ enum MediaType {
     Suffix(String),
 }
 
-struct Schema {
-    file: PathBuf,
-    validator: Validator,
-}
-
-impl fmt::Debug for Schema {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Schema({})", self.file.display())
-    }
-}
-
 impl Filter for BodyRules {
     const NAME: &'static str = "body_rules";
     const SUMMARY: &'static str = "Takes only bodies of some media types (`content_types`) and shapes (`schema`).";
@@ -80,8 +68,8 @@ impl Filter for BodyRules {
         let schema = config.schema.as_ref().and_then(|it| it.request.as_deref());
         let schema = schema.and_then(|path| match Schema::read(path) {
             Ok(schema) => Some(Arc::new(schema)),
-            Err(why) => {
-                diagnostics.error(&at.key("schema").key("request"), why).help("name a file that holds a JSON Schema");
+            Err(bad) => {
+                diagnostics.error(&at.key("schema").key("request"), bad.why).help(bad.help);
                 None
             }
         });
@@ -102,8 +90,13 @@ impl Filter for BodyRules {
         self.schema.is_some()
     }
 
-    fn on_body(&self, _: &mut Exchange, request: &RequestHeader, body: &Bytes) -> Step {
-        Ok(self.check_body(&request.method, body)?)
+    async fn on_body(&self, exchange: &mut Exchange, request: &RequestHeader, body: &Bytes) -> Step {
+        let Some(schema) = &self.schema else { return Ok(()) };
+        // Of these nobody expects a body (RFC 9110, section 9.3).
+        if body.is_empty() && [Method::GET, Method::HEAD, Method::DELETE, Method::OPTIONS].contains(&request.method) {
+            return Ok(());
+        }
+        Ok(schema.check(body, exchange.client_ip).await?)
     }
 }
 
@@ -124,7 +117,7 @@ impl BuiltIn for BodyRules {
 impl BodyRules {
     /// The files that were read.
     pub fn files(&self) -> Option<&Path> {
-        self.schema.as_ref().map(|it| &*it.file)
+        self.schema.as_ref().map(|it| it.file())
     }
 
     /// Checks the media type, of requests with a body.
@@ -142,54 +135,6 @@ impl BodyRules {
         }
         let accepted: Vec<String> = self.types.iter().map(ToString::to_string).collect();
         Err(Refusal::UnsupportedMediaType { accepted: accepted.join(", ") })
-    }
-
-    /// Checks the whole body.
-    ///
-    /// # Errors
-    /// 400 with the places that failed; they never quote what was sent.
-    fn check_body(&self, method: &Method, body: &Bytes) -> Result<(), Refusal> {
-        let Some(schema) = &self.schema else { return Ok(()) };
-        // Of these nobody expects a body (RFC 9110, section 9.3).
-        if body.is_empty() && [Method::GET, Method::HEAD, Method::DELETE, Method::OPTIONS].contains(method) {
-            return Ok(());
-        }
-        let value: Value = serde_json::from_slice(body).map_err(|error| {
-            let place = format!("line {}, column {}", error.line(), error.column());
-            let rule = if body.is_empty() { "a body is missing".to_owned() } else { format!("not JSON at {place}") };
-            Refusal::BodyInvalid { faults: vec![BodyFault { pointer: String::new(), rule }] }
-        })?;
-        let faults: Vec<BodyFault> =
-            schema.validator.iter_errors(&value).take(FAULTS_MAX).map(|it| fault(&it)).collect();
-        if faults.is_empty() { Ok(()) } else { Err(Refusal::BodyInvalid { faults }) }
-    }
-}
-
-/// Where it failed and by which rule of the schema; never what was sent.
-fn fault(error: &jsonschema::ValidationError<'_>) -> BodyFault {
-    let mut pointer = error.instance_path().as_str().to_owned();
-    if let ValidationErrorKind::Required { property } = error.kind()
-        && let Some(name) = property.as_str()
-    {
-        pointer.push('/');
-        pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
-    }
-    let keyword = error.kind().keyword();
-    let rule = if keyword == "required" { "it is missing".to_owned() } else { error.schema_path().as_str().to_owned() };
-    BodyFault { pointer, rule }
-}
-
-impl Schema {
-    fn read(path: &Path) -> Result<Self, String> {
-        let shown = path.display();
-        let length = std::fs::metadata(path).map_err(|error| format!("{shown} can't be read: {error}"))?.len();
-        if length > FILE_MAX {
-            return Err(format!("{shown} is longer than {FILE_MAX} bytes"));
-        }
-        let text = std::fs::read(path).map_err(|error| format!("{shown} can't be read: {error}"))?;
-        let value: Value = serde_json::from_slice(&text).map_err(|error| format!("{shown} is not JSON: {error}"))?;
-        let validator = jsonschema::validator_for(&value).map_err(|error| format!("{shown} is no schema: {error}"))?;
-        Ok(Self { file: path.to_owned(), validator })
     }
 }
 

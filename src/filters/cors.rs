@@ -92,8 +92,10 @@ impl Filter for Cors {
 
     async fn on_request(&self, context: &mut RequestContext<'_>) -> Step {
         let RequestContext { exchange, request, .. } = context;
-        exchange.origin = self.origin(request.headers.get(ORIGIN));
-        match self.preflight(&request.method, &request.headers) {
+        let answer = self.preflight(&request.method, &request.headers);
+        let origin = self.origin(request.headers.get(ORIGIN));
+        exchange.origin = origin.map(|it| Origin { preflight: answer.is_some(), ..it });
+        match answer {
             Some(answer) => Err(Stop::Answered(answer, Bytes::new())),
             None => Ok(()),
         }
@@ -102,10 +104,12 @@ impl Filter for Cors {
     /// Tells the browser whether the page may read the response. What the upstream says of it does not count: one that
     /// allows whoever asks would open the route to every page.
     fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader) {
-        drop_foreign(response);
+        if !exchange.origin.as_ref().is_some_and(|it| it.preflight) {
+            drop_foreign(response);
+        }
         let vary =
             |response: &mut ResponseHeader| drop(response.append_header(VARY, HeaderValue::from_static("Origin")));
-        let Some(Origin { value, allowed }) = &exchange.origin else {
+        let Some(Origin { value, allowed, .. }) = &exchange.origin else {
             // A response without an origin may be stored by a cache and served to one with.
             if !self.any {
                 vary(response);
@@ -136,7 +140,7 @@ impl BuiltIn for Cors {
 impl Cors {
     /// The page that calls, if the request is one of a page.
     pub fn origin(&self, value: Option<&HeaderValue>) -> Option<Origin> {
-        value.map(|it| Origin { value: it.clone(), allowed: self.allows(it) })
+        value.map(|it| Origin { value: it.clone(), allowed: self.allows(it), preflight: false })
     }
 
     /// The answer to a preflight, if this request is one.

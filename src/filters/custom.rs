@@ -61,9 +61,11 @@ impl Filter for Custom {
         self.0.iter().any(|it| it.needs_body(method))
     }
 
-    fn on_body(&self, exchange: &mut Exchange, request: &RequestHeader, body: &Bytes) -> Step {
-        let mut filters = self.0.iter().filter(|it| it.needs_body(&request.method));
-        filters.try_for_each(|it| it.on_body(exchange, request, body))
+    async fn on_body(&self, exchange: &mut Exchange, request: &RequestHeader, body: &Bytes) -> Step {
+        for filter in self.0.iter().filter(|it| it.needs_body(&request.method)) {
+            filter.on_body(exchange, request, body).await?;
+        }
+        Ok(())
     }
 
     fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader) {
@@ -100,7 +102,7 @@ impl BuiltIn for Custom {
 
     fn describe(layers: &[Layer<'_>], scope: &Scope<'_>) -> Vec<StepDescription> {
         let Some(FiltersConfig(blocks)) = Self::settings(layers, scope) else { return Vec::new() };
-        let line = |name: &'static str| Some(StepDescription::new(name, blocks.get(name)?));
+        let line = |name| Some(StepDescription::new(name, &scope.filters.shown(name, blocks.get(name)?)));
         scope.filters.names().filter_map(line).collect()
     }
 }

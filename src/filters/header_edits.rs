@@ -1,28 +1,47 @@
 //! Sets, adds and removes header fields, of requests on their way in and of answers on their way out.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use http::header::{HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
-use crate::base::{At, Diagnostics};
+use crate::base::{At, Diagnostics, REDACTED, Secret, names_credential, without_credentials};
+use crate::http as codec;
+use crate::routing::unfilled;
 
 /// Fields to set, add and remove.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeaderEditsConfig {
-    /// Fields that get this value, whatever they had.
+    /// Fields that get this value, whatever they had: a text, `"${NAME}"`, `"secret:NAME"`, or `"Bearer secret:NAME"`.
+    #[schemars(with = "BTreeMap<String, Secret>")]
     pub set: BTreeMap<String, String>,
     /// Fields that get this value beside those they have.
+    #[schemars(with = "BTreeMap<String, Secret>")]
     pub add: BTreeMap<String, String>,
     /// Fields that go.
     pub remove: Vec<String>,
 }
 
+impl HeaderEditsConfig {
+    /// The same for people's eyes: without the values of fields that carry credentials, and without what looks like one.
+    pub(super) fn shown(mut self) -> Self {
+        for (name, value) in self.set.iter_mut().chain(&mut self.add) {
+            *value = match names_credential(name.as_bytes()) {
+                true => REDACTED.to_owned(),
+                false => without_credentials(value).into_owned(),
+            };
+        }
+        self
+    }
+}
+
 /// Compiled edits.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct HeaderEdits {
     remove: Vec<HeaderName>,
     set: Vec<(HeaderName, HeaderValue)>,
@@ -42,6 +61,17 @@ const OURS: [&str; 9] = [
     "proxy-connection",
 ];
 
+/// Its values are templates for clients (RFC 9652).
+const TEMPLATES: &str = "link-template";
+
+/// Shows the names alone: the values may be secrets.
+impl fmt::Debug for HeaderEdits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.set.iter().chain(&self.add).map(|it| &it.0).chain(&self.remove);
+        f.debug_list().entries(names).finish()
+    }
+}
+
 impl HeaderEdits {
     /// Reports names and values that could not be sent.
     pub fn compile(config: &HeaderEditsConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
@@ -50,9 +80,17 @@ impl HeaderEdits {
             let at = at.key(kind);
             for (name, value) in written {
                 let at = at.key(name);
+                if let Some(theirs) = unfilled(value).filter(|_| !name.eq_ignore_ascii_case(TEMPLATES)) {
+                    let diagnostic = diagnostics.error(&at, format!("nothing fills in `{theirs}`"));
+                    diagnostic.help(instead_of(theirs));
+                }
                 let name = field_name(name, &at, diagnostics);
                 match HeaderValue::from_str(value) {
-                    Ok(value) => into.extend(name.map(|name| (name, value))),
+                    // Sensitive: HPACK must not index it (RFC 7541, section 7.1.3).
+                    Ok(mut value) => {
+                        value.set_sensitive(name.as_ref().is_some_and(|it| names_credential(it.as_str().as_bytes())));
+                        into.extend(name.map(|name| (name, value)));
+                    }
                     Err(_) => drop(diagnostics.error(&at, "not a header value: it has control characters")),
                 }
             }
@@ -71,6 +109,7 @@ impl HeaderEdits {
 
     /// Edits a request's head.
     pub fn on_request(&self, request: &mut RequestHeader) {
+        self.remove_other_spellings(request);
         for name in &self.remove {
             request.remove_header(name);
         }
@@ -79,6 +118,16 @@ impl HeaderEdits {
         }
         for (name, value) in &self.add {
             let _ = request.append_header(name.clone(), value.clone());
+        }
+    }
+
+    /// Servers that fold names take `X_Tenant` for the `X-Tenant` that is set here: what a client says so goes, too.
+    fn remove_other_spellings(&self, request: &mut RequestHeader) {
+        let edited = || self.remove.iter().chain(self.set.iter().map(|(name, _)| name));
+        let other = |it: &&HeaderName| edited().any(|name| name != *it && codec::fold_alike(name, it));
+        let others: SmallVec<[HeaderName; 4]> = request.headers.keys().filter(other).cloned().collect();
+        for name in &others {
+            request.remove_header(name);
         }
     }
 
@@ -93,6 +142,19 @@ impl HeaderEdits {
         for (name, value) in &self.add {
             let _ = answer.append_header(name.clone(), value.clone());
         }
+    }
+}
+
+/// Where upstreams find what other gateways fill in.
+fn instead_of(variable: &str) -> &'static str {
+    match variable.trim_start_matches('$') {
+        "remote_addr" | "realip_remote_addr" | "proxy_add_x_forwarded_for" => {
+            "leave it out: upstreams get the client's address in `X-Forwarded-For`"
+        }
+        "host" | "http_host" => "leave it out: upstreams get the host in `X-Forwarded-Host`",
+        "scheme" => "leave it out: upstreams get the scheme in `X-Forwarded-Proto`",
+        "request_id" => "leave it out: upstreams and clients get it in `X-Request-Id`",
+        _ => "a value is sent as it is written; what the path captures can go into `rewrite.path`",
     }
 }
 
@@ -120,6 +182,21 @@ mod tests {
         let edits = HeaderEdits::compile(&config, &At::ROOT, &mut diagnostics);
         assert_eq!(diagnostics.iter().next().unwrap().path, "/remove/0");
         assert_eq!(edits.remove, [HeaderName::from_static("x-a")]);
+    }
+
+    #[test]
+    fn a_field_that_is_set_or_removed_has_no_other_spelling() {
+        let config: HeaderEditsConfig = serde_yaml::from_str("{ set: { x-tenant: a }, remove: [x-key] }").unwrap();
+        let edits = HeaderEdits::compile(&config, &At::ROOT, &mut Diagnostics::default());
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        for name in ["x_tenant", "X.Tenant", "x-tenant", "x_key", "x-tenants", "x-ten-ant"] {
+            request.append_header(name, "client").unwrap();
+        }
+        edits.on_request(&mut request);
+        let mut names: Vec<&str> = request.headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["x-ten-ant", "x-tenant", "x-tenants"]);
+        assert_eq!(request.headers["x-tenant"], "a");
     }
 
     #[test]

@@ -37,8 +37,10 @@ impl Rbac {
     ) -> Option<Self> {
         let AuthConfig { roles: needed, permissions, scopes, .. } = config;
         let list = at.key("roles");
+        // Certificates have the roles that are named beside them.
+        let own = config.mtls.as_ref().and_then(|it| it.roles.as_deref()).unwrap_or_default();
         for (number, role) in needed.iter().enumerate() {
-            roles.check_role(role, &list.index(number), diagnostics);
+            roles.check_role(role, own, &list.index(number), diagnostics);
         }
         let list = at.key("permissions");
         for (number, permission) in permissions.iter().enumerate() {

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::header_edits::{HeaderEdits, HeaderEditsConfig};
 use super::security_headers::Security;
-use super::settings::{BuiltIn, Layer};
-use crate::base::{At, Diagnostics};
+use super::settings::{BuiltIn, Layer, StepDescription};
+use crate::base::{At, Diagnostics, Secret};
 use crate::pipeline::{Exchange, Filter, Scope};
 
 /// Header fields of answers.
@@ -18,9 +18,11 @@ use crate::pipeline::{Exchange, Filter, Scope};
 pub struct HeadersConfig {
     /// The security fields for browsers. Default `strict`.
     pub security: Option<Security>,
-    /// Fields that get this value, whatever the upstream said.
+    /// Fields that get this value, whatever the upstream said: a text, `"${NAME}"`, or `"secret:NAME"`.
+    #[schemars(with = "BTreeMap<String, Secret>")]
     pub set: BTreeMap<String, String>,
     /// Fields that get this value beside those of the upstream.
+    #[schemars(with = "BTreeMap<String, Secret>")]
     pub add: BTreeMap<String, String>,
     /// Fields that go.
     pub remove: Vec<String>,
@@ -77,6 +79,11 @@ impl BuiltIn for ResponseHeaders {
             edits.remove.extend(remove);
         }
         Some(edits).filter(|it| *it != HeaderEditsConfig::default())
+    }
+
+    fn describe(layers: &[Layer<'_>], scope: &Scope<'_>) -> Vec<StepDescription> {
+        let shown = Self::settings(layers, scope).map(HeaderEditsConfig::shown);
+        shown.iter().map(|it| StepDescription::new(Self::NAME, it)).collect()
     }
 
     fn check(layer: &Layer<'_>, scope: &Scope<'_>, diagnostics: &mut Diagnostics) {

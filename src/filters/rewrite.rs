@@ -7,16 +7,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::header_edits::{HeaderEdits, HeaderEditsConfig};
-use super::settings::{BuiltIn, Layer};
+use super::settings::{BuiltIn, Layer, StepDescription};
 use crate::base::{At, Diagnostics};
 use crate::pipeline::{Filter, Refusal, RequestContext, Scope, Step};
-use crate::routing::{Params, Template};
+use crate::routing::{Params, Template, join_query};
 
 /// What changes in a request before the upstream gets it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RewriteConfig {
-    /// The new path, with captures of the match in braces: `/players/{rest}`. The query is kept.
+    /// The new path, with captures of the match in braces: `/players/{rest}`. The query is kept, behind one that stands
+    /// here: `/item?id={id}`.
     pub path: Option<String>,
     /// The new `Host`.
     pub host: Option<String>,
@@ -76,34 +77,51 @@ impl BuiltIn for Rewrite {
     fn block<'a>(layer: &Layer<'a>) -> Option<&'a RewriteConfig> {
         layer.rewrite
     }
+
+    fn describe(layers: &[Layer<'_>], scope: &Scope<'_>) -> Vec<StepDescription> {
+        let settings = Self::settings(layers, scope);
+        let shown = settings.map(|it| RewriteConfig { headers: it.headers.shown(), ..it });
+        shown.iter().map(|it| StepDescription::new(Self::NAME, it)).collect()
+    }
 }
 
 fn path(text: &str, captures: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Template {
     if text.starts_with('/') {
         return Template::compile(text, captures, at, diagnostics);
     }
-    diagnostics.error(at, "a path begins with a slash").help(format!("write `/{text}`"));
-    Template::compile(&format!("/{text}"), captures, at, diagnostics)
+    let address = text.split_once("://").map(|(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
+    let help = match address {
+        Some(path) => format!("write `{path}`: where the upstream is stands under `upstreams`"),
+        None => format!("write `/{text}`"),
+    };
+    diagnostics.error(at, "a path begins with a slash").help(help);
+    let path = address.map_or_else(|| format!("/{text}"), str::to_owned);
+    Template::compile(&path, captures, at, diagnostics)
 }
 
 fn host(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<HeaderValue> {
     let plain = !text.is_empty() && text.bytes().all(|it| it.is_ascii_alphanumeric() || b"-.:[]_".contains(&it));
     let host = HeaderValue::from_str(text).ok().filter(|_| plain);
     if host.is_none() {
-        diagnostics.error(at, "not a host name").help("write it as api.example.org or api.example.org:8080");
+        let diagnostic = diagnostics.error(at, "not a host name");
+        match text.split_once("://") {
+            _ if text.contains(['$', '{']) => diagnostic
+                .help("nothing is filled in here; without it, the upstream gets the host that the client used"),
+            Some((_, rest)) => {
+                diagnostic.help(format!("a host alone: `{}`", rest.split('/').next().unwrap_or_default()))
+            }
+            None => diagnostic.help("write it as api.example.org or api.example.org:8080"),
+        }
     }
     host
 }
 
-/// The new path with the query as it was; `None` if it can't be sent.
+/// The new path, and the query behind its own; `None` if it can't be sent.
 fn target(path: &Template, params: &Params, request: &RequestHeader) -> Option<http::Uri> {
     let old = request.uri.path();
     let mut target = String::with_capacity(old.len() + 32);
     path.expand(params, old, &mut target);
-    if let Some(query) = request.uri.query() {
-        target.push('?');
-        target.push_str(query);
-    }
+    join_query(&mut target, request.uri.query());
     target.parse().ok()
 }
 

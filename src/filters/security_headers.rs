@@ -1,8 +1,9 @@
 //! Tells browsers to be careful (S2S-30 to 32): on every answer, the gateway's own refusals included.
 
+use http::StatusCode;
 use http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, EXPIRES, HeaderName, HeaderValue, REFERRER_POLICY,
+    STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use pingora::http::ResponseHeader;
 use schemars::JsonSchema;
@@ -10,15 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use super::settings::{BuiltIn, Layer};
 use crate::base::{At, Diagnostics};
-use crate::http as codec;
 use crate::pipeline::{Exchange, Filter, Scheme, Scope};
 
 /// Which security fields answers get; a field that the upstream set itself is left as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Security {
-    /// CSP without inline scripts, nosniff, no framing, no referrer, HSTS over TLS, and `no-store` on
-    /// JSON answers that say nothing about caching.
+    /// CSP without inline scripts, nosniff, no framing, no referrer, HSTS over TLS, and `no-store` on answers that
+    /// say nothing about caching.
     #[default]
     Strict,
     /// None of them.
@@ -72,10 +72,16 @@ impl Security {
         if exchange.scheme == Scheme::Https {
             add_missing(answer, &STRICT_TRANSPORT_SECURITY, &HSTS);
         }
-        if codec::media_type_is(&answer.headers, "application/json") {
-            add_missing(answer, &CACHE_CONTROL, &NO_STORE);
+        if says_nothing_about_caching(answer) {
+            let _ = answer.insert_header(CACHE_CONTROL, NO_STORE);
         }
     }
+}
+
+/// Whatever its type and status. A 304 speaks of what the client has, and of that something was said before.
+fn says_nothing_about_caching(answer: &ResponseHeader) -> bool {
+    let said = [CACHE_CONTROL, EXPIRES].iter().any(|it| answer.headers.contains_key(it));
+    !said && answer.status != StatusCode::NOT_MODIFIED
 }
 
 fn add_missing(answer: &mut ResponseHeader, name: &HeaderName, value: &HeaderValue) {

@@ -25,6 +25,9 @@ use crate::upstream::Live;
 pub struct PolicyConfig {
     /// How long each part of an exchange may take.
     pub timeouts: TimeoutsConfig,
+    /// Whether paths may have parameters, `/a;v=1/b`. Without it, such a path gets 400 where it is protected by `auth`,
+    /// or would belong to another route without its parameters: many servers cut them off.
+    pub path_parameters: Option<bool>,
     /// The largest request body. Default 256KiB.
     pub body_limit: Option<ByteSize>,
     /// Header fields of answers.

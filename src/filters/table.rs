@@ -131,9 +131,9 @@ macro_rules! table {
             ///
             /// # Errors
             /// When a filter ends the way.
-            pub fn on_body(&self, exchange: &mut Exchange, request: &RequestHeader, body: &Bytes) -> Step {
-                $( on_body(self.$head.as_ref(), exchange, request, body)?; )+
-                $( on_body(self.$ready.as_ref(), exchange, request, body)?; )+
+            pub async fn on_body(&self, exchange: &mut Exchange, request: &RequestHeader, body: &Bytes) -> Step {
+                $( on_body(self.$head.as_ref(), exchange, request, body).await?; )+
+                $( on_body(self.$ready.as_ref(), exchange, request, body).await?; )+
                 Ok(())
             }
 
@@ -251,9 +251,14 @@ fn describe<F: BuiltIn>(
     list.extend(F::describe(layers, scope));
 }
 
-fn on_body<F: Filter>(filter: Option<&F>, exchange: &mut Exchange, request: &RequestHeader, body: &Bytes) -> Step {
+async fn on_body<F: Filter>(
+    filter: Option<&F>,
+    exchange: &mut Exchange,
+    request: &RequestHeader,
+    body: &Bytes,
+) -> Step {
     match filter.filter(|it| it.needs_body(&request.method)) {
-        Some(filter) => filter.on_body(exchange, request, body),
+        Some(filter) => filter.on_body(exchange, request, body).await,
         None => Ok(()),
     }
 }

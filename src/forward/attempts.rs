@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{EXPECT, HOST, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{EXPECT, HOST, HeaderName, HeaderValue, RETRY_AFTER, UPGRADE};
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -34,7 +34,7 @@ use crate::client::Client;
 use crate::http as codec;
 use crate::pipeline::{AttemptInfo, Context, LocalService, Refusal, Taps};
 use crate::transport::Transport;
-use crate::upstream::{Endpoint, Live, Picked, Protocol, in_words};
+use crate::upstream::{Endpoint, Live, Picked, Protocol, RetryPolicy, in_words};
 
 /// Tells clients how often a request was sent.
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-moongate-attempts");
@@ -256,6 +256,15 @@ impl Call<'_> {
         }
     }
 
+    /// Whether the protocol that begins is one that the client has named (RFC 9110, section 7.8).
+    fn asked_for(&self, head: &ResponseHeader) -> bool {
+        let named = |protocol: &[u8]| {
+            let mut wanted = codec::tokens(&self.request.headers, &UPGRADE);
+            wanted.any(|it| it.eq_ignore_ascii_case(protocol))
+        };
+        self.upgrade && codec::tokens(&head.headers, &UPGRADE).all(named)
+    }
+
     /// A service can call upstreams; they learn which host the client named, whatever host the service calls.
     fn context_of_service(&self, head: &RequestHeader, upstreams: &Arc<Destinations>) -> Context {
         let calls = Calls {
@@ -312,18 +321,12 @@ impl Call<'_> {
                 }
                 Err(failed) => {
                     let ForwardError::Refused(refusal) = failed.why else { return Err(failed.why) };
-                    // What was never looked at costs the upstream nothing: it is the connection that was old.
-                    let stale = self.info.reused && failed.unprocessed;
                     if last_attempt || !self.may_try_again(live, &refusal, failed.unprocessed) {
                         return Err(ForwardError::Refused(refusal));
                     }
                     self.tell_of_failure(live, address, &refusal);
+                    next = self.another(live, &tried, &refusal, failed.unprocessed);
                     last = refusal;
-                    // Never to the endpoint that failed, unless it was an old connection that did.
-                    next = live.pick(key, &tried).or_else(|| if self.info.reused { live.pick(key, &[]) } else { None });
-                    if next.is_some() && !stale && !live.may_retry() {
-                        return Err(ForwardError::Refused(last));
-                    }
                     if self.info.attempts > 1 {
                         sleep(retries.pause_after(self.info.attempts - 1)).await;
                     }
@@ -332,6 +335,24 @@ impl Call<'_> {
             self.upload.rewind();
         }
         Err(ForwardError::Refused(last))
+    }
+
+    /// Another endpoint for a request that failed; the one that did only if it did not look at the request. What reached
+    /// nobody costs upstreams nothing and needs no budget, as long as the other one is not known to refuse as well: so
+    /// an endpoint that dies costs no request, and a total outage multiplies nothing.
+    fn another(&self, live: &Live, tried: &[SocketAddr], refusal: &Refusal, unprocessed: bool) -> Option<Picked> {
+        let key = self.context.balance_key;
+        let old_connection = self.info.reused && matches!(refusal, Refusal::UpstreamClosed);
+        if let Some(other) = live.pick(key, tried) {
+            let reached_nobody = unprocessed || matches!(refusal, Refusal::ConnectFailed | Refusal::ConnectTimeout);
+            let free = (reached_nobody && !other.endpoint().is_refusing()) || (old_connection && unprocessed);
+            return (free || live.may_retry()).then_some(other);
+        }
+        if !unprocessed && !old_connection {
+            return None;
+        }
+        let same = live.pick(key, &[])?;
+        ((old_connection && unprocessed) || live.may_retry()).then_some(same)
     }
 
     fn tell_of_failure(&self, live: &Live, address: SocketAddr, refusal: &Refusal) {
@@ -350,7 +371,7 @@ impl Call<'_> {
             && match refusal {
                 Refusal::ConnectFailed | Refusal::ConnectTimeout => retries.on_connect_failure,
                 Refusal::UpstreamClosed if unprocessed => retries.on_connect_failure,
-                Refusal::UpstreamClosed => retries.on_reset && self.is_idempotent(),
+                Refusal::UpstreamClosed => retries.on_reset && self.is_idempotent(retries),
                 _ => false,
             }
     }
@@ -358,7 +379,7 @@ impl Call<'_> {
     /// How long to wait before the request is sent again because of its answer's status; `None` if it is not.
     fn pause_after_status(&self, live: &Live, head: &ResponseHeader) -> Option<Duration> {
         let retries = &live.upstream().retries;
-        if !retries.on_status(head.status) || !self.upload.can_be_sent_again() || !self.is_idempotent() {
+        if !retries.on_status(head.status) || !self.upload.can_be_sent_again() || !self.is_idempotent(retries) {
             return None;
         }
         match head.headers.get(RETRY_AFTER) {
@@ -370,11 +391,10 @@ impl Call<'_> {
         }
     }
 
-    fn is_idempotent(&self) -> bool {
+    fn is_idempotent(&self, retries: &RetryPolicy) -> bool {
         let fields = &self.request.headers;
-        is_idempotent(&self.request.method)
-            || fields.contains_key("idempotency-key")
-            || fields.contains_key("x-idempotency-key")
+        let keyed = || fields.contains_key("idempotency-key") || fields.contains_key("x-idempotency-key");
+        is_idempotent(&self.request.method) || (retries.keyed && keyed())
     }
 
     async fn attempt(
@@ -545,7 +565,7 @@ impl Call<'_> {
                 Event::Head(Ok((head, false))) => {
                     self.info.first_byte = Some(self.context.started.elapsed());
                     // A change of protocols that was not requested.
-                    if head.status == StatusCode::SWITCHING_PROTOCOLS && !self.upgrade {
+                    if head.status == StatusCode::SWITCHING_PROTOCOLS && !self.asked_for(&head) {
                         return Err(UpstreamError::Protocol.into());
                     }
                     return Ok(head);

@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
@@ -35,7 +36,8 @@ pub async fn hold_body(client: &mut Client, exchange: &mut Exchange, policy: &Po
     let mut pace = Pace::since(exchange.started);
     let mut body = BytesMut::new();
     loop {
-        deadline.arm_at(pace.next_look(policy));
+        let look = pace.next_look(policy);
+        deadline.arm_at(exchange.deadline.map_or(look, |it| it.min(look)));
         let piece = poll_fn(|cx| {
             if client.unwritten() > 0
                 && let Poll::Ready(Err(error)) = client.poll_flush(cx)
@@ -55,6 +57,9 @@ pub async fn hold_body(client: &mut Client, exchange: &mut Exchange, policy: &Po
         }
         if body.len() as u64 > policy.body_limit {
             return Err(too_large());
+        }
+        if exchange.deadline.is_some_and(|it| Instant::now() >= it) {
+            return Err(ForwardError::Refused(Refusal::CallDeadline));
         }
         pace.saw(body.len() as u64);
         if pace.is_lost(policy, true) {

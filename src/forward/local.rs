@@ -129,7 +129,8 @@ impl Local {
         }
         if let Some(length) = body.size_hint().exact()
             && !switches
-            && parts.status != http::StatusCode::NO_CONTENT
+            // A 304 has no body, but what it stands for has a length that is not known here (RFC 9110, section 8.6).
+            && ![http::StatusCode::NO_CONTENT, http::StatusCode::NOT_MODIFIED].contains(&parts.status)
             && !parts.headers.contains_key(http::header::CONTENT_LENGTH)
         {
             head.insert_header(http::header::CONTENT_LENGTH, length.to_string())?;

@@ -56,8 +56,8 @@ pub struct BlockConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookConfig {
-    /// Where: an `http` or `https` URL.
-    pub url: String,
+    /// Where: an `http` or `https` URL. It may hold a credential, so it is shown nowhere.
+    pub url: Secret,
     /// The value of the field `Authorization`, if it needs one.
     #[serde(default)]
     pub authorization: Option<Secret>,
@@ -103,7 +103,7 @@ impl GuardRules {
         }
         let allow = networks(&config.allow, &at.key("allow"), diagnostics);
         if let Some(webhook) = &config.webhook
-            && reqwest::Url::parse(&webhook.url).ok().is_none_or(|it| !matches!(it.scheme(), "http" | "https"))
+            && reqwest::Url::parse(webhook.url.expose()).ok().is_none_or(|it| !matches!(it.scheme(), "http" | "https"))
         {
             diagnostics
                 .error(&at.key("webhook").key("url"), "not a URL")

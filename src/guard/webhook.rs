@@ -47,7 +47,7 @@ async fn delivered(client: &reqwest::Client, webhook: &WebhookConfig, alert: &Al
     });
     for attempt in 0..ATTEMPTS {
         tokio::time::sleep(Duration::from_millis(500) * attempt).await;
-        let mut request = client.post(&webhook.url).json(&body);
+        let mut request = client.post(webhook.url.expose()).json(&body);
         if let Some(secret) = &webhook.authorization {
             request = request.header(reqwest::header::AUTHORIZATION, secret.expose());
         }

@@ -1,5 +1,5 @@
 //! HTTP/1 as it stands on the wire, for both ends: heads, framing, chunks, trailers (RFC 9112), and the
-//! fields that belong to one connection only (RFC 9110, section 7.6.1).
+//! fields that belong to one connection only (RFC 9110, section 7.6.1), or to one caller.
 //!
 //! Pure functions over buffers. Two servers that read the same bytes as different messages let one be
 //! hidden in the other, so whatever leaves room for doubt is an error here, in requests and in responses
@@ -8,6 +8,8 @@
 
 mod body;
 mod chunk_line;
+mod claims;
+mod credentials;
 mod fields;
 mod framing;
 mod request;
@@ -22,6 +24,8 @@ mod write;
 mod properties;
 
 pub use body::{BodyDecoder, BodyError, Decoded};
+pub use claims::{Claim, by_spelling, claim, fold_alike, takes};
+pub use credentials::{is_credential, unverified_credentials};
 pub use fields::{
     bearer, essence, has_token, is_encoded, is_event_stream, is_grpc, is_hop_by_hop, length, media_type_is,
     strip_hop_by_hop, tokens,
@@ -30,7 +34,7 @@ pub use framing::Framing;
 pub use request::{RequestHead, folds_into_framing, read_request};
 pub use response::{ResponseHead, read_response};
 pub use scan::{HeadError, HeadScan};
-pub use target::authority_is_plain;
-pub use trailers::may_be_trailer;
+pub use target::{authority_is_plain, normal_authority};
+pub use trailers::{may_be_trailer, retain_trailers};
 pub use weights::weighted;
 pub use write::{chunk_head, write_field, write_last_chunk, write_response_head};

@@ -69,8 +69,42 @@ impl Authority {
     pub(super) fn is(&self, host: &[u8]) -> bool {
         let ((name, port), (other, other_port)) = (split(&self.text), split(host));
         let port_of = |port: &[u8]| port.strip_prefix(b":").and_then(number).unwrap_or(self.default_port);
-        name.eq_ignore_ascii_case(other) && port_of(port) == port_of(other_port)
+        let same_name = without_last_dot(name).eq_ignore_ascii_case(without_last_dot(other));
+        same_name && port_of(port) == port_of(other_port)
     }
+}
+
+/// The one form of a host's many (RFC 3986, sections 6.2.2 and 6.2.3): letters small, without the port that the scheme
+/// has anyhow and without the dot of the root, addresses of IPv6 as RFC 5952 writes them. `None` if it is in that form,
+/// which most are. `host` has to be [plain](authority_is_plain).
+pub fn normal_authority(host: &[u8], default_port: u16) -> Option<String> {
+    let (name, port) = split(host);
+    if is_normal(name, port, default_port) {
+        return None;
+    }
+    let mut normal = String::from_utf8_lossy(without_last_dot(name)).to_ascii_lowercase();
+    if let Some(address) = normal.strip_prefix('[').and_then(|it| it.strip_suffix(']')?.parse::<Ipv6Addr>().ok()) {
+        normal = format!("[{address}]");
+    }
+    if let Some(port) = port.get(1..).and_then(number).filter(|it| *it != default_port) {
+        normal = format!("{normal}:{port}");
+    }
+    (normal.as_bytes() != host).then_some(normal)
+}
+
+/// What can be told without writing it anew; an address of IPv6 can't.
+fn is_normal(name: &[u8], port: &[u8], default_port: u16) -> bool {
+    let port_is_normal = match port {
+        [] => true,
+        [_, b'1'..=b'9', ..] => number(&port[1..]) != Some(default_port),
+        _ => false,
+    };
+    port_is_normal && !name.iter().any(u8::is_ascii_uppercase) && !name.starts_with(b"[") && !name.ends_with(b".")
+}
+
+/// The dot of the root says nothing (RFC 1034, section 3.1).
+fn without_last_dot(name: &[u8]) -> &[u8] {
+    name.strip_suffix(b".").filter(|it| !it.is_empty() && !it.ends_with(b".")).unwrap_or(name)
 }
 
 /// Whether `host` is `name`, `name:port`, `[v6]` or `[v6]:port` (RFC 9110, section 7.2).
@@ -196,6 +230,29 @@ mod tests {
     }
 
     #[test]
+    fn one_host_has_one_form() {
+        for (host, port, normal) in [
+            ("x.org", 80, None),
+            ("x.org:8080", 80, None),
+            ("x.org:443", 80, None),
+            ("127.0.0.1:8080", 80, None),
+            ("[::1]:8080", 80, None),
+            ("X.org", 80, Some("x.org")),
+            ("x.org:80", 80, Some("x.org")),
+            ("x.org:0080", 80, Some("x.org")),
+            ("x.org:443", 443, Some("x.org")),
+            ("x.org:", 443, Some("x.org")),
+            ("x.org.", 80, Some("x.org")),
+            ("X.ORG.:08080", 80, Some("x.org:8080")),
+            ("[::0:A]:80", 80, Some("[::a]")),
+            ("..", 80, None),
+            (".", 80, None),
+        ] {
+            assert_eq!(normal_authority(host.as_bytes(), port).as_deref(), normal, "{host} {port}");
+        }
+    }
+
+    #[test]
     fn the_same_host_is_recognised() {
         let same = |target: &'static str, host: &str| {
             Target::of(&Method::GET, target.into()).ok().unwrap().authority.unwrap().is(host.as_bytes())
@@ -208,6 +265,7 @@ mod tests {
             ("https://gw.test/x", "gw.test:443"),
             ("http://gw.test:8080/x", "gw.test:08080"),
             ("http://[::A]/x", "[::a]:80"),
+            ("http://gw.test./x", "gw.test"),
         ] {
             assert!(same(target, host), "{target} {host}");
         }

@@ -4,6 +4,7 @@ use bytes::BytesMut;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::body::BodyError;
+use super::claims::claim;
 use super::fields::{is_hop_by_hop, is_token_byte};
 
 /// The whole section with its empty line, in bytes.
@@ -16,7 +17,7 @@ const VALUE: BodyError = BodyError::Malformed("a trailer field holds a control c
 const LINE_END: BodyError = BodyError::Malformed("a trailer field does not end in CR LF");
 
 /// Fields that a reader would need before the body, or that say who requests what (RFC 9110, section 6.5.1).
-const NOT_TRAILERS: [&str; 33] = [
+const NOT_TRAILERS: [&str; 31] = [
     "accept",
     "age",
     "authorization",
@@ -26,7 +27,6 @@ const NOT_TRAILERS: [&str; 33] = [
     "date",
     "expect",
     "expires",
-    "forwarded",
     "from",
     "host",
     "last-modified",
@@ -48,7 +48,6 @@ const NOT_TRAILERS: [&str; 33] = [
     "via",
     "www-authenticate",
     "x-api-key",
-    "x-real-ip",
     "x-request-id",
 ];
 
@@ -58,9 +57,18 @@ const NOT_TRAILERS: [&str; 33] = [
 /// Digests may: they are known at the end only (RFC 9530, section 2).
 pub fn may_be_trailer(name: &HeaderName) -> bool {
     let text = name.as_str();
-    let beginnings = ["content-", "if-", "x-forwarded-", "access-control-"];
+    let beginnings = ["content-", "if-", "access-control-"];
     let begins_wrong = beginnings.iter().any(|it| text.starts_with(it)) && text != "content-digest";
-    !begins_wrong && !is_hop_by_hop(name) && NOT_TRAILERS.binary_search(&text).is_err()
+    // Some servers put trailers among the fields of the head: no claim may come that way.
+    !begins_wrong && !is_hop_by_hop(name) && claim(name).is_none() && NOT_TRAILERS.binary_search(&text).is_err()
+}
+
+/// Removes what may not be sent behind a body.
+pub fn retain_trailers(trailers: &mut HeaderMap) {
+    let wrong: Vec<HeaderName> = trailers.keys().filter(|it| !may_be_trailer(it)).cloned().collect();
+    for name in &wrong {
+        trailers.remove(name);
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]

@@ -193,6 +193,13 @@ impl TokensConfig {
     }
 }
 
+impl TokensConfig {
+    /// The roles that other issuers may give: those that their entries list.
+    pub fn given_roles(&self) -> Vec<String> {
+        self.trust.iter().filter_map(|it| it.roles.as_deref()).flatten().cloned().collect()
+    }
+}
+
 impl Tokens {
     /// Every file that was read for it.
     pub fn files(&self) -> &[PathBuf] {

@@ -74,7 +74,7 @@ impl KeySet {
         set
     }
 
-    /// Adds a secret; tokens signed with it name no key.
+    /// Adds a secret. It has no name of its own: whatever name a token gives it will do.
     pub(super) fn add_secret(&mut self, secret: &[u8]) {
         let key = DecodingKey::from_secret(secret);
         self.keys.push(VerifyingKey { kid: None, algorithm: Algorithm::HS256, key });
@@ -85,12 +85,15 @@ impl KeySet {
         self.keys.len()
     }
 
-    /// Whether one of the keys signed the token. The name of a key is looked up and means nothing else.
+    /// Whether one of the keys signed the token. The name of a key is looked up and means nothing else; a name that
+    /// no key has may be that of a secret, which others name as they like.
     pub(super) fn check(&self, token: &Token<'_>) -> Result<(), TokenError> {
-        let named = |it: &&VerifyingKey| token.kid.is_none() || it.kid == token.kid;
-        if !self.keys.iter().any(|it| named(&it)) {
+        let known = token.kid.is_none() || self.keys.iter().any(|it| it.kid == token.kid);
+        let secret = |it: &VerifyingKey| it.kid.is_none() && it.algorithm == Algorithm::HS256;
+        if !known && (token.algorithm != Algorithm::HS256 || !self.keys.iter().any(secret)) {
             return Err(TokenError::Key);
         }
+        let named = |it: &&VerifyingKey| token.kid.is_none() || it.kid == token.kid || (!known && secret(it));
         let fitting = self.keys.iter().filter(named).filter(|it| it.algorithm == token.algorithm);
         let mut outcome = Err(TokenError::Algorithm);
         for VerifyingKey { algorithm, key, .. } in fitting.take(TRIES_MAX) {

@@ -2,8 +2,8 @@
 
 use once_cell::sync::Lazy;
 use prometheus::{
-    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter_vec, register_int_gauge,
-    register_int_gauge_vec,
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter, register_int_counter_vec,
+    register_int_gauge, register_int_gauge_vec,
 };
 
 use super::token_error::TokenError;
@@ -42,6 +42,12 @@ static KEYS: Lazy<IntGaugeVec> = Lazy::new(|| {
 static FETCHED_AT: Lazy<IntGaugeVec> = Lazy::new(|| {
     let help = "When another issuer's keys were fetched last, in seconds since 1970";
     register_int_gauge_vec!("moongate_issuer_keys_fetched_timestamp_seconds", help, &["issuer"]).expect(ONCE)
+});
+
+/// Look-ups that were not made.
+pub(super) static CROWDED: Lazy<IntCounter> = Lazy::new(|| {
+    let help = "API keys and accounts that were not looked up because too many wait for an answer";
+    register_int_counter!("moongate_record_lookups_refused_total", help).expect(ONCE)
 });
 
 /// API keys: how their records were found, and what came of them.

@@ -4,13 +4,13 @@
 //! rooms above.
 
 mod accounts;
+mod administration;
 mod api_key;
 mod cache;
 mod certificate;
 mod claims;
 mod config;
 mod identity_token;
-mod json;
 mod keys;
 mod keyset;
 mod metrics;
@@ -27,13 +27,14 @@ mod trust;
 mod verifier;
 
 pub use accounts::{Account, Accounts, ApiKeyRecord, Unavailable};
+pub use administration::NotAdministrator;
 pub use api_key::is_api_key;
 pub use certificate::{CertificateConfig, CertificateRules, ClientCertificate};
 pub use claims::Claims;
 pub use config::{Tokens, TokensConfig};
 pub use identity_token::{Fields, IdentityToken};
 pub use keys::{Keys, SignError};
-pub use principal::{Kind, Principal};
+pub use principal::{Caller, CallerKey, Kind, Principal};
 pub use revocations::{Revocation, Revocations};
 pub use roles::{Roles, RolesConfig};
 pub use token_error::{AuthError, TokenError};

@@ -1,5 +1,5 @@
 //! Keys of another issuer that are fetched: in the background before they are too old, and once when a token
-//! names a key that is not known, with a pause between. An issuer that is down keeps nobody out as long as its
+//! names a key that is not known or has a signature that no key fits, with a pause between. An issuer that is down keeps nobody out as long as its
 //! last keys count.
 
 use std::fmt;
@@ -39,7 +39,7 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 pub(super) struct Remote {
     settings: Fetch,
     keys: ArcSwapOption<Fetched>,
-    /// A token named a key that is not known.
+    /// A token does not fit the keys that are known.
     wanted: Notify,
     fetching: AtomicBool,
     /// When the last fetch began.
@@ -86,15 +86,16 @@ impl Remote {
         Some(look(&fetched.keys))
     }
 
-    /// Waits for a fetch to end: the one under way, or one that is asked for now. Returns at once if the last
+    /// Waits for a fetch to end: the one under way, or one that is asked for now. False, and at once, if the last
     /// one is too recent.
-    pub(super) async fn refreshed(&self) {
+    pub(super) async fn refreshed(&self) -> bool {
         let mut ended = self.ended.subscribe(); // before anything is asked for, so that its end is not missed
-        if !self.ask() || self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
-            return;
+        if !self.ask() {
+            return false;
         }
+        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
         let _waiting = Waiting(&self.waiting);
-        let _ = timeout(WAIT, ended.changed()).await;
+        waiting < WAITING_MAX && timeout(WAIT, ended.changed()).await.is_ok()
     }
 
     fn ask(&self) -> bool {
@@ -217,7 +218,9 @@ enum FetchError {
 
 /// An error of HTTP hides why in the causes behind it.
 fn causes(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
+    // The URL is that of the settings, and may hold what must not be logged.
+    let text = error.to_string();
+    let mut text = error.url().map_or(text.clone(), |it| text.replace(&format!(" for url ({it})"), ""));
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         text.push_str(": ");

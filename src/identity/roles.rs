@@ -27,6 +27,8 @@ pub struct Roles {
     grants: BTreeMap<Arc<str>, Vec<Grant>>,
     /// Whether the operator wrote them: then a role that is not there is a mistake.
     written: bool,
+    /// The roles that issuers, services and certificates give by name; `None` if that is not known.
+    given: Option<Vec<String>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +53,19 @@ impl Grant {
         }
     }
 
+    /// What this grants that is written most like `permission`.
+    fn like(&self, permission: &str) -> Option<String> {
+        match self {
+            Self::All => None,
+            Self::One(one) => Some(one.clone()),
+            Self::Below(start) => {
+                let words = start.matches('.').count();
+                let (at, _) = permission.match_indices('.').nth(words - 1)?;
+                Some(format!("{start}{}", &permission[at + 1..]))
+            }
+        }
+    }
+
     fn covers(&self, permission: &str) -> bool {
         match self {
             Self::All => true,
@@ -64,7 +79,7 @@ impl Default for Roles {
     fn default() -> Self {
         let grants = |list: &[&str]| list.iter().filter_map(|it| Grant::parse(it)).collect();
         let grants = DEFAULTS.iter().map(|(role, list)| ((*role).into(), grants(list))).collect();
-        Self { grants, written: false }
+        Self { grants, written: false, given: None }
     }
 }
 
@@ -92,7 +107,7 @@ impl Roles {
             }
             grants.insert(role.as_str().into(), granted);
         }
-        Self { grants, written: true }
+        Self { grants, written: true, given: None }
     }
 
     /// Whether a principal's roles permit something.
@@ -112,11 +127,40 @@ impl Roles {
         self.grants.get(role).is_some_and(|it| it.iter().any(|it| it.covers(permission)))
     }
 
+    /// The same, with the roles that `gateway.yaml` gives by name. Where `roles` lists none, they are known, too.
+    pub fn knowing(self, given: Vec<String>) -> Self {
+        Self { given: Some(given), ..self }
+    }
+
+    /// Whether somebody may have this role, and if not, what was probably meant. `own`: further roles that are given
+    /// where it is asked for.
+    ///
+    /// # Errors
+    /// What to do instead.
+    pub fn find(&self, role: &str, own: &[String]) -> Result<(), String> {
+        let given = self.given.iter().flatten().chain(own).filter(|_| !self.written);
+        let known: Vec<&str> = self.grants.keys().map(|it| &**it).chain(given.map(String::as_str)).collect();
+        if known.contains(&role) {
+            return Ok(());
+        }
+        match nearest(role, known.iter().copied()) {
+            Some(near) => Err(format!("did you mean `{near}`?")),
+            // Of what gives roles nothing is known: it may be one of theirs.
+            None if self.given.is_none() && !self.written => Ok(()),
+            None => Err(format!("known here: {}; list others under `roles` in routes.yaml", known.join(", "))),
+        }
+    }
+
+    /// The role of the written list that was meant by one that is not in it.
+    pub fn misspelt(&self, role: &str) -> Option<&str> {
+        let known = self.grants.keys().map(|it| &**it);
+        if self.written && !self.grants.contains_key(role) { nearest(role, known) } else { None }
+    }
+
     /// Reports a role that nobody can have.
-    pub fn check_role(&self, role: &str, at: &At<'_>, diagnostics: &mut Diagnostics) {
-        if self.written && !self.grants.contains_key(role) {
-            let diagnostic = diagnostics.error(at, format!("no role `{role}`"));
-            diagnostic.suggest(role, self.grants.keys().map(|it| &**it));
+    pub fn check_role(&self, role: &str, own: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) {
+        if let Err(help) = self.find(role, own) {
+            diagnostics.error(at, format!("no role `{role}`")).help(help);
         }
     }
 
@@ -127,14 +171,13 @@ impl Roles {
         if named.clone().any(|it| it.covers(permission)) {
             return;
         }
-        let ones: Vec<&str> =
-            named.filter_map(|it| if let Grant::One(one) = it { Some(&**one) } else { None }).collect();
-        let slip = ones.iter().any(|it| strsim::damerau_levenshtein(it, permission) == 1);
+        let meant: Vec<String> = named.filter_map(|it| it.like(permission)).collect();
+        let slip = meant.iter().any(|it| strsim::damerau_levenshtein(it, permission) == 1);
         if !slip && !self.permitting(permission).is_empty() {
             return;
         }
         let diagnostic = diagnostics.error(at, format!("no role permits `{permission}`"));
-        match nearest(permission, ones) {
+        match nearest(permission, meant.iter().map(String::as_str)) {
             Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
             None => diagnostic.help("give it to a role in `roles`"),
         }
@@ -190,6 +233,24 @@ mod tests {
         check(all, "users.manage", None);
         check(all, "notes.raed", Some("did you mean `notes.read`?"));
         check(all, "votes.rea", None);
+        check("{ a: ['notes.*'], admin: ['*'] }", "nots.read", Some("did you mean `notes.read`?"));
+    }
+
+    #[test]
+    fn a_role_that_nobody_can_have_is_found_out_with_and_without_a_list() {
+        let find = |roles: &Roles, role: &str| roles.find(role, &["biller".to_owned()]).err();
+        let written = roles("{ nurse: [] }");
+        assert_eq!(find(&written, "nurse"), None);
+        assert_eq!(find(&written, "nurze").as_deref(), Some("did you mean `nurse`?"));
+        assert!(find(&written, "admin").is_some() && find(&written, "biller").is_some());
+        let unwritten = Roles::default();
+        assert_eq!(find(&unwritten, "amdin").as_deref(), Some("did you mean `admin`?"));
+        assert_eq!((find(&unwritten, "admin"), find(&unwritten, "biller")), (None, None));
+        assert_eq!(find(&unwritten, "guest"), None, "an issuer may give it");
+        let knowing = Roles::default().knowing(vec!["guest".to_owned()]);
+        assert_eq!(find(&knowing, "guest"), None);
+        assert_eq!(find(&knowing, "gest").as_deref(), Some("did you mean `guest`?"));
+        assert!(find(&knowing, "wizard").is_some());
     }
 
     #[test]
@@ -197,7 +258,7 @@ mod tests {
         let mut diagnostics = Diagnostics::default();
         let config = serde_yaml::from_str("{ 'a,b': ['no*', 'a b', '', '.*', 'ok.*'], c: [] }").unwrap();
         let roles = Roles::compile(Some(&config), &At::ROOT, &mut diagnostics);
-        roles.check_role("d", &At::ROOT.key("x"), &mut diagnostics);
+        roles.check_role("d", &[], &At::ROOT.key("x"), &mut diagnostics);
         let paths: Vec<_> = diagnostics.iter().map(|it| it.path.as_str()).collect();
         assert_eq!(paths, ["/a,b", "/a,b/0", "/a,b/1", "/a,b/2", "/x"], "{diagnostics:#?}");
     }

@@ -69,13 +69,13 @@ impl Rules {
             None => !self.audience_needed,
             Some(Value::String(_)) => aud.is_some_and(ours),
             Some(Value::Array(list)) => list.iter().any(ours),
-            Some(_) => return Err(TokenError::Malformed),
+            Some(_) => return Err(TokenError::MalformedAudience),
         };
         if meant { Ok(()) } else { Err(TokenError::Audience) }
     }
 
     fn principal(&self, claims: &Map<String, Value>) -> Result<Principal, TokenError> {
-        let subject = name(claims, "sub")?.ok_or(TokenError::Malformed)?;
+        let subject = claims.get("sub").and_then(|it| plain(it).ok()).ok_or(TokenError::MalformedSubject)?;
         let mut roles = words(find(claims, &self.roles_claim))?;
         if let Some(counting) = &self.roles {
             roles.retain(|it| counting.iter().any(|role| **role == **it));
@@ -99,6 +99,7 @@ impl Rules {
             },
             issuer: Some(self.issuer.clone()),
             tenant,
+            tenant_issuer: (!self.own && self.tenant.is_none()).then(|| self.issuer.clone()),
             roles,
             scopes,
             credential: name(claims, "jti")?.map(Arc::from),
@@ -123,7 +124,7 @@ fn time(claims: &Map<String, Value>, claim: &str) -> Result<Option<u64>, TokenEr
     if let Some(seconds) = value.as_u64() {
         return Ok(Some(seconds));
     }
-    let seconds = value.as_f64().filter(|it| (0.0..=2f64.powi(53)).contains(it)).ok_or(TokenError::Malformed)?;
+    let seconds = value.as_f64().filter(|it| (0.0..=2f64.powi(53)).contains(it)).ok_or(TokenError::MalformedTime)?;
     Ok(Some(seconds as u64))
 }
 
@@ -133,9 +134,9 @@ fn name<'c>(claims: &'c Map<String, Value>, claim: &str) -> Result<Option<&'c st
 
 /// A name that can stand in a log line, in a key of the state and in a header field.
 fn plain(value: &Value) -> Result<&str, TokenError> {
-    let name = value.as_str().ok_or(TokenError::Malformed)?;
+    let name = value.as_str().ok_or(TokenError::MalformedName)?;
     let sound = !name.is_empty() && name.len() <= NAME_MAX && !name.chars().any(char::is_control);
-    if sound { Ok(name) } else { Err(TokenError::Malformed) }
+    if sound { Ok(name) } else { Err(TokenError::MalformedName) }
 }
 
 /// A list of words, or a single one.
@@ -145,9 +146,9 @@ fn words(value: Option<&Value>) -> Result<Vec<Arc<str>>, TokenError> {
         Some(Value::String(word)) => separate(std::iter::once(word.as_str())),
         Some(Value::Array(list)) => {
             let words: Option<Vec<&str>> = list.iter().map(Value::as_str).collect();
-            separate(words.ok_or(TokenError::Malformed)?.into_iter())
+            separate(words.ok_or(TokenError::MalformedWords)?.into_iter())
         }
-        Some(_) => Err(TokenError::Malformed),
+        Some(_) => Err(TokenError::MalformedWords),
     }
 }
 
@@ -161,7 +162,7 @@ fn separate<'w>(words: impl Iterator<Item = &'w str>) -> Result<Vec<Arc<str>>, T
     };
     for word in words.filter(sound) {
         if list.len() == WORDS_MAX {
-            return Err(TokenError::Malformed);
+            return Err(TokenError::MalformedWords);
         }
         if !list.iter().any(|it| **it == *word) {
             list.push(word.into());
@@ -215,9 +216,9 @@ mod tests {
         check(json!({ "exp": NOW - 30 }), Some(TokenError::Expired));
         check(json!({ "exp": NOW as f64 - 29.5 }), Some(TokenError::Expired));
         check(json!({ "exp": null }), Some(TokenError::Endless));
-        check(json!({ "exp": "1e9" }), Some(TokenError::Malformed));
-        check(json!({ "exp": -1 }), Some(TokenError::Malformed));
-        check(json!({ "exp": 1e300 }), Some(TokenError::Malformed));
+        check(json!({ "exp": "1e9" }), Some(TokenError::MalformedTime));
+        check(json!({ "exp": -1 }), Some(TokenError::MalformedTime));
+        check(json!({ "exp": 1e300 }), Some(TokenError::MalformedTime));
         check(json!({ "exp": u64::MAX }), None);
         check(json!({ "nbf": NOW + 30 }), None);
         check(json!({ "nbf": NOW + 31 }), Some(TokenError::Early));
@@ -231,12 +232,12 @@ mod tests {
         check(json!({ "aud": ["other"] }), Some(TokenError::Audience));
         check(json!({ "aud": [] }), Some(TokenError::Audience));
         check(json!({ "aud": null }), Some(TokenError::Audience));
-        check(json!({ "aud": {"tta": 1} }), Some(TokenError::Malformed));
-        check(json!({ "sub": null }), Some(TokenError::Malformed));
-        check(json!({ "sub": "" }), Some(TokenError::Malformed));
-        check(json!({ "sub": "ada\r\nx: y" }), Some(TokenError::Malformed));
-        check(json!({ "sub": "a".repeat(257) }), Some(TokenError::Malformed));
-        check(json!({ "tenant": ["a"] }), Some(TokenError::Malformed));
+        check(json!({ "aud": {"tta": 1} }), Some(TokenError::MalformedAudience));
+        check(json!({ "sub": null }), Some(TokenError::MalformedSubject));
+        check(json!({ "sub": "" }), Some(TokenError::MalformedSubject));
+        check(json!({ "sub": "ada\r\nx: y" }), Some(TokenError::MalformedSubject));
+        check(json!({ "sub": "a".repeat(257) }), Some(TokenError::MalformedSubject));
+        check(json!({ "tenant": ["a"] }), Some(TokenError::MalformedName));
         let lax = Rules { audience_needed: false, ..rules() };
         assert!(outcome(&lax, json!({ "aud": null })).is_ok());
         assert_eq!(outcome(&lax, json!({ "aud": "other" })).err(), Some(TokenError::Audience));
@@ -258,9 +259,12 @@ mod tests {
         assert_eq!(roles(&named, json!({ "https://example.org/roles": ["x"] })), ["x"]);
         let few = Rules { roles: Some(vec!["clinician".to_owned()]), ..rules() };
         assert_eq!(roles(&few, json!({ "roles": ["admin", "clinician"] })), ["clinician"]);
-        check(json!({ "roles": [1] }), Some(TokenError::Malformed));
-        check(json!({ "roles": { "admin": true } }), Some(TokenError::Malformed));
-        check(json!({ "roles": (0..65).map(|it| it.to_string()).collect::<Vec<_>>() }), Some(TokenError::Malformed));
+        check(json!({ "roles": [1] }), Some(TokenError::MalformedWords));
+        check(json!({ "roles": { "admin": true } }), Some(TokenError::MalformedWords));
+        check(
+            json!({ "roles": (0..65).map(|it| it.to_string()).collect::<Vec<_>>() }),
+            Some(TokenError::MalformedWords),
+        );
     }
 
     #[test]

@@ -8,8 +8,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
-use super::json;
 use super::token_error::TokenError;
+use crate::base::{JsonFault, unique_json};
 
 /// The longest token in bytes.
 pub(super) const TOKEN_MAX: usize = 8 * 1024;
@@ -41,8 +41,8 @@ impl<'t> Token<'t> {
         else {
             return Err(TokenError::NotThreeParts);
         };
-        let (algorithm, kid) = read_header(&json::object(&decode(header)?)?)?;
-        let claims = json::object(&decode(claims)?)?;
+        let (algorithm, kid) = read_header(&object(&decode(header)?)?)?;
+        let claims = object(&decode(claims)?)?;
         decode(signature)?;
         let message = &token[..token.len() - signature.len() - 1];
         Ok(Self { algorithm, kid, claims, message, signature })
@@ -61,6 +61,15 @@ impl<'t> Token<'t> {
 /// The decoder takes one form only: no padding, no bits left over, no other alphabet.
 fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::NotCanonical)
+}
+
+/// An object without a name twice: a token that means two things means nothing.
+fn object(text: &[u8]) -> Result<Map<String, Value>, TokenError> {
+    match unique_json(text) {
+        Ok(Value::Object(members)) => Ok(members),
+        Err(JsonFault { twice: true, .. }) => Err(TokenError::Duplicate),
+        Ok(_) | Err(_) => Err(TokenError::NotJson),
+    }
 }
 
 fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>), TokenError> {

@@ -13,8 +13,18 @@ pub enum TokenError {
     NotJson,
     /// A member is there twice: two readers could take two tokens from it.
     Duplicate,
-    /// A member is not what it has to be.
+    /// `kid` or `iss` is not a text, or too long.
     Malformed,
+    /// `sub` is missing, or is no name.
+    MalformedSubject,
+    /// `exp`, `nbf` or `iat` is not a number of seconds.
+    MalformedTime,
+    /// `aud` is neither a text nor a list.
+    MalformedAudience,
+    /// Roles or scopes are no list of words, or too many.
+    MalformedWords,
+    /// The tenant, `jti` or `sid` is no name.
+    MalformedName,
     /// The algorithm is none, unknown, or not the one of the key.
     Algorithm,
     /// It brings its own key, or says where to fetch it.
@@ -51,14 +61,19 @@ pub enum TokenError {
     Account,
 }
 
-/// In the order of their declaration.
-const WORDS: [(&str, &str); 23] = [
+/// In the order of their declaration. One word for several: programs tell them apart by nothing, people do.
+const WORDS: [(&str, &str); 28] = [
     ("too_long", "the token is too long"),
     ("not_three_parts", "the token is not three parts with dots between"),
     ("not_canonical", "a part of the token is not canonical base64url"),
     ("not_json", "a part of the token is not a JSON object"),
     ("duplicate", "the token has a member twice"),
-    ("malformed", "a member of the token is not what it has to be"),
+    ("malformed", "the token's kid or iss is not a text, or is too long"),
+    ("malformed", "the token does not say whom it is about: sub is missing, or is not a name"),
+    ("malformed", "a time in the token, exp, nbf or iat, is not a number of seconds"),
+    ("malformed", "the token's aud is neither a text nor a list"),
+    ("malformed", "the token's roles or scopes are not a list of words, or are too many"),
+    ("malformed", "the token's tenant, jti or sid is not a name"),
     ("algorithm", "the token's algorithm is not the one of its key"),
     ("own_key", "the token brings its own key"),
     ("critical", "the token demands an extension that is not known here"),

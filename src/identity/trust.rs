@@ -36,7 +36,7 @@ pub struct TrustConfig {
     /// The claim with the roles: its name, or a JSON pointer such as `/realm_access/roles`. Default `roles`.
     #[serde(default)]
     pub roles_claim: Option<String>,
-    /// The only roles that it may give. Without it, all.
+    /// The only roles that it may give. Without it, none: its people come in, as nobody in particular.
     #[serde(default)]
     pub roles: Option<Vec<String>>,
     /// The claim with the tenant: its name, or a JSON pointer. Default `tenant`.
@@ -55,7 +55,8 @@ pub struct TrustConfig {
     /// sent in the clear can sign tokens.
     #[serde(default)]
     pub allow_http: bool,
-    /// The least time between two fetches that tokens with an unknown key cause. Default 30s.
+    /// The least time between two fetches that tokens cause which name an unknown key, or which no known key signed.
+    /// Default 30s.
     #[serde(default)]
     pub refetch_after: Option<Period>,
     /// How long keys count after the last time that they could be fetched. Default 24h.
@@ -118,7 +119,7 @@ impl TrustConfig {
             leeway,
             roles_claim: self.roles_claim.clone().unwrap_or_else(|| "roles".to_owned()),
             tenant_claim: self.tenant_claim.clone().unwrap_or_else(|| "tenant".to_owned()),
-            roles: self.roles.clone(),
+            roles: Some(self.roles.clone().unwrap_or_default()),
             tenant: self.tenant.as_deref().map(Arc::from),
             subject_prefix: self.subject_prefix.clone(),
             own: false,

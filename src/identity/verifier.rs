@@ -91,9 +91,9 @@ pub enum Verdict {
     Valid(Arc<Verified>),
     /// It does not.
     Invalid(TokenError),
-    /// Its issuer's keys, or the one that it names, are missing; they may be had with
-    /// [`Identity::verify_with_fetch`].
-    KeysMissing,
+    /// It does not count by the keys of its issuer that are known, which have to be fetched: newer ones may say
+    /// otherwise ([`Identity::verify_with_fetch`]). Why it does not; nothing if no keys are known at all.
+    KeysMissing(Option<TokenError>),
 }
 
 impl fmt::Debug for Identity {
@@ -271,7 +271,7 @@ impl Identity {
         let verdict = self.look(token);
         match &verdict {
             Verdict::Invalid(error) => count_invalid(*error),
-            Verdict::Valid(_) | Verdict::KeysMissing => {}
+            Verdict::Valid(_) | Verdict::KeysMissing(_) => {}
         }
         verdict
     }
@@ -282,15 +282,15 @@ impl Identity {
     /// When it does not count, or its issuer's keys can't be had.
     pub async fn verify_with_fetch(&self, token: &[u8]) -> Result<Arc<Verified>, AuthError> {
         let first = self.look(token);
-        let Verdict::KeysMissing = first else { return settle(first) };
-        if let Some(remote) = self.remote_of(token) {
-            remote.refreshed().await;
-        }
-        match self.look(token) {
-            // The keys are there, but not the one it names.
-            Verdict::KeysMissing if self.remote_of(token).is_some_and(|it| it.with_keys(|_| ()).is_some()) => {
-                settle(Verdict::Invalid(TokenError::Key))
-            }
+        let Verdict::KeysMissing(known) = first else { return settle(first) };
+        let fetched = match self.remote_of(token) {
+            Some(remote) => remote.refreshed().await,
+            None => false,
+        };
+        // Without a fetch the answer would be the same, and cost a signature.
+        let verdict = if fetched { self.look(token) } else { Verdict::KeysMissing(known) };
+        match verdict {
+            Verdict::KeysMissing(Some(error)) => settle(Verdict::Invalid(error)),
             verdict => settle(verdict),
         }
     }
@@ -340,8 +340,10 @@ impl Identity {
         let signed = match &issuer.keys {
             IssuerKeys::Known(keys) => keys.check(&token),
             IssuerKeys::Fetched(remote) => match remote.with_keys(|keys| keys.check(&token)) {
-                None | Some(Err(TokenError::Key)) => return Verdict::KeysMissing,
-                Some(signed) => signed,
+                None => return Verdict::KeysMissing(None),
+                // An issuer may have another key under the same name, or under none.
+                Some(Err(error)) => return Verdict::KeysMissing(Some(error)),
+                Some(Ok(())) => Ok(()),
             },
         };
         match signed.and_then(|()| issuer.rules.check(&token.claims, now)) {
@@ -433,7 +435,7 @@ fn settle(verdict: Verdict) -> Result<Arc<Verified>, AuthError> {
             count_invalid(error);
             Err(AuthError::Invalid(error))
         }
-        Verdict::KeysMissing => {
+        Verdict::KeysMissing(_) => {
             UNAVAILABLE.inc();
             Err(AuthError::Unavailable)
         }

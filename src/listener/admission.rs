@@ -108,7 +108,7 @@ mod tests {
         config.limits.connections = connections;
         config.limits.per_address = per_address;
         config.limits.rate_per_address = rate;
-        let listener = config.compile("x", &At::ROOT, &mut Diagnostics::default()).unwrap();
+        let listener = config.compile("x", 0, &At::ROOT, &mut Diagnostics::default()).unwrap();
         Admission::new(listener.limits)
     }
 

@@ -1,23 +1,28 @@
 //! Certificates of a TLS listener: loaded and checked before it binds, chosen by name, reloaded
-//! without closing anything.
+//! without closing anything. `check` and a start open them in the same way, so that they never disagree.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use pingora::listeners::tls::Acceptor;
+use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{Error as PemError, PemObject};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ClientHello, NoClientAuth, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, NoClientAuth, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::config::{CertificateConfig, ClientAuth, Tls};
-use super::validity::not_after;
+use super::metrics::CERTIFICATES_KEPT;
+use super::validity::validity;
+use crate::base::{At, Diagnostics};
+use crate::telemetry::Timestamp;
 
 /// How long before its end a certificate is complained about.
 const NOTICE: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -41,7 +46,15 @@ pub enum TlsError {
         /// What it should hold.
         wanted: &'static str,
     },
-    /// Certificate and key belong to different pairs, or one of them is of an unknown kind.
+    /// Certificate and key belong to different pairs.
+    #[error("the key in {} is not that of the certificate in {}", key.display(), cert.display())]
+    Strangers {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// One of them is of an unknown kind.
     #[error("{} and {} cannot be used together: {source}", cert.display(), key.display())]
     Unfit {
         /// The certificate's file.
@@ -50,6 +63,16 @@ pub enum TlsError {
         key: PathBuf,
         /// What rustls says.
         source: rustls::Error,
+    },
+    /// Every client that looks would refuse it.
+    #[error("the certificate in {} {what} {at}", path.display())]
+    Untimely {
+        /// Which file.
+        path: PathBuf,
+        /// `ended at` or `begins at`.
+        what: &'static str,
+        /// The end or the begin of its validity.
+        at: String,
     },
     /// The authorities for client certificates.
     #[error("{} holds no usable authority: {reason}", path.display())]
@@ -64,10 +87,119 @@ pub enum TlsError {
     Setup(#[from] rustls::Error),
 }
 
+impl TlsError {
+    /// What to do about it.
+    fn help(&self) -> String {
+        match self {
+            Self::Unreadable { .. } => "paths are relative to where the gateway is started".to_owned(),
+            Self::Empty { path, wanted } => match (other_content(path), *wanted) {
+                (Some(found), _) => format!("it holds {found}: is this the right file?"),
+                (None, "private key") => "it begins with -----BEGIN PRIVATE KEY-----".to_owned(),
+                (None, _) => "it begins with -----BEGIN CERTIFICATE-----".to_owned(),
+            },
+            Self::Strangers { .. } => {
+                "take the key that the certificate was requested with; the server's own certificate comes first"
+                    .to_owned()
+            }
+            Self::Unfit { .. } => "RSA, ECDSA on P-256 or P-384, and Ed25519 can be used".to_owned(),
+            Self::Untimely { .. } => "put a certificate in its place that is valid now, or set the clock".to_owned(),
+            Self::Authority { .. } | Self::Setup(_) => "authorities are certificates in PEM".to_owned(),
+        }
+    }
+}
+
+/// What a PEM file holds in the place of what is wanted.
+fn other_content(path: &Path) -> Option<&'static str> {
+    let text = std::fs::read(path).ok()?;
+    let holds = |mark: &str| text.windows(mark.len()).any(|it| it == mark.as_bytes());
+    match () {
+        () if holds("BEGIN ENCRYPTED PRIVATE KEY") => Some("an encrypted key, which nobody is there to open"),
+        () if holds("PRIVATE KEY-----") => Some("a private key"),
+        () if holds("BEGIN CERTIFICATE REQUEST") => Some("a request for a certificate"),
+        () if holds("BEGIN CERTIFICATE-----") => Some("a certificate"),
+        () => None,
+    }
+}
+
+impl Tls {
+    /// Opens every file as a start does, and reports each that can't be used where it is named.
+    pub fn check(&self, at: &At<'_>, diagnostics: &mut Diagnostics) {
+        let provider = ring::default_provider();
+        let list = at.key("certificates");
+        for (number, written) in self.certificates.iter().enumerate() {
+            match number.checked_sub(1) {
+                None => written.check_files(&provider, at, diagnostics),
+                Some(number) => written.check_files(&provider, &list.index(number), diagnostics),
+            }
+        }
+        let provider = Arc::new(provider);
+        if let Err(error) = verifier(self, &provider) {
+            let of_list = matches!(&error, TlsError::Unreadable { path, .. } | TlsError::Empty { path, .. }
+                if Some(path) == self.client_crl.as_ref());
+            let key = if of_list { "client_crl" } else { "client_ca" };
+            diagnostics.error(&at.key(key), error.to_string()).help(error.help());
+        }
+    }
+}
+
+impl CertificateConfig {
+    fn check_files(&self, provider: &CryptoProvider, at: &At<'_>, diagnostics: &mut Diagnostics) {
+        let (chain, key) = (chain(&self.cert), private_key(&self.key));
+        let mut report = |place: &str, error: &TlsError| {
+            diagnostics.error(&at.key(place), error.to_string()).help(error.help());
+        };
+        chain.as_ref().err().into_iter().for_each(|it| report("cert", it));
+        key.as_ref().err().into_iter().for_each(|it| report("key", it));
+        let Ok(chain) = chain else { return };
+        timely(&self.cert, &chain[0]).err().iter().for_each(|it| report("cert", it));
+        let Ok(key) = key else { return };
+        match self.pair(chain, key, provider) {
+            Err(error) => report("key", &error),
+            Ok(pair) => self.check_names(&pair, at, diagnostics),
+        }
+    }
+
+    /// Names that the certificate does not bear: clients that look will not come in under them.
+    fn check_names(&self, pair: &CertifiedKey, at: &At<'_>, diagnostics: &mut Diagnostics) {
+        let Some(Ok(own)) = pair.cert.first().map(ParsedCertificate::try_from) else { return };
+        let hosts = at.key("hosts");
+        for (number, host) in self.hosts.iter().enumerate() {
+            let example = host.replacen('*', "any", 1);
+            let borne = ServerName::try_from(example).is_ok_and(|it| verify_server_name(&own, &it).is_ok());
+            if !borne {
+                let message = format!("the certificate in {} does not bear this name", self.cert.display());
+                diagnostics.warn(&hosts.index(number), message).help("clients that look at it will refuse it");
+            }
+        }
+    }
+
+    fn pair(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        provider: &CryptoProvider,
+    ) -> Result<CertifiedKey, TlsError> {
+        let (cert, path) = (self.cert.clone(), self.key.clone());
+        CertifiedKey::from_der(chain, key, provider).map_err(|source| match source {
+            rustls::Error::InconsistentKeys(_) => TlsError::Strangers { cert, key: path },
+            source => TlsError::Unfit { cert, key: path, source },
+        })
+    }
+}
+
 /// The certificates of one listener.
 pub struct Certificates {
     written: Tls,
+    /// What was read last and could be used.
+    good: Mutex<Good>,
     acceptor: ArcSwap<Acceptor>,
+}
+
+/// What a listener's settings are built from.
+#[derive(Clone)]
+struct Good {
+    pairs: Vec<Arc<CertifiedKey>>,
+    verifier: Arc<dyn ClientCertVerifier>,
 }
 
 impl std::fmt::Debug for Certificates {
@@ -79,15 +211,34 @@ impl std::fmt::Debug for Certificates {
 impl Certificates {
     /// Reads and checks every file.
     pub fn load(tls: &Tls) -> Result<Self, TlsError> {
-        let acceptor = acceptor(tls)?;
-        Ok(Self { written: tls.clone(), acceptor: ArcSwap::from_pointee(acceptor) })
+        let provider = Arc::new(ring::default_provider());
+        let pairs: Result<Vec<_>, _> = tls.certificates.iter().map(|it| load_pair(it, &provider)).collect();
+        let good = Good { pairs: pairs?, verifier: verifier(tls, &provider)? };
+        let acceptor = ArcSwap::from_pointee(acceptor(tls, &good, &provider)?);
+        Ok(Self { written: tls.clone(), good: Mutex::new(good), acceptor })
     }
 
-    /// Reads the files anew. New connections get what they hold now; open ones notice nothing. If
-    /// any file is at fault, everything stays as it was.
-    pub fn reload(&self) -> Result<(), TlsError> {
-        self.acceptor.store(Arc::new(acceptor(&self.written)?));
-        Ok(())
+    /// Reads the files anew. New connections get what they hold now; open ones notice nothing. What can't be used
+    /// leaves its predecessor in use, and is returned.
+    pub fn reload(&self) -> Vec<TlsError> {
+        let provider = Arc::new(ring::default_provider());
+        let mut good = self.good.lock();
+        let mut kept = Vec::new();
+        for (pair, written) in good.pairs.iter_mut().zip(&self.written.certificates) {
+            match load_pair(written, &provider) {
+                Ok(new) => *pair = new,
+                Err(error) => kept.push(error),
+            }
+        }
+        match verifier(&self.written, &provider) {
+            Ok(new) => good.verifier = new,
+            Err(error) => kept.push(error),
+        }
+        match acceptor(&self.written, &good, &provider) {
+            Ok(new) => self.acceptor.store(Arc::new(new)),
+            Err(error) => kept.push(error),
+        }
+        kept
     }
 
     pub(super) fn acceptor(&self) -> Arc<Acceptor> {
@@ -95,18 +246,29 @@ impl Certificates {
     }
 }
 
+/// Says how many certificates, authorities and lists of revoked ones are older than their files.
+pub fn report_kept(count: usize) {
+    CERTIFICATES_KEPT.set(i64::try_from(count).unwrap_or(i64::MAX));
+}
+
 /// Settings are built as a whole, tickets too: what an old authority vouched for must not be
 /// resumed under a new one.
-fn acceptor(tls: &Tls) -> Result<Acceptor, TlsError> {
-    let provider = Arc::new(ring::default_provider());
-    let entries: Result<Vec<_>, _> = tls.certificates.iter().map(|it| Entry::load(it, &provider)).collect();
+fn acceptor(tls: &Tls, good: &Good, provider: &Arc<CryptoProvider>) -> Result<Acceptor, TlsError> {
+    let entry = |(written, key): (&CertificateConfig, &Arc<CertifiedKey>)| Entry::new(written, key.clone());
+    let entries = tls.certificates.iter().zip(&good.pairs).map(entry).collect();
     let mut config = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(verifier(tls, &provider)?)
-        .with_cert_resolver(Arc::new(ByName { entries: entries? }));
+        .with_client_cert_verifier(good.verifier.clone())
+        .with_cert_resolver(Arc::new(ByName { entries }));
     config.alpn_protocols = tls.alpn.iter().map(|it| it.as_str().into()).collect();
     config.ticketer = ring::Ticketer::new()?;
     Ok(Acceptor::from_server_config(Arc::new(config)))
+}
+
+fn load_pair(written: &CertificateConfig, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsError> {
+    let chain = chain(&written.cert)?;
+    timely(&written.cert, &chain[0])?;
+    written.pair(chain, private_key(&written.key)?, provider).map(Arc::new)
 }
 
 fn verifier(tls: &Tls, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
@@ -152,21 +314,12 @@ enum Fit {
 }
 
 impl Entry {
-    fn load(written: &CertificateConfig, provider: &CryptoProvider) -> Result<Self, TlsError> {
-        let CertificateConfig { hosts, cert, key } = written;
-        let chain = chain(cert)?;
-        notice_end(cert, &chain[0]);
-        let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, "private key", error))?;
-        let pair = CertifiedKey::from_der(chain, private, provider).map_err(|source| TlsError::Unfit {
-            cert: cert.clone(),
-            key: key.clone(),
-            source,
-        })?;
-        let mut hosts: Vec<String> = hosts.iter().map(|it| it.to_ascii_lowercase()).collect();
+    fn new(written: &CertificateConfig, key: Arc<CertifiedKey>) -> Self {
+        let mut hosts: Vec<String> = written.hosts.iter().map(|it| it.to_ascii_lowercase()).collect();
         if hosts.is_empty() {
-            hosts = pair.cert.first().map(|it| own_names(it)).unwrap_or_default();
+            hosts = key.cert.first().map(|it| own_names(it)).unwrap_or_default();
         }
-        Ok(Self { hosts, key: Arc::new(pair) })
+        Self { hosts, key }
     }
 
     fn fit(&self, name: &str) -> Option<Fit> {
@@ -221,6 +374,10 @@ fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     }
 }
 
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| unreadable(path, "private key", error))
+}
+
 fn unreadable(path: &Path, wanted: &'static str, error: PemError) -> TlsError {
     let path = path.to_owned();
     match error {
@@ -230,21 +387,27 @@ fn unreadable(path: &Path, wanted: &'static str, error: PemError) -> TlsError {
     }
 }
 
-/// An old certificate is no reason not to start: some clients do not mind, and all of them mind a
-/// closed port.
-fn notice_end(path: &Path, certificate: &[u8]) {
-    let Some(end) = not_after(certificate) else { return };
+/// Whether a certificate is valid now. One that soon is not any more is complained about.
+fn timely(path: &Path, certificate: &[u8]) -> Result<(), TlsError> {
+    let Some((begin, end)) = validity(certificate) else { return Ok(()) };
     // The calendar's time is what certificates are about.
-    let left = end.duration_since(SystemTime::now());
-    let path = path.display();
-    match left {
-        Err(_) => {
-            tracing::error!(event = "certificate_expired", cert = %path, "a certificate has expired");
+    let now = SystemTime::now();
+    let untimely = |what, moment: SystemTime| {
+        let seconds = moment.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let at = format!("{}Z", &Timestamp::of_seconds(seconds).as_str()[..19]);
+        Err(TlsError::Untimely { path: path.to_owned(), what, at })
+    };
+    if begin > now {
+        return untimely("begins at", begin);
+    }
+    match end.duration_since(now) {
+        Err(_) => untimely("ended at", end),
+        Ok(left) => {
+            if left < NOTICE {
+                let days = left.as_secs() / 86_400;
+                tracing::warn!(event = "certificate_expires", cert = %path.display(), days, "a certificate expires soon");
+            }
+            Ok(())
         }
-        Ok(left) if left < NOTICE => {
-            let days = left.as_secs() / 86_400;
-            tracing::warn!(event = "certificate_expires", cert = %path, days, "a certificate expires soon");
-        }
-        Ok(_) => {}
     }
 }

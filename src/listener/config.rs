@@ -145,6 +145,8 @@ impl Default for ListenerLimits {
 pub struct Listener {
     /// What it is called in logs and metrics.
     pub name: Arc<str>,
+    /// Which one it is in the list, from 0.
+    pub number: usize,
     /// Where it accepts.
     pub address: SocketAddr,
     /// Its certificates, if it speaks TLS.
@@ -153,6 +155,14 @@ pub struct Listener {
     pub h2c: bool,
     /// What it takes on at most.
     pub limits: Limits,
+}
+
+impl Listener {
+    /// A plain-text listener with default limits.
+    pub fn plain(name: &str, address: SocketAddr) -> Self {
+        let limits = ListenerLimits::default().compile(&At::ROOT, &mut Diagnostics::default());
+        Self { name: name.into(), number: 0, address, tls: None, h2c: false, limits }
+    }
 }
 
 /// A compiled `tls:` section. The first certificate is the default.
@@ -204,7 +214,7 @@ impl ListenerConfig {
     }
 
     /// Reports every fault at its place; `None` if the address is one of them.
-    pub fn compile(&self, name: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Listener> {
+    pub fn compile(&self, name: &str, number: usize, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Listener> {
         let tls = self.tls.as_ref().map(|tls| tls.compile(&at.key("tls"), diagnostics));
         if self.h2c && tls.is_some() {
             diagnostics
@@ -213,12 +223,10 @@ impl ListenerConfig {
         }
         let limits = self.limits.compile(&at.key("limits"), diagnostics);
         let Ok(address) = self.address.parse() else {
-            diagnostics
-                .error(&at.key("address"), "not an address and a port")
-                .help("write it as 0.0.0.0:8080, 127.0.0.1:8080 or [::]:8080");
+            diagnostics.error(&at.key("address"), "not an address and a port").help(socket_help(&self.address));
             return None;
         };
-        Some(Listener { name: name.into(), address, tls, h2c: self.h2c, limits })
+        Some(Listener { name: name.into(), number, address, tls, h2c: self.h2c, limits })
     }
 }
 
@@ -308,6 +316,22 @@ impl ListenerLimits {
     }
 }
 
+/// How an address that is none was probably meant.
+fn socket_help(written: &str) -> String {
+    let bare = written.split_once("://").map_or(written, |(_, rest)| rest).trim_end_matches('/');
+    let port = bare.rsplit(':').next().unwrap_or_default();
+    let host = bare.strip_suffix(port).and_then(|it| it.strip_suffix(':')).unwrap_or_default();
+    let host = match host {
+        "" | "*" => "0.0.0.0",
+        "localhost" => "127.0.0.1",
+        host => host,
+    };
+    match format!("{host}:{port}").parse::<SocketAddr>() {
+        Ok(address) => format!("write it as {address}"),
+        Err(_) => "write it as 0.0.0.0:8080, 127.0.0.1:8080 or [::]:8080".to_owned(),
+    }
+}
+
 fn is_empty(path: &Path) -> bool {
     path.as_os_str().is_empty()
 }
@@ -319,7 +343,7 @@ mod tests {
     fn check(yaml: &str) -> Vec<String> {
         let config: ListenerConfig = serde_yaml::from_str(yaml).unwrap();
         let mut diagnostics = Diagnostics::default();
-        let compiled = config.compile("public", &At::ROOT, &mut diagnostics);
+        let compiled = config.compile("public", 0, &At::ROOT, &mut diagnostics);
         assert!(compiled.is_some() || !diagnostics.is_empty());
         diagnostics.iter().map(|it| it.path.clone()).collect()
     }

@@ -1,7 +1,10 @@
 //! What the listeners count. Handles are resolved once for a socket, none while it accepts.
 
 use once_cell::sync::Lazy;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter_vec, register_int_gauge_vec};
+use prometheus::{
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter_vec, register_int_gauge,
+    register_int_gauge_vec,
+};
 
 const ONCE: &str = "the name is registered here only";
 
@@ -26,6 +29,12 @@ static HANDSHAKE_FAILURES: Lazy<IntCounterVec> = Lazy::new(|| {
         &["listener"]
     )
     .expect(ONCE)
+});
+
+/// Certificates, authorities and lists of revoked ones of which the files can't be used any more.
+pub(super) static CERTIFICATES_KEPT: Lazy<IntGauge> = Lazy::new(|| {
+    let help = "Files of certificates that can't be used, so that what they held before is still in use.";
+    register_int_gauge!("moongate_tls_certificates_kept", help).expect(ONCE)
 });
 
 /// One listener's own counters.

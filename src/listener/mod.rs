@@ -14,7 +14,7 @@ mod serve;
 mod socket;
 mod validity;
 
-pub use certificates::{Certificates, TlsError};
+pub use certificates::{Certificates, TlsError, report_kept};
 pub use config::{
     Alpn, CertificateConfig, ClientAuth, Limits, Listener, ListenerConfig, ListenerLimits, Tls, TlsConfig,
 };

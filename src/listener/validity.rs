@@ -1,4 +1,4 @@
-//! Until when a certificate is valid: the one field that we need and rustls does not show.
+//! From when and until when a certificate is valid: what we need and rustls does not show.
 //!
 //! Reads just as much DER as lies before it. Whether the certificate is sound is for rustls to say.
 
@@ -8,8 +8,8 @@ const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 
-/// The end of a certificate's validity; `None` if it is not written as RFC 5280 wants it.
-pub(super) fn not_after(certificate: &[u8]) -> Option<SystemTime> {
+/// Begin and end of a certificate's validity; `None` if they are not written as RFC 5280 wants it.
+pub(super) fn validity(certificate: &[u8]) -> Option<(SystemTime, SystemTime)> {
     let (_, certificate, _) = element(certificate)?;
     let (_, fields, _) = element(certificate)?;
     let (tag, _, rest) = element(fields)?;
@@ -21,9 +21,10 @@ pub(super) fn not_after(certificate: &[u8]) -> Option<SystemTime> {
     if tag != SEQUENCE {
         return None;
     }
-    let (_, _, rest) = element(validity)?; // not before
+    let (tag, begin, rest) = element(validity)?;
+    let begin = moment(begin, tag == UTC_TIME)?;
     let (tag, end, _) = element(rest)?;
-    moment(end, tag == UTC_TIME)
+    Some((begin, moment(end, tag == UTC_TIME)?))
 }
 
 /// Tag, content and what follows.
@@ -91,17 +92,19 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_tells_its_end_and_rubbish_tells_nothing() {
+    fn a_certificate_tells_its_times_and_rubbish_tells_nothing() {
         let mut params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2000, 2, 29);
         params.not_after = rcgen::date_time_ymd(2031, 2, 3);
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
         let der = certificate.der();
-        let end = not_after(der).unwrap().duration_since(UNIX_EPOCH).unwrap();
-        assert_eq!(end.as_secs(), 1_927_843_200);
+        let (begin, end) = validity(der).unwrap();
+        let seconds = |it: SystemTime| it.duration_since(UNIX_EPOCH).unwrap().as_secs();
+        assert_eq!((seconds(begin), seconds(end)), (951_782_400, 1_927_843_200));
         for length in 0..der.len().min(200) {
-            let _ = not_after(&der[..length]);
+            let _ = validity(&der[..length]);
         }
-        assert_eq!(not_after(&[0x30, 0x84, 255, 255, 255, 255]), None);
+        assert_eq!(validity(&[0x30, 0x84, 255, 255, 255, 255]), None);
     }
 }

@@ -14,11 +14,12 @@ use bytes::Bytes;
 use http::Method;
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::Schema;
-use schemars::generate::SchemaGenerator;
+use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value};
 
 use crate::base::{At, Diagnostics};
 use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step, Taps};
+use crate::yaml::without_secrets;
 
 /// The filters that a binary adds, in the order in which requests pass them.
 #[derive(Clone, Debug, Default)]
@@ -76,6 +77,15 @@ impl Filters {
         self.list.iter().map(&mut described).collect()
     }
 
+    /// A block for people's eyes: without what stands where its schema has a secret.
+    pub fn shown(&self, name: &str, block: &Value) -> Value {
+        let mut generator = SchemaSettings::draft2020_12().into_generator();
+        let schema = self.schemas(&mut generator).remove(name);
+        let mut schema = schema.unwrap_or_default();
+        schema["$defs"] = Value::Object(generator.take_definitions(true));
+        without_secrets(block, &schema)
+    }
+
     /// Compiles the blocks that are there, in the order of the filters; `at` is the place of them all.
     pub fn compile(
         &self,
@@ -124,7 +134,12 @@ pub trait AnyFilter: Send + Sync {
     /// See [`Filter::needs_body`].
     fn needs_body(&self, method: &Method) -> bool;
     /// See [`Filter::on_body`].
-    fn on_body(&self, exchange: &mut Exchange, request: &RequestHeader, body: &Bytes) -> Step;
+    fn on_body<'a>(
+        &'a self,
+        exchange: &'a mut Exchange,
+        request: &'a RequestHeader,
+        body: &'a Bytes,
+    ) -> Pin<Box<dyn Future<Output = Step> + Send + 'a>>;
     /// See [`Filter::on_response`].
     fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader);
     /// See [`Filter::taps_requests`].
@@ -149,8 +164,13 @@ impl<F: Filter> AnyFilter for F {
         Filter::needs_body(self, method)
     }
 
-    fn on_body(&self, exchange: &mut Exchange, request: &RequestHeader, body: &Bytes) -> Step {
-        Filter::on_body(self, exchange, request, body)
+    fn on_body<'a>(
+        &'a self,
+        exchange: &'a mut Exchange,
+        request: &'a RequestHeader,
+        body: &'a Bytes,
+    ) -> Pin<Box<dyn Future<Output = Step> + Send + 'a>> {
+        Box::pin(Filter::on_body(self, exchange, request, body))
     }
 
     fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader) {

@@ -51,9 +51,14 @@ pub trait Filter: Sized + Send + Sync + 'static {
     }
 
     /// The request's body, for those that need it; it can't be changed.
-    fn on_body(&self, exchange: &mut Exchange, request: &RequestHeader, body: &Bytes) -> Step {
+    fn on_body(
+        &self,
+        exchange: &mut Exchange,
+        request: &RequestHeader,
+        body: &Bytes,
+    ) -> impl Future<Output = Step> + Send {
         let _ = (exchange, request, body);
-        Ok(())
+        ready(Ok(()))
     }
 
     /// The response's head, on its way to the client: the upstream's, a cached one, and those of the gateway itself,

@@ -8,24 +8,33 @@ use http::header::{FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
 use crate::base::AddressText;
-use crate::pipeline::{Context, Scheme};
+use crate::pipeline::{Context, Proxied};
 
 /// Names each request (R10.1, S2S-40).
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Continues a trace (W3C Trace Context).
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// The client's address.
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// The scheme by which the client came.
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// The host that the client named.
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// The port that the client came to.
+pub const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+/// The beginning of the client's path, which a proxy has taken away.
+pub const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// All of them, and one that says the same in another way, but for those of the principal.
 #[cfg(test)]
-const OURS: [&str; 7] = [
+const OURS: [&str; 9] = [
     "x-request-id",
     "traceparent",
     "x-forwarded-for",
     "x-forwarded-proto",
     "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
     "forwarded",
     "x-real-ip",
 ];
@@ -34,27 +43,23 @@ const OURS: [&str; 7] = [
 const IDENTITY_PREFIX: &str = "x-moongate-";
 
 /// Whether only the gateway may send this to upstreams, in each spelling that a server could take for it: CGI and its
-/// heirs know no difference between `-` and `_`. The length of the name comes first: it rules most names out.
+/// heirs know no difference between `-` and other signs. The length of the name comes first: it rules most names out.
 pub fn is_gateway_header(name: &HeaderName) -> bool {
     let means = |ours: &str| begins(name, ours);
     match name.as_str().len() {
-        9 => means("forwarded") || means("x-real-ip"),
-        11 => means("traceparent"),
-        12 => means("x-request-id"),
-        15 => means("x-forwarded-for"),
-        16 if means("x-forwarded-host") => true,
+        9 if means("forwarded") || means("x-real-ip") => true,
+        11 if means("traceparent") => true,
+        12 if means("x-request-id") => true,
+        15 if means("x-forwarded-for") => true,
+        16 if means("x-forwarded-host") || means("x-forwarded-port") => true,
         17 if means("x-forwarded-proto") => true,
-        _ => is_identity_header(name),
+        18 if means("x-forwarded-prefix") => true,
+        _ => begins(name, IDENTITY_PREFIX),
     }
 }
 
-/// Whether it is an identity header, in each such spelling.
-pub fn is_identity_header(name: &HeaderName) -> bool {
-    begins(name, IDENTITY_PREFIX)
-}
-
 fn begins(name: &HeaderName, start: &str) -> bool {
-    let same = |(it, start): (&u8, &u8)| it == start || (*it == b'_' && *start == b'-');
+    let same = |(it, start): (&u8, &u8)| it == start || (*start == b'-' && !it.is_ascii_alphanumeric());
     let name = name.as_str().as_bytes();
     name.len() >= start.len() && name.iter().zip(start.as_bytes()).all(same)
 }
@@ -67,10 +72,7 @@ impl Context {
         let client = AddressText::of(self.client_ip);
         let client = client.as_bytes();
         field(&X_FORWARDED_FOR, &[client]);
-        let scheme = match self.scheme {
-            Scheme::Http => &b"http"[..],
-            Scheme::Https => b"https",
-        };
+        let scheme = self.scheme.as_str().as_bytes();
         field(&X_FORWARDED_PROTO, &[scheme]);
         let (before, after): (&[u8], &[u8]) =
             if self.client_ip.is_ipv4() { (b"for=", b";proto=") } else { (b"for=\"[", b"]\";proto=") };
@@ -85,6 +87,11 @@ impl Context {
                 if let Some(host) = host {
                     field(&X_FORWARDED_HOST, &[host]);
                 }
+            }
+        }
+        if let Some(Proxied { port, prefix }) = self.proxied.as_deref() {
+            for (name, value) in [(X_FORWARDED_PORT, port), (X_FORWARDED_PREFIX, prefix)] {
+                value.iter().for_each(|it| field(&name, &[it.as_bytes()]));
             }
         }
         for (name, value) in self.identity_headers.iter().flat_map(|it| it.iter()) {
@@ -129,6 +136,7 @@ fn host(request: &RequestHeader) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::Scheme;
 
     fn forwarded_headers_set(client: &str, fields: &[(&'static str, &'static str)]) -> RequestHeader {
         let mut request = RequestHeader::build("GET", b"/", None).unwrap();
@@ -159,10 +167,17 @@ mod tests {
     #[test]
     fn every_name_of_ours_is_known_by_its_length() {
         assert!(OURS.iter().all(|it| is_gateway_header(&HeaderName::from_static(it))));
-        for name in ["x_forwarded_for", "x-real_ip", "x_moongate-roles", "x-moongate-subject"] {
+        for name in [
+            "x_forwarded_for",
+            "x-real_ip",
+            "x_moongate-roles",
+            "x.moongate.subject",
+            "x~forwarded-prefix",
+            "x-moongate-a",
+        ] {
             assert!(is_gateway_header(&HeaderName::from_static(name)), "{name}");
         }
-        for name in ["host", "x-forwarded-port", "x-forwarded-f", "x-moongat-subject"] {
+        for name in ["host", "x-forwarded-user", "x-forwarded-f", "x-moongat-subject"] {
             assert!(!is_gateway_header(&HeaderName::from_static(name)), "{name}");
         }
     }

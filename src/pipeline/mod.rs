@@ -17,11 +17,14 @@ pub use custom::{AnyFilter, Filters};
 pub use end::EndState;
 pub use error_body::ErrorBody;
 pub use filter::{Filter, RequestContext, Scope, Step, Stop};
-pub use forwarded_headers::{TRACEPARENT, X_REQUEST_ID, is_gateway_header, is_identity_header};
+pub use forwarded_headers::{
+    TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PREFIX, X_FORWARDED_PROTO,
+    X_REQUEST_ID, is_gateway_header,
+};
 pub use rate_limit_status::{Charge, Charges, RateLimitStatus};
 pub use recording::Recording;
 pub use refusal::{BodyFault, Missing, Refusal};
-pub use request::{AttemptInfo, Context, Exchange, Origin, Scheme, TraceContext};
+pub use request::{AttemptInfo, Context, Exchange, Origin, Proxied, Scheme, TraceContext};
 pub use service::{
     CallFuture, Configurable, LocalFuture, LocalService, ServiceScope, UpgradeSlot, Upstreams, refused, take_refusal,
     whole_body,

@@ -16,6 +16,8 @@ pub struct RateLimitStatus {
     pub limit: u64,
     /// Requests that it would let through right now.
     pub remaining: u64,
+    /// Seconds until it lets one more through than now.
+    pub more: u64,
     /// Seconds until all of them would be let through again.
     pub reset: u64,
     /// All limits of the route, in the words of `RateLimit-Policy`.

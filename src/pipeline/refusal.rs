@@ -54,6 +54,8 @@ pub enum Refusal {
         /// Where and why, at most twenty of them.
         faults: Vec<BodyFault>,
     },
+    /// Too many bodies are being checked at the moment.
+    CheckBusy,
     /// The route requires an idempotency key, and there is none that can be read.
     IdempotencyKey(&'static str),
     /// The first request with this idempotency key is still under way.
@@ -187,7 +189,8 @@ impl Refusal {
             Self::ResponseTooLarge { .. } => Self::NoHealthyEndpoint,
             Self::NoHealthyEndpoint => Self::BreakerOpen { retry_after: 60 },
             Self::BreakerOpen { .. } => Self::IdentityUnavailable,
-            Self::IdentityUnavailable => Self::StateUnavailable,
+            Self::IdentityUnavailable => Self::CheckBusy,
+            Self::CheckBusy => Self::StateUnavailable,
             Self::StateUnavailable => Self::ConnectTimeout,
             Self::ConnectTimeout => Self::FirstByteTimeout,
             Self::FirstByteTimeout => Self::ExchangeTimeout,

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::base::{RequestId, SpanId, TraceId};
-use crate::identity::{Fields, Principal};
+use crate::http::unverified_credentials;
+use crate::identity::{Caller, Fields, Principal};
 use crate::pipeline::{EndState, RateLimitStatus, Recording, Refusal, Taps, Upstreams};
 
 /// The caller, and how the request came: all that is known of a request wherever it goes on, also when its client has
@@ -22,8 +23,12 @@ pub struct Context {
     pub trace: TraceContext,
     /// The client's address, as far as trusted proxies report it.
     pub client_ip: IpAddr,
-    /// How the client reached us.
+    /// How the client came: to us, or to the trusted proxy that says so.
     pub scheme: Scheme,
+    /// What trusted proxies say beside address, scheme and host.
+    pub proxied: Option<Arc<Proxied>>,
+    /// The route lists the host that the request names: it is one of ours, and not just what somebody says.
+    pub host_verified: bool,
     /// Who the request acts for; `None` until credentials have proved it.
     pub principal: Option<Arc<Principal>>,
     /// The route that took it; `None` until one has.
@@ -56,6 +61,8 @@ pub struct Exchange {
     pub origin: Option<Origin>,
     /// What is left of the tightest rate limit that counted it.
     pub rate_limit_status: Option<RateLimitStatus>,
+    /// The field whose credential proved the principal; `None` if it stood in none.
+    pub verified_field: Option<HeaderName>,
     /// The target as it was received, kept only when the route rewrites it.
     pub target_received: Option<http::Uri>,
     /// The request's whole body, where a step had to see it before it went anywhere.
@@ -83,6 +90,8 @@ pub struct Origin {
     pub value: HeaderValue,
     /// Whether it may call.
     pub allowed: bool,
+    /// Whether this is its preflight, which the gateway answers by itself.
+    pub preflight: bool,
 }
 
 impl Deref for Exchange {
@@ -118,7 +127,16 @@ pub struct AttemptInfo {
     pub first_byte: Option<Duration>,
 }
 
-/// How the client reached us.
+/// What trusted proxies say of the client's way to them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxied {
+    /// The port that the client came to, where its host names none.
+    pub port: Option<HeaderValue>,
+    /// The beginning of the path that they took away, without a slash behind it: `/app`.
+    pub prefix: Option<HeaderValue>,
+}
+
+/// How the client came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// In the clear.
@@ -133,6 +151,14 @@ impl Scheme {
         match self {
             Self::Http => "http",
             Self::Https => "https",
+        }
+    }
+
+    /// The port that goes without saying.
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
         }
     }
 }
@@ -158,6 +184,8 @@ impl Context {
             trace: TraceContext::begin(),
             client_ip,
             scheme,
+            proxied: None,
+            host_verified: false,
             principal: None,
             route: None,
             started: Instant::now(),
@@ -179,6 +207,7 @@ impl Exchange {
             context: Context::new(client_ip, scheme),
             origin: None,
             rate_limit_status: None,
+            verified_field: None,
             target_received: None,
             body: None,
             recording: None,
@@ -189,6 +218,12 @@ impl Exchange {
             refusal: None,
             end: None,
         }
+    }
+
+    /// Who asks with these fields, of which `impersonal` are no credentials whatever they are called.
+    pub fn caller(&self, headers: &HeaderMap, impersonal: &[HeaderName]) -> Caller<'_> {
+        let unverified = unverified_credentials(headers, self.verified_field.as_ref(), impersonal);
+        Caller { principal: self.context.principal.as_deref(), unverified }
     }
 }
 

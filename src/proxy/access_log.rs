@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::base::AddressText;
+use crate::base::{AddressText, redacted_target};
 use crate::pipeline::{EndState, Exchange};
 use crate::telemetry::{Timestamp, line};
 
 /// What the session knows at the end.
 pub(super) struct Facts<'a> {
     pub(super) method: &'a Method,
-    /// Without the query, which may hold what must not be logged.
+    /// Without the query, which may hold what must not be logged; what looks like a credential in it is not logged
+    /// either.
     pub(super) path: &'a [u8],
     pub(super) host: &'a [u8],
     pub(super) http: &'static str,
@@ -43,7 +44,7 @@ pub(super) fn write(exchange: &Exchange, facts: &Facts<'_>) {
         out.raw(exchange.trace.span_id.as_bytes());
         out.text(br#"","method":""#, facts.method.as_str().as_bytes());
         out.text(br#","host":""#, facts.host);
-        out.text(br#","path":""#, facts.path);
+        out.text(br#","path":""#, &redacted_target(facts.path));
         out.text(br#","http":""#, facts.http.as_bytes());
         out.text(br#","listener":""#, facts.listener.as_bytes());
         out.text(br#","route":""#, exchange.route.as_deref().unwrap_or_default().as_bytes());

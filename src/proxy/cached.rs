@@ -41,9 +41,7 @@ pub(super) fn subject(
     }
     let rules = admitted.route().chain.cache.as_deref();
     let about = || {
-        let field = request.headers.get(http::header::HOST).and_then(|it| it.to_str().ok());
-        let host = field.or_else(|| request.uri.authority().map(|it| it.as_str())).unwrap_or_default();
-        let target = cache::Target::new(exchange.scheme == Scheme::Https, host, &request.uri);
+        let target = cache::Target::of(exchange.scheme == Scheme::Https, request, &request.uri);
         (target, rules.map(|it| it.tags(params, request.uri.path())).unwrap_or_default())
     };
     let change = shared.cache.change(&request.method, rules, about);
@@ -69,13 +67,15 @@ pub(super) async fn lookup(
     };
     exchange.set_identity_headers(client.request_mut());
     let (principal, body) = (exchange.principal.clone(), exchange.body.clone());
-    let asked = CacheRequest::new(&target, client.request(), principal.as_deref(), body.as_deref());
+    let verified = exchange.verified_field.clone();
+    let caller = (principal.as_deref(), verified.as_ref());
+    let asked = CacheRequest::new(&target, client.request(), caller, body.as_deref());
     let result = match shared.cache.lookup_in_memory(rules, asked, &tags) {
         Some(result) => result,
         None => {
             // What has to be waited for is waited for only as long as the client does.
             let request = Box::new(client.request().clone());
-            let asked = CacheRequest::new(&target, &request, principal.as_deref(), body.as_deref());
+            let asked = CacheRequest::new(&target, &request, caller, body.as_deref());
             let lookup = Box::pin(shared.cache.lookup(rules, asked, &tags));
             unless_gone(client, lookup).await?
         }
@@ -150,13 +150,7 @@ impl Proxy {
     ) -> Result<(), Unfinished> {
         let fill = admitted.lookup().as_mut().and_then(|it| it.fill.take());
         let Some(mut fill) = fill else { return refuse(client, exchange, admitted, Refusal::Internal).await };
-        let mut request = RequestHeader::clone(&client.shared_request());
-        fill.ask_on_conditions(&mut request);
-        let interim = |head: &mut ResponseHeader| admitted.on_interim(head);
-        let taps = exchange.request_taps.take();
-        let body = RequestBody::of(client, exchange.body.clone()).with_taps(taps).with_interim(&interim);
-        let Exchange { context, attempt, .. } = &mut *exchange;
-        let response = match self.forwarder(admitted).forward(&request, body, context, attempt).await {
+        let response = match self.ask_for_cache(client, exchange, admitted, &mut fill).await {
             Ok(response) => response,
             Err(ForwardError::Refused(refusal)) => {
                 return match fill.failed(None) {
@@ -185,6 +179,31 @@ impl Proxy {
         exchange.recording = Some(Box::new(Recording::new(fill.body_max())));
         admitted.set_lookup(Lookup { status: None, fill: Some(fill), change: None, word: None });
         self.deliver(response, client, exchange, admitted).await
+    }
+
+    /// Asks the upstream; once more and without a condition, if its 304 is about something else than what is kept.
+    async fn ask_for_cache(
+        &self,
+        client: &mut Client,
+        exchange: &mut Exchange,
+        admitted: &Admitted,
+        fill: &mut Fill,
+    ) -> Result<UpstreamResponse, ForwardError> {
+        let mut request = RequestHeader::clone(&client.shared_request());
+        fill.ask_on_conditions(&mut request);
+        loop {
+            let interim = |head: &mut ResponseHeader| admitted.on_interim(head);
+            let taps = exchange.request_taps.take();
+            let body = RequestBody::of(client, exchange.body.clone()).with_taps(taps).with_interim(&interim);
+            let Exchange { context, attempt, .. } = &mut *exchange;
+            let response = self.forwarder(admitted).forward(&request, body, context, attempt).await?;
+            if !is_about_something_else(fill, &response.head) {
+                return Ok(response);
+            }
+            let UpstreamResponse { mut body, .. } = response;
+            body.finish().await;
+            fill.ask_for(&mut request); // nothing is kept any more: this was the last condition
+        }
     }
 
     /// The client has the response already: its body is read for the cache alone.
@@ -242,6 +261,11 @@ impl Proxy {
     }
 }
 
+/// Whether it is a 304 about another version than the one that is kept, and that is now gone.
+fn is_about_something_else(fill: &mut Fill, head: &ResponseHeader) -> bool {
+    head.status == StatusCode::NOT_MODIFIED && fill.has_kept() && !fill.is_confirmed_by(head)
+}
+
 /// A refresh: a response that is fetched in the background.
 struct Fetch {
     fill: Fill,
@@ -256,12 +280,19 @@ struct Fetch {
 
 impl Fetch {
     async fn run(self) {
-        let Self { mut fill, worker, destination, upstreams, request, body, policy, context } = self;
+        let Self { mut fill, worker, destination, upstreams, mut request, body, policy, context } = self;
         let forwarder =
             Forwarder { worker: &worker, destination: &destination, policy: &policy, upstreams: &upstreams };
-        let mut info = AttemptInfo::default();
-        let forwarded = forwarder.forward(&request, RequestBody::bytes(body), &context, &mut info).await;
-        let Ok(UpstreamResponse { head, mut body }) = forwarded else { return };
+        let (head, mut body) = loop {
+            let body = RequestBody::bytes(body.clone());
+            let forwarded = forwarder.forward(&request, body, &context, &mut AttemptInfo::default()).await;
+            let Ok(UpstreamResponse { head, mut body }) = forwarded else { return };
+            if !is_about_something_else(&mut fill, &head) {
+                break (head, body);
+            }
+            body.finish().await;
+            fill.ask_for(&mut request);
+        };
         if head.status == StatusCode::NOT_MODIFIED {
             body.finish().await;
             fill.confirmed(&head);

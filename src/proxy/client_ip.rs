@@ -6,31 +6,38 @@ use http::header::{HeaderMap, HeaderName};
 
 use crate::config::TrustedProxies;
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-
-/// Walks `X-Forwarded-For` from the nearest hop to the farthest while each hop is a trusted proxy; the
-/// first that is not is the client. A list that is not one of addresses ends the walk.
-pub(super) fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted: &TrustedProxies) -> IpAddr {
-    let mut client = peer.to_canonical();
-    if !trusted.hold(client) {
-        return client;
-    }
-    for line in headers.get_all(&X_FORWARDED_FOR).iter().rev() {
-        for hop in line.as_bytes().rsplit(|it| *it == b',') {
-            let Some(hop) = address(hop.trim_ascii()) else { return client };
-            client = hop.to_canonical();
-            if !trusted.hold(client) {
-                return client;
-            }
+/// Walks the hops that proxies name from the nearest to the farthest while each is a trusted proxy; the first that is
+/// not is the client. A hop that is no address ends the walk. Also says how many hops were looked at.
+pub(super) fn walk<'h>(
+    peer: IpAddr,
+    hops: impl Iterator<Item = Option<&'h [u8]>>,
+    trusted: &TrustedProxies,
+) -> (IpAddr, usize) {
+    let mut client = peer;
+    let mut looked_at = 0;
+    for hop in hops {
+        looked_at += 1;
+        let Some(hop) = hop.and_then(address) else { break };
+        client = hop.to_canonical();
+        if !trusted.hold(client) {
+            break;
         }
     }
-    client
+    (client, looked_at)
 }
 
-/// Some proxies write the port, too.
+/// The elements of a list over all its lines, the last one first; empty ones say nothing (RFC 9110, section 5.6.1).
+pub(super) fn from_the_end<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> + use<'h> {
+    let lines = headers.get_all(name).iter().rev();
+    let elements = lines.flat_map(|it| it.as_bytes().rsplit(|it| *it == b','));
+    elements.map(<[u8]>::trim_ascii).filter(|it| !it.is_empty())
+}
+
+/// Some proxies write the port, too; RFC 7239 has IPv6 in brackets.
 fn address(hop: &[u8]) -> Option<IpAddr> {
     let hop = std::str::from_utf8(hop).ok()?;
-    hop.parse().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|it| it.ip()))
+    let bare = hop.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(hop);
+    bare.parse().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|it| it.ip()))
 }
 
 #[cfg(test)]
@@ -38,36 +45,40 @@ mod tests {
     use super::*;
     use crate::base::Diagnostics;
     use crate::config::{GatewayFile, Process};
+    use crate::pipeline::X_FORWARDED_FOR;
     use http::HeaderValue;
 
     #[track_caller]
-    fn check(peer: &str, lines: &[&str], client: &str) {
+    fn check(peer: &str, lines: &[&str], client: &str, looked_at: usize) {
         let file = GatewayFile { trusted_proxies: vec!["10.0.0.0/8".into()], ..GatewayFile::default() };
         let process = Process::compile(&file, &mut Diagnostics::default());
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(&X_FORWARDED_FOR, HeaderValue::from_str(line).unwrap());
         }
-        let found = client_ip(peer.parse().unwrap(), &headers, &process.trusted_proxies);
-        assert_eq!(found, client.parse::<IpAddr>().unwrap());
-    }
-
-    #[test]
-    fn a_stranger_is_who_it_is_whatever_it_says() {
-        check("203.0.113.9", &["198.51.100.1"], "203.0.113.9");
+        let hops = from_the_end(&headers, &X_FORWARDED_FOR).map(Some);
+        let found = walk(peer.parse().unwrap(), hops, &process.trusted_proxies);
+        assert_eq!(found, (client.parse::<IpAddr>().unwrap(), looked_at));
     }
 
     #[test]
     fn a_trusted_proxy_tells_who_called_it() {
-        check("10.0.0.1", &["198.51.100.1"], "198.51.100.1");
-        check("10.0.0.1", &["1.1.1.1, 198.51.100.1, 10.0.0.2"], "198.51.100.1");
-        check("10.0.0.1", &["1.1.1.1", "198.51.100.1:443"], "198.51.100.1");
-        check("::ffff:10.0.0.1", &["2001:db8::1"], "2001:db8::1");
+        check("10.0.0.1", &["198.51.100.1"], "198.51.100.1", 1);
+        check("10.0.0.1", &["1.1.1.1, 198.51.100.1, 10.0.0.2"], "198.51.100.1", 2);
+        check("10.0.0.1", &["1.1.1.1", "198.51.100.1:443"], "198.51.100.1", 1);
+        check("10.0.0.1", &["[2001:db8::1]"], "2001:db8::1", 1);
+        check("10.0.0.1", &["2001:db8::1"], "2001:db8::1", 1);
+        check("10.0.0.1", &["10.0.0.3, 10.0.0.2"], "10.0.0.3", 2);
+    }
+
+    #[test]
+    fn empty_elements_say_nothing() {
+        check("10.0.0.1", &["1.1.1.1,,10.0.0.2, ", ""], "1.1.1.1", 2);
     }
 
     #[test]
     fn what_is_no_address_ends_the_walk() {
-        check("10.0.0.1", &["198.51.100.1, unknown"], "10.0.0.1");
-        check("10.0.0.1", &[], "10.0.0.1");
+        check("10.0.0.1", &["198.51.100.1, unknown"], "10.0.0.1", 1);
+        check("10.0.0.1", &[], "10.0.0.1", 0);
     }
 }

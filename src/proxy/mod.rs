@@ -1,11 +1,13 @@
 //! The request's way, from a request that was read to the line in the log.
 //!
-//! `shell` brings requests, `way` is the order of the steps, `reply` writes the gateway's own answers, `strict` refuses
-//! what could be read in two ways, `access_log` reports every request.
+//! `shell` brings requests, `arrival` says how they came, `way` is the order of the steps, `reply` writes the gateway's
+//! own answers, `strict` refuses what could be read in two ways, `access_log` reports every request.
 
 mod access_log;
+mod arrival;
 mod cached;
 mod client_ip;
+mod forwarded;
 mod idempotent;
 mod reply;
 mod shell;
@@ -31,6 +33,7 @@ use crate::guard::{Guard, Stage, Violation};
 use crate::identity::Identity;
 use crate::listener::{Connection, EarlyReject, Refuse};
 use crate::pipeline::{EndState, ErrorBody, Exchange, Refusal, Scheme};
+use crate::proxy::arrival::Arrival;
 use crate::proxy::way::{Admitted, Decision, DefaultResponse, Stopped, request_filters};
 use crate::state::State;
 use crate::telemetry::{IN_FLIGHT, refused};
@@ -148,10 +151,10 @@ impl Proxy {
     }
 
     /// Answers a request.
-    async fn serve(&self, client: &mut Client, request: &mut Request, peer_trusted: bool) -> Result<(), Unfinished> {
+    async fn serve(&self, client: &mut Client, request: &mut Request, arrival: &Arrival<'_>) -> Result<(), Unfinished> {
         let exchange = &mut request.exchange;
         let active = self.configuration.active();
-        match request_filters(active, &self.shared, exchange, client, peer_trusted).await {
+        match request_filters(active, &self.shared, exchange, client, arrival).await {
             Ok(Decision::Forward(admitted)) => {
                 let admitted = request.admitted.insert(admitted);
                 if cached::begin(exchange, admitted) {
@@ -380,12 +383,12 @@ impl Proxy {
         if connection.closing() {
             client.close_after();
         }
-        let trusted = &self.configuration.process().trusted_proxies;
-        let address = client_ip::client_ip(peer, &client.request().headers, trusted);
-        let mut request = Request::new(Exchange::new(address, scheme));
+        let arrival = Arrival::of(peer, scheme, &client.request().headers, self.configuration.process());
+        let mut request = Request::new(Exchange::new(arrival.client_ip, arrival.scheme));
+        request.exchange.proxied.clone_from(&arrival.proxied);
         let handled = match self.guarded(&mut client, &mut request.exchange).await {
             Some(turned_away) => turned_away,
-            None => self.serve(&mut client, &mut request, trusted.hold(peer)).await,
+            None => self.serve(&mut client, &mut request, &arrival).await,
         };
         if let Err(Unfinished::Tunnel(tunnel)) = handled {
             return After::Rest(Box::pin(self.clone().tunnel(client, request, tunnel)));

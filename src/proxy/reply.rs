@@ -130,6 +130,12 @@ impl ErrorBody {
                     "correct the places that the pointers name",
                 )
             },
+            Refusal::CheckBusy => say(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "check_busy",
+                "too many bodies are being checked at the moment",
+                LATER,
+            ),
             Refusal::IdempotencyKey(why) => say(
                 StatusCode::BAD_REQUEST,
                 "idempotency_key",
@@ -356,7 +362,7 @@ fn grpc_status(status: StatusCode) -> u16 {
     match status.as_u16() {
         400 | 411 | 415 | 417 | 422 | 426 => 3, // INVALID_ARGUMENT
         408 | 504 => 4,                         // DEADLINE_EXCEEDED
-        404 | 405 | 406 => 12,                  // UNIMPLEMENTED
+        404..=406 => 12,                        // UNIMPLEMENTED
         401 => 16,                              // UNAUTHENTICATED
         403 => 7,                               // PERMISSION_DENIED
         409 => 10,                              // ABORTED

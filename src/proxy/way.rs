@@ -10,22 +10,23 @@ use bytes::Bytes;
 use http::header::{
     ACCEPT_ENCODING, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE, SEC_WEBSOCKET_EXTENSIONS, UPGRADE,
 };
-use http::{Method, StatusCode, Uri, Version};
+use http::{Method, Uri, Version};
 use parking_lot::{Mutex, MutexGuard};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::date::get_cached_date;
 
 use crate::cache::{CachedResponse, Lookup};
 use crate::client::Client;
-use crate::config::{Action, ActiveConfig, Respond, Route};
+use crate::config::{Action, ActiveConfig, Redirect, Respond, Route};
 use crate::deliver::{DIGESTS, ResponseFilters};
 use crate::filters::{self, Reservation, ReserveOutcome, StoredResponse};
 use crate::forward::{Destination, ForwardError, call_deadline, hold_body, show_whole, unless_gone};
 use crate::http as codec;
 use crate::identity::ClientCertificate;
 use crate::pipeline::{Exchange, Refusal, RequestContext, Stop, Taps};
+use crate::proxy::arrival::Arrival;
 use crate::proxy::{Shared, cached, reply, strict};
-use crate::routing::{Outcome, Params, Request, Target};
+use crate::routing::{Outcome, Params, Request, Target, join_query, without_parameters};
 
 /// What the request filters decide.
 pub(super) enum Decision {
@@ -124,11 +125,14 @@ pub(super) async fn request_filters(
     shared: &Shared,
     exchange: &mut Exchange,
     client: &mut Client,
-    peer_trusted: bool,
+    arrival: &Arrival<'_>,
 ) -> Result<Decision, Stopped> {
     // Before anything reads a field: what could be read in two ways is not read at all.
     strict::check(client)?;
+    // Likewise: what nobody vouches for is not there, on whatever way the request goes on.
     let request = client.request_mut();
+    arrival.settle(request);
+    let peer_trusted = arrival.trusted;
 
     // Before the first refusal that can name them: every answer and line of the log does.
     let nothing = Params::default();
@@ -149,9 +153,14 @@ pub(super) async fn request_filters(
     normalise(request)?;
 
     let websocket = asks_for_websocket(client);
-    let (route, params) = find(&active, client.request(), websocket)?;
+    let request = client.request();
+    let (route, params) = find(&active, request, request.uri.path(), websocket)?;
     let admitted = Admitted { active, route, lookup: Mutex::new(None) };
     exchange.route = Some(admitted.route().name.clone());
+    exchange.host_verified = admitted.route().verifies_host;
+    if let Err(refusal) = path_parameters(&admitted, request, websocket) {
+        return Err(Stopped { admitted: Some(admitted), why: ForwardError::Refused(refusal) });
+    }
     match filter(&admitted, shared, exchange, client, peer_trusted, &params).await {
         Ok(RouteDecision::Forward) => {}
         Ok(RouteDecision::Idempotent(reservation)) => return Ok(Decision::Idempotent(admitted, reservation)),
@@ -165,7 +174,7 @@ pub(super) async fn request_filters(
     }
     match &admitted.route().action {
         Action::Upstream(_) => Ok(Decision::Forward(admitted)),
-        Action::Redirect(redirect) => match redirected(redirect.status, &redirect.to, client.request(), &params) {
+        Action::Redirect(redirect) => match redirected(redirect, exchange, client.request(), &params) {
             Some(head) => Ok(Decision::Respond(admitted, head, Bytes::new())),
             None => {
                 let why = ForwardError::Refused(Refusal::BadRequest("the target can't be redirected"));
@@ -188,8 +197,6 @@ async fn filter(
     peer_trusted: bool,
     params: &Params,
 ) -> Result<RouteDecision, Early> {
-    // Always, and before anything could believe them: only the gateway says who the caller is.
-    filters::auth::strip_identity_headers(client.request_mut());
     upgrade(admitted.route(), client)?;
     if !client.has_no_body() {
         exchange.deadline = call_deadline(client.request(), exchange.started, &admitted.route().policy)?;
@@ -298,7 +305,8 @@ async fn reserve(
     if route.chain.needs_body(&client.request().method) || shared.mocks {
         Box::pin(hold_body(client, exchange, &route.policy)).await?;
         let held = exchange.body.clone().unwrap_or_default();
-        route.chain.on_body(exchange, client.request(), &held)?;
+        let request = client.shared_request();
+        Box::pin(unless_gone(client, route.chain.on_body(exchange, &request, &held))).await??;
         if shared.mocks && filters::rate_limit::triggered(&held) {
             return Err(Refusal::RateLimited { limit: 0, retry_after: 1 }.into());
         }
@@ -393,11 +401,9 @@ fn dated(answer: &mut ResponseHeader) {
 }
 
 fn normalise(request: &mut RequestHeader) -> Result<(), Refusal> {
-    let absolute = !request.raw_path().starts_with(b"/");
-    let raw: &[u8] = if absolute { absolute_path(request)? } else { request.raw_path() };
-    let target =
-        Target::normalise(raw).map_err(|_| Refusal::BadRequest("the target's path can be read in two ways"))?;
-    if target.is_unchanged() && !absolute {
+    let target = Target::normalise(request.raw_path())
+        .map_err(|_| Refusal::BadRequest("the target's path can be read in two ways"))?;
+    if target.is_unchanged() {
         return Ok(());
     }
     let uri: Uri = target.to_string().parse().map_err(|_| Refusal::BadRequest("the target is not a URI"))?;
@@ -408,21 +414,13 @@ fn normalise(request: &mut RequestHeader) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The path of `GET http://host/path`. Pingora has refused a host that is not the one in `Host`.
-fn absolute_path(request: &RequestHeader) -> Result<&[u8], Refusal> {
-    let malformed = Refusal::BadRequest("the target is neither a path nor a URL");
-    let target = request.raw_path();
-    let scheme = [&b"http://"[..], b"https://"]
-        .into_iter()
-        .find(|it| target.get(..it.len()).is_some_and(|start| start.eq_ignore_ascii_case(it)));
-    let Some(scheme) = scheme else { return Err(malformed) };
-    let rest = &target[scheme.len()..];
-    // The authority ends at the first of these; a slash in a query begins no path.
-    match rest.iter().position(|it| b"/?#".contains(it)) {
-        None => Ok(b"/"),
-        Some(end) if rest[end] == b'/' => Ok(&rest[end..]),
-        Some(_) => Err(malformed),
-    }
+/// What is protected is so too against servers that cut parameters off a path.
+fn path_parameters(admitted: &Admitted, request: &RequestHeader, websocket: bool) -> Result<(), Refusal> {
+    let Some(cut) = without_parameters(request.uri.path()) else { return Ok(()) };
+    let refused = Refusal::BadRequest("the path's parameters can be read in two ways");
+    let Ok(target) = Target::normalise(cut.as_bytes()) else { return Err(refused) };
+    let other = find(&admitted.active, request, target.path(), websocket).ok().map(|it| it.0);
+    if admitted.active.snapshot.takes_parameters(admitted.route, other) { Ok(()) } else { Err(refused) }
 }
 
 /// Whether it is the handshake of a WebSocket (RFC 6455, section 4.1).
@@ -432,8 +430,9 @@ fn asks_for_websocket(client: &Client) -> bool {
     client.wants_upgrade() && request.method == Method::GET && protocol()
 }
 
-/// Only a route for WebSockets changes protocols. Elsewhere their handshake is refused, since no answer to its GET is
-/// what its client waits for; a wish for anything else is ignored (RFC 9110, section 7.8).
+/// Only a route for WebSockets or for the named protocol changes protocols. Elsewhere the handshake of a WebSocket is
+/// refused, since no answer to its GET is what its client waits for; a wish for anything else is ignored (RFC 9110,
+/// section 7.8).
 fn upgrade(route: &Route, client: &mut Client) -> Result<(), Refusal> {
     if !client.wants_upgrade() {
         return Ok(());
@@ -441,6 +440,7 @@ fn upgrade(route: &Route, client: &mut Client) -> Result<(), Refusal> {
     match asks_for_websocket(client) {
         true if route.description.r#match.websocket => Ok(()),
         true => Err(Refusal::UpgradeNotAllowed { protocol: "websocket".to_owned() }),
+        false if changes_to(route, client.request()) => Ok(()),
         false => {
             client.ignore_upgrade();
             Ok(())
@@ -448,11 +448,24 @@ fn upgrade(route: &Route, client: &mut Client) -> Result<(), Refusal> {
     }
 }
 
-fn find(active: &ActiveConfig, request: &RequestHeader, websocket: bool) -> Result<(usize, Params), Refusal> {
+/// Whether the one protocol that the client names is one that the route changes to. Taps can't read what it is.
+fn changes_to(route: &Route, request: &RequestHeader) -> bool {
+    let mut wanted = codec::tokens(&request.headers, &UPGRADE);
+    let (Some(protocol), None) = (wanted.next(), wanted.next()) else { return false };
+    let named = route.description.upgrade.iter().any(|it| it.as_bytes().eq_ignore_ascii_case(protocol));
+    named && !route.chain.taps_requests() && !route.chain.taps_responses()
+}
+
+fn find(
+    active: &ActiveConfig,
+    request: &RequestHeader,
+    path: &str,
+    websocket: bool,
+) -> Result<(usize, Params), Refusal> {
     let host = request.headers.get(http::header::HOST).and_then(|it| it.to_str().ok());
     let asked = Request {
         host: host.or_else(|| request.uri.authority().map(|it| it.as_str())),
-        path: request.uri.path(),
+        path,
         query: request.uri.query(),
         method: &request.method,
         headers: &request.headers,
@@ -474,18 +487,21 @@ fn find(active: &ActiveConfig, request: &RequestHeader, websocket: bool) -> Resu
 }
 
 fn redirected(
-    status: StatusCode,
-    to: &crate::routing::Template,
+    redirect: &Redirect,
+    exchange: &Exchange,
     request: &RequestHeader,
     params: &Params,
 ) -> Option<Box<ResponseHeader>> {
     let mut place = String::new();
-    to.expand(params, request.uri.path(), &mut place);
-    if let Some(query) = request.uri.query() {
-        place.push(if place.contains('?') { '&' } else { '?' });
-        place.push_str(query);
+    redirect.to.expand(params, request.uri.path(), &mut place);
+    // A path is one of the client's: what a proxy has taken away from its beginning belongs to it.
+    if let Some(prefix) = exchange.proxied.as_ref().and_then(|it| it.prefix.as_ref()?.to_str().ok())
+        && place.starts_with('/')
+    {
+        place.insert_str(0, prefix);
     }
-    let mut head = reply::head(status);
+    join_query(&mut place, request.uri.query());
+    let mut head = reply::head(redirect.status);
     head.insert_header(LOCATION, HeaderValue::from_str(&place).ok()?).ok()?;
     Some(head)
 }

@@ -89,7 +89,7 @@ impl Table {
             Outcome::Found { route, params } => {
                 let named = |(index, name): (usize, &String)| Some((name.clone(), params.at(index, path)?.to_owned()));
                 let params = self.captures(route).iter().enumerate().filter_map(named).collect();
-                let path = self.pattern(route).to_owned();
+                let path = self.routes()[route].shown.path.clone();
                 Verdict::Found { route: self.name(route).to_owned(), path, params }
             }
             Outcome::NotFound => Verdict::NotFound,
@@ -118,7 +118,7 @@ fn near_miss(
     if reasons.is_empty() {
         reasons.push(format!("less specific than route {}", winner?));
     }
-    let path = route.pattern.text.clone();
+    let path = route.shown.path.clone();
     Some((other_path, NearMiss { route: route.name.clone(), path, reasons }))
 }
 
@@ -127,8 +127,7 @@ fn host_reason(route: &Route, host: Option<&HostName>) -> Option<String> {
     if route.hosts.is_empty() || host.is_some_and(taken) {
         return None;
     }
-    let wanted: Vec<String> = route.hosts.iter().map(|it| it.text()).collect();
-    let wanted = wanted.join(" or ");
+    let wanted = route.shown.hosts.join(" or ");
     Some(match host {
         Some(name) => format!("host is {}, not {wanted}", name.as_str()),
         None => format!("host is missing or no name, not {wanted}"),
@@ -145,7 +144,7 @@ fn condition_reasons(route: &Route, request: &Request<'_>) -> Vec<String> {
         reasons.push("not a WebSocket handshake".to_owned());
     }
     let predicates = route.predicates.iter();
-    reasons.extend(predicates.filter_map(|it| it.reason(request.headers, request.query)));
+    reasons.extend(predicates.filter_map(|it| it.reason(request.headers, request.query, &route.shown)));
     if route.quality(request.headers).is_none() {
         let types: Vec<String> = route.accept.iter().map(|it| it.text()).collect();
         reasons.push(format!("header accept admits none of [{}]", types.join(", ")));

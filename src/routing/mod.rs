@@ -7,8 +7,10 @@
 
 mod accept;
 mod explain;
+mod foreign;
 mod pattern;
 mod predicates;
+mod query;
 mod route;
 mod table;
 mod target;
@@ -20,8 +22,11 @@ mod written;
 mod tests;
 
 pub use explain::{Explanation, NearMiss, Verdict};
+pub use foreign::{known_variable, unfilled};
+pub use pattern::HostName;
+pub use query::{join_query, value_of};
 pub use table::{Outcome, Request, Table};
-pub use target::{Ambiguous, Target};
+pub use target::{Ambiguous, Target, without_parameters};
 pub use template::Template;
 pub use trie::Params;
 pub use written::{MatchConfig, ValueMatch, ValueRule};

@@ -4,11 +4,14 @@
 
 use crate::base::{At, Diagnostics};
 
+use super::foreign;
 use super::target::Target;
 use super::trie::CAPTURES_MAX;
 
 /// The most segments of a pattern; bounds how deep a walk can go.
 const SEGMENTS_MAX: usize = 64;
+/// The one name of a pattern that could not be read at all: it may capture anything, and no template is blamed.
+pub(super) const ANYTHING: &str = "*";
 
 /// A compiled path pattern. Equal kinds at equal places are one shape, whatever the names.
 #[derive(Clone, Debug)]
@@ -36,8 +39,16 @@ impl Pattern {
     /// them is not blamed for the pattern's fault.
     pub(super) fn compile(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         let mut pattern = Self { text: text.to_owned(), segments: Vec::new(), names: Vec::new() };
+        if let Some(theirs) = foreign::pattern(text) {
+            let diagnostic = diagnostics.error(at, format!("`{}` {}", theirs.theirs, theirs.kind));
+            diagnostic.help(format!("write `{}`", theirs.ours));
+            pattern.names = theirs.names;
+            return pattern;
+        }
         let Some(inner) = text.strip_prefix('/') else {
-            diagnostics.error(at, "a path starts with a slash").help(format!("write `/{text}`"));
+            let help = address(text).unwrap_or_else(|| format!("write `/{text}`"));
+            diagnostics.error(at, "a path starts with a slash").help(help);
+            pattern.names = vec![ANYTHING.to_owned()];
             return pattern;
         };
         if let Some(mark) = text.find(['?', '#']) {
@@ -62,13 +73,15 @@ impl Pattern {
         pattern
     }
 
+    /// Whether it takes all that is below some path, and the other pattern's paths are there.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        let Some((Segment::Rest, fixed)) = self.segments.split_last() else { return false };
+        let fits = |(own, other): (&Segment, &Segment)| own == other || *own == Segment::Name;
+        fixed.len() <= other.segments.len() && fixed.iter().zip(&other.segments).all(fits)
+    }
+
     fn segment(&mut self, text: &str, last: bool, at: &At<'_>, diagnostics: &mut Diagnostics) {
         if !text.contains(['{', '}']) {
-            if text == "*" || text == "**" {
-                diagnostics
-                    .error(at, format!("`{text}` is no wildcard"))
-                    .help("write `{name}` for one segment, `{*rest}` at the end for all that follow");
-            }
             self.segments.push(Segment::Literal(text.to_owned()));
             return;
         }
@@ -104,6 +117,14 @@ impl Pattern {
         }
         self.names.push(name.to_owned());
     }
+}
+
+/// What to write in the place of a whole address.
+fn address(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("://")?;
+    let at = rest.find('/').unwrap_or(rest.len());
+    let path = if at < rest.len() { &rest[at..] } else { "/" };
+    Some(format!("write `path: \"{path}\"`, and `hosts: [\"{}\"]` beside it", without_port(&rest[..at])))
 }
 
 /// How a path stands to a pattern, for people.
@@ -203,8 +224,14 @@ impl Host {
             return Some(if below { Self::Below(name) } else { Self::Exact(name) });
         }
         let diagnostic = diagnostics.error(at, format!("`{text}` is not a host"));
+        let bare = plain.split_once("://").map_or(plain.as_str(), |(_, rest)| rest);
+        let bare = bare.split(['/', '?', '#']).next().unwrap_or_default();
         if plain == "*" {
             diagnostic.help("leave `hosts` out to take any host");
+        } else if bare != plain && is_host(without_port(bare)) {
+            diagnostic.help(format!("a host alone: write `{}`", without_port(bare)));
+        } else if let Some(name) = plain.strip_prefix(['*', '.']).filter(|it| is_host(it)) {
+            diagnostic.help(format!("write `*.{name}` for every name below"));
         } else if without_port(name) != name {
             diagnostic.help("ports do not count: leave the port out");
         } else if !text.is_ascii() {
@@ -238,13 +265,14 @@ const HOST_MAX: usize = 253;
 /// A request's host in the form that names are compared in: without port and trailing dot, in
 /// lower case (RFC 9110, section 4.2.3). `None` if no host pattern can match it.
 #[derive(Debug)]
-pub(super) struct HostName {
+pub struct HostName {
     text: [u8; HOST_MAX],
     length: usize,
 }
 
 impl HostName {
-    pub(super) fn of(raw: Option<&str>) -> Option<Self> {
+    /// `raw` is the authority that a request names, with or without a port.
+    pub fn of(raw: Option<&str>) -> Option<Self> {
         let name = without_port(raw?);
         let name = name.strip_suffix('.').unwrap_or(name);
         let empty_label = name.is_empty() || name.starts_with('.') || name.contains("..");
@@ -257,7 +285,8 @@ impl HostName {
         Some(Self { text, length: name.len() })
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    /// The name.
+    pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.text[..self.length]).expect("only ASCII is taken in")
     }
 }

@@ -10,7 +10,8 @@ use http::{HeaderMap, Method};
 
 use crate::base::{At, Diagnostics};
 
-use super::written::{ValueMatch, ValueRule};
+use super::query::{Decoded, value_of};
+use super::written::{MatchConfig, ValueMatch, ValueRule};
 
 /// A condition on one header field or query parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,17 +84,18 @@ impl Predicate {
         self.miss(headers, query).is_none()
     }
 
-    /// Why it does not hold, for people. Tells nothing of the request's value: it may be a secret.
-    pub(super) fn reason(&self, headers: &HeaderMap, query: Option<&str>) -> Option<String> {
+    /// Why it does not hold, for people. Tells nothing of the request's value, which may be a secret, and of the one
+    /// that is wanted what `shown` says.
+    pub(super) fn reason(&self, headers: &HeaderMap, query: Option<&str>, shown: &MatchConfig) -> Option<String> {
         let miss = self.miss(headers, query)?;
         let field = match &self.field {
             Field::Header(name) => format!("header {name}"),
             Field::Query(name) => format!("query parameter {name}"),
         };
-        let wanted = match &self.test {
-            Test::Exact(text) => format!(" is not `{text}`"),
-            Test::Prefix(text) => format!(" does not start with `{text}`"),
-            Test::Present | Test::Absent => String::new(),
+        let wanted = match self.field.condition(shown) {
+            Some(ValueMatch::Exact(text) | ValueMatch::Rule(ValueRule::Exact(text))) => format!(" is not `{text}`"),
+            Some(ValueMatch::Rule(ValueRule::Prefix(text))) => format!(" does not start with `{text}`"),
+            Some(ValueMatch::Rule(ValueRule::Present(_))) | None => String::new(),
         };
         Some(match miss {
             Miss::Missing => format!("{field} missing"),
@@ -125,6 +127,18 @@ impl Predicate {
         let exact = |it: &&Self| matches!(it.test, Test::Exact(_));
         let prefix = |it: &Self| if let Test::Prefix(text) = &it.test { text.len() } else { 0 };
         (list.len(), list.iter().filter(exact).count(), list.iter().map(prefix).sum())
+    }
+}
+
+impl Field {
+    fn condition<'m>(&self, written: &'m MatchConfig) -> Option<&'m ValueMatch> {
+        match self {
+            Self::Header(name) => {
+                let mut headers = written.headers.iter();
+                headers.find(|(key, _)| key.eq_ignore_ascii_case(name.as_str())).map(|it| it.1)
+            }
+            Self::Query(name) => written.query.get(name),
+        }
     }
 }
 
@@ -173,35 +187,7 @@ impl Test {
 
 /// The first value of a query parameter, decoded.
 fn parameter<'q>(query: Option<&'q str>, name: &str) -> Option<Decoded<'q>> {
-    let mut pairs = query?.split('&').map(|it| it.split_once('=').unwrap_or((it, "")));
-    let (_, value) = pairs.find(|(key, _)| !key.is_empty() && Decoded(key).eq(name.bytes()))?;
-    Some(Decoded(value))
-}
-
-/// The bytes of a form-encoded text, decoded on the go. A lone percent sign stands for itself.
-struct Decoded<'q>(&'q str);
-
-impl Iterator for Decoded<'_> {
-    type Item = u8;
-
-    fn next(&mut self) -> Option<u8> {
-        let (byte, length) = match *self.0.as_bytes() {
-            [] => return None,
-            [b'+', ..] => (b' ', 1),
-            [b'%', high, low, ..] => match (hex(high), hex(low)) {
-                (Some(high), Some(low)) => (high << 4 | low, 3),
-                _ => (b'%', 1),
-            },
-            // A query is ASCII after normalising; one that is not loses its tail, never its head.
-            [byte, ..] => (byte, 1),
-        };
-        self.0 = self.0.get(length..).unwrap_or("");
-        Some(byte)
-    }
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).map(|it| it as u8)
+    query?.split('&').find_map(|it| value_of(it, name)).map(Decoded)
 }
 
 /// The methods that a route takes; none: any.

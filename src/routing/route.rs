@@ -25,6 +25,8 @@ pub(super) struct Route {
     pub(super) websocket: bool,
     /// What orders routes of the same host and shape, before any request is looked at.
     pub(super) weight: Weight,
+    /// As written, as far as people may see it: what explanations quote.
+    pub(super) shown: Box<MatchConfig>,
 }
 
 /// More conditions, more exact ones, longer prefixes, methods listed. Greater goes first.
@@ -72,7 +74,8 @@ impl Route {
         let weight = Weight { narrowness, methods: !methods.any() };
         let name = name.to_owned();
         let websocket = *websocket;
-        let route = Self { name, pattern, hosts, methods, predicates, accept, websocket, weight };
+        let shown = Box::new(written.shown());
+        let route = Self { name, pattern, hosts, methods, predicates, accept, websocket, weight, shown };
         (route, diagnostics.iter().count() == before)
     }
 

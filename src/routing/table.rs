@@ -96,6 +96,13 @@ impl Table {
         table
     }
 
+    /// Explains routes by these words, one for each in their order, in place of what they were compiled from.
+    pub fn explain_by(&mut self, shown: impl Iterator<Item = MatchConfig>) {
+        for (route, shown) in self.routes.iter_mut().zip(shown) {
+            *route.shown = shown;
+        }
+    }
+
     /// Which route takes a request. Allocates nothing when one does.
     pub fn find(&self, request: &Request<'_>) -> Outcome {
         let host = HostName::of(request.host);
@@ -125,6 +132,17 @@ impl Table {
     pub fn param<'p>(&self, route: usize, params: &Params, path: &'p str, name: &str) -> Option<&'p str> {
         let index = self.captures(route).iter().position(|it| it == name)?;
         params.at(index, path)
+    }
+
+    /// Whether the route number `wide` takes all that is below some path, and what the route number `other` takes is
+    /// there, at a host that both may take.
+    pub fn covers(&self, wide: usize, other: usize) -> bool {
+        let (wide, other) = (&self.routes[wide], &self.routes[other]);
+        let meet = |one: &Host, two: &Host| one == two || one.takes(&two.text()) || two.takes(&one.text());
+        let hosts = wide.hosts.is_empty()
+            || other.hosts.is_empty()
+            || wide.hosts.iter().any(|one| other.hosts.iter().any(|two| meet(one, two)));
+        hosts && wide.pattern.covers(&other.pattern)
     }
 
     /// The number of routes.

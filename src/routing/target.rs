@@ -47,6 +47,9 @@ pub enum Ambiguous {
     /// More `..` than segments before it.
     #[error("dot segments climb above the root")]
     AboveRoot,
+    /// `%C1%A1`: two bytes for what UTF-8 has in one, which some decoders take for it (RFC 3629, section 3).
+    #[error("overlong UTF-8")]
+    Overlong,
     /// `..;x`: servlet containers cut the parameter and then see a dot segment.
     #[error("dot segment with a parameter")]
     DotParameter,
@@ -98,6 +101,20 @@ impl<'a> Target<'a> {
     }
 }
 
+/// A normalised path as servers read it that cut parameters off its segments (RFC 3986, section 3.3), before or after
+/// they decode it; `None` if it has none. What is left need not be in normal form.
+pub fn without_parameters(path: &str) -> Option<String> {
+    if !path.bytes().any(|it| it == b';' || it == b'%') {
+        return None;
+    }
+    let cut = |segment: &str| {
+        let end = segment.find(';').into_iter().chain(segment.find("%3B")).min();
+        end.unwrap_or(segment.len())
+    };
+    let segments: Vec<&str> = path.split('/').map(|it| &it[..cut(it)]).collect();
+    Some(segments.join("/")).filter(|it| it != path)
+}
+
 /// As it is sent upstream.
 impl fmt::Display for Target<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -116,6 +133,9 @@ fn is_normal(path: &[u8]) -> Result<bool, Ambiguous> {
             b'/' => normal &= !in_doubt(&path[at + 1..]),
             b'%' => {
                 let value = escaped(&path[at + 1..])?;
+                if is_overlong(value, &path[at + 3..]) {
+                    return Err(Ambiguous::Overlong);
+                }
                 let digits = &path[at + 1..at + 3];
                 normal &= !unreserved(value) && !digits.iter().any(u8::is_ascii_lowercase);
                 at += 2;
@@ -168,6 +188,16 @@ fn escaped(digits: &[u8]) -> Result<u8, Ambiguous> {
         0..=0x1f | 0x7f => Err(Ambiguous::Control),
         value => Ok(value),
     }
+}
+
+/// Whether a sequence of UTF-8 begins here that is longer than it has to be; no text has one.
+fn is_overlong(first: u8, rest: &[u8]) -> bool {
+    if first < 0xc0 {
+        return false;
+    }
+    let second = rest.strip_prefix(b"%").and_then(|it| std::str::from_utf8(it.get(..2)?).ok());
+    let second = second.and_then(|it| u8::from_str_radix(it, 16).ok());
+    matches!((first, second), (0xc0 | 0xc1, Some(0x80..=0xbf)) | (0xe0, Some(0x80..=0x9f)) | (0xf0, Some(0x80..=0x8f)))
 }
 
 /// RFC 3986, section 2.3.
@@ -277,6 +307,20 @@ mod tests {
     }
 
     #[test]
+    fn parameters_are_cut_off_as_servers_do() {
+        for (path, cut) in [
+            ("/a/b", None),
+            ("/a%20b", None),
+            ("/a;v=1/b", Some("/a/b")),
+            ("/a/b;", Some("/a/b")),
+            ("/a%3Bx/;y/b;x%3By", Some("/a//b")),
+            ("/;/a", Some("//a")),
+        ] {
+            assert_eq!(without_parameters(path).as_deref(), cut, "{path}");
+        }
+    }
+
+    #[test]
     fn what_readers_disagree_about_is_refused() {
         for raw in [&b""[..], b"a/b", b"*", b"http://a/", b"?x"] {
             refused(raw, Ambiguous::NoLeadingSlash);
@@ -298,6 +342,9 @@ mod tests {
         refused(b"/a?b#c", Ambiguous::Fragment);
         for raw in [&b"/.."[..], b"/a/../..", b"/%2e%2e/a", b"//../a", b"/a/../../b"] {
             refused(raw, Ambiguous::AboveRoot);
+        }
+        for raw in [&b"/%c1%a1dmin"[..], b"/%C0%AF", b"/%e0%80%af", b"/%f0%80%80%af"] {
+            refused(raw, Ambiguous::Overlong);
         }
         for raw in [&b"/a/..;/b"[..], b"/.;x", b"/a/%2e%2e;v=1", b"/a/..%3b/b", b"/a/%2e%3B"] {
             refused(raw, Ambiguous::DotParameter);

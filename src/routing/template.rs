@@ -6,6 +6,8 @@
 
 use crate::base::{At, Diagnostics};
 
+use super::foreign;
+use super::pattern::ANYTHING;
 use super::target::Target;
 use super::trie::Params;
 
@@ -29,6 +31,10 @@ impl Template {
     /// It starts with a slash, or with `http://` or `https://` and a host.
     pub fn compile(text: &str, names: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         let mut pieces = Vec::new();
+        if let Some(theirs) = unfilled(text, names) {
+            diagnostics.error(at, format!("nothing fills in `{theirs}`")).help(ours(theirs, names));
+            return Self { pieces };
+        }
         let mut rest = text;
         let mut in_query = false;
         while let Some((before, after)) = rest.split_once('{') {
@@ -113,16 +119,50 @@ fn push_text(pieces: &mut Vec<Piece>, text: &str, at: &At<'_>, diagnostics: &mut
 }
 
 fn capture(name: &str, names: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<usize> {
-    let found = names.iter().position(|it| it == name);
+    let found = names.iter().position(|it| it == name || it == ANYTHING);
     if found.is_none() {
         let diagnostic = diagnostics.error(at, format!("the path captures no `{name}`"));
         let plain = name.strip_prefix('*').filter(|it| names.iter().any(|name| name == it));
         match plain {
             Some(plain) => diagnostic.help(format!("write `{{{plain}}}`")),
+            None if names.is_empty() => diagnostic.help(format!("name a segment of `match.path` `{{{name}}}`")),
             None => diagnostic.suggest(name, names.iter().map(String::as_str)),
         }
     }
     found
+}
+
+/// What another router would fill in: a variable, `$id` of a capture, or `:id` as a whole segment.
+fn unfilled<'t>(text: &'t str, names: &[String]) -> Option<&'t str> {
+    let word = |rest: &'t str| {
+        let end = rest[1..].find(|it: char| !it.is_ascii_alphanumeric() && it != '_');
+        &rest[..end.map_or(rest.len(), |it| it + 1)]
+    };
+    let of_capture =
+        |(at, _): (usize, &str)| Some(word(&text[at..])).filter(|it| names.iter().any(|name| *name == it[1..]));
+    let segment = |(at, _): (usize, &str)| {
+        Some(word(&text[at + 1..])).filter(|it| it[1..].starts_with(|it: char| it.is_ascii_alphabetic()))
+    };
+    let variable = foreign::variable(text).or_else(|| text.match_indices('$').find_map(of_capture));
+    variable.or_else(|| text.match_indices("/:").find_map(segment))
+}
+
+/// What to write in its place.
+fn ours(theirs: &str, names: &[String]) -> String {
+    let word = theirs.trim_matches(|it: char| !it.is_ascii_alphanumeric() && it != '_');
+    let numbered = word.parse::<usize>().ok().and_then(|it| names.get(it.checked_sub(1)?));
+    if let Some(name) = numbered.or_else(|| names.iter().find(|it| *it == word)).filter(|it| *it != ANYTHING) {
+        return format!("write `{{{name}}}`");
+    }
+    match word {
+        "host" | "http_host" | "hostname" | "server_name" => {
+            "a place on the same host is written as a path alone, another host is written out: a client's word can't be one"
+                .to_owned()
+        }
+        "args" | "is_args" | "query_string" => "leave it out: the query is kept".to_owned(),
+        _ if names.is_empty() => "name a segment of `match.path`, such as `{id}` or `{*rest}`, and write `{id}` or `{rest}`".to_owned(),
+        _ => format!("what the path captures is written `{{{}}}`", names.join("}`, `{")),
+    }
 }
 
 /// Checks what surrounds the captures: with a word and with nothing in their place.

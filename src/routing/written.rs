@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::base::{REDACTED, Secret, names_credential};
+
 /// The `match:` section of a route: which requests it takes. All that is written must hold; the
 /// most specific route wins, whatever the order in the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -41,7 +43,7 @@ pub struct MatchConfig {
 #[serde(untagged)]
 pub enum ValueMatch {
     /// Exactly this text.
-    Exact(String),
+    Exact(#[schemars(with = "Secret")] String),
     /// One of the other rules.
     Rule(ValueRule),
 }
@@ -51,9 +53,33 @@ pub enum ValueMatch {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ValueRule {
     /// Exactly this text.
-    Exact(String),
+    Exact(#[schemars(with = "Secret")] String),
     /// A text that starts so.
-    Prefix(String),
+    Prefix(#[schemars(with = "Secret")] String),
     /// `true`: there, with any value; `false`: not there.
     Present(bool),
+}
+
+impl MatchConfig {
+    /// The same for people's eyes: without the values of fields and parameters that carry credentials.
+    pub fn shown(&self) -> Self {
+        let mut shown = self.clone();
+        for (name, value) in shown.headers.iter_mut().chain(&mut shown.query) {
+            if names_credential(name.as_bytes()) {
+                value.redact();
+            }
+        }
+        shown
+    }
+}
+
+impl ValueMatch {
+    fn redact(&mut self) {
+        match self {
+            Self::Exact(text) | Self::Rule(ValueRule::Exact(text) | ValueRule::Prefix(text)) => {
+                REDACTED.clone_into(text);
+            }
+            Self::Rule(ValueRule::Present(_)) => {}
+        }
+    }
 }

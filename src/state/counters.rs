@@ -137,6 +137,16 @@ impl Quota {
         Duration::from_nanos(self.tolerance)
     }
 
+    /// How long until a counter whose allowance is whole in this time lets one more cell through than now.
+    pub fn more_in(self, full_in: Duration) -> Duration {
+        let full_in = u64::try_from(full_in.as_nanos()).unwrap_or(u64::MAX);
+        if full_in == 0 {
+            return Duration::ZERO;
+        }
+        let there = self.tolerance.saturating_sub(full_in);
+        Duration::from_nanos(self.emission - there % self.emission)
+    }
+
     /// The decision: a plain function of numbers. Gives the new arrival time, too.
     fn decide(self, tat: u64, cells: u64, now: u64) -> (u64, Taken) {
         let horizon = now + self.tolerance;
@@ -176,11 +186,11 @@ impl Counters {
 
     /// The key of a subject under a limit. Limits of different `scope` never share a counter; `limit`
     /// is under which number [`Counters::counted`] counts it.
-    pub fn key(&self, scope: &str, limit: u16, kind: u8, subject: [&[u8]; 3]) -> CounterKey {
+    pub fn key(&self, scope: &str, limit: u16, kind: u8, subject: [&[u8]; 4]) -> CounterKey {
         let [first, second] = self.hashers.each_ref().map(|it| {
             let mut hasher = it.build_hasher();
             // Lengths in front: no two subjects are the same bytes.
-            for part in [scope.as_bytes(), subject[0], subject[1], subject[2]] {
+            for part in std::iter::once(scope.as_bytes()).chain(subject) {
                 hasher.write_usize(part.len());
                 hasher.write(part);
             }
@@ -330,7 +340,7 @@ mod tests {
     }
 
     fn key(counters: &Counters, subject: u64) -> CounterKey {
-        counters.key("defaults/ip", 0, 1, [&subject.to_le_bytes(), b"", b""])
+        counters.key("defaults/ip", 0, 1, [&subject.to_le_bytes(), b"", b"", b""])
     }
 
     /// How many of so many requests in a row pass.

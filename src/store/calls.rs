@@ -136,7 +136,7 @@ impl Store {
                 work(database).await
             };
             match tokio::time::timeout(DEADLINE, work).await {
-                Ok(done) => done.map_err(sorted),
+                Ok(done) => done.map_err(|error| sorted(error, &inner.place)),
                 Err(_) => Err(StoreError::Unavailable(format!("no answer within {} s", DEADLINE.as_secs()))),
             }
         };
@@ -178,13 +178,18 @@ impl Inner {
     }
 }
 
-/// What a caller can distinguish. The text of a database's error names tables, never values.
-fn sorted(error: sqlx::Error) -> StoreError {
-    match error {
-        sqlx::Error::Database(error) if error.is_unique_violation() => StoreError::Conflict,
-        sqlx::Error::Database(error) => StoreError::Unavailable(error.message().to_owned()),
-        sqlx::Error::Io(error) => StoreError::Unavailable(error.to_string()),
-        sqlx::Error::PoolTimedOut => StoreError::Unavailable("no connection within the deadline".to_owned()),
-        error => StoreError::Unavailable(error.to_string()),
-    }
+/// What a caller can distinguish. The text of a database's error names tables, never values; but it may name who
+/// could not sign in where, which is a part of the secret that a server's URL is.
+fn sorted(error: sqlx::Error, place: &Place) -> StoreError {
+    let why = match error {
+        sqlx::Error::Database(error) if error.is_unique_violation() => return StoreError::Conflict,
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Io(error) => error.to_string(),
+        sqlx::Error::PoolTimedOut => "no connection within the deadline".to_owned(),
+        error => error.to_string(),
+    };
+    StoreError::Unavailable(match place {
+        Place::Postgres(url, _) => url.out_of(&why),
+        Place::Sqlite(_) => why,
+    })
 }

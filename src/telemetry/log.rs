@@ -22,6 +22,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::base::without_credentials;
 use crate::telemetry::timestamp::Timestamp;
 
 /// The `telemetry.log` section of `gateway.yaml`.
@@ -254,7 +255,8 @@ impl Visit for Fields {
     }
 }
 
+/// Whatever a text is about, what looks like a credential in it is not written.
 fn text_field(out: &mut Vec<u8>, name: &str, value: &str) {
     let _ = write!(out, r#","{name}":"#);
-    let _ = serde_json::to_writer(out, value);
+    let _ = serde_json::to_writer(out, &*without_credentials(value));
 }

@@ -84,7 +84,9 @@ mod tests {
         for name in ["backend:80", "backend.internal:80", "back_end.a.b:1", "localhost:65535"] {
             assert!(matches!(parse(name), Ok(EndpointAddress::Name(..))), "{name}");
         }
-        for wrong in ["backend", "http://backend:80", "backend:80/", "127.0.0:80", "-a:1", "a..b:1", ":80", "a:99999", "::1:80"] {
+        for wrong in
+            ["backend", "http://backend:80", "backend:80/", "127.0.0:80", "-a:1", "a..b:1", ":80", "a:99999", "::1:80"]
+        {
             assert_eq!(parse(wrong), Err(InvalidAddress::Form), "{wrong}");
         }
         assert_eq!((parse("backend:0"), parse("127.0.0.1:0")), (Err(InvalidAddress::Port), Err(InvalidAddress::Port)));

@@ -71,7 +71,17 @@ impl Ready {
             },
             Balance::LeastRequest => self.less_busy_of_two(cursor.fetch_add(1, Relaxed), tried),
         };
-        index.map(|it| &self.endpoints[it])
+        index.map(|it| &self.endpoints[self.or_one_that_connects(it, tried)])
+    }
+
+    /// Another one, if connections to this one failed a moment ago and there is one to which they did not.
+    fn or_one_that_connects(&self, index: usize, tried: &[SocketAddr]) -> usize {
+        if !self.endpoints[index].is_refusing() {
+            return index;
+        }
+        let connects = |it: &usize| self.will_do(*it, tried) && !self.endpoints[*it].is_refusing();
+        let count = self.endpoints.len();
+        (index + 1..count).chain(0..index).find(connects).unwrap_or(index)
     }
 
     fn in_turn(&self, position: usize, tried: &[SocketAddr]) -> Option<usize> {

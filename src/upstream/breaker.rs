@@ -197,7 +197,8 @@ mod tests {
 
     fn breaker(name: &str, retry_after: Duration) -> Breaker {
         let config = BreakerConfig { retry_after: Period(retry_after), ..BreakerConfig::default() };
-        let policy = BreakerPolicy { retry_after, ..BreakerPolicy::compile(&config, &At::ROOT, &mut Diagnostics::default()) };
+        let policy =
+            BreakerPolicy { retry_after, ..BreakerPolicy::compile(&config, &At::ROOT, &mut Diagnostics::default()) };
         Breaker::new(name, policy)
     }
 

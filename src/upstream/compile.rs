@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::base::{At, Diagnostics, Period};
 use crate::http as codec;
 
-use super::breaker::BreakerPolicy;
 use super::address::{EndpointAddress, InvalidAddress, SERVICE_NAME_RULE, is_dns_name, is_service_name};
+use super::breaker::BreakerPolicy;
 use super::config::{
     Balance, DiscoveryConfig, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, ServiceConfig, UpstreamConfig,
     WeightedEndpointConfig,
@@ -154,8 +154,7 @@ impl Upstream {
         }
         let hash_on = HashKey::compile(config, at, diagnostics);
         let health = config.health.as_ref().and_then(|it| health(it, &at.key("health"), diagnostics));
-        let outliers =
-            config.outliers.as_ref().map(|it| OutlierPolicy::compile(it, &at.key("outliers"), diagnostics));
+        let outliers = config.outliers.as_ref().map(|it| OutlierPolicy::compile(it, &at.key("outliers"), diagnostics));
         let breaker = config.breaker.as_ref().map(|it| BreakerPolicy::compile(it, &at.key("breaker"), diagnostics));
         let retries = RetryPolicy::compile(&config.retries, &at.key("retries"), diagnostics);
         let tls = config.tls.as_ref().and_then(|it| UpstreamTls::compile(it, &at.key("tls"), diagnostics));

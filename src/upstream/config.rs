@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::breaker::BreakerConfig;
 use super::outliers::OutliersConfig;
 use super::retries::RetriesConfig;
-use crate::base::{Percent, Period};
+use crate::base::{Percent, Period, Secret};
 
 /// One entry of `upstreams:`, a named group of endpoints or a local service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -251,8 +251,9 @@ pub struct UpstreamTlsConfig {
     pub ca: Option<PathBuf>,
     /// A PEM file with the certificate to show to the endpoints, and those that vouch for it.
     pub client_cert: Option<PathBuf>,
-    /// A PEM file with the key of `client_cert`; without it, the key is looked for in that file.
-    pub client_key: Option<PathBuf>,
+    /// A PEM file with the key of `client_cert`, or the key itself in PEM, as `"secret:NAME"`; without it, the key is
+    /// looked for in the file of `client_cert`.
+    pub client_key: Option<Secret>,
 }
 
 /// How long idle connections to the endpoints are kept. Each thread keeps some thousand in all.

@@ -17,7 +17,7 @@ use super::compile::{EndpointSpec, HealthPolicy, Upstream};
 use super::config::{Balance, Protocol};
 use super::metrics;
 use super::outliers::Record;
-use super::peak::Peak;
+use super::peak::{Peak, millis_now};
 use super::resilience::Resilience;
 
 /// A connection that takes longer to open, TLS included, will not be of use to anybody. Routes set
@@ -26,6 +26,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 const H2_STREAMS: usize = 100;
 /// How much the newest latency moves the average.
 const LATENCY_SHARE: f64 = 0.1;
+/// How long others are preferred after a connection failed, in milliseconds.
+const REFUSING_FOR: u64 = 1_000;
 /// What a failure counts as, where balancing goes by latency.
 const FAILURE_COUNTS_AS: Duration = Duration::from_secs(1);
 /// The longest reason of a failed check that is kept, in characters.
@@ -138,8 +140,15 @@ impl Endpoint {
         self.resilience.record(self.address(), &self.state.record, outcome);
     }
 
+    /// Whether a connection to it failed a moment ago: others are better, as long as there are any.
+    pub fn is_refusing(&self) -> bool {
+        let until = self.state.refusing_until.load(Relaxed);
+        until != 0 && millis_now() < until
+    }
+
     /// Takes down why a request could not be connected to it.
     pub fn note_connect_failure(&self, reason: Arc<str>) {
+        self.state.refusing_until.store(millis_now() + REFUSING_FOR, Relaxed);
         self.state.notes.lock().connect_failure = Some((SystemTime::now(), reason));
     }
 
@@ -192,6 +201,8 @@ pub(super) struct State {
     latency: AtomicU64,
     peak: Peak,
     record: Record,
+    /// Milliseconds; 0 if no connection failed yet.
+    refusing_until: AtomicU64,
     notes: Mutex<Notes>,
     labels: [String; 2],
     healthy: IntGauge,
@@ -231,6 +242,7 @@ impl State {
             latency: AtomicU64::new(0),
             peak: Peak::default(),
             record: Record::default(),
+            refusing_until: AtomicU64::new(0),
             notes: Mutex::new(Notes::new()),
             healthy: metrics::HEALTHY.with_label_values(&pair),
             in_flight_gauge: metrics::IN_FLIGHT.with_label_values(&pair),

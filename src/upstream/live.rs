@@ -165,7 +165,12 @@ impl Live {
             match known.get(&spec.address) {
                 Some(same) if same.spec() == spec => endpoints.push(Arc::clone(same)),
                 Some(other) => {
-                    endpoints.push(Arc::new(Endpoint::new(&self.upstream, spec, Arc::clone(&other.state), &self.shared)));
+                    endpoints.push(Arc::new(Endpoint::new(
+                        &self.upstream,
+                        spec,
+                        Arc::clone(&other.state),
+                        &self.shared,
+                    )));
                 }
                 None => {
                     let state = Arc::new(State::new(&self.upstream.name, spec.address));

@@ -35,8 +35,8 @@ pub use address::{EndpointAddress, InvalidAddress, SERVICE_NAME_RULE, is_service
 pub use breaker::{BreakerConfig, BreakerPolicy, BreakerState};
 pub use compile::{EndpointSpec, HealthPolicy, KeepAlive, LocalUpstream, Probe, Upstream, UpstreamKind};
 pub use config::{
-    Balance, DiscoveryConfig, DnsConfig, EndpointConfig, HashOn, HealthConfig, KeepAliveConfig, Protocol, RegistrySourceConfig,
-    ServiceConfig, SrvConfig, UpstreamConfig, UpstreamTlsConfig, WeightedEndpointConfig,
+    Balance, DiscoveryConfig, DnsConfig, EndpointConfig, HashOn, HealthConfig, KeepAliveConfig, Protocol,
+    RegistrySourceConfig, ServiceConfig, SrvConfig, UpstreamConfig, UpstreamTlsConfig, WeightedEndpointConfig,
 };
 pub use discovery::{
     Discovery, DnsName, Instance, Instances, RegisterError, Registered, Registration, Resolver, ResolverConfig,

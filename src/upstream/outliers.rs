@@ -135,7 +135,8 @@ impl Outliers {
         let times = record.ejections.fetch_add(1, Relaxed) + 1;
         let time = (self.policy.eject_for * times).min(EJECTED_MAX.max(self.policy.eject_for));
         record.failures.store(0, Relaxed);
-        if record.until.compare_exchange(0, (millis_now() + time.as_millis() as u64).max(1), Relaxed, Relaxed).is_err() {
+        if record.until.compare_exchange(0, (millis_now() + time.as_millis() as u64).max(1), Relaxed, Relaxed).is_err()
+        {
             self.ejected.fetch_sub(1, Relaxed); // somebody else was quicker
             return;
         }

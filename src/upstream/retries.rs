@@ -12,7 +12,7 @@ use crate::base::{At, Diagnostics, Percent, Period};
 const ATTEMPTS_MAX: u8 = 10;
 
 /// When a request is sent again, to another endpoint. Always only where it is safe: nothing of it has reached an
-/// upstream, or its method is idempotent (RFC 9110, 9.2.2) or it has an idempotency key, and its body is at hand.
+/// upstream, or its method is idempotent (RFC 9110, 9.2.2) or its idempotency key counts, and its body is at hand.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetriesConfig {
@@ -27,6 +27,10 @@ pub struct RetriesConfig {
     /// How long the second retry waits at most, twice as long the third, and so on; the first one too, after a status.
     /// A `Retry-After` of up to a second is waited for instead, a longer one ends the retries. Default 25ms.
     pub backoff: Period,
+    /// The upstream itself does what has one `Idempotency-Key` once: a request with a key may be sent again whatever its
+    /// method. Without it, a key does not: the gateway's `idempotency` protects from clients that repeat themselves, not
+    /// from an upstream that did it and broke off before it said so.
+    pub keyed: bool,
     /// Tell clients in `X-Moongate-Attempts` how often the request was sent.
     pub report: bool,
 }
@@ -38,6 +42,7 @@ impl Default for RetriesConfig {
             on: vec![RetryOn::Cause(RetryCause::ConnectFailure), RetryOn::Cause(RetryCause::Reset)],
             budget: Percent(0.2),
             backoff: Period::millis(25),
+            keyed: false,
             report: false,
         }
     }
@@ -75,6 +80,8 @@ pub struct RetryPolicy {
     statuses: Box<[u16]>,
     pub(super) budget: f64,
     backoff: Duration,
+    /// Whether a key makes a request idempotent.
+    pub keyed: bool,
     /// Whether clients are told.
     pub report: bool,
 }
@@ -83,7 +90,8 @@ impl RetryPolicy {
     /// Reports what makes no sense.
     pub(super) fn compile(config: &RetriesConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         if !(1..=ATTEMPTS_MAX).contains(&config.attempts) {
-            let diagnostic = diagnostics.error(&at.key("attempts"), format!("{} attempts make no sense", config.attempts));
+            let diagnostic =
+                diagnostics.error(&at.key("attempts"), format!("{} attempts make no sense", config.attempts));
             diagnostic.help(format!("1 for no retries, at most {ATTEMPTS_MAX}"));
         }
         let mut statuses = Vec::new();
@@ -106,6 +114,7 @@ impl RetryPolicy {
             statuses: statuses.into(),
             budget: config.budget.0,
             backoff: config.backoff.0,
+            keyed: config.keyed,
             report: config.report,
         }
     }

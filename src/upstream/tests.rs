@@ -556,8 +556,8 @@ fn certificate_files_are_judged_by_what_is_in_them() {
     assert_ne!(first, compile("mtls", &with_key), "a file's new contents are a change");
 
     let fault = |tls: &str, expected: &str| check_diagnostics(&yaml(tls), &[expected]);
-    fault(&format!("client_cert: {cert}, client_key: {wrong}"), "/tls/client_cert: the key in");
-    fault(&format!("client_cert: {cert}"), "/tls/client_cert: `");
+    fault(&format!("client_cert: {cert}, client_key: {wrong}"), "/tls/client_cert: the key does not fit");
+    fault(&format!("client_cert: {cert}"), "/tls/client_cert: the key is no private key");
     fault(&format!("ca: {junk}"), "/tls/ca: `");
     fault(&format!("ca: {key}"), "/tls/ca: `");
     fault(&format!("client_cert: {junk}, client_key: {key}"), "/tls/client_cert: ");

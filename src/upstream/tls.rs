@@ -17,6 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 
 use crate::base::{At, Diagnostics};
+use crate::yaml::MARK;
 
 use super::config::UpstreamTlsConfig;
 
@@ -44,15 +45,19 @@ impl UpstreamTls {
                 .error_at_key(&at.key("client_key"), "a key without its certificate")
                 .help("add `client_cert` with the certificate's PEM file");
         }
-        let client = config.client_cert.as_deref().map(|cert| {
-            let key = config.client_key.as_deref().unwrap_or(cert);
+        let written = config.client_key.as_ref().map(|it| Key::of(it.expose()));
+        let cert = config.client_cert.as_deref().filter(|_| !matches!(written, Some(Key::Unknown)));
+        let client = cert.map(|cert| {
+            let beside = Key::File(cert);
+            let key = written.as_ref().unwrap_or(&beside);
             report(identity(cert, key, &mut hasher), &at.key("client_cert"), diagnostics)
         });
         // A part that was configured and is not there has been reported; nothing is trusted instead.
         let (ca, client) = (all_or_nothing(ca)?, all_or_nothing(client)?);
         config.sni.hash(&mut hasher);
-        let files = [&config.ca, &config.client_cert, &config.client_key];
-        let files = files.into_iter().flatten().cloned().collect();
+        let key = if let Some(Key::File(path)) = written { Some(path) } else { None };
+        let files = [config.ca.as_deref(), config.client_cert.as_deref(), key];
+        let files = files.into_iter().flatten().map(Path::to_owned).collect();
         Some(Self { sni: sni?, ca, client: client.map(Arc::new), fingerprint: hasher.finish(), files })
     }
 
@@ -75,6 +80,35 @@ impl PartialEq for UpstreamTls {
 impl fmt::Debug for UpstreamTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UpstreamTls").field("sni", &self.sni).finish_non_exhaustive()
+    }
+}
+
+/// Where the key of a client's certificate is.
+enum Key<'a> {
+    /// In a file.
+    File(&'a Path),
+    /// Here, in PEM.
+    Here(&'a str),
+    /// Kept as a secret that was not looked up: the configuration is only looked at.
+    Unknown,
+}
+
+impl<'a> Key<'a> {
+    fn of(written: &'a str) -> Self {
+        match () {
+            () if written.contains("-----BEGIN ") => Self::Here(written),
+            () if written.starts_with(MARK) => Self::Unknown,
+            () => Self::File(Path::new(written)),
+        }
+    }
+
+    /// Its name is not told: what should be one may be the key itself.
+    fn read(&self) -> Result<Vec<u8>, String> {
+        match self {
+            Self::File(path) => contents(path).map_err(|error| format!("the key can not be read: {error}")),
+            Self::Here(text) => Ok(text.as_bytes().to_vec()),
+            Self::Unknown => Err("the key was not looked up".to_owned()),
+        }
     }
 }
 
@@ -117,16 +151,16 @@ fn authorities(path: &Path, hasher: &mut DefaultHasher) -> Result<Arc<CaType>, S
     guarded(path, || certificates.iter().map(wrap).collect::<Vec<_>>()).map(Arc::from)
 }
 
-fn identity(cert: &Path, key: &Path, hasher: &mut DefaultHasher) -> Result<CertKey, String> {
+fn identity(cert: &Path, key: &Key<'_>, hasher: &mut DefaultHasher) -> Result<CertKey, String> {
     let certificates = certificates(cert, hasher)?;
-    let bytes = read(key)?;
+    let bytes = key.read()?;
     bytes.hash(hasher);
-    let private = PrivateKeyDer::from_pem_slice(&bytes)
-        .map_err(|_| format!("`{}` holds no private key in PEM form", key.display()))?;
+    let private =
+        PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| "the key is no private key in PEM form".to_owned())?;
     let secret = private.secret_der().to_vec();
     let provider = rustls::crypto::ring::default_provider();
     CertifiedKey::from_der(certificates.clone(), private, &provider)
-        .map_err(|error| format!("the key in `{}` does not fit: {error}", key.display()))?;
+        .map_err(|error| format!("the key does not fit the certificate: {error}"))?;
     guarded(cert, || CertKey::new(certificates.iter().map(|it| it.to_vec()).collect(), secret.clone()))
 }
 
@@ -147,8 +181,11 @@ fn certificates(path: &Path, hasher: &mut DefaultHasher) -> Result<Vec<Certifica
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
+    contents(path).map_err(|error| format!("`{}` can not be read: {error}", path.display()))
+}
+
+fn contents(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = File::open(path).and_then(|file| file.take(FILE_MAX).read_to_end(&mut bytes));
-    file.map_err(|error| format!("`{}` can not be read: {error}", path.display()))?;
+    File::open(path)?.take(FILE_MAX).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

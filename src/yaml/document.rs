@@ -12,13 +12,15 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeOwned, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde_yaml::{Mapping, Value};
 
-use crate::base::{Diagnostic, Diagnostics, Part};
+use crate::base::{Diagnostic, Diagnostics, Part, Secret};
 
-use super::environment::{Environment, fill, plain_value};
+use super::environment::{Environment, as_due, fill, plain_value, without_defaults, without_variables};
 use super::faults::{Fault, Faults};
-use super::secrets::{Places, Secrets};
+use super::secrets::{Places, Secrets, is_reference, names_secret, reference};
+use super::shown::Lines;
 use super::spans::{self, Child, Content, Note, Span, Spanned};
-use super::structure::{self, Loaded, schema_of};
+use super::structure::{self, Loaded};
+use super::syntax::Failure;
 
 /// The largest file that is read, in bytes.
 const SIZE_MAX: usize = 4 << 20;
@@ -35,20 +37,23 @@ const SECRET_MIN: usize = 3;
 pub struct Document {
     name: Arc<str>,
     text: String,
+    /// The JSON Schema of what should stand in it.
+    schema: serde_json::Value,
     /// Where each line begins, in bytes.
     lines: Vec<usize>,
     value: Value,
-    root: Child,
+    /// Nothing while the text is not read.
+    root: Option<Child>,
     /// Faults of the text itself, which do not keep it from being loaded.
     notes: Vec<Note>,
-    secrets: Vec<Secret>,
+    brought: Vec<Brought>,
     /// Values with a variable or secret that could not be filled in: nothing more is to be said of them.
     unfilled: HashSet<String>,
     loaded: Loaded,
 }
 
-/// A value that the environment or the store brought in.
-struct Secret {
+/// What the environment or the store brought into a value.
+struct Brought {
     path: String,
     /// What is shown in its place.
     shown: String,
@@ -56,8 +61,8 @@ struct Secret {
 }
 
 impl Document {
-    /// Reads and parses a file; what cannot be read is a fault like any other.
-    pub fn read(path: &Path, environment: &Environment<'_>) -> Result<Self, Faults> {
+    /// Reads and parses a file that should fit a JSON Schema; what cannot be read is a fault like any other.
+    pub fn read(path: &Path, schema: &serde_json::Value, environment: &Environment<'_>) -> Result<Self, Faults> {
         use std::io::Read;
         let name = path.display().to_string();
         let unreadable = |error: &std::io::Error| Faults::unreadable(&name, error);
@@ -66,23 +71,28 @@ impl Document {
         let mut bounded = file.take(SIZE_MAX as u64 + 1);
         bounded.read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
         match String::from_utf8(bytes) {
-            Ok(text) => Self::parse(&name, &text, environment),
+            Ok(text) => Self::parse(&name, &text, schema, environment),
             Err(error) => Err(not_utf8(&name, &error)),
         }
     }
 
     /// Parses `text`; `name` is how the file is called in faults. An error is a text that nothing
     /// can be made of; lesser faults are reported by [`load`](Self::load), together with its own.
-    pub fn parse(name: &str, text: &str, environment: &Environment<'_>) -> Result<Self, Faults> {
+    pub fn parse(
+        name: &str,
+        text: &str,
+        schema: &serde_json::Value,
+        environment: &Environment<'_>,
+    ) -> Result<Self, Faults> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let mut document = Self::unread(name, text);
+        let mut document = Self::unread(name, text, schema);
         if text.len() > SIZE_MAX {
             let fault = Fault::new(Arc::clone(&document.name), 1, 1, "");
             return Err(Faults::new(vec![fault.saying("the file is larger than 4 MiB", None)]));
         }
         let fatal = |document: &Self, note: Note| {
-            let help = note.help.clone().or_else(|| document.syntax_help(note.span));
-            let fault = document.fault(note.span, &note.path, &note.message, help.as_deref());
+            let help = note.help.clone().or_else(|| document.syntax_help(&note));
+            let fault = document.fault((note.span, None), &note.path, &note.message, help.as_deref());
             Faults::new(vec![fault])
         };
         // The limits are held by the parse with spans, so it comes first.
@@ -92,28 +102,29 @@ impl Document {
         Ok(document)
     }
 
-    fn unread(name: &str, text: &str) -> Self {
+    fn unread(name: &str, text: &str, schema: &serde_json::Value) -> Self {
         let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
         let lines = std::iter::once(0).chain(ends.map(|(at, _)| at + 1)).collect();
         Self {
             name: name.into(),
             text: text.to_owned(),
+            schema: schema.clone(),
             lines,
             value: Value::Null,
-            root: Child::nothing(),
+            root: None,
             notes: Vec::new(),
-            secrets: Vec::new(),
+            brought: Vec::new(),
             unfilled: HashSet::new(),
             loaded: Loaded::default(),
         }
     }
 
     fn take_over(&mut self, spanned: Spanned, environment: &Environment<'_>) -> Result<(), Note> {
-        self.root = spanned.root;
+        let root = spanned.root;
+        self.root = Some(root.clone());
         self.notes = spanned.notes;
         let mut value = std::mem::take(&mut self.value);
         merge(&mut value)?;
-        let root = self.root.clone();
         let mut filler = Filler { environment, brought: 0, path: String::new(), document: self };
         filler.fill(&mut value, Some(&root))?;
         self.value = value;
@@ -121,38 +132,32 @@ impl Document {
     }
 
     /// Fills in the secrets of which a value says no more than the name. One that can't be had is reported
-    /// by [`load`](Self::load), with its place.
-    pub fn fill_secrets(&mut self, schema: &serde_json::Value, values: &Secrets<'_>) {
-        if !self.text.contains("secret:") && !self.secrets.iter().any(|it| it.value.contains("secret:")) {
+    /// by [`load`](Self::load), with its place; and so is one where no secret may stand.
+    pub fn fill_secrets(&mut self, values: &Secrets<'_>) {
+        if !self.text.contains("secret:") && !self.brought.iter().any(|it| it.value.contains("secret:")) {
             return;
         }
         let mut value = std::mem::take(&mut self.value);
-        let places = Places::of(schema);
-        self.fill_secret(&mut value, &mut String::new(), &places, values);
+        self.fill_secret(&mut value, &mut String::new(), values);
         self.value = value;
     }
 
-    fn fill_secret(&mut self, value: &mut Value, path: &mut String, places: &Places<'_>, values: &Secrets<'_>) {
+    fn fill_secret(&mut self, value: &mut Value, path: &mut String, values: &Secrets<'_>) {
         let length = path.len();
         match value {
-            Value::String(text) => {
-                let Some(name) = places.secret_named(path, text) else { return };
-                match values(path, name) {
-                    Ok(found) => {
-                        self.secrets.push(Secret { path: path.clone(), shown: text.clone(), value: found.clone() });
-                        *text = found;
-                    }
-                    Err((message, help)) => {
-                        let span = self.root.nearest(path).0.span;
-                        self.unfilled.insert(path.clone());
-                        self.notes.push(Note { path: path.clone(), span, message, help });
-                    }
+            Value::String(text) => match self.secret(text, path, values) {
+                Some(Ok(found)) => *text = found,
+                Some(Err((message, help))) => {
+                    let span = self.tree().nearest(path).0.span;
+                    self.unfilled.insert(path.clone());
+                    self.notes.push(Note { path: path.clone(), span, message, help });
                 }
-            }
+                None => {}
+            },
             Value::Sequence(list) => {
                 for (index, element) in list.iter_mut().enumerate() {
                     path.push_str(&format!("/{index}"));
-                    self.fill_secret(element, path, places, values);
+                    self.fill_secret(element, path, values);
                     path.truncate(length);
                 }
             }
@@ -160,7 +165,7 @@ impl Document {
                 for (key, value) in map.iter_mut() {
                     let Some(key) = key.as_str() else { continue };
                     path.push_str(&format!("/{}", spans::escape(key)));
-                    self.fill_secret(value, path, places, values);
+                    self.fill_secret(value, path, values);
                     path.truncate(length);
                 }
             }
@@ -168,33 +173,65 @@ impl Document {
         }
     }
 
-    /// Checks the structure against `T`, reports everything that is wrong with it, and makes as
+    /// What a text that names a secret stands for, or why it stands for nothing; `None` for any other text.
+    fn secret(
+        &mut self,
+        text: &str,
+        path: &str,
+        values: &Secrets<'_>,
+    ) -> Option<Result<String, (String, Option<String>)>> {
+        let named = reference(text)?;
+        if !Places::of(&self.schema).place(path).secret {
+            let help = "`secret:NAME` may stand where a credential is due: in fields for secrets, and in the values of \
+                        header fields";
+            return is_reference(text).then(|| Err(("no secret can stand here".to_owned(), Some(help.to_owned()))));
+        }
+        let found = values(path, named.name).map(|found| {
+            let (path, shown) = (path.to_owned(), format!("{}{}", super::MARK, named.name));
+            let whole = format!("{}{found}", named.scheme);
+            self.brought.push(Brought { path, shown, value: found });
+            whole
+        });
+        Some(found)
+    }
+
+    /// Checks the structure, reports everything that is wrong with it, and makes as
     /// much of a `T` as is usable: what is at fault is left out, so that the caller's own checks
     /// can report the rest in the same run. `None` if nothing usable is left.
     ///
     /// A document with diagnostics must not take effect, whatever came out of it.
-    pub fn load<T>(&mut self, diagnostics: &mut Diagnostics) -> Option<T>
-    where
-        T: DeserializeOwned + schemars::JsonSchema,
-    {
-        self.load_by(&schema_of::<T>(), diagnostics)
-    }
-
-    /// The same, against a schema that says more than `T` does.
-    pub fn load_by<T: DeserializeOwned>(
-        &mut self,
-        schema: &serde_json::Value,
-        diagnostics: &mut Diagnostics,
-    ) -> Option<T> {
+    pub fn load<T: DeserializeOwned>(&mut self, diagnostics: &mut Diagnostics) -> Option<T> {
         for (number, note) in self.notes.iter().enumerate() {
             // Their places are not those of values, so they are named by number; see `place`.
             let diagnostic = diagnostics.push(format!("@{number}"), Part::Key, note.message.clone());
             diagnostic.help.clone_from(&note.help);
         }
         let (tainted, unfilled) = (|path: &str| self.tainted(path), &self.unfilled);
-        let (value, loaded) = structure::load(&self.value, schema, diagnostics, &tainted, unfilled);
+        let (value, loaded) = structure::load(&self.value, &self.schema, diagnostics, &tainted, unfilled);
         self.loaded = loaded;
         value
+    }
+
+    /// The same file for the eyes of people: texts that the environment or the store brought in are as they were
+    /// written, `${NAME}` and `secret:NAME`. Only for a document without faults; `None` if nothing was brought in.
+    ///
+    /// # Errors
+    /// When it can't be read like this; then it must not be shown at all.
+    pub fn as_written<T: DeserializeOwned>(&self) -> Result<Option<T>, serde_json::Error> {
+        if self.brought.is_empty() {
+            return Ok(None);
+        }
+        let mut value = serde_json::to_value(&self.value)?;
+        for Brought { path, .. } in &self.brought {
+            let place = value.pointer_mut(path).filter(|it| it.is_string());
+            if let (Some(place), (child, true)) = (place, self.tree().nearest(path))
+                && let Content::Scalar { text, .. } = &child.node.content
+                && structure::due_at(&self.schema, path).free_text
+            {
+                *place = serde_json::Value::String(without_defaults(text));
+            }
+        }
+        T::deserialize(value).map(Some)
     }
 
     /// Gives each diagnostic its place. Diagnostics about what [`load`](Self::load) had to leave out are
@@ -204,11 +241,18 @@ impl Document {
         Faults::new(first.filter_map(|it| self.placed(it)).collect())
     }
 
+    /// Gives each warning its place.
+    pub fn place_warnings(&self, diagnostics: &Diagnostics) -> Faults {
+        let first = diagnostics.warnings().take(PLACED_MAX);
+        Faults::new(first.filter_map(|it| self.placed(it)).map(Fault::into_warning).collect())
+    }
+
     fn placed(&self, diagnostic: &Diagnostic) -> Option<Fault> {
         if let Some(number) = diagnostic.path.strip_prefix('@') {
             let note = self.notes.get(number.parse::<usize>().ok()?)?;
-            let help = note.help.as_deref();
-            return Some(self.fault(note.span, &note.path, &note.message, help));
+            let help = note.help.as_ref().map(|it| self.without_secrets(&note.path, it));
+            let message = self.without_secrets(&note.path, &note.message);
+            return Some(self.fault((note.span, Some(Part::Key)), &note.path, &message, help.as_deref()));
         }
         let path = match diagnostic.path.strip_prefix(structure::AS_WRITTEN) {
             Some(path) => path.to_owned(),
@@ -217,7 +261,7 @@ impl Document {
         if self.unfilled.contains(&path) {
             return None; // that nothing could be filled in is reported already
         }
-        let (child, found) = self.root.nearest(&path);
+        let (child, found) = self.tree().nearest(&path);
         let span = match (&child.key, diagnostic.part) {
             (Some((_, span)), Part::Key) => *span,
             (Some((_, span)), Part::Value) if !found => *span,
@@ -225,10 +269,11 @@ impl Document {
         };
         let message = self.without_secrets(&path, &diagnostic.message);
         let help = diagnostic.help.as_ref().map(|it| self.without_secrets(&path, it));
-        Some(self.fault(span, &path, &message, help.as_deref()))
+        Some(self.fault((span, Some(diagnostic.part)), &path, &message, help.as_deref()))
     }
 
-    fn fault(&self, span: Span, path: &str, message: &str, help: Option<&str>) -> Fault {
+    /// A fault at a span, of which it is known whether it is a name.
+    fn fault(&self, (span, part): (Span, Option<Part>), path: &str, message: &str, help: Option<&str>) -> Fault {
         let line = span.line.clamp(1, self.lines.len());
         let text = self.line(line);
         let width = text.chars().count();
@@ -238,10 +283,23 @@ impl Document {
             // A list or mapping over several lines: what stands on the first is enough.
             false => text.trim_end().chars().count() + 1,
         };
-        let mut fault = Fault::new(Arc::clone(&self.name), line, column, text);
+        let place = Places::of(&self.schema).place(path);
+        let own = (part == Some(Part::Key) && place.known && !place.secret).then_some(span);
+        let mut fault = Fault::new(Arc::clone(&self.name), line, column, &self.shown(line, own));
         fault.length = end.saturating_sub(column).max(1);
-        path.clone_into(&mut fault.path);
+        Places::of(&self.schema).shown(path).clone_into(&mut fault.path);
         fault.saying(message, help)
+    }
+
+    /// A line as far as it may be shown.
+    fn shown(&self, number: usize, own: Option<Span>) -> String {
+        let lines = Lines { schema: &self.schema, root: self.root.as_ref() };
+        let before = (1..number).rev().map(|it| self.line(it));
+        lines.shown(number, self.line(number), before, own)
+    }
+
+    fn tree(&self) -> &Child {
+        self.root.as_ref().expect("a document that could not be read is never returned")
     }
 
     /// A line by its number from 1, without its end.
@@ -252,42 +310,41 @@ impl Document {
     }
 
     /// The usual reasons for which a text is not YAML.
-    fn syntax_help(&self, span: Span) -> Option<String> {
-        let line = self.line(span.line.clamp(1, self.lines.len()));
-        let tabbed = |number: usize| {
-            let line = self.line(number.clamp(1, self.lines.len()));
-            line[..line.len() - line.trim_start().len()].contains('\t')
-        };
-        match () {
-            // A scalar goes on in the next line, as far as the parser knows.
-            () if tabbed(span.line) || tabbed(span.line + 1) => Some("indent with spaces, not with tabs".to_owned()),
-            () if line.contains("${") => Some("write `\"${NAME}\"` in quotes".to_owned()),
-            () => None,
-        }
+    fn syntax_help(&self, note: &Note) -> Option<String> {
+        let failure = Failure { lines: self.text.lines().collect(), line: note.span.line, message: &note.message };
+        note.message.starts_with("not YAML").then(|| failure.help()).flatten()
     }
 
     /// Whether the value at `path` came from the environment.
     fn tainted(&self, path: &str) -> bool {
-        self.secrets.iter().any(|it| it.path == path)
+        self.brought.iter().any(|it| it.path == path)
     }
 
     /// A message must not show what the environment brought in: neither whole, nor, where it is
-    /// about such a value, any word of it.
+    /// about such a value, any word of it. The same is true of a secret that stands in the file.
     fn without_secrets(&self, path: &str, message: &str) -> String {
         let mut message = message.to_owned();
-        for secret in &self.secrets {
-            let shown = &secret.shown;
-            let quoted = format!("`{}`", secret.value);
-            message = message.replace(&quoted, &format!("`{shown}`"));
-            if secret.value.len() >= SECRET_MIN {
-                message = message.replace(&secret.value, shown);
+        for Brought { path: place, shown, value } in self.brought.iter().filter(|it| !it.value.is_empty()) {
+            message = message.replace(&format!("`{value}`"), &format!("`{shown}`"));
+            // Numbers and `true` are words of messages, and no secrets.
+            if value.len() >= SECRET_MIN && plain_value(value).is_string() {
+                message = message.replace(value, shown);
             }
-            let about = path.strip_prefix(&secret.path);
+            let about = path.strip_prefix(place.as_str());
             if about.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
-                message = without_words_of(&secret.value, &message);
+                message = Secret::from(value.clone()).out_of(&message);
             }
         }
-        message
+        let places = Places::of(&self.schema);
+        if let Some(key) = path[places.shown(path).len()..].rsplit('/').next().filter(|it| !it.is_empty()) {
+            message = Secret::from(spans::unescape(key)).out_of(&message);
+        }
+        match (&self.tree().nearest(path).0.node.content, places.place(path).secret) {
+            (Content::Scalar { text, .. }, true) if !names_secret(text) => {
+                Secret::from(without_variables(text)).out_of(&message)
+            }
+            _ => message,
+        }
     }
 }
 
@@ -298,22 +355,13 @@ impl fmt::Debug for Document {
     }
 }
 
-fn without_words_of(secret: &str, message: &str) -> String {
-    let secret = secret.to_lowercase();
-    let hidden = |word: &str| {
-        let bare = word.trim_matches(|it: char| !it.is_alphanumeric()).to_lowercase();
-        bare.len() >= SECRET_MIN && secret.contains(&bare)
-    };
-    let words = message.split(' ').map(|word| if hidden(word) { "..." } else { word });
-    words.collect::<Vec<_>>().join(" ")
-}
-
 fn not_utf8(name: &str, error: &std::string::FromUtf8Error) -> Faults {
     let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
     let good = String::from_utf8_lossy(good);
     let line_number = good.matches('\n').count() + 1;
     let line = good.rsplit('\n').next().unwrap_or_default();
-    let fault = Fault::new(name.into(), line_number, line.chars().count() + 1, line);
+    // What stands around it was not read, so it is not shown.
+    let fault = Fault::new(name.into(), line_number, line.chars().count() + 1, "");
     Faults::new(vec![fault.saying("the file is not UTF-8 text", Some("save it as UTF-8"))])
 }
 
@@ -363,17 +411,28 @@ impl Filler<'_> {
             };
             spanned.next();
             self.path.push_str(&format!("/{}", spans::escape(key)));
+            if key.contains("${") {
+                self.key(child);
+            }
             self.fill(value, child)?;
             self.path.truncate(length);
         }
         Ok(())
     }
 
+    fn key(&mut self, child: Option<&Child>) {
+        let span = child.and_then(|it| it.key.as_ref()).map_or(Span::point(1, 1), |it| it.1);
+        let message = "nothing fills in a variable in a name".to_owned();
+        let help = Some("variables stand in values only; write the name itself".to_owned());
+        self.document.notes.push(Note { path: self.path.clone(), span, message, help });
+    }
+
     fn text(&mut self, text: &str, place: Option<&Child>) -> Result<Option<Value>, Note> {
         let Some(filled) = fill(text, self.environment) else {
+            self.unbraced(text, place);
             return Ok(None);
         };
-        let span = place.map_or(self.document.root.span, |it| it.span);
+        let span = place.map_or(Span::point(1, 1), |it| it.span);
         for problem in filled.problems {
             let span = place.map_or(span, |it| self.inside(it, &problem.written));
             let (path, help) = (self.path.clone(), Some(problem.help));
@@ -387,10 +446,26 @@ impl Filler<'_> {
         }
         for (name, value) in filled.used {
             let shown = format!("${{{name}}}");
-            self.document.secrets.push(Secret { path: self.path.clone(), shown, value });
+            self.document.brought.push(Brought { path: self.path.clone(), shown, value });
         }
         let plain = place.is_some_and(|it| matches!(it.node.content, Content::Scalar { plain: true, .. }));
-        Ok(Some(if plain { plain_value(&filled.text) } else { Value::String(filled.text) }))
+        let due = structure::due_at(&self.document.schema, &self.path);
+        Ok(Some(as_due(filled.text, plain, due)))
+    }
+
+    /// A value that is all `$NAME`: other programs would fill it in. It may be a secret, so it is not repeated.
+    fn unbraced(&mut self, text: &str, place: Option<&Child>) {
+        let is_name = |name: &str| {
+            let plain = |it: u8| it.is_ascii_uppercase() || it.is_ascii_digit() || it == b'_';
+            name.len() > 1 && name.bytes().all(plain) && !name.starts_with(|it: char| it.is_ascii_digit())
+        };
+        if text.strip_prefix('$').is_some_and(is_name) {
+            let span = place.map_or(Span::point(1, 1), |it| it.span);
+            let message = "nothing fills in a variable without braces".to_owned();
+            let help = Some("write `\"${NAME}\"`".to_owned());
+            self.document.unfilled.insert(self.path.clone());
+            self.document.notes.push(Note { path: self.path.clone(), span, message, help });
+        }
     }
 
     /// The place of `written` inside a value that may span lines.

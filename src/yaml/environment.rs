@@ -4,6 +4,8 @@
 
 use serde_yaml::Value;
 
+use super::structure::Due;
+
 /// Looks a variable up.
 pub type Environment<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
@@ -11,7 +13,7 @@ pub type Environment<'a> = dyn Fn(&str) -> Option<String> + 'a;
 #[derive(Default)]
 pub(super) struct Filled {
     pub(super) text: String,
-    /// Name and value of each variable that was set; the values may be secrets.
+    /// Name and value of each variable, also where that is what it falls back to: the values may be secrets.
     pub(super) used: Vec<(String, String)>,
     pub(super) problems: Vec<Problem>,
 }
@@ -75,7 +77,10 @@ impl Filled {
                 self.text.push_str(&value);
                 self.used.push((name.to_owned(), value));
             }
-            (None, Some(default)) => self.text.push_str(default),
+            (None, Some(default)) => {
+                self.text.push_str(default);
+                self.used.push((name.to_owned(), default.to_owned()));
+            }
             (None, None) => {
                 let message = format!("the environment has no `{name}`");
                 let help = format!("set it, or write a default: `${{{name}:-...}}`");
@@ -88,6 +93,34 @@ impl Filled {
         let (message, help) = (message.into(), help.into());
         self.problems.push(Problem { written: written.to_owned(), message, help });
     }
+}
+
+/// A text as people may see it before its variables are filled in: with their names, without what they fall back to.
+pub(super) fn without_defaults(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        let (before, inside) = (&rest[..at], &rest[at + 2..]);
+        shown.push_str(before);
+        shown.push_str("${");
+        rest = inside;
+        if before.ends_with('$') {
+            continue;
+        }
+        let end = inside.find('}').unwrap_or(inside.len());
+        let name = inside[..end].split(":-").next().unwrap_or_default();
+        shown.push_str(name);
+        rest = &inside[end..];
+    }
+    shown.push_str(rest);
+    shown
+}
+
+/// What of a text is its own, and not a variable's.
+pub(super) fn without_variables(text: &str) -> String {
+    let mut pieces = text.split("${");
+    let first = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(first, |own, piece| own + piece.split_once('}').map_or("", |(_, behind)| behind))
 }
 
 fn is_name(name: &str) -> bool {
@@ -114,6 +147,20 @@ pub(super) fn plain_value(text: &str) -> Value {
         }
     }
     Value::String(text.to_owned())
+}
+
+/// What a text with its variables filled in stands for, where these kinds of values are due. `plain`: it is written
+/// without quotes, which decides where a text and a number would both do.
+pub(super) fn as_due(text: String, plain: bool, due: Due) -> Value {
+    let typed = plain_value(&text);
+    let fits = match &typed {
+        _ if !due.known => plain,
+        Value::Number(_) => due.number && (plain || !due.text),
+        Value::Bool(_) => due.boolean && (plain || !due.text),
+        Value::Null => plain || (due.null && !due.text),
+        _ => false,
+    };
+    if fits { typed } else { Value::String(text) }
 }
 
 #[cfg(test)]
@@ -152,6 +199,11 @@ mod tests {
         check("${1x}", "not the name of a variable after `${`");
         check("${}", "not the name of a variable after `${`");
         check("${B:-${A}}", "}the default of `B` holds a variable of its own");
+    }
+
+    #[test]
+    fn what_variables_fall_back_to_is_not_shown() {
+        assert_eq!(without_defaults("a${B:-c}d ${E} $${F:-g} ${H:-i"), "a${B}d ${E} $${F:-g} ${H");
     }
 
     #[test]

@@ -10,11 +10,23 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::Serialize;
 
+use crate::base::without_credentials;
+
 /// More faults than this are counted, not kept: they are not read, and a hostile file must not
 /// fill the memory.
 const KEPT_MAX: usize = 1000;
 /// The longest piece of a line that is shown, in characters.
 const SOURCE_MAX: usize = 200;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// The file can't be used.
+    Error,
+    /// It can, and probably should not.
+    Warning,
+}
 
 /// One thing that is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -28,11 +40,13 @@ pub struct Fault {
     pub column: usize,
     /// JSON pointer of the value at fault.
     pub path: String,
+    /// How bad it is.
+    pub severity: Severity,
     /// What is wrong.
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
-    /// The line as written; of a very long one, the part around the place.
+    /// The line, as far as it may be shown; of a very long one, the part around the place.
     pub source: String,
     /// How many characters are at fault.
     #[serde(skip)]
@@ -43,7 +57,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault at a place of `line_text`; the column is counted from 1.
+    /// A fault at a place of `line_text`, which is shown as it is; the column is counted from 1.
     pub(super) fn new(file: Arc<str>, line: usize, column: usize, line_text: &str) -> Self {
         let skipped = match line_text.chars().count() {
             short if short <= SOURCE_MAX => 0,
@@ -51,14 +65,21 @@ impl Fault {
         };
         let source = line_text.chars().skip(skipped).take(SOURCE_MAX).collect();
         let (path, message) = (String::new(), String::new());
-        Self { file, line, column, path, message, help: None, source, length: 1, skipped }
+        let severity = Severity::Error;
+        Self { file, line, column, path, severity, message, help: None, source, length: 1, skipped }
+    }
+
+    /// The same as a warning.
+    pub(super) fn into_warning(mut self) -> Self {
+        self.severity = Severity::Warning;
+        self
     }
 
     /// Says what is wrong and what to do. Keys and words of the file are part of messages, so
-    /// nothing that could confuse a terminal or a log line is let through.
+    /// nothing that could confuse a terminal or a log line is let through, nor what looks like a credential.
     pub(super) fn saying(mut self, message: &str, help: Option<&str>) -> Self {
-        self.message = harmless(message);
-        self.help = help.map(harmless);
+        self.message = harmless(&without_credentials(message));
+        self.help = help.map(|it| harmless(&without_credentials(it)));
         self
     }
 
@@ -75,7 +96,8 @@ impl Fault {
         // What was left out of a long line is made up for, else the column would be counted wrong.
         let source = format!("{}{}", " ".repeat(self.skipped), self.source);
         let snippet = Snippet::source(source).line_start(self.line).path(&*self.file);
-        let group = Level::ERROR.primary_title(&self.message).element(snippet.annotation(mark));
+        let level = if self.severity == Severity::Error { Level::ERROR } else { Level::WARNING };
+        let group = level.primary_title(&self.message).element(snippet.annotation(mark));
         match &self.help {
             Some(help) => group.element(Level::HELP.message(help)),
             None => group,
@@ -134,14 +156,19 @@ impl Faults {
         self.list.extend(other.list.into_iter().take(room));
     }
 
-    /// Whether nothing is wrong.
+    /// Whether there is nothing to say.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// How many faults there are, those that are only counted too.
+    /// How many faults there are, those that are only counted too. Warnings don't count.
     pub fn len(&self) -> usize {
-        self.list.len() + self.more
+        self.list.len() - self.warnings() + self.more
+    }
+
+    /// How many warnings there are.
+    fn warnings(&self) -> usize {
+        self.list.iter().filter(|it| it.severity == Severity::Warning).count()
     }
 
     /// The faults, by place.
@@ -166,11 +193,18 @@ impl Faults {
     pub fn summary(&self) -> String {
         let mut files: Vec<&str> = self.list.iter().map(|it| &*it.file).collect();
         files.dedup();
-        let count = self.len();
-        let noun = if count == 1 { "fault" } else { "faults" };
+        files.sort_unstable();
+        files.dedup();
+        let counted = |count: usize, noun: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {noun}")),
+            _ => Some(format!("{count} {noun}s")),
+        };
+        let counts: Vec<String> =
+            [counted(self.len(), "fault"), counted(self.warnings(), "warning")].into_iter().flatten().collect();
         match files.is_empty() {
             true => "no faults".to_owned(),
-            false => format!("{count} {noun} in {}", files.join(", ")),
+            false => format!("{} in {}", counts.join(" and "), files.join(", ")),
         }
     }
 }
@@ -217,6 +251,16 @@ error: unknown key `upstraem`
     }
 
     #[test]
+    fn a_warning_is_shown_as_one_and_is_no_fault() {
+        let mut faults = Faults::new(vec![fault(7, 3, 8, "  upstraem: players").into_warning()]);
+        assert_eq!(faults.len(), 0);
+        let shown = faults.to_string();
+        assert!(shown.starts_with("warning: unknown key") && shown.ends_with("\n1 warning in routes.yaml"), "{shown}");
+        faults.extend(Faults::new(vec![fault(9, 1, 1, "b")]));
+        assert_eq!((faults.len(), &*faults.summary()), (1, "1 fault and 1 warning in routes.yaml"));
+    }
+
+    #[test]
     fn faults_are_sorted_by_place_and_told_once() {
         let list = vec![fault(9, 1, 1, "b"), fault(2, 4, 1, "aaaa"), fault(9, 1, 1, "b")];
         let faults = Faults::new(list);
@@ -229,7 +273,7 @@ error: unknown key `upstraem`
     fn a_program_gets_the_same_as_json() {
         let json = serde_json::to_value(Faults::new(vec![fault(1, 1, 1, "x")])).unwrap();
         let expected = serde_json::json!([{
-            "file": "routes.yaml", "line": 1, "column": 1, "path": "",
+            "file": "routes.yaml", "line": 1, "column": 1, "path": "", "severity": "error",
             "message": "unknown key `upstraem`", "help": "did you mean `upstream`?", "source": "x",
         }]);
         assert_eq!(json, expected);

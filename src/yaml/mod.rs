@@ -4,17 +4,21 @@
 //! Knows nothing of gateways: which files there are, and what stands in them, is for the rooms above.
 
 mod document;
+mod editors;
 mod environment;
 mod faults;
 mod secrets;
+mod shown;
 mod spans;
 mod structure;
+mod syntax;
 
 #[cfg(test)]
 mod tests;
 
 pub use document::Document;
+pub use editors::schema_for_editors;
 pub use environment::Environment;
-pub use faults::{Fault, Faults};
-pub use secrets::{MARK, Secrets};
+pub use faults::{Fault, Faults, Severity};
+pub use secrets::{MARK, Secrets, without_secrets};
 pub use structure::{schema_by, schema_of};

@@ -1,11 +1,14 @@
-//! Which values are names of secrets.
+//! Which values are names of secrets, and where secrets may stand.
 //!
-//! Only where the schema says that a secret stands: the same words elsewhere, in the body of a response
-//! for instance, are just words.
+//! Where that is, the schema says. The same words elsewhere are a fault: they would go out as they are written, and
+//! nobody would notice.
 
 use serde_json::Value;
 
-use super::structure::schemas_at;
+use crate::base::REDACTED;
+
+use super::spans::escape;
+use super::structure::{children_of, schemas_at};
 
 /// Begins a value that is the name of a secret.
 pub const MARK: &str = "secret:";
@@ -13,9 +16,27 @@ pub const MARK: &str = "secret:";
 /// Gives the secret at a path, by its name; or says why it can't be had, and what to do.
 pub type Secrets<'a> = dyn Fn(&str, &str) -> Result<String, (String, Option<String>)> + 'a;
 
-/// The name of the secret that a value stands for: the text must be marked, and its place one for a secret.
+/// The places of a file.
 pub(super) struct Places<'s> {
     schema: &'s Value,
+}
+
+/// What the schema says of a place.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    /// Something is known to stand there.
+    pub(super) known: bool,
+    /// What stands there is, or may be, a secret.
+    pub(super) secret: bool,
+    /// A list or a mapping may stand there, of which more is known.
+    pub(super) open: bool,
+}
+
+/// A text that names a secret: `secret:NAME`, or `SCHEME secret:NAME` as in `Authorization`.
+pub(super) struct Reference<'t> {
+    /// The scheme and a blank, or nothing.
+    pub(super) scheme: &'t str,
+    pub(super) name: &'t str,
 }
 
 impl<'s> Places<'s> {
@@ -23,9 +44,75 @@ impl<'s> Places<'s> {
         Self { schema }
     }
 
-    pub(super) fn secret_named<'t>(&self, path: &str, text: &'t str) -> Option<&'t str> {
-        let name = text.strip_prefix(MARK)?;
-        let is_secret = |it: &&Value| it.get("writeOnly") == Some(&Value::Bool(true));
-        schemas_at(self.schema, path).iter().any(is_secret).then_some(name)
+    pub(super) fn place(&self, path: &str) -> Place {
+        let schemas = schemas_at(self.schema, path);
+        let secret = |it: &&Value| it.get("writeOnly") == Some(&Value::Bool(true));
+        let open = |it: &&Value| it.get("properties").is_some() || children_of(it).next().is_some();
+        Place { known: !schemas.is_empty(), secret: schemas.iter().any(secret), open: schemas.iter().any(open) }
+    }
+
+    /// As much of a path as may be shown. A secret that begins with a brace is read as a mapping: its key is the secret;
+    /// and under a misspelt name nobody knows what stands.
+    pub(super) fn shown<'p>(&self, path: &'p str) -> &'p str {
+        let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]);
+        let mut above = 0;
+        for end in ends {
+            let parent = self.place(&path[..above]);
+            if !parent.known || (parent.secret && !self.place(&path[..end]).known) {
+                return &path[..above];
+            }
+            above = end;
+        }
+        path
+    }
+}
+
+/// What a text at a place for secrets refers to.
+pub(super) fn reference(text: &str) -> Option<Reference<'_>> {
+    let (scheme, rest) = match text.split_once(' ') {
+        Some((scheme, rest)) if !scheme.is_empty() => (&text[..=scheme.len()], rest),
+        _ => ("", text),
+    };
+    let name = rest.strip_prefix(MARK)?;
+    Some(Reference { scheme, name })
+}
+
+/// Whether a text can't be meant as anything but the name of a secret, wherever it stands.
+pub(super) fn is_reference(text: &str) -> bool {
+    text.starts_with(MARK) && names_secret(text)
+}
+
+/// Whether a text at a place for secrets says no more than the name of one, perhaps after a scheme.
+pub(super) fn names_secret(text: &str) -> bool {
+    let plain = |name: &str| !name.is_empty() && name.bytes().all(|it| it.is_ascii_graphic());
+    reference(text).is_some_and(|it| plain(it.name))
+}
+
+/// What was written, without the secrets in it: what of a value stands where its schema has a secret.
+pub fn without_secrets(value: &Value, schema: &Value) -> Value {
+    let mut shown = value.clone();
+    redact(&mut shown, &mut String::new(), &Places::of(schema));
+    shown
+}
+
+fn redact(value: &mut Value, path: &mut String, places: &Places<'_>) {
+    let length = path.len();
+    match value {
+        Value::Array(list) => {
+            for (index, element) in list.iter_mut().enumerate() {
+                path.push_str(&format!("/{index}"));
+                redact(element, path, places);
+                path.truncate(length);
+            }
+        }
+        Value::Object(map) => {
+            for (key, value) in map {
+                path.push_str(&format!("/{}", escape(key)));
+                redact(value, path, places);
+                path.truncate(length);
+            }
+        }
+        Value::String(text) if places.place(path).secret && !is_reference(text) => REDACTED.clone_into(text),
+        _ => {}
     }
 }

@@ -87,13 +87,6 @@ pub(super) struct Spanned {
 }
 
 impl Child {
-    /// Stands in until a text is read.
-    pub(super) fn nothing() -> Self {
-        let content = Content::Scalar { text: String::new(), plain: true };
-        let node = Arc::new(Node { content, nodes: 1, bytes: 0, depth: 0 });
-        Self { key: None, span: Span::point(1, 1), node }
-    }
-
     /// The child that a JSON pointer names, or the nearest known one on the way to it.
     pub(super) fn nearest(&self, pointer: &str) -> (&Self, bool) {
         let mut here = self;

@@ -58,12 +58,14 @@ pub(super) struct Loaded {
     kept: HashMap<String, Vec<usize>>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 enum Cut {
     /// Left out.
     Removed,
     /// An empty mapping in its place: the operator chose its name, and others may refer to it.
     Emptied,
+    /// It is needed, and missing or wrong: this stands in for it, so that what is beside it is looked at.
+    Replaced(Value),
 }
 
 impl Loaded {
@@ -74,8 +76,9 @@ impl Loaded {
         let inside =
             |cut: &str, path: &str| path.strip_prefix(cut).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         let parent = |cut: &str| cut.rsplit_once('/').is_some_and(|(parent, _)| parent == path);
-        let follows = |cut: &String| inside(cut, &path) || parent(cut);
-        (!self.cuts.keys().any(follows)).then_some(path)
+        let follows =
+            |(at, cut): (&String, &Cut)| inside(at, &path) || (parent(at) && !matches!(cut, Cut::Replaced(_)));
+        (!self.cuts.iter().any(follows)).then_some(path)
     }
 
     fn translate(&self, loaded: &str) -> String {
@@ -101,6 +104,7 @@ impl Loaded {
         match self.cuts.get(old.as_str()) {
             Some(Cut::Removed) => return None,
             Some(Cut::Emptied) => return Some(json!({})),
+            Some(Cut::Replaced(value)) => return Some(value.clone()),
             None => {}
         }
         let (old_length, new_length) = (old.len(), new.len());
@@ -134,9 +138,31 @@ impl Loaded {
                     old.truncate(old_length);
                     new.truncate(new_length);
                 }
+                self.add_missing(old, &mut copies);
                 Some(Value::Object(copies))
             }
             other => Some(other.clone()),
+        }
+    }
+
+    /// Puts what stands in for missing keys into the copy of the mapping at `path`.
+    fn add_missing(&self, path: &str, copy: &mut Map<String, Value>) {
+        let below = format!("{path}/");
+        for (at, cut) in self.cuts.range(below.clone()..).take_while(|(at, _)| at.starts_with(&below)) {
+            let key = &at[below.len()..];
+            if let (Cut::Replaced(value), false) = (cut, key.contains('/')) {
+                copy.entry(unescape(key)).or_insert_with(|| value.clone());
+            }
+        }
+    }
+
+    /// Lets something stand in for a key that is needed; if that was not enough, the whole mapping is cut.
+    fn replace(&mut self, path: &str, key: &str, schema: &Value) -> bool {
+        let at = format!("{path}/{}", escape(key));
+        let again = matches!(self.cuts.get(&at), Some(Cut::Replaced(_)));
+        match stand_in(schema, &at).filter(|_| !again) {
+            Some(value) => self.put(&at, Cut::Replaced(value)),
+            None => self.cut(path, schema),
         }
     }
 
@@ -145,7 +171,7 @@ impl Loaded {
         match self.cuts.get(path) {
             None if named_by_operator(schema, path) => self.put(path, Cut::Emptied),
             None | Some(Cut::Emptied) => self.put(path, Cut::Removed),
-            Some(Cut::Removed) => match path.rsplit_once('/') {
+            Some(Cut::Removed | Cut::Replaced(_)) => match path.rsplit_once('/') {
                 Some((parent, _)) => self.cut(parent, schema),
                 None => false,
             },
@@ -172,6 +198,8 @@ struct Problem {
     part: Part,
     message: String,
     help: Option<String>,
+    /// The key that is missing at the path, if that is the matter.
+    missing: Option<String>,
 }
 
 /// See `Document::load`; `tainted` says which values must not be shown, `unfilled` of which nothing
@@ -212,16 +240,21 @@ pub(super) fn load<T: DeserializeOwned>(
                 }
             }
         }
-        let at: Vec<String> = problems.iter().map(|it| loaded.translate(&it.path)).collect();
-        if report {
-            for (problem, path) in problems.into_iter().zip(&at).filter(|it| !unfilled.contains(it.1)) {
+        // Several problems with one value are one cut.
+        let mut at = BTreeSet::new();
+        for problem in problems {
+            let path = loaded.translate(&problem.path);
+            if report && !unfilled.contains(&path) {
                 let path = format!("{AS_WRITTEN}{path}");
                 diagnostics.push(path, problem.part, problem.message).help = problem.help;
             }
+            at.insert((path, problem.missing));
         }
-        // Several problems with one value are one cut.
-        let at: BTreeSet<String> = at.into_iter().collect();
-        if !at.iter().all(|it| loaded.cut(it, schema)) {
+        let mend = |(path, missing): &(String, Option<String>)| match missing {
+            Some(key) => loaded.replace(path, key, schema),
+            None => loaded.cut(path, schema),
+        };
+        if !at.iter().all(mend) {
             break;
         }
     }
@@ -292,13 +325,30 @@ impl Explainer<'_> {
         let schema = self.owner(error.schema_path().as_str());
         match error.kind() {
             Kind::AdditionalProperties { unexpected } => {
-                let known = keys(schema.get("properties"));
-                problems.extend(unexpected.iter().map(|it| unknown_key(&path, it, &known)));
+                problems.extend(unexpected.iter().map(|it| self.unknown_key(&path, it, schema)));
+            }
+            // A mapping in which nothing at all may stand.
+            Kind::FalseSchema => {
+                let unknown = |key: &String| {
+                    let help = Some("nothing can stand here: write `{}`".to_owned());
+                    Problem { help, ..unknown_key(&path, key, &[]) }
+                };
+                match self.at(&path) {
+                    Value::Object(map) if !map.is_empty() => problems.extend(map.keys().map(unknown)),
+                    _ => problems.push(Problem::new(path, "nothing can stand here".to_owned())),
+                }
             }
             Kind::Required { property } => {
                 let name = property.as_str().unwrap_or_default();
+                let only = schema.get("properties").and_then(|it| only_number(it.get(name)?));
+                let help = only.map(|it| format!("write `{name}: {it}`"));
                 let missing = Problem::new(path, format!("missing key `{name}`"));
-                problems.push(Problem { part: Part::Key, ..missing });
+                problems.push(Problem { part: Part::Key, help, missing: Some(name.to_owned()), ..missing });
+            }
+            Kind::Minimum { .. } | Kind::Maximum { .. } if only_number(schema).is_some() => {
+                let only = only_number(schema).unwrap_or_default();
+                let help = Some(format!("write `{only}`, the only one there is"));
+                problems.push(Problem { help, ..Problem::new(path, plainly(error.kind(), schema, error)) });
             }
             Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
                 let branches = self.schema.pointer(error.schema_path().as_str());
@@ -319,7 +369,91 @@ impl Explainer<'_> {
                     false => problems.push(self.unknown_word(path, &words, &[])),
                 }
             }
-            kind => problems.push(Problem::new(path, plainly(kind, schema, error))),
+            kind => {
+                let help = self.hint(&path, schema.get("expected").and_then(Value::as_str).unwrap_or_default());
+                problems.push(Problem { help, ..Problem::new(path, plainly(kind, schema, error)) });
+            }
+        }
+    }
+
+    /// A key that is not known here; where it is known just below, that is where it was meant to be.
+    fn unknown_key(&self, path: &str, key: &str, schema: &Value) -> Problem {
+        let known = keys(schema.get("properties"));
+        let problem = unknown_key(path, key, &known);
+        if nearest(key, known.iter().copied()).is_some() {
+            return problem;
+        }
+        let holds = |name: &&&str| {
+            let mut below = Vec::new();
+            variants(self.schema, &schema["properties"][**name], 0, &mut below);
+            below.iter().any(|it| it.get("properties").and_then(|it| it.get(key)).is_some())
+        };
+        match known.iter().find(holds) {
+            Some(parent) => Problem { help: Some(format!("it belongs under `{parent}`")), ..problem },
+            None => problem,
+        }
+    }
+
+    /// How a value would be written that is of another kind than what is wanted. Repeats none that may be a secret.
+    fn hint(&self, path: &str, wanted: &str) -> Option<String> {
+        let value = self.at(path);
+        let place = self.loaded.translate(path);
+        let secret =
+            || schemas_at(self.schema, &place).iter().any(|it| it.get("writeOnly") == Some(&Value::Bool(true)));
+        if (self.tainted)(&place) || secret() {
+            let number = value.as_str().is_some_and(|it| it.parse::<f64>().is_ok());
+            let quoted = wanted.contains("whole number") && number;
+            return quoted.then(|| "write it without quotes".to_owned());
+        }
+        let bare = match value {
+            Value::Number(number) => number.to_string(),
+            Value::String(text) => short(text),
+            Value::Bool(it) => it.to_string(),
+            Value::Array(_) | Value::Object(_) | Value::Null => String::new(),
+        };
+        let number = bare.parse::<f64>().ok();
+        match wanted {
+            it if it.contains("a list") && value.is_object() => {
+                Some("begin each element with a dash: `- `, or put it between `[` and `]`".to_owned())
+            }
+            it if it.contains("a list") && !bare.is_empty() => {
+                Some(format!("write it as a list: `[{}]`", scalar(&bare)))
+            }
+            it if it.contains("duration") && number.is_some() => {
+                Some(format!("a number alone has no unit: write `{bare}s` or `{bare}ms`"))
+            }
+            it if it.contains("share") && number.is_some() => {
+                let share = number.map(|it| if it <= 1.0 { it * 100.0 } else { it }).unwrap_or_default();
+                Some(format!("write `{share}%`"))
+            }
+            it if it.contains("whole number") && value.is_string() && number.is_some() => {
+                Some(format!("write it without quotes: `{bare}`"))
+            }
+            it if it.contains("a text") && (value.is_number() || value.is_boolean()) => {
+                Some(format!("write it in quotes: `\"{bare}\"`"))
+            }
+            it if it.starts_with("a mapping") && path.is_empty() => {
+                Some("a file is made of lines such as `version: 1`".to_owned())
+            }
+            it if it.starts_with("a mapping") => self.as_mapping(&place, value),
+            _ => None,
+        }
+    }
+
+    /// What could stand where a mapping is wanted and something else was found.
+    fn as_mapping(&self, place: &str, value: &Value) -> Option<String> {
+        if value.is_null() {
+            return Some("indent what belongs to it deeper than its name, or write `{}`".to_owned());
+        }
+        let schemas = schemas_at(self.schema, place);
+        let properties = schemas.iter().find_map(|it| it.get("properties").map(|known| (*it, known)));
+        let (schema, known) = properties?;
+        let needed: Vec<&str> =
+            schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        match (needed.is_empty(), keys(Some(known))) {
+            (false, _) => Some(format!("write `{{ {}: ... }}`", needed.join(": ..., "))),
+            (true, known) if known.is_empty() => Some("write `{}`".to_owned()),
+            (true, known) => Some(format!("write `{{}}` for its defaults; known in it: {}", known.join(", "))),
         }
     }
 
@@ -346,17 +480,9 @@ impl Explainer<'_> {
     }
 
     fn mismatch(&self, path: String, wanted: &str) -> Problem {
-        let value = self.at(&path);
-        let found = noun(type_of(value));
-        let mut problem = Problem::new(path, format!("expected {wanted}, found {found}"));
-        let text = value.as_str().unwrap_or("text");
-        if wanted.contains("number") && text.parse::<f64>().is_ok() {
-            problem.help = Some("write it without quotes, on a line of its own".to_owned());
-        }
-        if wanted.contains("a text") && (value.is_number() || value.is_boolean()) {
-            problem.help = Some("write it in quotes".to_owned());
-        }
-        problem
+        let found = noun(type_of(self.at(&path)));
+        let help = self.hint(&path, wanted);
+        Problem { help, ..Problem::new(path, format!("expected {wanted}, found {found}")) }
     }
 
     /// `tags` are words that would be right if something stood under them.
@@ -468,7 +594,7 @@ fn tagged(
 
 impl Problem {
     fn new(path: String, message: String) -> Self {
-        Self { path, part: Part::Value, message, help: None }
+        Self { path, part: Part::Value, message, help: None, missing: None }
     }
 }
 
@@ -566,6 +692,54 @@ pub(super) fn schemas_at<'s>(root: &'s Value, path: &str) -> Vec<&'s Value> {
     expanded
 }
 
+/// The schemas that a schema is made of, references followed.
+pub(super) fn variants_of<'s>(root: &'s Value, schema: &'s Value) -> Vec<&'s Value> {
+    let mut expanded = Vec::new();
+    variants(root, schema, 0, &mut expanded);
+    expanded
+}
+
+/// What a schema says of values whose names are free, and of elements.
+pub(super) fn children_of(schema: &Value) -> impl Iterator<Item = &Value> {
+    ["additionalProperties", "items"].into_iter().filter_map(|it| schema.get(it)).filter(|it| it.is_object())
+}
+
+/// The keys that the schema knows in a mapping at a path.
+pub(super) fn keys_at<'s>(root: &'s Value, path: &str) -> Vec<&'s str> {
+    schemas_at(root, path).into_iter().flat_map(|it| keys(it.get("properties"))).collect()
+}
+
+/// Which kinds of scalars may stand at a path.
+pub(super) fn due_at(root: &Value, path: &str) -> Due {
+    let mut due = Due::default();
+    for schema in schemas_at(root, path) {
+        let kinds = kinds(schema);
+        let any = |names: &[&str]| kinds.iter().any(|it| names.contains(it));
+        let plain = ["pattern", "expected", "format"].iter().all(|it| schema.get(it).is_none());
+        due.known |= !kinds.is_empty() || !words(schema).is_empty();
+        due.text |= is_free_text(schema);
+        due.free_text |= is_free_text(schema) && plain;
+        due.number |= any(&["integer", "number"]);
+        due.boolean |= any(&["boolean"]);
+        due.null |= any(&["null"]);
+    }
+    due
+}
+
+/// Which kinds of scalars may stand somewhere.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Due {
+    /// The schema says anything of it.
+    pub(super) known: bool,
+    /// A text that is not one of a few words.
+    pub(super) text: bool,
+    /// A text without any form.
+    pub(super) free_text: bool,
+    pub(super) number: bool,
+    pub(super) boolean: bool,
+    pub(super) null: bool,
+}
+
 fn walk<'s>(root: &'s Value, path: &str) -> (Vec<&'s Value>, bool) {
     let mut schemas = vec![root];
     let mut named = false;
@@ -588,6 +762,54 @@ fn walk<'s>(root: &'s Value, path: &str) -> (Vec<&'s Value>, bool) {
         };
     }
     (schemas, named)
+}
+
+/// Something of the right shape for the value at a path, which need not mean anything: rooms may find fault with it,
+/// and nobody is told.
+fn stand_in(root: &Value, path: &str) -> Option<Value> {
+    walk(root, path).0.into_iter().find_map(|it| shaped(root, it, 0))
+}
+
+fn shaped(root: &Value, schema: &Value, depth: usize) -> Option<Value> {
+    let schema = resolve(root, schema);
+    if depth > 8 {
+        return None;
+    }
+    if let Some(word) = words(schema).first() {
+        return Some(json!(word));
+    }
+    let branches = ["anyOf", "oneOf"].iter().find_map(|it| schema.get(it)?.as_array());
+    if let Some(branches) = branches {
+        return branches.iter().filter(|it| !is_null(it)).find_map(|it| shaped(root, it, depth + 1));
+    }
+    match *kinds(schema).first()? {
+        "object" => {
+            let needed = schema.get("required").and_then(Value::as_array).into_iter().flatten();
+            let entry = |key: &str| Some((key.to_owned(), shaped(root, &schema["properties"][key], depth + 1)?));
+            needed.map(|it| entry(it.as_str()?)).collect::<Option<Map<_, _>>>().map(Value::Object)
+        }
+        "array" => Some(json!([])),
+        "string" => {
+            let fits = |text: &&str| jsonschema::is_valid(schema, &json!(text));
+            ["", "1s", "1%"].into_iter().find(fits).map(Value::from)
+        }
+        "integer" | "number" => Some(schema.get("minimum").cloned().unwrap_or_else(|| json!(1))),
+        "boolean" => Some(json!(false)),
+        _ => None,
+    }
+}
+
+/// A text as YAML would have it inside of brackets.
+fn scalar(text: &str) -> String {
+    let plain = |it: char| it.is_alphanumeric() || "-_./".contains(it);
+    let quoted = text.starts_with('-') || !text.chars().all(plain);
+    if quoted { format!("{text:?}") } else { text.to_owned() }
+}
+
+/// The number that a schema of numbers allows, if there is just one.
+fn only_number(schema: &Value) -> Option<i64> {
+    let bound = |key: &str| schema.get(key)?.as_i64();
+    bound("minimum").filter(|it| Some(*it) == bound("maximum"))
 }
 
 fn keys(properties: Option<&Value>) -> Vec<&str> {

@@ -241,7 +241,7 @@ fn compile(file: &File, diagnostics: &mut Diagnostics) {
 }
 
 fn faults(text: &str) -> Faults {
-    let mut document = match Document::parse("routes.yaml", text, &environment) {
+    let mut document = match Document::parse("routes.yaml", text, &schema_of::<File>(), &environment) {
         Ok(document) => document,
         Err(faults) => return faults,
     };
@@ -269,7 +269,7 @@ fn check(text: &str, expected: &[(usize, usize, &str, &str)]) {
 
 #[test]
 fn a_whole_file_loads_with_nothing_to_tell() {
-    let mut document = Document::parse("routes.yaml", WHOLE, &environment).unwrap();
+    let mut document = Document::parse("routes.yaml", WHOLE, &schema_of::<File>(), &environment).unwrap();
     let mut diagnostics = Diagnostics::default();
     let file: File = document.load(&mut diagnostics).unwrap();
     assert!(diagnostics.is_empty(), "{}", document.place(&diagnostics));
@@ -295,21 +295,28 @@ fn unknown_keys_are_told_at_the_key() {
 
 #[test]
 fn wrong_types_are_told_in_plain_words() {
-    check("routes: all", &[(1, 9, "expected a list, found a text", "")]);
+    check("routes: all", &[(1, 9, "expected a list, found a text", "`[all]`")]);
     check("upstreams: [a]", &[(1, 12, "expected a mapping, found a list", "")]);
     check("version: one", &[(1, 10, "expected a whole number, found a text", "")]);
     check("version: '1'", &[(1, 10, "expected a whole number, found a text", "without quotes")]);
     check("version: 1.5", &[(1, 10, "expected a whole number, found a number", "")]);
     check("upstreams:\n  a:\n    local: 5\n", &[(3, 12, "expected a text, found a whole", "quotes")]);
-    check("[]", &[(1, 1, "expected a mapping, found a list", "")]);
-    check("just text", &[(1, 1, "expected a mapping, found a text", "")]);
+    check("[]", &[(1, 1, "expected a mapping, found a list", "`version: 1`")]);
+    check("just text", &[(1, 1, "expected a mapping, found a text", "`version: 1`")]);
+    check("routes: 5", &[(1, 9, "expected a list, found a whole number", "`[5]`")]);
+    check("routes:\n  name: a\n", &[(2, 3, "expected a list, found a mapping", "with a dash")]);
+    check("state:\n", &[]);
+    check(
+        "upstreams:\n  a:\n  b: {}\n",
+        &[(2, 3, "expected a mapping, found nothing", "indent"), (3, 6, "needs `discovery`", "")],
+    );
     check("version:\n", &[(1, 1, "expected a whole number, found nothing", "")]);
 }
 
 #[test]
 fn missing_keys_are_told_where_they_should_be() {
     check("upstreams:\n  a:\n    local: x\n    health: { http: / }\n", &[(4, 5, "missing key `every`", "")]);
-    check("routes:\n  - name: a\n", &[(2, 5, "missing key `match`", "")]);
+    check("routes:\n  - name: a\n", &[(2, 5, "missing key `match`", ""), (2, 5, "no upstream", "write `upstream`")]);
     check("policies:\n  open: {}\n", &[(2, 3, "missing key `roles`", "")]);
 }
 
@@ -337,12 +344,12 @@ fn unknown_words_get_a_suggestion() {
 #[test]
 fn quantities_and_ranges_say_what_is_expected() {
     check(
-        "upstreams:\n  a:\n    local: x\n    health: { http: /, every: 5 seconds }\n",
+        "upstreams:\n  a:\n    local: x\n    health: { http: /, every: 5 sekonds }\n",
         &[(4, 31, "not a duration such as 500ms", "")],
     );
     check(
         "upstreams:\n  a:\n    local: x\n    health: { http: /, every: 5 }\n",
-        &[(4, 31, "expected a duration such as 500ms", "")],
+        &[(4, 31, "expected a duration such as 500ms", "write `5s` or `5ms`")],
     );
     check(
         "upstreams:\n  a:\n    local: x\n    retries: { attempts: 11, budget: 200% }\n",
@@ -371,7 +378,7 @@ fn the_branch_that_was_meant_is_explained() {
         &[(2, 21, "missing key `port`", ""), (2, 37, "unknown key `prot`", "`port`")],
     );
     check("upstreams:\n  a: { discovery: registry }\n", &[(2, 19, "unknown word `registry`", "mapping")]);
-    check("upstreams:\n  a: { discovery: 5 }\n", &[(2, 19, "expected a mapping, found a whole", "")]);
+    check("upstreams:\n  a: { discovery: 5 }\n", &[(2, 19, "expected a mapping, found a whole", "`{ static: ... }`")]);
     check(
         "upstreams:\n  a: { discovery: { static: [x, { addres: y }, 7, { address: z, weight: heavy }] } }\n",
         &[
@@ -408,11 +415,13 @@ routes:
         &[
             (1, 10, "must be at most 255", ""),
             (3, 33, "unknown word `fast`", "known here"),
-            (4, 11, "expected a mapping, found a whole number", ""),
+            (4, 11, "expected a mapping, found a whole number", "known in it: "),
             (6, 5, "missing key `match`", ""),
+            // What is missing hides nothing else that is wrong with the route.
+            (6, 5, "no upstream", "write `upstream`"),
             // Elements were cut before this one and the last: their places are still right.
             (9, 15, "unknown `plaiers`", "did you mean `players`?"),
-            (10, 5, "expected a mapping, found a text", ""),
+            (10, 5, "expected a mapping, found a text", "`{ name: ..., match: ... }`"),
             (14, 5, "no upstream", "write `upstream`"),
         ],
     );
@@ -435,13 +444,34 @@ routes:
 }
 
 #[test]
+fn a_fault_in_a_value_that_is_needed_hides_nothing_beside_it() {
+    check(
+        "routes:\n  - { name: 5, match: { path: [], methods: [PSOT] }, upstream: a, even: 3 }\n",
+        &[
+            (2, 13, "expected a text, found a whole number", "quotes"),
+            (2, 31, "expected a text, found a list", ""),
+            (2, 45, "unknown word `PSOT`", "`POST`"),
+            (2, 64, "unknown `a`", ""),
+            (2, 73, "3 is odd", ""),
+        ],
+    );
+}
+
+#[test]
+fn a_variable_that_nothing_fills_in_is_told_and_its_text_is_not_repeated() {
+    check("state: { redis: { url: $REDIS_URL } }", &[(1, 24, "without braces", "`\"${NAME}\"`")]);
+    check("upstreams:\n  \"${A}\": { local: x }\n", &[(2, 3, "a variable in a name", "values only")]);
+    check("upstreams: { a: { local: \"$lower $5 a$B $$ $5\" } }", &[]);
+}
+
+#[test]
 fn what_is_not_yaml_has_a_place() {
     check("", &[(1, 1, "empty", "")]);
     check("# only words\n", &[(1, 1, "empty", "")]);
-    check("a: [1\nb: 2\n", &[(2, 2, "not YAML", "")]);
+    check("a: [1\nb: 2\n", &[(2, 2, "not YAML", "line 1 opens a `[`")]);
     check("version: 1\n\troutes: []\n", &[(1, 10, "not YAML", "tabs")]);
     check("version: 1\n---\nversion: 2\n", &[(2, 1, "second document", "`---`")]);
-    check("version: *one\n", &[(1, 10, "not YAML", "")]);
+    check("version: *one\n", &[(1, 10, "not YAML", "`\"*one\"`")]);
     check("version: &a [*a]\n", &[(1, 14, "an alias inside of what it stands for", "")]);
     check("state: { redis: { url: ${REDIS_URL} } }", &[(1, 25, "not YAML", "in quotes")]);
 }
@@ -492,7 +522,9 @@ fn the_environment_is_filled_in_and_what_is_missing_told() {
         &[(2, 18, "the environment has no `MISSING`", "set it, or write a default")],
     );
     check("version: ${NUMBER}", &[]);
-    check("version: \"${NUMBER}\"", &[(1, 10, "expected a whole number, found a text", "without quotes")]);
+    check("version: \"${NUMBER}\"", &[]);
+    check("upstreams:\n  a:\n    local: ${NUMBER}\n", &[]);
+    check("version: \"${NO_NUMBER:-two}\"", &[(1, 10, "expected a whole number, found a text", "")]);
     check("version: ${NUMBER:-x", &[(1, 10, "without its `}`", "`$${`")]);
     check("upstreams:\n  a:\n    local: |\n      one\n      two ${MISSING}\n", &[(5, 11, "no `MISSING`", "default")]);
 }
@@ -516,7 +548,7 @@ routes:
 #[test]
 fn a_word_of_a_secret_is_hidden_in_a_rooms_message_about_it() {
     let text = "state: { redis: { url: \"${REDIS_URL}\" } }\n";
-    let mut document = Document::parse("gateway.yaml", text, &environment).unwrap();
+    let mut document = Document::parse("gateway.yaml", text, &schema_of::<File>(), &environment).unwrap();
     let mut diagnostics = Diagnostics::default();
     document.load::<File>(&mut diagnostics).unwrap();
     let message = "no host called user:hunter2@host is known".to_owned();
@@ -585,10 +617,10 @@ fn a_file_that_is_not_there_or_not_text_is_a_fault() {
     let directory = std::env::temp_dir().join(format!("moongate-{}", fastrand::u64(..)));
     std::fs::create_dir(&directory).unwrap();
     let path = directory.join("routes.yaml");
-    let missing = Document::read(&path, &environment).unwrap_err();
+    let missing = Document::read(&path, &schema_of::<File>(), &environment).unwrap_err();
     assert!(missing.iter().next().unwrap().message.contains("cannot be read"));
     std::fs::write(&path, b"version: 1\nname: \xff\n").unwrap();
-    let garbled = Document::read(&path, &environment).unwrap_err();
+    let garbled = Document::read(&path, &schema_of::<File>(), &environment).unwrap_err();
     let fault = garbled.iter().next().unwrap();
     assert_eq!((fault.line, fault.column), (2, 7));
     std::fs::remove_dir_all(&directory).unwrap();

@@ -48,7 +48,7 @@ const INTENDED: &[Difference] = &[
     ("absolute_form_default_port absolute_form_upper_case", "pingora", ALL, "a host is the same however it is spelled"),
     (
         "absolute_form_default_port absolute_form_upper_case",
-        "nginx haproxy",
+        "haproxy",
         "arrived",
         "Host becomes what the target says (RFC 9112, 3.2.2)",
     ),
@@ -161,6 +161,12 @@ const INTENDED: &[Difference] = &[
         ALL_PEERS,
         "headers",
         "an answer's connection is not the client's either",
+    ),
+    (
+        "host_upper host_port host_default_port host_empty_port host_ipv6 host_ipv6_upper_case",
+        ALL_PEERS,
+        "arrived",
+        "one host has one form (RFC 3986, 6.2.2 and 6.2.3), whoever looks at it",
     ),
     ("forwarded_claims", ALL_PEERS, "arrived", "a client's own word on who it is goes no further"),
     ("answer_switch_unasked", BOTH, ANSWER, "nobody asked for another protocol: 502"),

@@ -21,9 +21,11 @@ upstreams:
 routes:
 "#;
 
-const GATEWAY_KEYS: [&str; 12] = [
+const GATEWAY_KEYS: [&str; 14] = [
     "listeners",
     "trusted_proxies",
+    "trusted_fields",
+    "public_url",
     "threads",
     "guard",
     "state",
@@ -109,6 +111,13 @@ impl Folder {
         let private = "MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g";
         let pem = format!("-----BEGIN PRIVATE KEY-----\n{private}\n-----END PRIVATE KEY-----\n");
         fs::write(path.join("conf/keys/ed25519.pem"), pem).unwrap();
+        let names = ["example.org", "*.example.org"].map(str::to_owned);
+        let pair = rcgen::generate_simple_self_signed(names).unwrap();
+        fs::create_dir_all(path.join("conf/tls")).unwrap();
+        for (cert, key) in [("cert.pem", "key.pem"), ("example.pem", "example.key")] {
+            fs::write(path.join("conf/tls").join(cert), pair.cert.pem()).unwrap();
+            fs::write(path.join("conf/tls").join(key), pair.signing_key.serialize_pem()).unwrap();
+        }
         let public = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
         fs::write(path.join("conf/keys/partner.jwks.json"), public).unwrap();
         Self(path)

@@ -235,15 +235,24 @@ fn us_016_a_secret_stands_where_the_configuration_names_it() {
 }
 
 #[test]
-fn what_opens_the_store_is_not_kept_in_it_and_other_texts_stay_as_they_are() {
+fn what_opens_the_store_is_not_kept_in_it_and_no_secret_stands_where_none_is_due() {
     let folder = folder();
     let config = format!("{}\nstore: {{ postgres: {{ url: 'secret:db' }} }}\n", gateway::CONFIG);
     folder.write("conf/gateway.yaml", config);
     let said = refused(moongate(&folder, &["check"], "", &[("SECRET_KEY", KEY)]));
     assert!(said.contains("what opens the store can't be kept in it"), "{said}");
 
-    let sauce = "{ version: 1, routes: [{ name: a, match: { path: / }, respond: { body: 'secret:sauce' } }] }";
-    assert_eq!(Gateway::start(sauce).get("/").text(), "secret:sauce");
+    // Where no secret can stand the words would go out as they are: that is a fault, unless they can't be a name.
+    let answer = |body: &str| {
+        format!("{{ version: 1, routes: [{{ name: a, match: {{ path: / }}, respond: {{ body: '{body}' }} }}] }}")
+    };
+    let refused = Gateway::with(answer("secret:sauce")).start_refused();
+    assert!(
+        refused.stderr.contains("no secret can stand here") && refused.stderr.contains("1:72"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(Gateway::start(answer("secret: sauce")).get("/").text(), "secret: sauce");
 }
 
 #[test]

@@ -133,6 +133,17 @@ fn r4_2_whatever_a_client_says_of_itself_is_forgotten_where_nobody_is_asked_too(
 }
 
 #[test]
+fn px_1_a_token_of_the_secret_counts_under_whatever_name_its_maker_gave_the_secret() {
+    let stage = Stage::new("{ jwt: {} }");
+    let text = claims("ada", &["user"]).to_string();
+    let sign = |kid: &str, secret: &[u8]| sign_hs256(&json!({ "alg": "HS256", "kid": kid }).to_string(), &text, secret);
+    assert_eq!(stage.bearer(&sign("legacy-2024", SECRET.as_bytes())).status, 200);
+    assert_eq!(stage.bearer(&sign("legacy-2024", b"another secret of at least 32 bytes")).status, 401);
+    // The name of a key stays that key's.
+    assert_eq!(stage.bearer(&sign(&stage.kid(), SECRET.as_bytes())).status, 401);
+}
+
+#[test]
 fn r4_2_forged_tokens_are_refused_and_told_why() {
     let stage = Stage::new("{ jwt: {} }");
     let good = claims("ada", &["admin"]);
@@ -214,6 +225,10 @@ fn r4_2_forged_tokens_are_refused_and_told_why() {
         let answer = stage.bearer(&token);
         assert_eq!(answer.status, 401, "{reason}: {token}");
         refused(&answer, reason);
+        // One word for programs; people are told which member is meant.
+        let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+        let named = ["kid", "exp", "sub", "roles"].iter().any(|it| message.contains(it));
+        assert!(reason != "malformed" || named, "{message}");
     }
     // After all that the good one still passes, and nothing of any token is in the log.
     assert_eq!(stage.bearer(&mine).status, 200);
@@ -391,9 +406,8 @@ fn r4_2_who_may_come_as_nobody_still_may_not_come_with_a_bad_token() {
 fn r7_2_services_have_tokens_and_keys_of_their_own() {
     let mut key = String::new();
     let stage = Stage::prepared("{ service_token: {}, api_key: {} }", |folder| {
-        let arguments = [
-            "keys", "api", "billing", "--role", "service", "--role", "writer", "--scope", "bench", "--tenant", "north",
-        ];
+        let arguments =
+            ["keys", "api", "billing", "--role", "service", "--role", "user", "--scope", "bench", "--tenant", "north"];
         let output = moongate(folder, &arguments, "", &[("PROXY_JWT_SECRET", SECRET)]);
         assert_eq!(output.code, 0, "{}", output.stderr);
         key = output.stdout.split_whitespace().find(|it| it.starts_with("mg_")).unwrap().to_owned();
@@ -412,7 +426,7 @@ fn r7_2_services_have_tokens_and_keys_of_their_own() {
                 (&told["x-moongate-subject"], &told["x-moongate-auth-method"]),
                 (&json!("billing"), &json!("api_key"))
             );
-            assert_eq!(told["x-moongate-roles"], "service,writer");
+            assert_eq!(told["x-moongate-roles"], "service,user");
             assert_eq!((&told["x-moongate-tenant"], &told["x-moongate-scopes"]), (&json!("north"), &json!("bench")));
         }
     }

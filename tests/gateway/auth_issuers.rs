@@ -163,6 +163,39 @@ fn r4_5_a_new_key_is_fetched_when_a_token_names_it() {
 }
 
 #[test]
+fn r4_5_a_new_key_under_the_old_name_or_under_none_is_fetched_and_the_old_one_ends() {
+    let nameless = |kid: &str| {
+        let mut key = Signer::es256(kid);
+        key.jwk.as_object_mut().unwrap().remove("kid");
+        key
+    };
+    for (old, new) in [(Signer::es256("k"), Signer::es256("k")), (nameless("a"), nameless("b"))] {
+        let sign = |key: &Signer| {
+            let header = with(json!({ "alg": "ES256", "kid": key.jwk["kid"] }), json!({}));
+            key.sign_raw(&header.to_string(), &foreign("a").to_string())
+        };
+        let issuer = Issuer::start(&[&old]);
+        let gateway = start(config(&clinic(&issuer, "refetch_after: 100ms")));
+        assert_eq!(gateway.ask("/all", &sign(&old)), OK);
+        issuer.shows(&[&new]); // and has said that the old set is good for an hour
+        eventually("the new key counts", || (gateway.ask("/all", &sign(&new)) == OK).then_some(()));
+        assert_eq!(gateway.ask("/all", &sign(&old)), (401, json!("signature")));
+    }
+}
+
+#[test]
+fn r4_5_bad_signatures_do_not_make_a_flood_of_fetches() {
+    let (key, other) = (Signer::es256("k"), Signer::es256("k"));
+    let issuer = Issuer::start(&[&key]);
+    let gateway = start(config(&clinic(&issuer, "refetch_after: 1h")));
+    assert_eq!(gateway.ask("/all", &key.sign(&foreign("a"))), OK);
+    for number in 0..50 {
+        assert_eq!(gateway.ask("/all", &other.sign(&foreign(&format!("a{number}")))), (401, json!("signature")));
+    }
+    assert_eq!(issuer.asked(), 1);
+}
+
+#[test]
 fn r4_5_unknown_keys_do_not_make_a_flood_of_fetches() {
     let key = Signer::es256("k");
     let issuer = Issuer::start(&[&key]);

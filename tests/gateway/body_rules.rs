@@ -39,6 +39,10 @@ fn s2s_38_a_missing_field_gets_400_with_its_pointer() {
         (r#"{"input":"a","more":1}"#, json!([{ "pointer": "", "rule": "/additionalProperties" }])),
         ("{", json!([{ "pointer": "", "rule": "not JSON at line 1, column 1" }])),
         ("", json!([{ "pointer": "", "rule": "a body is missing" }])),
+        (
+            r#"{"input":"what is checked","\u0069nput":7}"#,
+            json!([{ "pointer": "", "rule": "a name is there twice at line 1, column 42" }]),
+        ),
     ] {
         let answer = post(&gateway, "application/json", body);
         assert_eq!(answer.status, 400, "{body}");

@@ -258,7 +258,14 @@ fn r9_2_what_signed_in_people_get_is_theirs_unless_somebody_says_otherwise() {
 }
 
 fn purge(gateway: &Gateway, what: &str) -> serde_json::Value {
-    let answer = try_request(gateway.admin(), "POST", "/admin/cache/purge", &[], what.as_bytes()).unwrap();
+    let answer = try_request(
+        gateway.admin(),
+        "POST",
+        "/admin/cache/purge",
+        &[("content-type", "application/json")],
+        what.as_bytes(),
+    )
+    .unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()
 }
@@ -306,7 +313,14 @@ fn r9_4_what_is_purged_is_chosen_by_what_it_depends_on() {
         }
     }
     for wrong in ["", "{}", r#"{"all":false}"#, r#"{"tag":"a","route":"b"}"#, r#""all""#, r#"{"tag":7}"#] {
-        let answer = try_request(gateway.admin(), "POST", "/admin/cache/purge", &[], wrong.as_bytes()).unwrap();
+        let answer = try_request(
+            gateway.admin(),
+            "POST",
+            "/admin/cache/purge",
+            &[("content-type", "application/json")],
+            wrong.as_bytes(),
+        )
+        .unwrap();
         assert_eq!(answer.status, 400, "{wrong}");
     }
 }

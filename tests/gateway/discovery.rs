@@ -216,7 +216,9 @@ routes: [{{ name: all, match: {{ path: \"/{{*rest}}\" }}, upstream: backend }}]
     eventually("the one that came is checked", || health("127.0.0.2:").filter(|it| it == "healthy"));
     eventually("nobody is there", || health("127.0.0.3:").filter(|it| it == "unhealthy"));
     dns.addresses(NAME, 1, &["127.0.0.2"]);
-    eventually("the others are gone", || (upstream(&gateway)["endpoints"].as_array().unwrap().len() == 1).then_some(()));
+    eventually("the others are gone", || {
+        (upstream(&gateway)["endpoints"].as_array().unwrap().len() == 1).then_some(())
+    });
     let series = format!("moongate_endpoint_healthy{{endpoint=\"{}\",upstream=\"backend\"}}", one.address());
     assert!(figure(&gateway, &series).is_none(), "its series goes with it");
     // On a busy machine a check may take longer than it has.

@@ -1,10 +1,13 @@
 //! The deadline of a gRPC call, which its client sets: kept towards the client, passed on to the upstream, bounded by
 //! the route, and nobody's failure.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use http::Request as HttpRequest;
 
 use crate::exchange::in_front_of;
+use crate::http2::H2Upstream;
 use crate::support::upstream::chunk;
 use crate::support::{Gateway, H2Client, RawUpstream, Request, Response, Script, eventually, figure};
 
@@ -19,7 +22,10 @@ fn call(gateway: &Gateway, path: &str, timeout: &str) -> Response {
 fn passed_on(upstream: &RawUpstream) -> u64 {
     upstream.wait_for_requests(1);
     let head = upstream.requests().remove(0);
-    let field = Request { head, connection: 0, turn: 0, number: 0 }.header("grpc-timeout").unwrap();
+    micros(&Request { head, connection: 0, turn: 0, number: 0 }.header("grpc-timeout").unwrap())
+}
+
+fn micros(field: &str) -> u64 {
     let (number, unit) = field.split_at(field.len() - 1);
     let unit = [("u", 1), ("m", 1_000), ("S", 1_000_000)].iter().find(|it| it.0 == unit).unwrap().1;
     number.parse::<u64>().unwrap() * unit
@@ -45,6 +51,28 @@ fn a_call_ends_at_its_clients_deadline_and_its_upstream_is_told_what_is_left() {
     };
     eventually("it is counted", || (of("abandoned") == Some(1.0)).then_some(()));
     assert_eq!((of("failure"), of("success")), (Some(0.0), Some(0.0)));
+}
+
+#[test]
+fn an_http2_upstream_is_told_what_is_left_and_its_stream_is_cancelled() {
+    let upstream = H2Upstream::start(|request, mut respond, book| {
+        Box::pin(async move {
+            let reason = std::future::poll_fn(|cx| respond.poll_reset(cx)).await?;
+            book.resets.lock().unwrap().push(Some(reason));
+            drop(request);
+            Ok(())
+        })
+    });
+    let gateway = upstream.gateway("");
+    assert_eq!(call(&gateway, "/pkg.Service/Slow", "300m").header("grpc-status"), Some("4"));
+    let cancelled = || (*upstream.book.resets.lock().unwrap() == [Some(h2::Reason::CANCEL)]).then_some(());
+    eventually("its stream is cancelled", cancelled);
+    let heads = upstream.book.heads.lock().unwrap();
+    assert!((1..300_000).contains(&micros(heads[0].headers["grpc-timeout"].to_str().unwrap())));
+    // Its connection serves the next call.
+    drop(heads);
+    assert_eq!(call(&gateway, "/pkg.Service/Slow", "100m").header("grpc-status"), Some("4"));
+    assert_eq!(upstream.book.connections.load(Ordering::SeqCst), 1);
 }
 
 #[test]
@@ -91,22 +119,31 @@ fn a_stream_that_outlasts_its_deadline_ends_with_the_status_in_its_trailers() {
 
 #[test]
 fn a_call_whose_client_is_still_sending_ends_at_the_deadline_too() {
-    let upstream = RawUpstream::start(|_| Script::silence());
-    let gateway = in_front_of(&upstream, "");
+    // Where the body goes on as it comes, and where it is held first.
+    for (settings, reached) in [("", true), ("idempotency: {}", false)] {
+        let upstream = RawUpstream::start(|_| Script::silence());
+        let gateway = in_front_of(&upstream, settings);
+        assert_eq!(ends_while_sending(&gateway), "4", "{settings}");
+        upstream.wait_for_closed(usize::from(reached));
+        assert_eq!(upstream.connections(), usize::from(reached), "{settings}");
+    }
+}
+
+/// The status of a call that never stops sending.
+fn ends_while_sending(gateway: &Gateway) -> String {
     let client = H2Client::connect(gateway.public());
     let mut sender = client.sender();
-    let status = client.run(async {
+    client.run(async {
         let request = HttpRequest::post("http://x/pkg.Service/Up")
             .header("content-type", "application/grpc")
+            .header("idempotency-key", "one")
             .header("grpc-timeout", "300m")
             .body(())
             .unwrap();
         let (answer, mut stream) = sender.send_request(request, false).unwrap();
         stream.send_data(Bytes::from_static(CALL), false).unwrap();
-        answer.await.unwrap().headers()["grpc-status"].clone()
-    });
-    assert_eq!(status, "4");
-    upstream.wait_for_closed(1);
+        answer.await.unwrap().headers()["grpc-status"].to_str().unwrap().to_owned()
+    })
 }
 
 #[test]

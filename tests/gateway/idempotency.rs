@@ -72,10 +72,58 @@ fn a_key_that_is_missing_or_odd_is_refused_where_one_is_needed() {
         let answer = gateway.request("POST", "/orders", fields, "{}");
         assert_eq!((answer.status, code(&answer).as_str()), (400, "idempotency_key"), "{fields:?}");
     }
+    for malformed in ["\"unterminated", "\"\"x", "(\"a\" \"b\")", "\"a\", \"b\"", "a, b", "a b", "a;x=1"] {
+        for name in ["Idempotency-Key", "X-Idempotency-Key"] {
+            let answer = gateway.request("POST", "/orders", &[(name, malformed)], "{}");
+            assert_eq!((answer.status, code(&answer).as_str()), (400, "idempotency_key"), "{name}: {malformed}");
+        }
+    }
     assert_eq!(upstream.requests().len(), 0);
     let by_body = || gateway.request("POST", "/orders", &[], r#"{"assignment_id":"a-1"}"#);
     assert_eq!((by_body().body, by_body().body), (b"order 0".to_vec(), b"order 0".to_vec()));
     assert_eq!(gateway.get("/orders").status, 201, "reading is not idempotency's business");
+}
+
+#[test]
+fn rfc_8941_parameters_do_not_change_a_key_and_a_host_has_many_forms() {
+    let upstream = upstream_that_counts();
+    let gateway = in_front_of(&upstream, "idempotency: {}");
+    let first = order(&gateway, "\"k\";x=1", "{}").body;
+    for key in ["\"k\"", "k", "\"k\"; y=\"2\"", "\"k\";x=1"] {
+        assert_eq!(order(&gateway, key, "{}").body, first, "{key}");
+    }
+    assert_ne!(order(&gateway, "\"k;x=1\"", "{}").body, first, "in the quotes it is a part of the key");
+    for host in ["a.test", "A.test", "a.test.", "a.test:80", "a.test:8080"] {
+        let answer = gateway.request("POST", "/orders", &[("host", host), ("Idempotency-Key", "h")], "{}");
+        assert_eq!(answer.body, b"order 2", "{host}");
+    }
+    assert_eq!(upstream.requests().len(), 3);
+}
+
+#[test]
+fn cp2_b_a_repetition_with_a_new_token_of_the_same_caller_is_one() {
+    use crate::support::tokens::{SECRET, claims, sign_hs256, with};
+    let upstream = upstream_that_counts();
+    let config = format!("{H2C}tokens: {{ hs256_secret: \"${{PROXY_JWT_SECRET}}\" }}\n");
+    let settings = "auth: { jwt: {}, from: [header, { cookie: session }] }, idempotency: { impersonal: [x-member] }";
+    let gateway =
+        Gateway::with(routes(&[upstream.address()], settings)).config(config).env("PROXY_JWT_SECRET", SECRET).start();
+    let token = |jti: &str| {
+        let claims = with(claims("ada", &["user"]), serde_json::json!({ "jti": jti }));
+        sign_hs256("{\"alg\":\"HS256\",\"typ\":\"JWT\"}", &claims.to_string(), SECRET.as_bytes())
+    };
+    let ask = |key: &str, fields: [(&str, &str); 2]| {
+        gateway.request("POST", "/orders", &[&[("Idempotency-Key", key)], &fields[..]].concat(), "{}")
+    };
+    for (jti, member) in [("one", "a"), ("two", "b")] {
+        let answer = ask("k", [("authorization", &format!("Bearer {}", token(jti))), ("x-member", member)]);
+        assert_eq!((answer.status, answer.text().as_str()), (201, "order 0"));
+        let answer = ask("c", [("cookie", &format!("a={jti}; session={}", token(jti))), ("x-member", member)]);
+        assert_eq!((answer.status, answer.text().as_str()), (201, "order 1"));
+    }
+    let bearer = format!("Bearer {}", token("three"));
+    let answer = ask("k", [("authorization", &bearer), ("x-patient-id", "7")]);
+    assert_eq!((answer.status, code(&answer).as_str()), (422, "idempotency_mismatch"), "for somebody else");
 }
 
 #[test]
@@ -142,7 +190,7 @@ fn an_idempotent_request_goes_on_though_its_client_leaves() {
     });
     let gateway = in_front_of(&upstream, "idempotency: {}");
     let mut client = RawClient::connect(gateway.public());
-    client.send("POST /orders HTTP/1.1\r\nHost: x\r\nIdempotency-Key: one\r\nContent-Length: 2\r\n\r\n{}");
+    client.send("POST /orders HTTP/1.1\r\nHost: 127.0.0.1\r\nIdempotency-Key: one\r\nContent-Length: 2\r\n\r\n{}");
     upstream.wait_for_requests(1);
     client.reset();
     gateway.wait_for_event("request", |it| it["end"] == "client_gone");
@@ -188,7 +236,7 @@ fn streams_are_refused_or_kept_as_the_route_says() {
 
     let keeping = in_front_of(&upstream, "idempotency: { streams: record }");
     let mut client = RawClient::connect(keeping.public());
-    client.send("POST /chat HTTP/1.1\r\nHost: x\r\nIdempotency-Key: one\r\nAccept: text/event-stream\r\nContent-Length: 2\r\n\r\n{}");
+    client.send("POST /chat HTTP/1.1\r\nHost: 127.0.0.1\r\nIdempotency-Key: one\r\nAccept: text/event-stream\r\nContent-Length: 2\r\n\r\n{}");
     assert_eq!(client.read_head().status, 200);
     assert_eq!(client.try_read_piece().unwrap().unwrap(), b"data: 1\n\n", "events pass as they come");
     go_on.give();
@@ -216,7 +264,7 @@ fn a_body_that_comes_late_and_in_chunks_is_held_whole() {
     let upstream = RawUpstream::start(|_| Script::new().read_body().send(answer_bytes(200, &[], b"done")));
     let gateway = in_front_of(&upstream, "idempotency: {}");
     let mut client = RawClient::connect(gateway.public());
-    client.send("POST /orders HTTP/1.1\r\nHost: x\r\nIdempotency-Key: one\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n");
+    client.send("POST /orders HTTP/1.1\r\nHost: 127.0.0.1\r\nIdempotency-Key: one\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n");
     assert_eq!(client.read_head().status, 100);
     client.send("5\r\nhello\r\n");
     client.send("0\r\n\r\n");
@@ -336,7 +384,7 @@ fn a_gateway_that_is_killed_blocks_its_key_no_longer_than_its_lease() {
     let mut killed = sharing(&redis, &upstream, "idempotency: { wait: 30s }");
     let heir = sharing(&redis, &upstream, "idempotency: { wait: 100ms }");
     let mut client = RawClient::connect(killed.public());
-    client.send("POST /orders HTTP/1.1\r\nHost: x\r\nIdempotency-Key: one\r\nContent-Length: 2\r\n\r\n{}");
+    client.send("POST /orders HTTP/1.1\r\nHost: 127.0.0.1\r\nIdempotency-Key: one\r\nContent-Length: 2\r\n\r\n{}");
     upstream.wait_for_requests(1);
     killed.process().signal("KILL");
     killed.wait_exit();

@@ -57,6 +57,25 @@ fn s2s_33_sixty_a_minute_per_ip() {
 }
 
 #[test]
+fn a_refusal_says_in_all_its_fields_when_the_next_request_passes() {
+    let limits = "rate_limits: [{ per: ip, requests: 2, every: 1h }, { per: route, requests: 1, every: 1h, burst: 2 }]";
+    let gateway = Gateway::start(route(limits));
+    let more = |answer: &Response| {
+        let field = answer.header("ratelimit").unwrap().to_owned();
+        field.split(";t=").nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let answers = [(); 3].map(|()| gateway.get("/"));
+    assert_eq!(answers.each_ref().map(|it| it.status), [200, 200, 429]);
+    let wait = refused(&answers[2]);
+    // The route's allowance is the one that comes back last: it speaks, and everything says the same.
+    assert!((3_590..=3_600).contains(&wait), "{wait}");
+    assert!(answers[2].header("ratelimit").unwrap().starts_with("\"route\";r=0;t="), "{:?}", answers[2]);
+    assert_eq!((more(&answers[2]), answers[2].json()["error"]["details"]["retry_after"].as_u64()), (wait, Some(wait)));
+    let (_, remaining, reset) = told(&answers[1]);
+    assert!(remaining == 0 && (3_590..=3_600).contains(&more(&answers[1])) && reset > 7_000, "{:?}", answers[1]);
+}
+
+#[test]
 fn s2s_35_r5_3_retry_after() {
     let gateway = Gateway::start(route("rate_limits: [{ per: ip, requests: 2, every: 1h }]"));
     assert_eq!(gateway.get("/").status, 200);

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use h2::Reason;
 use http::Response as HttpResponse;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::exchange::{H2C, in_front_of, routes};
 use crate::http2::H2Upstream;
-use crate::support::tokens::{SECRET, token};
+use crate::support::tokens::{SECRET, claims, sign_hs256, with};
 use crate::support::{Gateway, H2Client, RawUpstream, Response, Script, eventually, figure, nobody};
 
 // ── Failures ────────────────────────────────────────────────────────────────────────────────────
@@ -213,7 +213,8 @@ auth: {{ jwt: {{}}, from: [{{ cookie: t }}, header], roles: [admin] }} }}
         upstream.address()
     );
     let gateway = Gateway::with(text).config(CONFIG).env("PROXY_JWT_SECRET", SECRET).start();
-    let token = token("ada", &["admin"]);
+    let said = with(claims("ada", &["admin"]), json!({ "scope": "users.read" }));
+    let token = sign_hs256("{\"alg\":\"HS256\"}", &said.to_string(), SECRET.as_bytes());
     let (cookie, bearer) = (format!("t={token}"), format!("Bearer {token}"));
     for path in ["/api/v1/users", "/back"] {
         for credential in [("cookie", cookie.as_str()), ("authorization", bearer.as_str())] {

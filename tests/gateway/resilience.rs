@@ -112,15 +112,16 @@ fn an_endpoint_that_fails_in_a_row_is_left_out_and_comes_back() {
 fn a_status_is_retried_elsewhere_where_that_is_safe() {
     let (bad, good) = (Backend::start("bad"), Backend::start("good"));
     bad.fail(true);
-    let settings = "    retries: { attempts: 2, on: [connect_failure, 503], budget: 100%, report: true }";
+    let settings = "    retries: { attempts: 2, on: [connect_failure, 503], budget: 100%, keyed: true, report: true }";
     let gateway = gateway(settings, &[bad.upstream.address(), good.upstream.address()]);
     for _ in 0..6 {
         assert_eq!(gateway.get("/").text(), "good");
     }
     assert!(bad.asked() >= 2, "it was tried");
-    let attempts: Vec<_> = (0..4).map(|_| gateway.get("/").header("x-moongate-attempts").unwrap()).collect();
+    let attempts: Vec<String> =
+        (0..4).map(|_| gateway.get("/").header("x-moongate-attempts").unwrap().to_owned()).collect();
     assert!(attempts.contains(&"2".to_owned()), "{attempts:?}");
-    // What is not idempotent is sent once, unless a key makes it so.
+    // What is not idempotent is sent once, unless the upstream takes a key for it.
     let posts: Vec<u16> = (0..4).map(|_| gateway.request("POST", "/", &[], b"x").status).collect();
     assert_eq!(posts.iter().filter(|it| **it == 503).count(), 2, "{posts:?}");
     for _ in 0..4 {

@@ -516,3 +516,40 @@ routes:
     let real = gateway.request("PUT", "/players/7", &[("origin", "http://localhost:5173")], b"x");
     assert_eq!((real.status, real.header("access-control-allow-origin")), (200, Some("http://localhost:5173")));
 }
+
+#[test]
+fn a_query_of_the_rewrite_and_that_of_the_client_become_one() {
+    let upstream = RawUpstream::start(|_| Script::ok("fine"));
+    let routes = format!(
+        "version: 1\nupstreams: {{ up: {{ discovery: {{ static: [\"{}\"] }} }} }}\nroutes:\n  \
+         - {{ name: item, match: {{ path: \"/items/{{id}}\" }}, upstream: up, rewrite: {{ path: \"/item?id={{id}}\" }} }}\n  \
+         - {{ name: moved, match: {{ path: \"/moved/{{id}}\" }}, redirect: {{ to: \"/item?id={{id}}\" }} }}\n",
+        upstream.address()
+    );
+    let gateway = Gateway::start(routes);
+    for (query, joined) in [("?page=2", "&page=2"), ("", ""), ("?", ""), ("?id=13&a=b?c", "&id=13&a=b?c")] {
+        assert_eq!(gateway.get(&format!("/items/12{query}")).status, 200);
+        let seen = String::from_utf8(upstream.requests().pop().unwrap()).unwrap();
+        assert!(seen.starts_with(&format!("GET /item?id=12{joined} HTTP/1.1\r\n")), "{query}: {seen}");
+        let moved = gateway.get(&format!("/moved/12{query}"));
+        assert_eq!(moved.header("location"), Some(&*format!("/item?id=12{joined}")), "{query}");
+    }
+}
+
+#[test]
+fn explain_says_what_becomes_of_a_path_with_parameters() {
+    let folder = Folder::new();
+    folder.write("conf/gateway.yaml", crate::support::gateway::CONFIG);
+    folder.write(
+        "routes.yaml",
+        "version: 1\nroutes:\n  \
+         - { name: secret, match: { path: /secret }, respond: {}, auth: { jwt: {} } }\n  \
+         - { name: open, match: { path: \"/{*rest}\" }, respond: {} }\n",
+    );
+    let explain = |url: &str| {
+        let out = crate::accounts::moongate(&folder, &["explain", "GET", url], "", &[]);
+        out.stdout
+    };
+    assert!(explain("/secret;x").contains("400 bad_request"));
+    assert!(!explain("/other;x").contains("400 bad_request"));
+}

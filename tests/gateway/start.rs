@@ -8,9 +8,8 @@ const ROUTES: &str = "version: 1\nroutes:\n  - { name: one, match: { path: /one 
 
 /// It refuses, says one thing, names what is at fault, and never said that it listens.
 #[track_caller]
-fn refused(config: String, files: &[(&str, String)], names: &[&str]) {
-    let builder = files.iter().fold(Gateway::with(ROUTES).config(config), |it, (name, text)| it.file(name, text));
-    let refused = builder.start_refused();
+fn refused(config: String, names: &[&str]) {
+    let refused = Gateway::with(ROUTES).config(config).start_refused();
     assert_eq!(refused.code, 1, "{refused:?}");
     assert_eq!(refused.stderr.trim_end().lines().count(), 1, "one clear message: {refused:?}");
     assert!(names.iter().all(|it| refused.stderr.contains(it)), "{refused:?}");
@@ -26,18 +25,18 @@ fn start_fails_on_an_address_in_use() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let plain = format!("{{ address: \"{address}\" }}");
-    refused(config(&plain, "127.0.0.1:0"), &[], &["public", &address, "in use"]);
-    refused(config("{ address: \"127.0.0.1:0\" }", &address), &[], &["admin", &address, "in use"]);
+    refused(config(&plain, "127.0.0.1:0"), &["public", &address, "in use"]);
+    refused(config("{ address: \"127.0.0.1:0\" }", &address), &["admin", &address, "in use"]);
     // Not even one of two.
     let both = format!("{{ address: \"127.0.0.1:0\" }}, {plain}");
-    refused(config(&both, "127.0.0.1:0"), &[], &["public-2", &address, "in use"]);
+    refused(config(&both, "127.0.0.1:0"), &["public-2", &address, "in use"]);
 }
 
 #[test]
 fn start_fails_on_the_address_of_another_gateway() {
     let first = Gateway::start(ROUTES);
     let address = first.public().to_string();
-    refused(config(&format!("{{ address: \"{address}\" }}"), "127.0.0.1:0"), &[], &[&address, "in use"]);
+    refused(config(&format!("{{ address: \"{address}\" }}"), "127.0.0.1:0"), &[&address, "in use"]);
     assert_eq!(first.get("/one").text(), "hello");
 }
 
@@ -46,12 +45,19 @@ fn start_fails_on_a_bad_certificate() {
     let (ca, other) = (Ca::new("one"), Ca::new("two"));
     let (leaf, stranger) = (ca.leaf(&["localhost"]), other.leaf(&["localhost"]));
     let tls = config("{ address: \"127.0.0.1:0\", tls: { cert: cert.pem, key: key.pem } }", "127.0.0.1:0");
-    refused(tls.clone(), &[], &["public", "cert.pem"]);
-    refused(tls.clone(), &[("cert.pem", leaf.cert.clone())], &["public", "key.pem"]);
-    let garbage = "not a certificate".to_owned();
-    refused(tls.clone(), &[("cert.pem", garbage.clone()), ("key.pem", leaf.key.clone())], &["cert.pem"]);
-    refused(tls.clone(), &[("cert.pem", leaf.cert.clone()), ("key.pem", garbage)], &["key.pem"]);
-    refused(tls, &[("cert.pem", leaf.cert), ("key.pem", stranger.key)], &["cert.pem", "key.pem"]);
+    let refused = |files: &[(&str, &str)], names: &[&str]| {
+        let builder = files.iter().fold(Gateway::with(ROUTES).config(&*tls), |it, (name, text)| it.file(name, text));
+        let refused = builder.start_refused();
+        assert_eq!(refused.code, 1, "{refused:?}");
+        assert!(names.iter().all(|it| refused.stderr.contains(it)), "{refused:?}");
+        assert!(!refused.stdout.contains("listening"), "{refused:?}");
+    };
+    let garbage = "not a certificate";
+    refused(&[], &["gateway.yaml:2:", "read cert.pem", "read key.pem", "2 faults"]);
+    refused(&[("cert.pem", &leaf.cert)], &["gateway.yaml:2:", "read key.pem", "1 fault"]);
+    refused(&[("cert.pem", garbage), ("key.pem", &leaf.key)], &["cert.pem holds no certificate", "1 fault"]);
+    refused(&[("cert.pem", &leaf.cert), ("key.pem", garbage)], &["key.pem holds no private key", "1 fault"]);
+    refused(&[("cert.pem", &leaf.cert), ("key.pem", &stranger.key)], &["key.pem is not that of the", "1 fault"]);
 }
 
 #[test]

@@ -42,6 +42,7 @@ fn r9_3_files_are_given_with_what_lets_clients_keep_them() {
     for condition in [("if-none-match", etag), ("if-modified-since", modified)] {
         let known = ask(&gateway, "/page.html", &[condition]);
         assert_eq!((known.status, known.header("etag"), known.body.len()), (304, Some(etag), 0));
+        assert_eq!(known.header("content-length"), None, "RFC 9110, 8.6: none, or that of the file");
     }
     assert_eq!(ask(&gateway, "/page.html", &[("if-match", "\"x\"")]).status, 412);
     let hashed = ask(&gateway, "/app.3f2a9c1b.js", &[]);

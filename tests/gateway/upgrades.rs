@@ -311,3 +311,91 @@ fn rfc_9110_7_6_1_a_switch_loses_what_belongs_to_the_upstreams_connection() {
         assert_eq!(field(&head.headers, name), None, "{name}");
     }
 }
+
+// ── Other protocols ─────────────────────────────────────────────────────────────────────────────
+
+#[test]
+fn rfc_9110_7_8_a_route_may_name_further_protocols_and_nothing_is_said_in_them() {
+    let switched = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: tcp\r\n\r\n";
+    let upstream = RawUpstream::start(move |request| match request.header("upgrade") {
+        Some(_) => Script::new().send(switched).read_more(5).send("world").await_close(),
+        None => Script::ok("plain"),
+    });
+    let routes = format!(
+        "version: 1\nupstreams: {{ up: {{ discovery: {{ static: [\"{}\"] }} }} }}\nroutes:\n  \
+         - {{ name: attach, match: {{ path: /attach }}, upstream: up, upgrade: [tcp] }}\n  \
+         - {{ name: other, match: {{ path: /other }}, upstream: up }}\n",
+        upstream.address()
+    );
+    let mut gateway = Gateway::with(routes).config(format!("{H2C}shutdown: {{ delay: 0s, grace: 1s }}\n")).start();
+    let asks = |method: &str, path: &str, protocols: &str| {
+        let mut client = RawClient::connect(gateway.public());
+        client.send(format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: {protocols}\r\n\r\n"
+        ));
+        client
+    };
+    for (path, protocols) in
+        [("/attach", "h2c"), ("/attach", "tcp, h2c"), ("/attach", "tcp/2"), ("/attach", "x"), ("/other", "tcp")]
+    {
+        let answer = asks("GET", path, protocols).read_response();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "plain"), "{path} {protocols}");
+    }
+    assert_eq!(asks("GET", "/attach", "websocket").read_response().status, 400);
+    let mut tunnels: Vec<RawClient> = [("POST", "tcp"), ("GET", "TCP")]
+        .into_iter()
+        .map(|(method, protocol)| {
+            let mut client = asks(method, "/attach", protocol);
+            let head = client.read_head();
+            assert_eq!((head.status, field(&head.headers, "upgrade")), (101, Some("tcp")));
+            client.send("hello");
+            assert_eq!(client.read_exactly(5), b"world");
+            client
+        })
+        .collect();
+    // At the stop, no word of another protocol is put between what they say.
+    gateway.sigterm();
+    for client in &mut tunnels {
+        assert_eq!(client.read_until_close(), b"");
+    }
+    assert_eq!(gateway.wait_exit(), 0);
+}
+
+#[test]
+fn rfc_9110_7_8_protocols_that_would_pass_every_filter_are_faults() {
+    for (protocol, says) in [
+        ("h2c", "never passes"),
+        ("H2C", "never passes"),
+        ("HTTP/2.0", "never passes"),
+        ("TLS/1.0", "never passes"),
+        ("websocket", "no further protocol"),
+        ("a b", "not the name of a protocol"),
+    ] {
+        let routes = format!(
+            "version: 1\nupstreams: {{ up: {{ discovery: {{ static: [\"127.0.0.1:1\"] }} }} }}\nroutes:\n  \
+             - {{ name: a, match: {{ path: /a }}, upstream: up, upgrade: [\"{protocol}\"] }}\n"
+        );
+        let refused = Gateway::with(routes).start_refused();
+        assert!(refused.code == 1 && refused.stderr.contains(says), "{protocol}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn rfc_9110_7_8_an_upstream_changes_to_what_was_asked_for_or_not_at_all() {
+    let upstream = RawUpstream::start(|_| {
+        let switched = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: h2c\r\n\r\n";
+        Script::new().send(switched).await_close()
+    });
+    let routes = format!(
+        "version: 1\nupstreams: {{ up: {{ discovery: {{ static: [\"{}\"] }} }} }}\nroutes:\n  \
+         - {{ name: attach, match: {{ path: /attach }}, upstream: up, upgrade: [tcp] }}\n  \
+         - {{ name: ws, match: {{ path: /ws, websocket: true }}, upstream: up }}\n",
+        upstream.address()
+    );
+    let gateway = Gateway::start(routes);
+    for (path, fields) in [("/attach", "upgrade: tcp\r\n"), ("/ws", &*format!("upgrade: websocket\r\n{KEYS}"))] {
+        let mut client = RawClient::connect(gateway.public());
+        client.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\n{fields}\r\n"));
+        assert_eq!(client.read_response().status, 502, "{path}");
+    }
+}

@@ -52,7 +52,7 @@ fn a_million_addresses_are_counted_and_none_is_forgotten_for_another() {
     let of = |name: &str| counters[name].as_u64().unwrap();
     let all = u64::from(count / CLIENTS * CLIENTS);
     assert_eq!((of("keys"), of("evicted")), (all + 1, 0), "{counters}");
-    assert!(count < 1_000_000 || of("bytes") <= COUNTER_MAX * all, "{counters}");
+    assert!(of("bytes") <= COUNTER_MAX * all, "{counters}");
     let grown = 1024 * (crate::stage::memory_of(gateway.pid()).saturating_sub(before));
     assert!(grown <= COUNTER_MAX * all + REST_MAX, "{grown} bytes for {all} addresses");
     println!("soak: {all} addresses, {} bytes of counters, {grown} bytes in all", of("bytes"));

@@ -7,6 +7,7 @@ use pingora::http::RequestHeader;
 use crate::base::{At, Diagnostics};
 use crate::http as codec;
 use crate::pipeline::Refusal;
+use crate::routing::value_of as parameter;
 
 use super::config::SourceConfig;
 
@@ -29,6 +30,18 @@ pub(super) enum Place {
     Cookie,
     Query,
     ApiKey,
+}
+
+impl Place {
+    /// The field that it is; none for what was taken out of the query.
+    pub(super) const fn field(self) -> Option<HeaderName> {
+        match self {
+            Self::Header => Some(AUTHORIZATION),
+            Self::Cookie => Some(COOKIE),
+            Self::ApiKey => Some(API_KEY),
+            Self::Query => None,
+        }
+    }
 }
 
 impl Places {
@@ -103,29 +116,29 @@ fn cookies<'r>(headers: &'r HeaderMap, name: &str) -> impl Iterator<Item = &'r [
     pairs.filter_map(move |pair| value_of(pair.trim_ascii(), name))
 }
 
-/// The values of a parameter, as they are: a token has nothing in it that would be escaped.
+/// The values of a parameter, as they are: a token has nothing in it that would be escaped. Some servers end pairs at
+/// `;`, too: what one of them would take for the credential is one.
 fn parameters<'r>(uri: &'r Uri, name: &str) -> impl Iterator<Item = &'r [u8]> {
-    let pairs = uri.query().unwrap_or_default().split('&');
-    pairs.filter_map(move |pair| value_of(pair.as_bytes(), name))
+    let pairs = uri.query().unwrap_or_default().split(['&', ';']);
+    pairs.filter_map(move |pair| parameter(pair, name)).map(str::as_bytes)
 }
 
 fn value_of<'p>(pair: &'p [u8], name: &str) -> Option<&'p [u8]> {
-    pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+    let equals = pair.iter().position(|it| *it == b'=')?;
+    (pair[..equals].trim_ascii() == name.as_bytes()).then(|| &pair[equals + 1..])
 }
 
 /// Takes a parameter out of the query, so that no log and no upstream gets it.
 pub(super) fn drop_parameter(request: &mut RequestHeader, name: &str) {
     let Some(query) = request.uri.query() else { return };
-    let names = |it: &&str| it.split('=').next() == Some(name);
-    if !query.split('&').any(|it| names(&it)) {
+    if !query.split(['&', ';']).any(|it| parameter(it, name).is_some()) {
         return;
     }
-    let rest: Vec<&str> = query.split('&').filter(|it| !names(it)).collect();
-    let target = if rest.is_empty() {
-        request.uri.path().to_owned()
-    } else {
-        format!("{}?{}", request.uri.path(), rest.join("&"))
-    };
+    // Each with the sign behind it: what is between the others stays as it is.
+    let pairs = query.split_inclusive(['&', ';']);
+    let rest: String = pairs.filter(|it| parameter(it.trim_end_matches(['&', ';']), name).is_none()).collect();
+    let rest = if query.ends_with(['&', ';']) { &rest } else { rest.trim_end_matches(['&', ';']) };
+    let target = if rest.is_empty() { request.uri.path().to_owned() } else { format!("{}?{rest}", request.uri.path()) };
     // The authority stays: in HTTP/2 it is the only place of the host.
     let mut parts = request.uri.clone().into_parts();
     parts.path_and_query = target.parse().ok();
@@ -184,9 +197,13 @@ mod tests {
         check("/?q=a", &[("authorization", "Bearer a")], Err(()));
         check("/?x=1&q=a", &[], Ok(Some((Place::Query, "a"))));
         check("/?q=a&q=b", &[], Err(()));
+        check("/?q=a&%71=b", &[], Err(()));
+        check("/?%71=b", &[], Ok(Some((Place::Query, "b"))));
+        check("/?x=1;q=b&q=a", &[], Err(()));
         check("/?qq=a&Q=b", &[], Ok(None));
         check("/", &[("cookie", "a=b; t=c;tt=d")], Ok(Some((Place::Cookie, "c"))));
         check("/", &[("cookie", "t=c"), ("cookie", "t=d")], Err(()));
+        check("/", &[("cookie", "t=c; t =d")], Err(()));
         check("/", &[("x-api-key", "k"), ("cookie", "t=c")], Err(()));
         check("/", &[("x-api-key", "k")], Ok(Some((Place::ApiKey, "k"))));
     }
@@ -203,7 +220,15 @@ mod tests {
         second.set_uri("https://x.tta/a?q=s&b".parse().unwrap());
         drop_parameter(&mut second, "q");
         assert_eq!(second.uri.to_string(), "https://x.tta/a?b");
-        for (target, left) in [("/a?q=s", "/a"), ("/a?q", "/a"), ("/a?qq=1", "/a?qq=1"), ("/a", "/a")] {
+        for (target, left) in [
+            ("/a?q=s", "/a"),
+            ("/a?%71=s&x", "/a?x"),
+            ("/a?x;q=s", "/a?x"),
+            ("/a?x&q=s;y=1&", "/a?x&y=1&"),
+            ("/a?q", "/a"),
+            ("/a?qq=1", "/a?qq=1"),
+            ("/a", "/a"),
+        ] {
             let mut request = request(target, &[]);
             drop_parameter(&mut request, "q");
             assert_eq!(request.uri.to_string(), left);

@@ -7,10 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
-use pingora::http::RequestHeader;
 
 use crate::identity::{Fields, Principal};
-use crate::pipeline::is_identity_header;
 
 const SUBJECT: HeaderName = HeaderName::from_static("x-moongate-subject");
 const TENANT: HeaderName = HeaderName::from_static("x-moongate-tenant");
@@ -18,18 +16,6 @@ const ROLES: HeaderName = HeaderName::from_static("x-moongate-roles");
 const SCOPES: HeaderName = HeaderName::from_static("x-moongate-scopes");
 const METHOD: HeaderName = HeaderName::from_static("x-moongate-auth-method");
 const IDENTITY: HeaderName = HeaderName::from_static("x-moongate-identity");
-
-/// Takes out what a client says that only the gateway may say, in each spelling that a server could take for it:
-/// CGI and its heirs know no difference between `-` and `_`.
-pub fn strip_identity_headers(request: &mut RequestHeader) {
-    if !request.headers.keys().any(is_identity_header) {
-        return;
-    }
-    let ours: Vec<HeaderName> = request.headers.keys().filter(|it| is_identity_header(it)).cloned().collect();
-    for name in ours {
-        request.remove_header(&name);
-    }
-}
 
 /// The identity headers of a principal, with the token that proves them.
 pub(super) fn fields(principal: &Principal, identity_token: Option<String>) -> Arc<Fields> {
@@ -76,22 +62,6 @@ fn escaped(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_a_client_says_of_itself_is_taken_out_in_each_spelling() {
-        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
-        let names =
-            ["X-Moongate-Subject", "x_moongate_roles", "x-moongate_tenant", "X_Moongate-Identity", "x-moongate-new"];
-        for name in names {
-            request.append_header(name, "admin").unwrap();
-        }
-        for name in ["x-moongat", "x-moongates", "moongate-subject"] {
-            request.append_header(name, "stays").unwrap();
-        }
-        strip_identity_headers(&mut request);
-        assert!(!request.headers.keys().any(is_identity_header));
-        assert_eq!(request.headers.len(), 3);
-    }
 
     #[test]
     fn a_name_is_one_value_whatever_is_in_it() {

@@ -19,7 +19,7 @@ use crate::identity::{
     AuthError, CertificateRules, ClientCertificate, Identity, IssuerId, Kind, Principal, TokenError, Verdict, Verified,
     is_api_key,
 };
-use crate::pipeline::{Exchange, Filter, Missing, Refusal, RequestContext, Scope, Step};
+use crate::pipeline::{Context, Exchange, Filter, Missing, Refusal, RequestContext, Scope, Step};
 
 use super::rbac::Rbac;
 use super::settings::{Activation, BuiltIn, Layer};
@@ -29,7 +29,6 @@ pub use config::{
     ApiKeyConfig, AuthConfig, CookieConfig, HeaderWord, JwtConfig, QueryConfig, RolesFrom, ServiceTokenConfig,
     SourceConfig,
 };
-pub use identity_headers::strip_identity_headers;
 
 /// The name of ourselves among issuers.
 const OWN: &str = "own";
@@ -157,7 +156,7 @@ impl Auth {
         let found = self.places.find(request)?;
         let place = found.map(|(place, _)| place);
         let page = exchange.origin.as_ref().is_some_and(|it| it.allowed);
-        if place == Some(Place::Cookie) && !may_use_cookie(request, page) {
+        if place == Some(Place::Cookie) && !may_use_cookie(request, exchange, page) {
             return Err(other_origin());
         }
         let verified = match found {
@@ -181,6 +180,7 @@ impl Auth {
                 .identity_headers(&principal, |identity_token| identity_headers::fields(&principal, identity_token)),
         );
         exchange.principal = Some(principal);
+        exchange.verified_field = place.and_then(Place::field);
         Ok(())
     }
 
@@ -196,7 +196,7 @@ impl Auth {
         let verified = match identity.verify(credential) {
             Verdict::Valid(verified) => verified,
             Verdict::Invalid(error) => return Err(AuthError::Invalid(error)),
-            Verdict::KeysMissing => Box::pin(identity.verify_with_fetch(credential)).await?,
+            Verdict::KeysMissing(_) => Box::pin(identity.verify_with_fetch(credential)).await?,
         };
         self.counts(&verified).map_err(AuthError::Invalid)?;
         let principal = &verified.principal;
@@ -266,20 +266,31 @@ fn trusted(config: &JwtConfig, issuers: Option<&[String]>, at: &At<'_>, diagnost
 
 /// Browsers send cookies along with the requests of any page. Reading is guarded by CORS; for everything else, and for
 /// a WebSocket, which CORS does not guard, the page has to be of this origin or of one that may call.
-fn may_use_cookie(request: &RequestHeader, page_may_call: bool) -> bool {
+fn may_use_cookie(request: &RequestHeader, context: &Context, page_may_call: bool) -> bool {
     let safe = matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS);
     if safe && !request.headers.contains_key(UPGRADE) && request.method != Method::CONNECT {
         return true;
     }
-    let Some(origin) = request.headers.get(ORIGIN) else { return true };
-    page_may_call || same_origin(origin, request)
+    let mut origins = request.headers.get_all(ORIGIN).iter();
+    match (origins.next(), origins.next()) {
+        (None, _) => true,
+        (Some(origin), None) => page_may_call || same_origin(origin, request, context),
+        // A page has one (RFC 6454, section 7.3): who could say which of them counts?
+        (Some(_), Some(_)) => false,
+    }
 }
 
-fn same_origin(origin: &HeaderValue, request: &RequestHeader) -> bool {
-    let origin = origin.to_str().ok().and_then(|it| it.split_once("://"));
+/// Scheme, host and port (RFC 6454, section 5), by which the client came to us or to a trusted proxy. The request's
+/// host is in its normal form, and has no port that goes without saying, as in an origin.
+fn same_origin(origin: &HeaderValue, request: &RequestHeader, context: &Context) -> bool {
+    let Some((scheme, origin)) = origin.to_str().ok().and_then(|it| it.split_once("://")) else { return false };
     let host = request.headers.get(HOST).and_then(|it| it.to_str().ok());
-    let host = host.or_else(|| request.uri.authority().map(|it| it.as_str()));
-    matches!((origin, host), (Some((_, origin)), Some(host)) if origin.eq_ignore_ascii_case(host))
+    let Some(host) = host.or_else(|| request.uri.authority().map(|it| it.as_str())) else { return false };
+    let port = context.proxied.as_ref().and_then(|it| it.port.as_ref()?.to_str().ok());
+    let with_port = |port: &str| origin.strip_suffix(port).and_then(|it| it.strip_suffix(':'));
+    scheme.eq_ignore_ascii_case(context.scheme.as_str())
+        && (origin.eq_ignore_ascii_case(host)
+            || port.and_then(with_port).is_some_and(|it| it.eq_ignore_ascii_case(host)))
 }
 
 fn other_origin() -> Refusal {
@@ -290,6 +301,7 @@ fn other_origin() -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::{Proxied, Scheme};
 
     #[track_caller]
     fn check(yaml: &str, paths: &[&str]) {
@@ -327,14 +339,22 @@ mod tests {
                 request.append_header(*name, *value).unwrap();
             }
             let page_may_call = fields.contains(&("origin", "https://app.tta"));
-            assert_eq!(may_use_cookie(&request, page_may_call), may, "{method} {fields:?}");
+            let mut context = Context::new([192, 0, 2, 7].into(), Scheme::Https);
+            context.proxied = Some(Arc::new(Proxied { port: Some(HeaderValue::from_static("8443")), prefix: None }));
+            assert_eq!(may_use_cookie(&request, &context, page_may_call), may, "{method} {fields:?}");
         };
         let evil = ("origin", "https://evil.example");
         check("GET", &[evil], true);
         check("POST", &[], true);
         check("POST", &[evil, ("host", "gateway.tta")], false);
         check("POST", &[("origin", "null")], false);
-        check("POST", &[("origin", "https://gateway.tta"), ("host", "Gateway.tta")], true);
+        let host = ("host", "gateway.tta");
+        check("POST", &[("origin", "https://Gateway.tta"), host], true);
+        check("POST", &[("origin", "https://gateway.tta:8443"), host], true);
+        check("POST", &[("origin", "http://gateway.tta"), host], false);
+        check("POST", &[("origin", "https://gateway.tta:8444"), host], false);
+        check("POST", &[("origin", "https://gateway.tta"), evil, host], false);
+        check("POST", &[("origin", "https://app.tta"), evil, host], false);
         check("POST", &[("origin", "https://app.tta"), ("host", "gateway.tta")], true);
         check("GET", &[evil, ("upgrade", "websocket")], false);
         check("GET", &[("upgrade", "websocket")], true);

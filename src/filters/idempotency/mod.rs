@@ -1,7 +1,8 @@
 //! Idempotent requests: one is done once, however often it is sent (CP2-B, S2S-13; the IETF draft
 //! `httpapi-idempotency-key-header`).
 //!
-//! What is stored is found by tenant and key, and nothing else. The first request under a key reserves it,
+//! What is stored is found by tenant and key, and nothing else; who has the same key and another request, or is
+//! somebody else, is refused. The first request under a key reserves it,
 //! goes on though its client leaves, and stores its response for repetitions. A reservation lapses
 //! when its gateway does not renew it, so that one that was killed blocks no repetition for long. Forwarding
 //! the request is the proxy room's business (`proxy/idempotent.rs`).
@@ -12,16 +13,20 @@ mod reservation;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use http::{HeaderMap, HeaderName, Method};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use pingora::http::RequestHeader;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sfv::{BareItem, Parser};
 
 use super::settings::{BuiltIn, Layer};
 use crate::base::{At, ByteSize, Diagnostics, Period};
+use crate::cache::{Target, impersonal_fields};
 use crate::http as codec;
-use crate::pipeline::{Exchange, Filter, Refusal, Scope};
+use crate::pipeline::{Exchange, Filter, Refusal, Scheme, Scope};
+use crate::routing::HostName;
 
 pub use record::StoredResponse;
 pub use reservation::{Reservation, ReserveOutcome};
@@ -50,6 +55,9 @@ pub struct IdempotencyConfig {
     pub record: Option<ByteSize>,
     /// What becomes of event streams. Default `refuse`.
     pub streams: Streams,
+    /// Request header fields that say nothing about who is asking, though their names sound like it: they may differ
+    /// from one repetition to the next.
+    pub impersonal: Vec<String>,
 }
 
 /// What becomes of event streams under a key.
@@ -72,6 +80,7 @@ pub struct Idempotency {
     wait: Duration,
     record_max: usize,
     streams: Streams,
+    impersonal: Vec<HeaderName>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -126,6 +135,7 @@ impl Filter for Idempotency {
             diagnostics.error(&at.key("ttl"), "a time of zero").help("leave out `idempotency` to keep nothing");
         }
         let record = config.record.map_or(1024 * 1024, |it| it.0);
+        let impersonal = impersonal_fields(&config.impersonal, &at.key("impersonal"), diagnostics);
         // What is answered at once needs no idempotency.
         scope.forwards.then(|| Self {
             ttl,
@@ -134,6 +144,7 @@ impl Filter for Idempotency {
             wait: config.wait.map_or(Duration::from_secs(10), |it| it.0),
             record_max: usize::try_from(record).unwrap_or(usize::MAX),
             streams: config.streams,
+            impersonal,
         })
     }
 
@@ -171,19 +182,45 @@ impl Idempotency {
         if self.streams == Streams::Refuse && asks_for_stream(&request.headers) {
             return Err(Refusal::IdempotencyKey("an event stream can't be requested with one"));
         }
-        let principal = exchange.principal.as_deref();
-        let tenant = principal.and_then(|it| it.tenant.as_deref()).unwrap_or_default();
-        // The caller that made up a key gets the response, not another caller that hit on the same. The ids of
-        // assignments and the like belong to the tenant.
-        let subject = principal.filter(|_| from_header).map_or("", |it| &it.subject);
-        let target = exchange.target_received.as_ref().unwrap_or(&request.uri);
-        let fingerprint = fingerprint(&[
-            request.method.as_str().as_bytes(),
-            target.path_and_query().map_or("", |it| it.as_str()).as_bytes(),
-            subject.as_bytes(),
-            body,
-        ]);
+        let tenant = exchange.principal.as_ref().and_then(|it| it.tenant.as_deref()).unwrap_or_default();
+        let fingerprint = self.fingerprint(exchange, request, from_header);
         Ok(Some(IdempotencyKey { record_key: http_id(tenant, &id), fingerprint }))
+    }
+
+    /// All that makes two requests one: scheme, host, route, method, target, body, and who asks (decision 14).
+    fn fingerprint(&self, exchange: &Exchange, request: &RequestHeader, from_header: bool) -> [u8; 32] {
+        let mut parts = Parts(Context::new(&SHA256));
+        let uri = exchange.target_received.as_ref().unwrap_or(&request.uri);
+        let target = Target::of(exchange.scheme == Scheme::Https, request, uri);
+        parts.add(exchange.scheme.as_str().as_bytes());
+        // Without its port: a repetition may come through another listener or gateway.
+        let host = HostName::of(Some(target.host()));
+        parts.add(host.as_ref().map_or(target.host(), HostName::as_str).as_bytes());
+        // What a trusted proxy says of the client's address beside, upstreams write addresses with.
+        let proxied = exchange.proxied.as_deref();
+        for said in [proxied.and_then(|it| it.port.as_ref()), proxied.and_then(|it| it.prefix.as_ref())] {
+            parts.add(said.map_or(&b""[..], |it| it.as_bytes()));
+        }
+        parts.add(exchange.route.as_deref().unwrap_or_default().as_bytes());
+        parts.add(request.method.as_str().as_bytes());
+        parts.add(uri.path_and_query().map_or("", |it| it.as_str()).as_bytes());
+        // The same bytes in another coding, or of another type, are another body.
+        for field in [CONTENT_TYPE, CONTENT_ENCODING] {
+            let lines = request.headers.get_all(field);
+            parts.add(&[u8::try_from(lines.iter().count()).unwrap_or(u8::MAX)]);
+            lines.iter().for_each(|it| parts.add(it.as_bytes()));
+        }
+        // Who made up a key gets the response, not somebody else who hit on the same. The ids of assignments and the
+        // like belong to the tenant.
+        match exchange.principal.as_ref().and_then(|it| it.tenant_key()).filter(|_| !from_header) {
+            Some(tenant) => {
+                parts.add(&[tenant.tag]);
+                tenant.parts.iter().for_each(|it| parts.add(it));
+            }
+            None => exchange.caller(&request.headers, &self.impersonal).key(|it| parts.add(it)),
+        }
+        parts.add(exchange.body.as_deref().unwrap_or_default());
+        parts.finish()
     }
 
     fn id(&self, headers: &HeaderMap, body: &[u8]) -> Result<Option<(String, bool)>, Refusal> {
@@ -200,19 +237,35 @@ impl Idempotency {
     }
 }
 
-/// Both names mean the same (decision 4); the IETF's draft puts the value in quotes.
+/// Both names mean the same (decision 4).
 fn header_id(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
-    let values = headers.get_all(IDEMPOTENCY_KEY).iter().chain(headers.get_all(X_IDEMPOTENCY_KEY));
-    let mut found: Option<String> = None;
-    for value in values {
-        let text = value.to_str().map_err(|_| Refusal::IdempotencyKey("it has characters that it must not have"))?;
-        let bare = text.strip_prefix('"').and_then(|it| it.strip_suffix('"')).unwrap_or(text).trim();
-        if found.as_ref().is_some_and(|it| it != bare) {
-            return Err(Refusal::IdempotencyKey("two different ones were sent"));
-        }
-        found = Some(checked(bare)?);
+    let (one, other) = (field_id(headers, &IDEMPOTENCY_KEY)?, field_id(headers, &X_IDEMPOTENCY_KEY)?);
+    match (one, other) {
+        (Some(one), Some(other)) if one != other => Err(Refusal::IdempotencyKey("two different ones were sent")),
+        (one, other) => Ok(one.or(other)),
     }
-    Ok(found)
+}
+
+/// The IETF's draft puts the value in quotes: a string of RFC 8941 (section 3.3.3), whose parameters say nothing about
+/// it. Many clients leave the quotes out; then it has to be one plain word.
+fn field_id(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, Refusal> {
+    let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let Some(line) = lines.next() else { return Ok(None) };
+    if lines.next().is_some() {
+        return Err(Refusal::IdempotencyKey("it is there twice"));
+    }
+    let line = line.trim_ascii();
+    if line.starts_with(b"\"") {
+        return match Parser::parse_item(line).map(|it| it.bare_item) {
+            Ok(BareItem::String(id)) => checked(&id).map(Some),
+            _ => Err(Refusal::IdempotencyKey("it is not a string in quotes")),
+        };
+    }
+    let plain = line.iter().all(|it| it.is_ascii_graphic() && !b"\"(),;\\".contains(it));
+    match std::str::from_utf8(line) {
+        Ok(word) if plain => checked(word).map(Some),
+        _ => Err(Refusal::IdempotencyKey("it has characters that only one in quotes may have")),
+    }
 }
 
 fn body_id(body: &[u8], field: &str) -> Result<Option<String>, Refusal> {
@@ -240,16 +293,20 @@ fn asks_for_stream(headers: &HeaderMap) -> bool {
         .any(|it| codec::essence(it).eq_ignore_ascii_case(b"text/event-stream"))
 }
 
-/// Each part with its length, so that no two requests have the same parts in other places.
-fn fingerprint(parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = Context::new(&SHA256);
-    for part in parts {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part);
+/// Parts of a request under one hash, each with its length: no two requests have the same parts in other places.
+struct Parts(Context);
+
+impl Parts {
+    fn add(&mut self, part: &[u8]) {
+        self.0.update(&(part.len() as u64).to_be_bytes());
+        self.0.update(part);
     }
-    let mut print = [0; 32];
-    print.copy_from_slice(context.finish().as_ref());
-    print
+
+    fn finish(self) -> [u8; 32] {
+        let mut print = [0; 32];
+        print.copy_from_slice(self.0.finish().as_ref());
+        print
+    }
 }
 
 #[cfg(test)]

@@ -51,6 +51,12 @@ fn both_headers_mean_the_same_and_quotes_do_not_count() {
     assert_eq!(plain, key(&[("idempotency-key", "\"one\"")]));
     assert_eq!(plain, key(&[("idempotency-key", "one"), ("x-idempotency-key", "one")]));
     assert!(key(&[("idempotency-key", "one"), ("x-idempotency-key", "two")]).is_err());
+    assert!(key(&[("idempotency-key", "one"), ("idempotency-key", "one")]).is_err(), "a list is no string");
+    for same in ["\"one\";x=1", "\"one\"; a; b=\"c\"", " one "] {
+        assert_eq!(plain, key(&[("idempotency-key", same)]), "{same}");
+    }
+    assert_ne!(plain, key(&[("idempotency-key", "\"one;x=1\"")]));
+    assert!(key(&[("idempotency-key", "\"with \\\" quotes and blanks\"")]).is_ok());
     assert_eq!(key(&[]), Ok(None));
 }
 
@@ -75,6 +81,32 @@ fn another_request_or_another_person_has_another_fingerprint() {
     assert_eq!(print("a", "ann"), print("a", "ann"));
     assert_ne!(print("a", "ann"), print("b", "ann"));
     assert_ne!(print("a", "ann"), print("a", "bob"));
+    let with = |fields: &[(&'static str, &str)]| {
+        key_of("{}", &[&[("idempotency-key", "one")], fields].concat(), "a", None).unwrap().unwrap().fingerprint
+    };
+    for (name, one, other) in [
+        ("host", "a.test", "b.test"),
+        ("content-type", "text/plain", "application/json"),
+        ("content-encoding", "gzip", "br"),
+        ("authorization", "Bearer anne", "Bearer ben"),
+        ("cookie", "who=anne", "who=ben"),
+        ("x-api-key", "anne", "ben"),
+        ("proxy-authorization", "anne", "ben"),
+        ("x-patient-id", "1", "2"),
+    ] {
+        assert_eq!(with(&[(name, one)]), with(&[(name, one)]), "{name}");
+        assert_ne!(with(&[(name, one)]), with(&[(name, other)]), "{name}");
+        assert_ne!(with(&[(name, one)]), with(&[]), "{name}");
+    }
+    for same in ["A.test", "a.test.", "a.test:80", "a.test:8443"] {
+        assert_eq!(with(&[("host", same)]), with(&[("host", "a.test")]), "{same}");
+    }
+    assert_eq!(with(&[("accept", "a")]), with(&[("accept", "b")]));
+    let known = |role| {
+        let fields = [("idempotency-key", "one"), ("x-role", role)];
+        key_of("{ impersonal: [x-role] }", &fields, "a", None).unwrap().unwrap().fingerprint
+    };
+    assert_eq!(known("button"), known("link"));
     let of_tenant = |subject| {
         let body = r#"{"ack_id":"x"}"#;
         key_of("{ from: [body.ack_id] }", &[], body, Some(("clinic", subject))).unwrap().unwrap().fingerprint
@@ -84,7 +116,20 @@ fn another_request_or_another_person_has_another_fingerprint() {
 
 #[test]
 fn an_id_that_can_be_none_is_refused() {
-    for id in ["", "\"\"", &"x".repeat(256)] {
+    for id in [
+        "",
+        "\"\"",
+        "\"unterminated",
+        "\"\"x",
+        "(\"a\" \"b\")",
+        "\"a\", \"b\"",
+        "\"a\"x",
+        "a, b",
+        "a b",
+        "a;b",
+        "a\"",
+        &"x".repeat(256),
+    ] {
         assert!(key_of("{}", &[("idempotency-key", id)], "", None).is_err(), "{id}");
     }
     let body = "{\"ack_id\":\"a\\u0000b\"}";

@@ -1,7 +1,6 @@
 //! Who the caller is, what the counters say, and what becomes of the request.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use http::header::HeaderMap;
 
@@ -10,7 +9,7 @@ use super::live::LiveLimits;
 use super::shared::SharedCounts;
 use super::{OnStateError, RateLimit, Rules, Subject};
 use crate::base::network_of;
-use crate::identity::{Kind, Principal};
+use crate::identity::{CallerKey, Principal};
 use crate::pipeline::{Charge, Charges, Exchange, RateLimitStatus, Refusal};
 use crate::state::{CounterKey, Moment, Quota, SharedCells, Taken};
 
@@ -30,11 +29,17 @@ enum Count {
     Shared,
 }
 
-/// A name to count by. Names of different kinds are never the same.
+/// A name to count by. Names of different kinds are never the same; those of principals are from 16 on.
 #[derive(Debug, PartialEq)]
 struct Counted<'r> {
     kind: u8,
-    name: [&'r [u8]; 3],
+    name: [&'r [u8]; 4],
+}
+
+impl<'r> From<CallerKey<'r>> for Counted<'r> {
+    fn from(key: CallerKey<'r>) -> Self {
+        Self { kind: key.tag, name: key.parts }
+    }
 }
 
 /// The bytes of an address that are counted.
@@ -74,13 +79,10 @@ impl Caller<'_> {
     fn counted(&self, subject: &Subject) -> Counted<'_> {
         match subject {
             Subject::Ip => self.by_ip(),
-            Subject::User => self.by_user(),
-            Subject::Key => match self.principal.filter(|it| it.kind == Kind::ApiKey) {
-                Some(it) => one(3, it.credential.as_ref().unwrap_or(&it.subject).as_bytes()),
-                None => self.by_user(),
-            },
-            Subject::Tenant => match self.principal.and_then(|it| it.tenant.as_deref()) {
-                Some(tenant) => one(4, tenant.as_bytes()),
+            // An API key is a principal of its own.
+            Subject::User | Subject::Key => self.by_user(),
+            Subject::Tenant => match self.principal.and_then(Principal::tenant_key) {
+                Some(tenant) => tenant.into(),
                 None => self.by_user(),
             },
             Subject::Route => one(5, self.route.as_bytes()),
@@ -96,22 +98,12 @@ impl Caller<'_> {
     }
 
     fn by_user(&self) -> Counted<'_> {
-        let Some(principal) = self.principal else { return self.by_ip() };
-        let kind = match principal.kind {
-            Kind::User => 10,
-            Kind::ApiKey => 11,
-            Kind::Service => 12,
-            Kind::Certificate => 13,
-        };
-        // Two issuers, or two tenants, may give the same name to two people.
-        let (issuer, tenant) = (principal.issuer.as_deref(), principal.tenant.as_deref());
-        let name = [issuer.unwrap_or_default(), tenant.unwrap_or_default(), &principal.subject].map(str::as_bytes);
-        Counted { kind, name }
+        self.principal.map_or_else(|| self.by_ip(), |it| it.key().into())
     }
 }
 
 fn one(kind: u8, name: &[u8]) -> Counted<'_> {
-    Counted { kind, name: [name, b"", b""] }
+    Counted { kind, name: [name, b"", b"", b""] }
 }
 
 impl LiveLimits {
@@ -153,10 +145,14 @@ impl LiveLimits {
             };
             if !answer.granted {
                 self.give_back(limits, taken);
-                let others = number + 1..range.end;
-                let wait = others.map(|it| self.look(it, limits, &caller, now).retry_in);
-                let wait = wait.fold(answer.retry_in, Duration::max);
-                return Err(self.refuse(number, limits, &answer, wait, exchange));
+                self.each[number].0.refused.inc();
+                // Of all that refuse, the one that does so the longest speaks: before, nothing passes.
+                let others = (number + 1..range.end).map(|it| (it, self.look(it, limits, &caller, now)));
+                let longer = |one: (usize, Taken), other: (usize, Taken)| {
+                    if other.1.retry_in > one.1.retry_in { other } else { one }
+                };
+                let (number, answer) = others.fold((number, answer), longer);
+                return Err(self.refuse(number, limits, &answer, exchange));
             }
             self.tell(number, limits, &answer, exchange);
             // The last one has nobody behind it who could refuse.
@@ -233,6 +229,7 @@ impl LiveLimits {
         }
     }
 
+    /// Zero remaining and a wait agree with `Retry-After`: both say when the next one passes.
     fn rate_limit_status(&self, number: usize, limits: &Rules, taken: &Taken) -> RateLimitStatus {
         let limit = &limits.limits[number];
         let share = u128::from(limit.requests) * u128::from(self.thousandths(number)) / 1_000;
@@ -240,21 +237,27 @@ impl LiveLimits {
             name: limit.name.clone(),
             limit: u64::try_from(share).unwrap_or(u64::MAX).max(1),
             remaining: taken.remaining,
+            more: if taken.granted { seconds(self.quota(number, limit).more_in(taken.full_in)) } else { wait(taken) },
             reset: seconds(taken.full_in),
             policies: limits.policies.clone(),
         }
     }
 
-    fn refuse(&self, number: usize, limits: &Rules, taken: &Taken, wait: Duration, exchange: &mut Exchange) -> Refusal {
-        self.each[number].0.refused.inc();
+    fn refuse(&self, number: usize, limits: &Rules, taken: &Taken, exchange: &mut Exchange) -> Refusal {
         let rate_limit_status = exchange.rate_limit_status.insert(self.rate_limit_status(number, limits, taken));
-        Refusal::RateLimited { limit: rate_limit_status.limit, retry_after: seconds(wait).max(1) }
+        Refusal::RateLimited { limit: rate_limit_status.limit, retry_after: rate_limit_status.more }
     }
+}
+
+/// How many seconds a client that was refused has to wait.
+fn wait(taken: &Taken) -> u64 {
+    seconds(taken.retry_in).max(1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::Kind;
     use http::HeaderValue;
 
     fn principal(kind: Kind, tenant: Option<&str>, credential: Option<&str>) -> Principal {
@@ -267,27 +270,27 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(subject: Subject, principal: Option<&Principal>, field: Option<&'static str>, kind: u8, name: [&str; 3]) {
+    fn check(subject: Subject, principal: Option<&Principal>, field: Option<&'static str>, expected: Counted<'_>) {
         let mut headers = HeaderMap::new();
         field.map(|it| headers.insert("x-client", HeaderValue::from_static(it)));
         let address = Address::of("192.0.2.1".parse().unwrap());
         let caller = Caller { address, principal, headers: &headers, route: "r" };
-        let counted = caller.counted(&subject);
-        assert_eq!(counted, Counted { kind, name: name.map(str::as_bytes) }, "{subject:?}");
+        assert_eq!(caller.counted(&subject), expected, "{subject:?}");
     }
 
     #[test]
     fn nobody_escapes_by_leaving_something_out() {
         let (user, key) = (principal(Kind::User, Some("t"), None), principal(Kind::ApiKey, None, Some("k1")));
         let header = || Subject::Header("x-client".parse().unwrap());
-        check(Subject::User, Some(&user), None, 10, ["iss", "t", "ada"]);
-        check(Subject::User, Some(&key), None, 11, ["iss", "", "ada"]);
-        check(Subject::Key, Some(&key), None, 3, ["k1", "", ""]);
-        check(Subject::Key, Some(&user), None, 10, ["iss", "t", "ada"]);
-        check(Subject::Tenant, Some(&user), None, 4, ["t", "", ""]);
-        check(Subject::Tenant, Some(&key), None, 11, ["iss", "", "ada"]);
-        check(Subject::Route, None, None, 5, ["r", "", ""]);
-        check(header(), None, Some("c"), 6, ["c", "", ""]);
+        for subject in [Subject::User, Subject::Key] {
+            check(subject.clone(), Some(&user), None, user.key().into());
+            check(subject, Some(&key), None, key.key().into());
+        }
+        check(Subject::Tenant, Some(&user), None, user.tenant_key().unwrap().into());
+        check(Subject::Tenant, Some(&key), None, key.key().into());
+        check(Subject::Route, None, None, one(5, b"r"));
+        check(header(), None, Some("c"), one(6, b"c"));
+        assert!(Counted::from(user.key()).kind >= 16);
         for subject in [Subject::User, Subject::Key, Subject::Tenant, header()] {
             let address = Address::of("192.0.2.1".parse().unwrap());
             let caller = Caller { address, principal: None, headers: &HeaderMap::new(), route: "r" };

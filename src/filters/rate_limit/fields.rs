@@ -20,10 +20,14 @@ const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 /// Every response to a counted request says what is left of the tightest limit, refusals too. What an
 /// upstream said under these names was about its own limits.
 pub(super) fn on_response(exchange: &Exchange, answer: &mut ResponseHeader) {
-    let Some(RateLimitStatus { name, limit, remaining, reset, policies }) = &exchange.rate_limit_status else { return };
-    let [mut of_limit, mut of_remaining, mut of_reset] = [itoa::Buffer::new(); 3];
-    let [limit, remaining, reset] =
-        [of_limit.format(*limit), of_remaining.format(*remaining), of_reset.format(*reset)].map(str::as_bytes);
+    let Some(RateLimitStatus { name, limit, remaining, more, reset, policies }) = &exchange.rate_limit_status else {
+        return;
+    };
+    let mut digits = [itoa::Buffer::new(); 4];
+    let [of_limit, of_remaining, of_more, of_reset] = &mut digits;
+    let [limit, remaining, more, reset] =
+        [of_limit.format(*limit), of_remaining.format(*remaining), of_more.format(*more), of_reset.format(*reset)]
+            .map(str::as_bytes);
     // All values in one piece of memory.
     let mut text = BytesMut::with_capacity(name.len() + 128);
     let mut value = |parts: &[&[u8]]| {
@@ -34,7 +38,7 @@ pub(super) fn on_response(exchange: &Exchange, answer: &mut ResponseHeader) {
         (X_LIMIT, value(&[limit])),
         (X_REMAINING, value(&[remaining])),
         (X_RESET, value(&[reset])),
-        (RATELIMIT, value(&[b"\"", name.as_bytes(), b"\";r=", remaining, b";t=", reset])),
+        (RATELIMIT, value(&[b"\"", name.as_bytes(), b"\";r=", remaining, b";t=", more])),
     ];
     for (name, value) in values {
         if let Ok(value) = HeaderValue::from_maybe_shared(value) {

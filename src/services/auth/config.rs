@@ -91,6 +91,13 @@ pub(super) struct ProviderRules {
 }
 
 impl AuthConfig {
+    /// The roles that session tokens have and that providers may give.
+    pub fn given_roles(&self) -> Vec<String> {
+        let of_provider = |it: &OidcConfig| [it.roles.clone().unwrap_or_default(), it.default_roles.clone()].concat();
+        let provided = self.oidc.values().flat_map(of_provider);
+        self.session_token.roles.iter().cloned().chain(provided).collect()
+    }
+
     /// Reports every fault at its place.
     pub fn compile(&self, at: &At<'_>, diagnostics: &mut Diagnostics) -> Rules {
         let session = at.key("session_token");

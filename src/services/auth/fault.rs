@@ -8,9 +8,10 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
 use http::{Response, StatusCode};
 use serde_json::json;
 
+use crate::base::Busy;
+use crate::identity::NotAdministrator;
 use crate::pipeline::ErrorBody;
 use crate::services::auth::accounts::NoRandomness;
-use crate::services::auth::passwords::Busy;
 use crate::state::Unavailable;
 use crate::store::StoreError;
 use crate::telemetry::refused;
@@ -28,6 +29,10 @@ pub(super) enum Fault {
     Token(&'static str),
     /// The principal lacks this role.
     Role(&'static str),
+    /// The principal has the role, and may not all the same.
+    NotAdministrator(NotAdministrator),
+    /// A tenant's admin deals with a role that they do not have.
+    RoleBeyond,
     /// There is nothing of this name.
     Unknown(&'static str),
     /// This path takes other methods.
@@ -102,6 +107,13 @@ impl Fault {
                 let message = format!("Insufficient permissions. Required role: {role}.");
                 say(StatusCode::FORBIDDEN, "forbidden", &message, "a person who has this role can do it")
                     .with_details(json!({ "required_role": role }))
+            }
+            Self::NotAdministrator(why) => {
+                say(StatusCode::FORBIDDEN, "forbidden", &why.to_string(), "use a credential of this gateway for it")
+            }
+            Self::RoleBeyond => {
+                let message = "an admin who counts for a tenant gives no role that they do not have";
+                say(StatusCode::FORBIDDEN, "forbidden", message, "ask an admin who counts for no tenant")
             }
             Self::Unknown(what) => {
                 let message = format!("there is no such {what}");
@@ -187,6 +199,8 @@ mod tests {
             Fault::NonceUsed,
             Fault::Token(""),
             Fault::Role("admin"),
+            Fault::NotAdministrator(NotAdministrator::Stranger),
+            Fault::RoleBeyond,
             Fault::Unknown("user"),
             Fault::Method("GET"),
             Fault::Taken,

@@ -39,12 +39,14 @@ pub use accounts::{
     MadeKey, NAME_RULE, NoRandomness, ROLE_RULE, ROLES_MAX, is_role, is_scope, is_user_name, random_password,
 };
 pub use config::{AuthConfig, OidcConfig, Rules, SessionTokenConfig};
-pub use passwords::{BadPassword, Busy, Passwords};
+pub use passwords::{BadPassword, Passwords};
 
 /// What the service works with.
 pub struct AuthParts {
     /// The `auth` section of gateway.yaml.
     pub rules: Rules,
+    /// The address that clients reach the gateway under, if it is configured.
+    pub public_url: Option<String>,
     /// What verifies and signs tokens.
     pub identity: Arc<Identity>,
     /// Where nonces and half-done sign-ins are.
@@ -61,6 +63,7 @@ pub struct AuthService(Arc<Inner>);
 
 struct Inner {
     rules: Rules,
+    public_url: Option<String>,
     identity: Arc<Identity>,
     state: State,
     store: Store,
@@ -81,12 +84,13 @@ type Answer = Result<Response<Body>, Fault>;
 impl AuthService {
     /// The service, with these parts.
     pub fn new(parts: AuthParts) -> Self {
-        let AuthParts { rules, identity, state, store, runtime } = parts;
+        let AuthParts { rules, public_url, identity, state, store, runtime } = parts;
         Self(Arc::new(Inner {
             passwords: Passwords::new(runtime.clone()),
-            throttle: Throttle::new(state.counters.clone()),
+            throttle: Throttle::new(&state),
             providers: Providers::new(&rules, runtime),
             rules,
+            public_url,
             identity,
             state,
             store,
@@ -119,7 +123,7 @@ impl Inner {
         };
         match &steps[..] {
             [".well-known", "jwks.json"] => takes("GET").map(|()| self.jwks()),
-            [".well-known", "openid-configuration"] => takes("GET").map(|()| self.metadata(&asked.head)),
+            [".well-known", "openid-configuration"] => takes("GET").map(|()| self.metadata(&asked)),
             ["api", "v1", "session", "token"] => {
                 takes("POST")?;
                 self.session_token(asked).await

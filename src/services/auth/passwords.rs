@@ -1,5 +1,6 @@
 //! Passwords: hashed with Argon2id, a bounded number at once, away from the threads that serve.
 
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -9,9 +10,8 @@ use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use once_cell::sync::Lazy;
 use prometheus::{Histogram, IntCounter, IntGauge, register_histogram, register_int_counter, register_int_gauge};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::base::Secret;
+use crate::base::{Busy, Secret, Turns};
 
 /// So many may wait for their turn; later ones are refused at once. With them waits some seconds'
 /// work, and no more.
@@ -37,11 +37,6 @@ static BUSY: Lazy<IntCounter> = Lazy::new(|| {
     register_int_counter!("moongate_password_hashes_refused_total", help).expect(ONCE)
 });
 
-/// Too many passwords wait to be looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("too many sign-ins at once")]
-pub struct Busy;
-
 /// Why a text can't be a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadPassword {
@@ -59,19 +54,23 @@ pub struct Passwords {
     /// Where the work is done.
     runtime: Handle,
     /// One for each core, so that other work goes on. Each takes 19 MiB.
-    turns: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
+    turns: Turns,
     /// What the password of an unknown user is compared with: it must take as long. Made with the first
     /// look at any password.
     decoy: Arc<OnceLock<String>>,
 }
 
 /// Counts for as long as it lives.
-struct InFlight<'a> {
-    _waiting: SemaphorePermit<'a>,
+struct InFlight;
+
+impl InFlight {
+    fn begin() -> Self {
+        WAITING.inc();
+        Self
+    }
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for InFlight {
     fn drop(&mut self) {
         WAITING.dec();
     }
@@ -81,12 +80,7 @@ impl Passwords {
     /// Hashes on the blocking threads of `runtime`.
     pub fn new(runtime: Handle) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self {
-            runtime,
-            turns: Arc::new(Semaphore::new(cores)),
-            waiting: Arc::new(Semaphore::new(cores + WAITING_MAX)),
-            decoy: Arc::default(),
-        }
+        Self { runtime, turns: Turns::new(cores, WAITING_MAX), decoy: Arc::default() }
     }
 
     /// Whether a text can be set as a password.
@@ -101,12 +95,12 @@ impl Passwords {
         }
     }
 
-    /// The hash of a password (Argon2id, with the parameters that OWASP recommends) in PHC format.
+    /// The hash of a password (Argon2id, with the parameters that OWASP recommends) in PHC format, for this client.
     ///
     /// # Errors
     /// When too many are waiting.
-    pub async fn hash(&self, password: Secret) -> Result<String, Busy> {
-        self.work(move || hashed(&password)).await?.ok_or(Busy)
+    pub async fn hash(&self, password: Secret, client: IpAddr) -> Result<String, Busy> {
+        self.work(client, move || hashed(&password)).await?.ok_or(Busy)
     }
 
     /// Whether this is the password of this hash. Takes as long where there is no hash, so that nobody
@@ -114,12 +108,12 @@ impl Passwords {
     ///
     /// # Errors
     /// When too many are waiting.
-    pub async fn matches(&self, password: Secret, hash: Option<&str>) -> Result<bool, Busy> {
+    pub async fn matches(&self, password: Secret, hash: Option<&str>, client: IpAddr) -> Result<bool, Busy> {
         if password.expose().len() > LENGTH_MAX {
             return Ok(false);
         }
         let (known, hash, decoy) = (hash.is_some(), hash.map(str::to_owned), self.decoy.clone());
-        let same = self.work(move || {
+        let same = self.work(client, move || {
             let decoy = decoy.get_or_init(|| hashed(&Secret::from(String::new())).unwrap_or_default());
             let hash = PasswordHash::new(hash.as_ref().unwrap_or(decoy)).ok();
             hash.is_some_and(|it| Argon2::default().verify_password(password.expose().as_bytes(), &it).is_ok())
@@ -127,23 +121,20 @@ impl Passwords {
         Ok(same.await? && known)
     }
 
-    async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
-        let waiting = self.waiting.try_acquire().map_err(|_| {
-            BUSY.inc();
-            Busy
-        })?;
-        WAITING.inc();
-        let _in_flight = InFlight { _waiting: waiting };
-        let turn = self.turns.clone().acquire_owned().await.map_err(|_| Busy)?;
-        let done = self.runtime.spawn_blocking(move || {
-            // Moved here: a caller who leaves does not end the work, and must not free its turn.
-            let _turn = turn;
+    async fn work<T: Send + 'static>(
+        &self,
+        client: IpAddr,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Busy> {
+        let _in_flight = InFlight::begin();
+        let measured = move || {
             let begun = Instant::now();
             let done = work();
             DURATION.observe(begun.elapsed().as_secs_f64());
             done
-        });
-        done.await.map_err(|_| Busy)
+        };
+        let done = self.turns.run(&self.runtime, client, measured).await;
+        done.inspect_err(|_| BUSY.inc())
     }
 }
 
@@ -155,6 +146,9 @@ fn hashed(password: &Secret) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     fn secret(text: &str) -> Secret {
         Secret::from(text.to_owned())
@@ -163,12 +157,12 @@ mod tests {
     #[tokio::test]
     async fn a_password_matches_its_own_hash_alone() {
         let passwords = Passwords::new(Handle::current());
-        let hash = passwords.hash(secret("correct horse")).await.unwrap();
+        let hash = passwords.hash(secret("correct horse"), HERE).await.unwrap();
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "the parameters of OWASP: {hash}");
-        assert_ne!(hash, passwords.hash(secret("correct horse")).await.unwrap(), "salted");
-        assert_eq!(passwords.matches(secret("correct horse"), Some(&hash)).await, Ok(true));
-        assert_eq!(passwords.matches(secret("battery staple"), Some(&hash)).await, Ok(false));
-        assert_eq!(passwords.matches(secret("correct horse"), Some("nonsense")).await, Ok(false));
+        assert_ne!(hash, passwords.hash(secret("correct horse"), HERE).await.unwrap(), "salted");
+        assert_eq!(passwords.matches(secret("correct horse"), Some(&hash), HERE).await, Ok(true));
+        assert_eq!(passwords.matches(secret("battery staple"), Some(&hash), HERE).await, Ok(false));
+        assert_eq!(passwords.matches(secret("correct horse"), Some("nonsense"), HERE).await, Ok(false));
     }
 
     /// Not measured, which would be a coin toss: the same work is done for an unknown user, whose
@@ -177,20 +171,9 @@ mod tests {
     async fn an_unknown_user_costs_the_same_work_and_never_matches() {
         let passwords = Passwords::new(Handle::current());
         let before = DURATION.get_sample_count();
-        assert_eq!(passwords.matches(secret(""), None).await, Ok(false));
+        assert_eq!(passwords.matches(secret(""), None, HERE).await, Ok(false));
         assert!(DURATION.get_sample_count() > before);
         assert!(passwords.decoy.get().unwrap().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
-    }
-
-    #[tokio::test]
-    async fn more_than_may_wait_are_told_at_once() {
-        let passwords = Passwords::new(Handle::current());
-        let all = passwords.waiting.available_permits();
-        let held = passwords.waiting.try_acquire_many(all as u32).unwrap();
-        assert_eq!(passwords.matches(secret("x"), None).await, Err(Busy));
-        drop(held);
-        assert_eq!(passwords.matches(secret("x"), None).await, Ok(false));
-        assert_eq!(passwords.waiting.available_permits(), all);
     }
 
     #[test]

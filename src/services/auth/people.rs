@@ -1,13 +1,15 @@
-//! `/api/v1/users`: who may sign in, for principals with the role `admin` (US-009.3).
+//! `/api/v1/users`: who may sign in, for principals with the role `admin` (US-009.3) whom this gateway itself vouches
+//! for.
 //!
-//! An admin who counts for a tenant sees and changes nobody but those of this tenant.
+//! An admin who counts for a tenant sees and changes nobody but those of this tenant, and gives no role beyond their
+//! own: whoever could would be everything that they can make.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use http::StatusCode;
-use serde_json::{Value, json};
-
 use http::request::Parts;
+use serde_json::{Value, json};
 
 use crate::base::RequestId;
 use crate::identity::{Principal, Revocation};
@@ -22,22 +24,26 @@ use crate::telemetry::Timestamp;
 
 /// The role that it takes.
 const ADMIN: &str = "admin";
+/// The scopes that a credential needs, if it has any.
+const READ: &str = "users.read";
+const WRITE: &str = "users.write";
 /// So many users on a page, unless the client asks for less.
 const PAGE: u32 = 100;
 
 impl Inner {
     pub(super) async fn create_user(&self, asked: Asked) -> Answer {
-        let admin = self.admin(&asked.head, &asked.context).await?;
+        let admin = self.admin(&asked.head, &asked.context, WRITE).await?;
         let input = Input::read(&asked.head.headers, asked.body).await?;
         let name = input.text("username")?;
         if !is_user_name(name) {
             return Err(Fault::Invalid("username", format!("can't be a name: {NAME_RULE}")));
         }
         let roles = input.optional_words("roles", ROLES_MAX, (is_role, ROLE_RULE))?.unwrap_or_default();
+        check_grant(&admin, &roles)?;
         let tenant = tenant_of(&admin, input.optional_text("tenant")?)?;
         let password = input.secret("password")?;
         Passwords::check(&password).map_err(|it| Fault::Invalid("password", format!("can't be one: {it}")))?;
-        let hash = self.passwords.hash(password).await?;
+        let hash = self.passwords.hash(password, asked.context.client_ip).await?;
         let id = RequestId::random().as_str().to_owned();
         let user = NewUser { id, name: name.to_owned(), password_hash: Some(hash), roles, tenant };
         let user = self.store.add_user(user).await?;
@@ -46,7 +52,7 @@ impl Inner {
     }
 
     pub(super) async fn list_users(&self, asked: Asked) -> Answer {
-        let admin = self.admin(&asked.head, &asked.context).await?;
+        let admin = self.admin(&asked.head, &asked.context, READ).await?;
         let query = query(asked.head.uri.query().unwrap_or_default());
         let limit = match query.get("limit").map(|it| it.parse::<u32>()) {
             None => PAGE,
@@ -61,13 +67,13 @@ impl Inner {
     }
 
     pub(super) async fn show_user(&self, id: &str, asked: Asked) -> Answer {
-        let admin = self.admin(&asked.head, &asked.context).await?;
+        let admin = self.admin(&asked.head, &asked.context, READ).await?;
         Ok(json(StatusCode::OK, &shown(&self.user_for(&admin, id).await?)))
     }
 
     /// Tokens that say otherwise don't count from the next request on.
     pub(super) async fn change_user(&self, id: &str, asked: Asked) -> Answer {
-        let admin = self.admin(&asked.head, &asked.context).await?;
+        let admin = self.admin(&asked.head, &asked.context, WRITE).await?;
         let input = Input::read(&asked.head.headers, asked.body).await?;
         let mut change = UserChange {
             roles: input.optional_words("roles", ROLES_MAX, (is_role, ROLE_RULE))?,
@@ -79,9 +85,12 @@ impl Inner {
             return Err(Fault::Invalid("body", "changes nothing: give roles, active or password".to_owned()));
         }
         let user = self.user_for(&admin, id).await?;
+        // Whoever sets a password can sign in with it.
+        check_grant(&admin, &user.roles)?;
+        check_grant(&admin, change.roles.as_deref().unwrap_or_default())?;
         if let Some(password) = password {
             Passwords::check(&password).map_err(|it| Fault::Invalid("password", format!("can't be one: {it}")))?;
-            change.password_hash = Some(self.passwords.hash(password).await?);
+            change.password_hash = Some(self.passwords.hash(password, asked.context.client_ip).await?);
         }
         let life = self.revoked_for();
         let user = self.store.change_user(&user.id, change, life).await?.ok_or(Fault::Unknown("user"))?;
@@ -94,9 +103,14 @@ impl Inner {
         Ok(json(StatusCode::OK, &shown(&user)))
     }
 
-    async fn admin(&self, head: &Parts, context: &Context) -> Result<std::sync::Arc<Principal>, Fault> {
+    async fn admin(&self, head: &Parts, context: &Context, scope: &'static str) -> Result<Arc<Principal>, Fault> {
         let principal = self.principal(head, context).await?;
-        if principal.roles.iter().any(|it| &**it == ADMIN) { Ok(principal) } else { Err(Fault::Role(ADMIN)) }
+        self.identity.vouch(&principal).map_err(Fault::NotAdministrator)?;
+        if !principal.roles.iter().any(|it| &**it == ADMIN) {
+            return Err(Fault::Role(ADMIN));
+        }
+        principal.is_for(scope).map_err(Fault::NotAdministrator)?;
+        Ok(principal)
     }
 
     /// Who is of another tenant is not there.
@@ -105,6 +119,12 @@ impl Inner {
         let theirs = |it: &User| admin.tenant.is_none() || it.tenant.as_deref() == admin.tenant.as_deref();
         user.filter(theirs).ok_or(Fault::Unknown("user"))
     }
+}
+
+/// Whether an admin may deal with these roles: one of a tenant with those of their own alone.
+fn check_grant(admin: &Principal, roles: &[String]) -> Result<(), Fault> {
+    let has = |role: &String| admin.roles.iter().any(|it| **it == **role);
+    if admin.tenant.is_none() || roles.iter().all(has) { Ok(()) } else { Err(Fault::RoleBeyond) }
 }
 
 fn tenant_of(admin: &Principal, wished: Option<&str>) -> Result<Option<String>, Fault> {

@@ -32,15 +32,16 @@ impl Inner {
         let client = context.client_ip;
         let input = Input::read(&head.headers, body).await?;
         let (name, password) = (input.text("username")?, input.secret("password")?);
-        let attempt = self.throttle.attempt(name, client).map_err(Fault::TooMany)?;
+        let attempt = self.throttle.attempt(name, client).await.map_err(Fault::TooMany)?;
         let user = self.store.user_named(name).await?;
         let hash = user.as_ref().and_then(|it| it.password_hash.as_deref());
-        let right = self.passwords.matches(password, hash).await?;
+        let right = self.passwords.matches(password, hash, client).await?;
         let Some(user) = user.filter(|it| right && it.active) else {
+            attempt.failed();
             tracing::info!(event = "sign_in_refused", client = %client);
             return Err(Fault::Credentials);
         };
-        self.throttle.forgive(&attempt);
+        attempt.succeeded().await;
         let answer = self.sign_in(&user).await?;
         metrics::PASSWORD.inc();
         Ok(answer)

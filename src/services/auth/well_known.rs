@@ -2,11 +2,10 @@
 
 use axum::body::Body;
 use http::header::{CACHE_CONTROL, HOST, HeaderValue};
-use http::request::Parts;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::services::auth::{Inner, json};
+use crate::services::auth::{Asked, Inner, json};
 
 /// A key that is about to sign is published this much earlier, at least.
 const KEEP: HeaderValue = HeaderValue::from_static("public, max-age=300");
@@ -18,9 +17,9 @@ impl Inner {
     }
 
     /// `GET /.well-known/openid-configuration`.
-    pub(super) fn metadata(&self, head: &Parts) -> Response<Body> {
+    pub(super) fn metadata(&self, asked: &Asked) -> Response<Body> {
         let keys = self.identity.keys();
-        let base = base(keys.issuer(), head);
+        let base = self.base(keys.issuer(), asked);
         let jwks = keys.jwks();
         let algorithms: Vec<&Value> = jwks["keys"].as_array().into_iter().flatten().map(|it| &it["alg"]).collect();
         kept(&json!({
@@ -32,16 +31,23 @@ impl Inner {
             "claims_supported": ["iss", "aud", "sub", "tenant", "roles", "scope", "jti", "sid", "iat", "nbf", "exp"],
         }))
     }
-}
 
-/// An issuer that is a URL is where it says; else we are where the client found us.
-fn base(issuer: &str, head: &Parts) -> String {
-    if issuer.starts_with("https://") || issuer.starts_with("http://") {
-        return issuer.trim_end_matches('/').to_owned();
+    /// Where we are: as configured; else where the client found us, if its route lists that host. A host that anybody
+    /// can name is never repeated: then the place is relative to this document's own.
+    fn base(&self, issuer: &str, asked: &Asked) -> String {
+        if let Some(url) = &self.public_url {
+            return url.clone();
+        }
+        if issuer.starts_with("https://") || issuer.starts_with("http://") {
+            return issuer.trim_end_matches('/').to_owned();
+        }
+        let Asked { head, context, .. } = asked;
+        let host = context.host_received.as_ref().or_else(|| head.headers.get(HOST)).and_then(|it| it.to_str().ok());
+        match host.filter(|_| context.host_verified) {
+            Some(host) => format!("{}://{host}", context.scheme.as_str()),
+            None => String::new(),
+        }
     }
-    let field = |name: &str| head.headers.get(name).and_then(|it| it.to_str().ok());
-    let host = field("x-forwarded-host").or_else(|| field(HOST.as_str())).unwrap_or("localhost");
-    format!("{}://{host}", field("x-forwarded-proto").unwrap_or("http"))
 }
 
 fn kept(body: &Value) -> Response<Body> {

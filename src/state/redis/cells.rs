@@ -65,9 +65,9 @@ impl SharedCells {
 
     /// The name of a counter: what is counted is hashed, not stored. The hash is the same in every
     /// gateway, so it hides no address from an attacker who tries them all.
-    pub fn name(scope: &str, kind: u8, subject: [&[u8]; 3]) -> String {
+    pub fn name(scope: &str, kind: u8, subject: [&[u8]; 4]) -> String {
         let mut context = Context::new(&SHA256);
-        for part in [scope.as_bytes(), &[kind], subject[0], subject[1], subject[2]] {
+        for part in [scope.as_bytes(), &[kind]].into_iter().chain(subject) {
             context.update(&(part.len() as u64).to_le_bytes());
             context.update(part);
         }

@@ -56,7 +56,11 @@ impl Feed {
     }
 
     /// Follows a source that tells of itself.
-    pub(super) fn told(runtime: &Handle, source: &Source, mut news: watch::Receiver<Option<Arc<[EndpointSpec]>>>) -> Self {
+    pub(super) fn told(
+        runtime: &Handle,
+        source: &Source,
+        mut news: watch::Receiver<Option<Arc<[EndpointSpec]>>>,
+    ) -> Self {
         let (sender, found) = watch::channel(Found::default());
         let name = source.clone();
         let pass_on = async move {

@@ -205,7 +205,10 @@ impl Instances {
     pub async fn follow(self: Arc<Self>) {
         let mut words = self.state.pubsub.subscribe(TOPIC);
         if timeout(BEGIN_MAX, self.resync()).await.is_err() {
-            tracing::warn!(event = "registry_unavailable", "the state can't be reached; instances are unknown until it can be");
+            tracing::warn!(
+                event = "registry_unavailable",
+                "the state can't be reached; instances are unknown until it can be"
+            );
         }
         self.loaded();
         let mut resync = Instant::now() + RESYNC_EVERY;
@@ -269,7 +272,11 @@ impl Instances {
         match registration {
             Some(registration) => {
                 let due = Instant::now() + registration.ttl();
-                local.services.entry(service.to_owned()).or_default().insert(name.to_owned(), Known { registration, due });
+                local
+                    .services
+                    .entry(service.to_owned())
+                    .or_default()
+                    .insert(name.to_owned(), Known { registration, due });
             }
             None => {
                 if let Some(of) = local.services.get_mut(service) {

@@ -271,6 +271,33 @@ fn bad_input_http2_a_length_that_the_data_do_not_keep_is_cut() {
     }
 }
 
+/// They make the request malformed (RFC 9113, section 8.1), but h2 drops them before anybody sees them: so the stream goes
+/// on, without them.
+#[test]
+fn bad_input_http2_pseudo_fields_of_trailers_go_no_further() {
+    for name in [&b":path"[..], b":method", b":status", b":authority"] {
+        let upstream = RawUpstream::start(|_| Script::ok("fine"));
+        let gateway = h2c(&upstream);
+        let mut fields: Vec<Field<'_>> = head(b"/case");
+        fields[0].1 = b"POST";
+        let trailers = block(&[(name, if name == b":status" { b"201" } else { b"/smuggled" }), (b"x-good", b"1")]);
+        let bytes = [
+            hello(b""),
+            frame(HEADERS, END_HEADERS, 1, &block(&fields)),
+            data(1, b"hello"),
+            frame(HEADERS, END_STREAM | END_HEADERS, 1, &trailers),
+        ];
+        let mut client = RawClient::connect(gateway.public());
+        client.send(bytes.concat());
+        let end = end_of(&mut client, 1);
+        assert!(matches!(end, End::Status(200 | 400) | End::Reset | End::Closed), "{end:?}");
+        for bytes in upstream.received() {
+            let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
+            assert!(!text.contains("smuggled") && !text.contains("201"), "{text}");
+        }
+    }
+}
+
 #[test]
 fn bad_input_http2_header_lists_have_a_bound() {
     let upstream = RawUpstream::start(|_| Script::ok("fine"));

@@ -50,7 +50,7 @@ pub fn all() -> Vec<Legal> {
         ("HTTP/1.0 with a Host", b"GET /case HTTP/1.0\r\nHost: a.example\r\n\r\n", "GET", "/case", &[HOST], b""),
         ("HTTP/1.0 with a body", b"POST /case HTTP/1.0\r\nHost: a.example\r\nContent-Length: 5\r\n\r\nhello", "POST", "/case", &[LENGTH_5], b"hello"),
         ("a Host with a port", b"GET /case HTTP/1.1\r\nHost: a.example:65535\r\n\r\n", "GET", "/case", &[("host", &["a.example:65535"])], b""),
-        ("a Host that is an address", b"GET /case HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", "GET", "/case", &[("host", &["[::1]:80"])], b""),
+        ("a Host that is an address", b"GET /case HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", "GET", "/case", &[("host", &["[::1]"])], b""),
         ("absolute-form with the same host", b"GET http://a.example/case?x HTTP/1.1\r\nHost: a.example\r\n\r\n", "GET", "/case?x", &[HOST], b""),
         ("Upgrade: h2c", b"GET /case HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n", "GET", "/case", &[("upgrade", &[]), ("http2-settings", &[]), ("connection", &[])], b""),
         ("fields of this connection", b"GET /case HTTP/1.1\r\nHost: a.example\r\nConnection: keep-alive, X-Mine\r\nKeep-Alive: 5\r\nX-Mine: y\r\nProxy-Connection: z\r\nTE: trailers\r\n\r\n", "GET", "/case", &[("connection", &[]), ("keep-alive", &[]), ("x-mine", &[]), ("proxy-connection", &[]), ("te", &[])], b""),

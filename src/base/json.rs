@@ -1,5 +1,5 @@
 //! JSON in which no name is there twice. Two readers may take the first or the last of two members
-//! (RFC 8259, section 4); a token that means two things means nothing.
+//! (RFC 8259, section 4); what means two things can't be checked for one of them.
 
 use std::cell::Cell;
 use std::fmt;
@@ -7,18 +7,27 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::token_error::TokenError;
+/// Why a text is not JSON with one meaning, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JsonFault {
+    /// It is JSON so far, but a member is there twice.
+    pub twice: bool,
+    /// Counted from 1.
+    pub line: usize,
+    /// Counted from 1.
+    pub column: usize,
+}
 
-/// Reads an object, at any depth without a name twice.
-pub(super) fn object(text: &[u8]) -> Result<Map<String, Value>, TokenError> {
+/// Reads JSON, at any depth (128 at most) without a name twice.
+///
+/// # Errors
+/// When it is not JSON, or not with one meaning.
+pub fn unique_json(text: &[u8]) -> Result<Value, JsonFault> {
     let twice = Cell::new(false);
     let mut reader = serde_json::Deserializer::from_slice(text);
     let read = Unique { twice: &twice }.deserialize(&mut reader);
-    match read {
-        Ok(Value::Object(members)) if reader.end().is_ok() => Ok(members),
-        Err(_) if twice.get() => Err(TokenError::Duplicate),
-        _ => Err(TokenError::NotJson),
-    }
+    let read = read.and_then(|value| reader.end().map(|()| value));
+    read.map_err(|error| JsonFault { twice: twice.get(), line: error.line(), column: error.column() })
 }
 
 #[derive(Clone, Copy)]
@@ -93,12 +102,15 @@ mod tests {
 
     #[test]
     fn a_name_twice_is_seen_at_any_depth_and_in_any_spelling() {
-        assert_eq!(object(br#"{"a":1,"b":{"a":[1.5,null,true,-2]}}"#).unwrap()["b"]["a"][0], 1.5);
-        for twice in [r#"{"a":1,"a":1}"#, r#"{"b":[{"a":1,"a":2}]}"#, r#"{"exp":1,"\u0065xp":2}"#] {
-            assert_eq!(object(twice.as_bytes()), Err(TokenError::Duplicate), "{twice}");
+        let twice = |text: &str| unique_json(text.as_bytes()).map_err(|it| it.twice);
+        assert_eq!(twice(r#"{"a":1,"b":{"a":[1.5,null,true,-2]}}"#).unwrap()["b"]["a"][0], 1.5);
+        for text in [r#"{"a":1,"a":1}"#, r#"{"b":[{"a":1,"a":2}]}"#, r#"{"exp":1,"\u0065xp":2}"#] {
+            assert_eq!(twice(text), Err(true), "{text}");
         }
-        for other in ["", "[]", "1", "{} {}", "{\"a\":}", "{\"a\":1}x", "\u{feff}{}", &"{\"a\":".repeat(500)] {
-            assert_eq!(object(other.as_bytes()), Err(TokenError::NotJson), "{other}");
+        for other in ["", "{} {}", "{\"a\":}", "{\"a\":1}x", "\u{feff}{}", &"{\"a\":".repeat(500)] {
+            assert_eq!(twice(other), Err(false), "{other}");
         }
+        let fault = unique_json(b"{\n\"a\": 1, \"a\": 2}").unwrap_err();
+        assert_eq!((fault.twice, fault.line), (true, 2));
     }
 }

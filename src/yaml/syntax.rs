@@ -1,0 +1,225 @@
+//! Why a text is not YAML, in most cases: what the parser says is about the grammar, and what was meant is in the line.
+
+/// The lines of a text that could not be parsed, and the number from 1 of the one where the parser gave up.
+pub(super) struct Failure<'t> {
+    pub(super) lines: Vec<&'t str>,
+    pub(super) line: usize,
+    /// What the parser says.
+    pub(super) message: &'t str,
+}
+
+/// So many lines before the place are looked at: a brace or quote that is open hides until something else comes.
+const LOOK_BACK: usize = 4;
+
+impl Failure<'_> {
+    /// What to do about the usual causes.
+    pub(super) fn help(&self) -> Option<String> {
+        self.tab()
+            .or_else(|| self.variable())
+            .or_else(|| self.brace_in_value())
+            .or_else(|| self.sign_at_begin())
+            .or_else(|| self.quote_inside())
+            .or_else(|| self.open_quote())
+            .or_else(|| self.open_bracket())
+            .or_else(|| self.colon())
+            .or_else(|| self.indentation())
+    }
+
+    fn line(&self, number: usize) -> &str {
+        number.checked_sub(1).and_then(|it| self.lines.get(it)).copied().unwrap_or_default()
+    }
+
+    /// The numbers of the line at fault and of some before it, the nearest first.
+    fn near(&self) -> impl Iterator<Item = usize> {
+        (self.line.saturating_sub(LOOK_BACK).max(1)..=self.line).rev()
+    }
+
+    /// The line before that says something.
+    fn before(&self) -> Option<&str> {
+        (1..self.line).rev().map(|it| self.line(it)).find(|it| {
+            let text = it.trim_start();
+            !text.is_empty() && !text.starts_with('#')
+        })
+    }
+
+    fn tab(&self) -> Option<String> {
+        let tabbed = |number: usize| {
+            let line = self.line(number);
+            line[..line.len() - line.trim_start().len()].contains('\t')
+        };
+        // A scalar goes on in the next line, as far as the parser knows.
+        let tabbed = tabbed(self.line) || tabbed(self.line + 1);
+        tabbed.then(|| "indent with spaces, not with tabs".to_owned())
+    }
+
+    fn variable(&self) -> Option<String> {
+        let value = self.near().take(2).find_map(|it| unquoted_with(self.line(it), "${"))?;
+        Some(format!("write `\"{value}\"` in quotes"))
+    }
+
+    fn brace_in_value(&self) -> Option<String> {
+        let value = self.near().take(2).find_map(|it| unquoted_with(self.line(it), "{"))?;
+        Some(format!("a text with braces in it needs quotes: `\"{value}\"`"))
+    }
+
+    /// `*`, `@`, `%` and the backtick mean something of their own at the beginning of a value.
+    fn sign_at_begin(&self) -> Option<String> {
+        if !self.message.contains("anchor") && !self.message.contains("unexpected character") {
+            return None;
+        }
+        let line = self.line(self.line);
+        let is_sign = |value: &&str| value.starts_with(['*', '@', '%', '`', '&']);
+        let value = values(line).find(is_sign)?;
+        Some(format!("a text that begins with `{}` needs quotes: `\"{value}\"`", &value[..1]))
+    }
+
+    fn quote_inside(&self) -> Option<String> {
+        let inside = self.message.contains("trailing content after");
+        inside.then(|| {
+            "the text ends with its second quote: a quote inside is written `\\\"`, and `''` between `'`".to_owned()
+        })
+    }
+
+    fn open_quote(&self) -> Option<String> {
+        let odd = |line: &str, quote: char| !line.trim_start().starts_with('#') && line.matches(quote).count() % 2 == 1;
+        for number in self.near() {
+            let line = self.line(number);
+            let open = ['"', '\''].into_iter().find(|quote| odd(line, *quote));
+            // An apostrophe within a word opens nothing.
+            let word = |it: &str| it.chars().next_back().is_some_and(char::is_alphanumeric);
+            let apostrophe = line.split_once('\'').is_some_and(|(head, _)| word(head));
+            match open {
+                Some('\'') if apostrophe => {}
+                Some(quote) => return Some(format!("line {number} opens a quote: close it with another `{quote}`")),
+                None => {}
+            }
+        }
+        None
+    }
+
+    fn open_bracket(&self) -> Option<String> {
+        let words = ["flow", "end of stream", "illegal placement"];
+        if !words.iter().any(|it| self.message.contains(it)) {
+            return None;
+        }
+        for number in self.near() {
+            let line = self.line(number);
+            for (open, close) in [('[', ']'), ('{', '}')] {
+                if line.matches(open).count() > line.matches(close).count() {
+                    return Some(format!("line {number} opens a `{open}`: close it with `{close}`"));
+                }
+            }
+        }
+        None
+    }
+
+    fn colon(&self) -> Option<String> {
+        if !self.message.contains("mapping values") && !self.message.contains("simple key") {
+            return None;
+        }
+        let unspaced = [self.before().unwrap_or_default(), self.line(self.line)].into_iter().find_map(|line| {
+            let (key, value) = entry(line).split_once(':')?;
+            let is_key = !key.is_empty() && key.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'_');
+            (is_key && value.starts_with(|it: char| it.is_alphanumeric() || it == '"')).then_some((key, value))
+        });
+        if let Some((key, value)) = unspaced {
+            return Some(format!("a blank belongs behind the colon: `{key}: {value}`"));
+        }
+        let (_, value) = entry(self.line(self.line)).split_once(": ")?;
+        if value.contains(": ") && !value.starts_with(['{', '[', '"', '\'']) {
+            return Some(format!("a text with a colon in it needs quotes: `\"{value}\"`"));
+        }
+        self.indentation()
+    }
+
+    fn indentation(&self) -> Option<String> {
+        let above = self.before()?;
+        let (here, there) = (depth(self.line(self.line)), depth(above));
+        let block = self.message.contains("block") || self.message.contains("mapping values");
+        let opens = above.trim_end().ends_with(':');
+        (block && here != there && !(opens && here > there)).then(|| {
+            format!(
+                "the line above begins after {there} blanks and this one after {here}: what belongs together lines up"
+            )
+        })
+    }
+}
+
+/// The blanks before what a line says; the dash of a list's element is one of them.
+fn depth(line: &str) -> usize {
+    line.len() - entry(line).len()
+}
+
+/// What a line says behind its indentation, and behind the dashes of lists.
+fn entry(line: &str) -> &str {
+    let mut text = line.trim_start();
+    while let Some(rest) = text.strip_prefix("- ") {
+        text = rest.trim_start();
+    }
+    text
+}
+
+/// The unquoted values in a line, as far as one can say without a parser: they end at a comma or a blank.
+fn values(line: &str) -> impl Iterator<Item = &str> {
+    let begins = line.match_indices([':', '-', '[', ',']).filter_map(|(at, sign)| {
+        let rest = &line[at + 1..];
+        let spaced = rest.starts_with(' ') || sign == "[" || sign == ",";
+        spaced.then(|| rest.trim_start())
+    });
+    begins.filter_map(|rest| {
+        let mut depth = 0_u32;
+        let end = rest.find(|it: char| {
+            depth += u32::from(it == '{');
+            let closes = it == '}' || it == ']';
+            let ends = it == ',' || it.is_whitespace() || (closes && depth == 0);
+            depth -= u32::from(it == '}' && depth > 0);
+            ends
+        });
+        let value = &rest[..end.unwrap_or(rest.len())];
+        (!value.is_empty() && !value.starts_with(['"', '\'', '[', '#'])).then_some(value)
+    })
+}
+
+/// A value that holds `sign` behind its beginning, or begins with `${`, without quotes around it.
+fn unquoted_with<'t>(line: &'t str, sign: &str) -> Option<&'t str> {
+    values(line).find(|value| match sign {
+        "{" => !value.starts_with('{') && value.contains('{') && value.contains('}'),
+        sign => value.contains(sign),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, line: usize, message: &str, expected: &str) {
+        let help = Failure { lines: text.lines().collect(), line, message }.help().unwrap_or_default();
+        assert!(help.contains(expected) && (help.is_empty() == expected.is_empty()), "{text}\n{help}");
+    }
+
+    #[test]
+    fn the_usual_causes_get_a_hint() {
+        check("  match: { path: /a/{*rest} }", 1, "flow mapping", "`\"/a/{*rest}\"`");
+        check("url: [x, a${B}]", 1, "flow", "`\"a${B}\"`");
+        check("a: 1\n\tb: 2", 1, "a tab", "not with tabs");
+        check("hosts: [*.example.org]", 1, "unknown anchor", "`\"*.example.org\"`");
+        check("name: @a", 1, "unexpected character: `@'", "`\"@a\"`");
+        check("- path: \"/a }\n  b: 1", 2, "did not find", "line 1 opens a quote: close it with another `\"`");
+        check("m: { path: /a\n  upstream: u", 2, "a flow mapping", "line 1 opens a `{`: close it with `}`");
+        check("m: [/a }", 1, "a flow sequence", "`[`");
+        check("- a: \"say \"hi\"\"", 1, "invalid trailing content after double-quoted scalar", "second quote");
+        check("routes:\n- name: a: b", 2, "mapping values are not allowed", "`\"a: b\"`");
+        check("- name:a\n  upstream: u", 2, "mapping values are not allowed", "`name: a`");
+        check("  - name: a\n      match: x", 2, "mapping values", "after 4 blanks and this one after 6");
+        check("  - name: a\n   match: x", 2, "block collection", "after 4 blanks and this one after 3");
+    }
+
+    #[test]
+    fn no_hint_is_better_than_a_wrong_one() {
+        check("a: it's\nb: c", 2, "odd", "");
+        check("version: *one", 1, "odd", "");
+        check("", 1, "odd", "");
+        check("ä: ö\n\u{feff}", 9, "block", "");
+    }
+}
