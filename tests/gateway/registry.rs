@@ -79,7 +79,7 @@ fn whoever_registers_needs_the_permission_on_loopback_too() {
         sign_hs256(r#"{"alg":"HS256"}"#, &claims.to_string(), SECRET.as_bytes())
     };
     let of = |roles: &[&str]| {
-        let claims = with(claims("somebody", roles), json!({ "tenant": null }));
+        let claims = with(claims("somebody", roles), json!({ "tenant": null, "scope": null }));
         sign_hs256(r#"{"alg":"HS256"}"#, &claims.to_string(), SECRET.as_bytes())
     };
     let ask = |token: Option<&str>, instance: &str| put(gateway.admin(), instance, &body, token).status;
