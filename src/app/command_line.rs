@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::app::{self, Algorithm, ExplainRequest, Failure, Files, Format, NewApiKeyArgs, NewUserArgs};
-use crate::base::Period;
+use crate::app::{self, Algorithm, ExplainRequest, Failure, Files, Format, NewApiKeyArgs, NewUserArgs, RegisterArgs};
+use crate::base::{Period, Secret};
 use crate::demo::{self, DemoOptions};
 use crate::pipeline::Filters;
 use crate::store::UserChange;
@@ -80,6 +80,8 @@ enum Command {
     },
     /// Print the JSON Schema of a configuration file.
     Schema { file: SchemaArg },
+    /// Run a service and register it with a gateway for as long as it answers. The token is read from MOONGATE_TOKEN.
+    Register(RegisterCommand),
     /// A small back end to try the gateway with.
     DemoBackend {
         #[arg(long)]
@@ -87,6 +89,37 @@ enum Command {
         #[arg(long)]
         name: String,
     },
+}
+
+#[derive(Args)]
+struct RegisterCommand {
+    /// The gateway's admin listener, such as http://127.0.0.1:9090.
+    #[arg(long, env = "MOONGATE_GATEWAY")]
+    gateway: String,
+    /// The service's name.
+    #[arg(long)]
+    service: String,
+    /// The instance's name. Default: made of the address.
+    #[arg(long)]
+    instance: Option<String>,
+    /// Where the gateway reaches it, such as 10.0.0.7:9103.
+    #[arg(long)]
+    address: SocketAddr,
+    /// Its share of the requests, in relation to the others.
+    #[arg(long, default_value_t = 1)]
+    weight: u32,
+    /// The zone that it stands in.
+    #[arg(long)]
+    zone: Option<String>,
+    /// How long the gateway knows it without hearing from it.
+    #[arg(long, default_value = "15s")]
+    ttl: Period,
+    /// From leaving the registry until the command is told to stop.
+    #[arg(long, default_value = "1s")]
+    drain: Period,
+    /// The program and its arguments.
+    #[arg(last = true, required = true)]
+    command: Vec<String>,
 }
 
 #[derive(Args)]
@@ -282,13 +315,24 @@ pub fn main(filters: Filters) -> ExitCode {
             show(app::schema(file, &filters))
         }
         Command::DemoBackend { listen, name } => demo_backend(DemoOptions { listen, name }),
+        Command::Register(command) => return exit(app::register(command.into())),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("{failure}");
-            ExitCode::FAILURE
-        }
+    exit(done.map(|()| ExitCode::SUCCESS))
+}
+
+fn exit(done: Result<ExitCode, Failure>) -> ExitCode {
+    done.unwrap_or_else(|failure| {
+        eprintln!("{failure}");
+        ExitCode::FAILURE
+    })
+}
+
+impl From<RegisterCommand> for RegisterArgs {
+    fn from(command: RegisterCommand) -> Self {
+        let RegisterCommand { gateway, service, instance, address, weight, zone, ttl, drain, command } = command;
+        let token = std::env::var("MOONGATE_TOKEN").ok().map(Secret::from);
+        let (ttl, drain) = (ttl.0, drain.0);
+        Self { gateway, service, instance, address, weight, zone, ttl, drain, token, command }
     }
 }
 

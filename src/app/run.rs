@@ -28,7 +28,7 @@ use crate::services::{CacheClear, ServiceRegistry};
 use crate::state::{Backend, State};
 use crate::store::Store;
 use crate::telemetry;
-use crate::upstream::{UpstreamKind, UpstreamRegistry};
+use crate::upstream::{Discovery, Instances, Resolver, UpstreamKind, UpstreamRegistry};
 
 /// How often the system's clock is looked at.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
@@ -60,6 +60,10 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     let guard = Guard::begin(&guard, side.handle());
     sockets.iter().for_each(|it| it.guarded_by(guard.clone()));
     let state = State::open(&compiled.process.state, side.handle());
+    let instances = Instances::new(&state);
+    side.spawn(instances.clone().follow());
+    let resolver = Arc::new(Resolver::new(&compiled.process.resolver));
+    upstreams.discover(Discovery::new(side.handle().clone(), resolver, instances));
     let cache = Cache::new(compiled.process.cache, &state, matches!(compiled.process.state, Backend::Redis(_)));
     side.spawn(cache.clone().listen());
     services.add("cache_clear", Arc::new(CacheClear::new(cache.clone())));

@@ -19,6 +19,7 @@ use crate::services::auth::{AuthConfig, Rules as AuthRules};
 use crate::state::{Backend, StateConfig};
 use crate::store::{Place, StoreConfig};
 use crate::telemetry::LogConfig;
+use crate::upstream::{ResolverConfig, ResolverRules};
 
 /// The process itself. Every scalar can come from the environment as `${NAME}` or
 /// `${NAME:-default}`; secrets should.
@@ -47,6 +48,10 @@ pub struct GatewayFile {
     /// Where the key comes from that seals the secrets in the store. Default: the variable `SECRET_KEY`.
     /// Wherever a value may be a credential, `secret:NAME` stands for the one that is kept under this name.
     pub secrets: SecretsConfig,
+    /// How names are looked up where an endpoint has one.
+    pub resolver: ResolverConfig,
+    /// Instances of services that register themselves.
+    pub registry: RegistryConfig,
     /// Our own tokens: who they are from, and the keys that sign and check them.
     pub tokens: TokensConfig,
     /// How the local service `auth` lets people in.
@@ -63,6 +68,15 @@ pub struct GatewayFile {
     pub telemetry: TelemetryConfig,
     /// How the process stops.
     pub shutdown: ShutdownConfig,
+}
+
+/// Instances of services that register themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegistryConfig {
+    /// Whether services need no token to register, if the admin listener is on loopback. Default: they need one with
+    /// the permission `registry.write`.
+    pub open: bool,
 }
 
 /// What a gateway is for.
@@ -217,6 +231,8 @@ pub struct Process {
     pub auth: AuthRules,
     /// Where records that last are kept.
     pub store: Place,
+    /// How names are looked up.
+    pub resolver: ResolverRules,
     /// As written, for what needs no compilation and to see what a reload would change.
     pub written: GatewayFile,
 }
@@ -263,6 +279,7 @@ impl Process {
             tokens: file.tokens.compile(&At::ROOT.key("tokens"), diagnostics),
             auth: file.auth.compile(&At::ROOT.key("auth"), diagnostics),
             store: Place::compile(file.store.as_ref(), &At::ROOT.key("store"), diagnostics),
+            resolver: ResolverRules::compile(&file.resolver, &At::ROOT.key("resolver"), diagnostics),
             written: file.clone(),
         };
         check_admin(&process, diagnostics);
@@ -341,6 +358,8 @@ impl Process {
         differs(old.auth == new.auth, &At::ROOT.key("auth"), "how people are let in");
         differs(old.secrets == new.secrets, &At::ROOT.key("secrets"), "the key to the secrets");
         differs(old.store == new.store, &At::ROOT.key("store"), "the store");
+        differs(old.resolver == new.resolver, &At::ROOT.key("resolver"), "the resolver");
+        differs(old.registry == new.registry, &At::ROOT.key("registry"), "who may register");
         differs(old.cache == new.cache, &At::ROOT.key("cache"), "the cache's room");
         differs(old.mode == new.mode, &At::ROOT.key("mode"), "the mode");
         differs(old.mocks == new.mocks, &At::ROOT.key("mocks"), "mocks");
@@ -398,6 +417,11 @@ fn threads(written: Threads) -> usize {
 }
 
 fn check_admin(process: &Process, diagnostics: &mut Diagnostics) {
+    if process.written.registry.open && !process.admin.address.ip().is_loopback() {
+        diagnostics
+            .error(&At::ROOT.key("registry").key("open"), "the registry can be open on loopback alone")
+            .help("let the admin listener be on 127.0.0.1, or remove this: services register with a token that has the permission registry.write");
+    }
     if !process.admin.address.ip().is_loopback() && !process.tokens.can_sign() {
         let at = At::ROOT.key("listeners");
         let message = "an admin listener away from loopback needs tokens.hs256_secret or tokens.signing_key";

@@ -8,12 +8,13 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{EXPECT, HOST, UPGRADE};
+use http::header::{EXPECT, HOST, HeaderName, HeaderValue, RETRY_AFTER, UPGRADE};
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::client::HttpSession;
 use pingora::{Error, ErrorType};
+use tokio::time::sleep;
 
 use super::call_deadline::{self, GRPC_TIMEOUT};
 use super::classify::classify;
@@ -33,10 +34,12 @@ use crate::client::Client;
 use crate::http as codec;
 use crate::pipeline::{AttemptInfo, Context, LocalService, Refusal, Taps};
 use crate::transport::Transport;
-use crate::upstream::{Endpoint, Live, Picked, Protocol, in_words};
+use crate::upstream::{Endpoint, Live, Picked, Protocol, RetryPolicy, in_words};
 
-/// So many endpoints are tried at most.
-const ATTEMPTS_MAX: u8 = 3;
+/// Tells clients how often a request was sent.
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-moongate-attempts");
+/// An endpoint that says to wait longer is not waited for, in seconds.
+const RETRY_AFTER_MAX: u64 = 1;
 
 /// Where a route's requests go.
 #[derive(Clone)]
@@ -278,10 +281,16 @@ impl Call<'_> {
     }
 
     async fn ask_upstream(mut self, live: &Live) -> Result<UpstreamResponse, ForwardError> {
+        if let Err(wait) = live.admit() {
+            let retry_after = wait.as_secs_f64().ceil().max(1.0) as u64;
+            return Err(ForwardError::Refused(Refusal::BreakerOpen { retry_after }));
+        }
+        let retries = &live.upstream().retries;
+        let key = self.context.balance_key;
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut last = Refusal::NoHealthyEndpoint;
-        while self.info.attempts < ATTEMPTS_MAX {
-            let Some(picked) = live.pick(&tried).or_else(|| again(live, &tried)) else { break };
+        let mut next = live.pick(key, &tried);
+        while let Some(picked) = next.take() {
             if self.is_past_deadline() {
                 return Err(ForwardError::Refused(Refusal::CallDeadline));
             }
@@ -289,37 +298,103 @@ impl Call<'_> {
             self.info.attempts += 1;
             self.info.endpoint = Some(address);
             self.report();
-            let failed = match self.attempt(live, picked).await {
-                Ok((head, link, attempt)) => {
-                    return Ok(UpstreamResponse::new(head, link, self.upload, Some(attempt)));
-                }
-                Err(failed) => failed,
-            };
-            let ForwardError::Refused(refusal) = failed.why else { return Err(failed.why) };
-            if !self.may_try_again(&refusal, failed.unprocessed) {
-                return Err(ForwardError::Refused(refusal));
-            }
-            tracing::debug!(
-                event = "attempt_failed", request_id = self.context.request_id.as_str(),
-                upstream = %live.upstream().name, endpoint = %address, reason = ?refusal,
-                cause = self.info.cause.as_deref().unwrap_or_default()
-            );
-            last = refusal;
             tried.push(address);
+            let last_attempt = self.info.attempts >= retries.attempts;
+            match self.attempt(live, picked).await {
+                Ok((mut head, link, mut attempt)) => {
+                    if !last_attempt
+                        && let Some(pause) = self.pause_after_status(live, &head)
+                        && let Some(other) = live.pick(key, &tried)
+                        && live.may_retry()
+                    {
+                        attempt.picked.record(attempt.outcome, attempt.latency);
+                        self.release(link, &attempt.endpoint, live).await;
+                        drop(attempt);
+                        sleep(pause).await;
+                        next = Some(other);
+                    } else {
+                        if retries.report {
+                            let _ = head.insert_header(ATTEMPTS, HeaderValue::from(u16::from(self.info.attempts)));
+                        }
+                        return Ok(UpstreamResponse::new(head, link, self.upload, Some(attempt)));
+                    }
+                }
+                Err(failed) => {
+                    let ForwardError::Refused(refusal) = failed.why else { return Err(failed.why) };
+                    if last_attempt || !self.may_try_again(live, &refusal, failed.unprocessed) {
+                        return Err(ForwardError::Refused(refusal));
+                    }
+                    self.tell_of_failure(live, address, &refusal);
+                    next = self.another(live, &tried, &refusal, failed.unprocessed);
+                    last = refusal;
+                    if self.info.attempts > 1 {
+                        sleep(retries.pause_after(self.info.attempts - 1)).await;
+                    }
+                }
+            }
             self.upload.rewind();
         }
         Err(ForwardError::Refused(last))
     }
 
+    /// Another endpoint for a request that failed; the one that did only if it did not look at the request. What reached
+    /// nobody costs upstreams nothing and needs no budget, as long as the other one is not known to refuse as well: so
+    /// an endpoint that dies costs no request, and a total outage multiplies nothing.
+    fn another(&self, live: &Live, tried: &[SocketAddr], refusal: &Refusal, unprocessed: bool) -> Option<Picked> {
+        let key = self.context.balance_key;
+        let old_connection = self.info.reused && matches!(refusal, Refusal::UpstreamClosed);
+        if let Some(other) = live.pick(key, tried) {
+            let reached_nobody = unprocessed || matches!(refusal, Refusal::ConnectFailed | Refusal::ConnectTimeout);
+            let free = (reached_nobody && !other.endpoint().is_refusing()) || (old_connection && unprocessed);
+            return (free || live.may_retry()).then_some(other);
+        }
+        if !unprocessed && !old_connection {
+            return None;
+        }
+        let same = live.pick(key, &[])?;
+        ((old_connection && unprocessed) || live.may_retry()).then_some(same)
+    }
+
+    fn tell_of_failure(&self, live: &Live, address: SocketAddr, refusal: &Refusal) {
+        tracing::debug!(
+            event = "attempt_failed", request_id = self.context.request_id.as_str(),
+            upstream = %live.upstream().name, endpoint = %address, reason = ?refusal,
+            cause = self.info.cause.as_deref().unwrap_or_default()
+        );
+    }
+
     /// What never reached an upstream may go to another one. What may have reached it is repeated only
-    /// if the method says that doing it twice is doing it once (RFC 9110, 9.2.2).
-    fn may_try_again(&self, refusal: &Refusal, unprocessed: bool) -> bool {
+    /// if the method says that doing it twice is doing it once (RFC 9110, 9.2.2), or a key does.
+    fn may_try_again(&self, live: &Live, refusal: &Refusal, unprocessed: bool) -> bool {
+        let retries = &live.upstream().retries;
         self.upload.can_be_sent_again()
             && match refusal {
-                Refusal::ConnectFailed | Refusal::ConnectTimeout => true,
-                Refusal::UpstreamClosed => unprocessed || is_idempotent(&self.request.method),
+                Refusal::ConnectFailed | Refusal::ConnectTimeout => retries.on_connect_failure,
+                Refusal::UpstreamClosed if unprocessed => retries.on_connect_failure,
+                Refusal::UpstreamClosed => retries.on_reset && self.is_idempotent(retries),
                 _ => false,
             }
+    }
+
+    /// How long to wait before the request is sent again because of its answer's status; `None` if it is not.
+    fn pause_after_status(&self, live: &Live, head: &ResponseHeader) -> Option<Duration> {
+        let retries = &live.upstream().retries;
+        if !retries.on_status(head.status) || !self.upload.can_be_sent_again() || !self.is_idempotent(retries) {
+            return None;
+        }
+        match head.headers.get(RETRY_AFTER) {
+            None => Some(retries.pause_after(self.info.attempts)),
+            Some(wait) => {
+                let seconds: u64 = wait.to_str().ok()?.trim().parse().ok()?;
+                (seconds <= RETRY_AFTER_MAX).then(|| Duration::from_secs(seconds))
+            }
+        }
+    }
+
+    fn is_idempotent(&self, retries: &RetryPolicy) -> bool {
+        let fields = &self.request.headers;
+        let keyed = || fields.contains_key("idempotency-key") || fields.contains_key("x-idempotency-key");
+        is_idempotent(&self.request.method) || (retries.keyed && keyed())
     }
 
     async fn attempt(
@@ -607,12 +682,6 @@ async fn ends_in_silence(client: &mut Client, patience: Duration) -> Result<(), 
 pub fn progressed(now: Option<u64>, before: &mut Option<u64>) -> bool {
     let Some(now) = now else { return false };
     before.replace(now).is_none_or(|before| now > before)
-}
-
-/// Every healthy endpoint was tried: one of them may have been restarted just now, or the pooled
-/// connection was a dead one.
-fn again(live: &Live, tried: &[SocketAddr]) -> Option<Picked> {
-    if tried.is_empty() { None } else { live.pick(&[]) }
 }
 
 /// What the client gets to hear of it.

@@ -88,6 +88,11 @@ pub enum Refusal {
     RequestTimeout,
     /// No endpoint of the upstream is healthy.
     NoHealthyEndpoint,
+    /// The upstream failed again and again and gets no requests for now.
+    BreakerOpen {
+        /// Seconds until one may be sent.
+        retry_after: u64,
+    },
     /// No connection could be made to any endpoint that was tried.
     ConnectFailed,
     /// Connecting took too long.
@@ -182,7 +187,8 @@ impl Refusal {
             Self::UpstreamClosed => Self::UpstreamProtocol,
             Self::UpstreamProtocol => Self::ResponseTooLarge { limit: 262_144 },
             Self::ResponseTooLarge { .. } => Self::NoHealthyEndpoint,
-            Self::NoHealthyEndpoint => Self::IdentityUnavailable,
+            Self::NoHealthyEndpoint => Self::BreakerOpen { retry_after: 60 },
+            Self::BreakerOpen { .. } => Self::IdentityUnavailable,
             Self::IdentityUnavailable => Self::CheckBusy,
             Self::CheckBusy => Self::StateUnavailable,
             Self::StateUnavailable => Self::ConnectTimeout,

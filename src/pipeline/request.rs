@@ -43,6 +43,8 @@ pub struct Context {
     pub forwarded_headers_set: bool,
     /// When the client gives the call up (`grpc-timeout`), as far as the route allows it to wait.
     pub deadline: Option<Instant>,
+    /// What its endpoint goes by, where the upstream balances by a key.
+    pub balance_key: Option<u64>,
     /// How many local services have handed the request on to another upstream.
     pub depth: u8,
     /// What a local service can call; there for services alone.
@@ -191,6 +193,7 @@ impl Context {
             identity_headers: None,
             forwarded_headers_set: false,
             deadline: None,
+            balance_key: None,
             depth: 0,
             upstreams: None,
         }

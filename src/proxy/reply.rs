@@ -208,6 +208,15 @@ impl ErrorBody {
                 "the request did not arrive in time",
                 "send the request again, faster",
             ),
+            Refusal::BreakerOpen { retry_after } => Self {
+                details: json!({ "retry_after": retry_after }),
+                ..say(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "breaker_open",
+                    "the service is temporarily unavailable",
+                    "try again after the time that Retry-After names",
+                )
+            },
             Refusal::NoHealthyEndpoint => {
                 say(StatusCode::SERVICE_UNAVAILABLE, "upstream_unavailable", "the service is not available", LATER)
             }
@@ -322,10 +331,12 @@ pub(super) fn refusal(
     if let Some(challenge) = challenge(refusal) {
         let _ = head.insert_header(WWW_AUTHENTICATE, challenge);
     }
-    if let Refusal::AddressBlocked { retry_after } | Refusal::RateLimited { retry_after, .. } = refusal {
+    if let Refusal::AddressBlocked { retry_after }
+    | Refusal::RateLimited { retry_after, .. }
+    | Refusal::BreakerOpen { retry_after } = refusal
+    {
         let _ = head.insert_header(RETRY_AFTER, HeaderValue::from(*retry_after));
-    }
-    if error.status == StatusCode::SERVICE_UNAVAILABLE || matches!(refusal, Refusal::IdempotencyRunning) {
+    } else if error.status == StatusCode::SERVICE_UNAVAILABLE || matches!(refusal, Refusal::IdempotencyRunning) {
         let _ = head.insert_header(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     (head, Bytes::from(body))

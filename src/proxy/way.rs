@@ -208,6 +208,7 @@ async fn filter(
     let mut context = RequestContext { has_body, peer_trusted, certificate, ..context };
     chain.before_the_body(&mut context).await?;
     drop(context);
+    exchange.balance_key = balance_key(admitted, exchange, client.request(), params);
     as_taps_can_read_it(chain, client)?;
     let reservation = match reserve(admitted, shared, exchange, client).await? {
         ReserveOutcome::NoKey => None,
@@ -231,6 +232,14 @@ async fn filter(
         (None, Some(reservation)) => RouteDecision::Idempotent(reservation),
         (None, None) => RouteDecision::Forward,
     })
+}
+
+/// What the endpoint goes by, where the upstream balances by a key. Before a rewrite: captures are of the path as it came.
+fn balance_key(admitted: &Admitted, exchange: &Exchange, request: &RequestHeader, params: &Params) -> Option<u64> {
+    let Some(Destination::Upstream(live)) = &admitted.active.routes[admitted.route].destination else { return None };
+    let (key, table) = (live.upstream().hash_on.as_ref()?, &admitted.active.snapshot.table);
+    let captured = |name: &str| table.param(admitted.route, params, request.uri.path(), name);
+    key.of_request(&request.headers, exchange.client_ip, captured)
 }
 
 /// What taps are going to look through comes whole, and in no encoding.

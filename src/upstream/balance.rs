@@ -7,9 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::config::Balance;
 use super::endpoint::Endpoint;
+use super::ring::Ring;
 
 /// The longest turn of a round robin; weights that need more are rounded.
 const TURN_MAX: u32 = 10_000;
+/// How much more than its share an endpoint gets by its keys, before others take them over.
+const LOAD_MAX: f64 = 1.25;
 /// How many draws or steps may hit an endpoint that will not do, before all are looked at in turn.
 const MISSES: usize = 16;
 
@@ -17,47 +20,68 @@ const MISSES: usize = 16;
 pub(super) struct Ready {
     balance: Balance,
     endpoints: Vec<Arc<Endpoint>>,
-    /// For every endpoint of the upstream, whether it is among them.
-    members: Vec<bool>,
     /// Indices in the order of service, for all that is not at random.
     turn: Vec<u16>,
     /// For what is at random: the sum of the weights up to and with each.
     sums: Vec<u32>,
+    /// For what goes by a key.
+    ring: Ring,
 }
 
 impl Ready {
     pub(super) fn new(balance: Balance, all: &[Arc<Endpoint>]) -> Self {
-        let members: Vec<bool> = all.iter().map(|it| it.is_eligible()).collect();
-        let chosen = all.iter().zip(&members).filter(|(_, member)| **member);
-        let endpoints: Vec<_> = chosen.map(|(endpoint, _)| Arc::clone(endpoint)).collect();
+        let endpoints: Vec<_> = all.iter().filter(|it| it.is_healthy()).cloned().collect();
         let weights: Vec<u32> = endpoints.iter().map(|it| it.weight()).collect();
-        let turn = if balance == Balance::Random { Vec::new() } else { smooth_turn(&weights) };
+        let turn = match balance {
+            Balance::RoundRobin | Balance::LeastRequest => smooth_turn(&weights),
+            Balance::Random | Balance::PeakEwma | Balance::ConsistentHash => Vec::new(),
+        };
+        let ring = match balance {
+            Balance::ConsistentHash => Ring::new(endpoints.iter().map(|it| it.address()).zip(reduced(&weights))),
+            _ => Ring::default(),
+        };
         let sums = weights.iter().scan(0, |sum, weight| {
             *sum += weight;
             Some(*sum)
         });
-        Self { balance, members, turn, sums: sums.collect(), endpoints }
+        Self { balance, turn, ring, sums: sums.collect(), endpoints }
     }
 
-    /// Whether the endpoint of this index among all is among those that get requests.
-    pub(super) fn holds(&self, index: usize) -> bool {
-        self.members[index]
+    /// Whether this endpoint is among those that get requests.
+    pub(super) fn holds(&self, endpoint: &Arc<Endpoint>) -> bool {
+        self.endpoints.iter().any(|it| Arc::ptr_eq(it, endpoint))
     }
 
     pub(super) fn len(&self) -> usize {
         self.endpoints.len()
     }
 
-    pub(super) fn pick(&self, cursor: &AtomicUsize, tried: &[SocketAddr]) -> Option<&Arc<Endpoint>> {
+    /// `key` is for `consistent_hash`; without one, that picks at random.
+    pub(super) fn pick(&self, cursor: &AtomicUsize, key: Option<u64>, tried: &[SocketAddr]) -> Option<&Arc<Endpoint>> {
         if self.endpoints.is_empty() {
             return None;
         }
         let index = match self.balance {
             Balance::RoundRobin => self.in_turn(cursor.fetch_add(1, Relaxed), tried),
             Balance::Random => self.draw(None, tried),
+            Balance::PeakEwma => self.sooner_of_two(tried),
+            Balance::ConsistentHash => match key {
+                Some(key) => self.by_key(key, tried),
+                None => self.draw(None, tried),
+            },
             Balance::LeastRequest => self.less_busy_of_two(cursor.fetch_add(1, Relaxed), tried),
         };
-        index.map(|it| &self.endpoints[it])
+        index.map(|it| &self.endpoints[self.or_one_that_connects(it, tried)])
+    }
+
+    /// Another one, if connections to this one failed a moment ago and there is one to which they did not.
+    fn or_one_that_connects(&self, index: usize, tried: &[SocketAddr]) -> usize {
+        if !self.endpoints[index].is_refusing() {
+            return index;
+        }
+        let connects = |it: &usize| self.will_do(*it, tried) && !self.endpoints[*it].is_refusing();
+        let count = self.endpoints.len();
+        (index + 1..count).chain(0..index).find(connects).unwrap_or(index)
     }
 
     fn in_turn(&self, position: usize, tried: &[SocketAddr]) -> Option<usize> {
@@ -94,6 +118,32 @@ impl Ready {
             u64::from(a.in_flight()) * u64::from(b.weight()) > u64::from(b.in_flight()) * u64::from(a.weight())
         };
         Some(if busier(first, second) { second } else { first })
+    }
+
+    /// Weights count in the draw already: what counts here is who answers sooner.
+    fn sooner_of_two(&self, tried: &[SocketAddr]) -> Option<usize> {
+        let first = self.draw(None, tried)?;
+        let Some(second) = self.draw(Some(first), tried) else { return Some(first) };
+        let cost = |it: usize| self.endpoints[it].expected_wait();
+        Some(if cost(second) < cost(first) { second } else { first })
+    }
+
+    /// The endpoint that the key belongs to, or the next one on the ring that has no more to do than [`LOAD_MAX`] of its
+    /// share (Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with bounded loads", 2016).
+    fn by_key(&self, key: u64, tried: &[SocketAddr]) -> Option<usize> {
+        let total = *self.sums.last()?;
+        let in_flight = self.endpoints[0].group_in_flight();
+        let has_room = |it: &usize| {
+            let endpoint = &self.endpoints[*it];
+            let share = f64::from(in_flight + 1) * f64::from(endpoint.weight()) / f64::from(total);
+            f64::from(endpoint.in_flight()) < (share * LOAD_MAX).ceil()
+        };
+        let mut in_order = self.ring.from(key).filter(|it| self.will_do(*it, tried));
+        let own = in_order.next()?;
+        if has_room(&own) {
+            return Some(own);
+        }
+        Some(in_order.find(has_room).unwrap_or(own))
     }
 
     fn any_from(&self, start: usize, tried: &[SocketAddr]) -> Option<usize> {

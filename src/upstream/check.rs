@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorType};
 use pingora_load_balancing::Backend;
@@ -14,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::compile::{HealthPolicy, Probe, Upstream};
 use super::config::Protocol;
-use super::endpoint;
+use super::endpoint::{self, Endpoint};
 use super::failure::in_words;
 use super::live::Live;
 use crate::base::Period;
@@ -24,7 +25,7 @@ const CHECKS_AT_ONCE: usize = 64;
 
 type Check = Box<dyn HealthCheck + Send + Sync>;
 
-/// Checks every endpoint of `live` at once and then again and again, until it is dropped.
+/// Checks every endpoint of `live` at once and then again and again, those that come later, too, until it is dropped.
 pub(super) async fn check_all(live: Arc<Live>) {
     let Some(policy) = &live.upstream().health else { return };
     let check = match check(live.upstream(), policy) {
@@ -37,20 +38,35 @@ pub(super) async fn check_all(live: Arc<Live>) {
         }
     };
     let permits = Semaphore::new(CHECKS_AT_ONCE);
-    join_all((0..live.endpoints().len()).map(|index| check_one(&live, index, policy, &check, &permits))).await;
+    let (mut generations, mut known) = (live.generations(), Vec::new());
+    let mut checking = FuturesUnordered::new();
+    loop {
+        let now = live.endpoints();
+        let fresh: Vec<_> = now.iter().filter(|it| !known.iter().any(|known| Arc::ptr_eq(known, it))).collect();
+        for endpoint in fresh {
+            checking.push(check_one(&live, endpoint.clone(), policy, &check, &permits));
+        }
+        known = now;
+        loop {
+            tokio::select! {
+                _ = generations.changed() => break,
+                Some(()) = checking.next() => {}
+            }
+        }
+    }
 }
 
-async fn check_one(live: &Live, index: usize, policy: &HealthPolicy, check: &Check, permits: &Semaphore) {
-    let address = live.endpoints()[index].address();
-    let backend = Backend::new(&address.to_string()).expect("a socket address reads as it is shown");
-    loop {
+/// Checks an endpoint for as long as it is one.
+async fn check_one(live: &Live, endpoint: Arc<Endpoint>, policy: &HealthPolicy, check: &Check, permits: &Semaphore) {
+    let backend = Backend::new(&endpoint.address().to_string()).expect("a socket address reads as it is shown");
+    while live.has(&endpoint) {
         let permit = permits.acquire().await.expect("the semaphore is never closed");
         let result = timeout(policy.timeout, check.check(&backend)).await;
         drop(permit);
         match result {
-            Ok(Ok(())) => live.observe(index, Ok(())),
-            Ok(Err(error)) => live.observe(index, Err(&in_words(&error))),
-            Err(_) => live.observe(index, Err(&format!("it does not answer within {}", Period(policy.timeout)))),
+            Ok(Ok(())) => live.observe(&endpoint, Ok(())),
+            Ok(Err(error)) => live.observe(&endpoint, Err(&in_words(&error))),
+            Err(_) => live.observe(&endpoint, Err(&format!("it does not answer within {}", Period(policy.timeout)))),
         }
         sleep(jittered(policy)).await;
     }

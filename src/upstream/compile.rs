@@ -7,18 +7,25 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{At, Diagnostics};
+use crate::base::{At, Diagnostics, Period};
 use crate::http as codec;
 
+use super::address::{EndpointAddress, InvalidAddress, SERVICE_NAME_RULE, is_dns_name, is_service_name};
+use super::breaker::BreakerPolicy;
 use super::config::{
-    Balance, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, ServiceConfig, UpstreamConfig,
+    Balance, DiscoveryConfig, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, ServiceConfig, UpstreamConfig,
     WeightedEndpointConfig,
 };
+use super::discovery::{DnsName, Source};
+use super::hash_on::HashKey;
+use super::outliers::OutlierPolicy;
+use super::retries::RetryPolicy;
 use super::tls::UpstreamTls;
 
 /// The most endpoints of one upstream; what balancing prepares grows with them.
-const ENDPOINTS_MAX: usize = 1000;
-const WEIGHTS: RangeInclusive<u32> = 1..=1000;
+pub(super) const ENDPOINTS_MAX: usize = 1000;
+/// What an endpoint's weight can be.
+pub(super) const WEIGHTS: RangeInclusive<u32> = 1..=1000;
 /// Checks that follow one another faster than this are a mistake, or an attack.
 const EVERY_MIN: Duration = Duration::from_millis(10);
 
@@ -29,12 +36,22 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// Whether it is elsewhere, or inside the process.
     pub kind: UpstreamKind,
-    /// Its addresses; none if it is local.
+    /// The addresses that are listed; none if it is local.
     pub endpoints: Vec<EndpointSpec>,
+    /// Where else its addresses come from.
+    pub sources: Vec<Source>,
     /// How a request gets one of them.
     pub balance: Balance,
+    /// What decides, where that goes by a key.
+    pub hash_on: Option<HashKey>,
     /// How they are checked, if at all.
     pub health: Option<HealthPolicy>,
+    /// When an endpoint that fails requests is left out, if at all.
+    pub outliers: Option<OutlierPolicy>,
+    /// When an upstream that fails gets nothing for a while, if at all.
+    pub breaker: Option<BreakerPolicy>,
+    /// When a request is sent again.
+    pub retries: RetryPolicy,
     /// What they speak.
     pub protocol: Protocol,
     /// With TLS, and whose.
@@ -122,11 +139,24 @@ impl Upstream {
     pub fn compile(name: &str, config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
         let known = diagnostics.iter().count();
         let kind = kind(config, at, diagnostics);
-        let endpoints = match &config.discovery {
-            Some(discovery) => endpoints(&discovery.fixed, &at.key("discovery").key("static"), diagnostics),
-            None => Vec::new(),
+        let Listed { endpoints, names } = match &config.discovery {
+            Some(discovery) => listed(&discovery.fixed, &at.key("discovery").key("static"), diagnostics),
+            None => Listed::default(),
         };
+        let mut sources: Vec<Source> = names.into_iter().map(Source::Dns).collect();
+        if let Some(discovery) = &config.discovery {
+            sources.extend(self::sources(name, discovery, &at.key("discovery"), diagnostics));
+            if endpoints.is_empty() && sources.is_empty() && diagnostics.iter().count() == known {
+                diagnostics
+                    .error(&at.key("discovery"), "there is no endpoint")
+                    .help("list at least one address under `static`, such as \"127.0.0.1:9101\", or name a source: `dns`, `srv`, `file`, `registry`");
+            }
+        }
+        let hash_on = HashKey::compile(config, at, diagnostics);
         let health = config.health.as_ref().and_then(|it| health(it, &at.key("health"), diagnostics));
+        let outliers = config.outliers.as_ref().map(|it| OutlierPolicy::compile(it, &at.key("outliers"), diagnostics));
+        let breaker = config.breaker.as_ref().map(|it| BreakerPolicy::compile(it, &at.key("breaker"), diagnostics));
+        let retries = RetryPolicy::compile(&config.retries, &at.key("retries"), diagnostics);
         let tls = config.tls.as_ref().and_then(|it| UpstreamTls::compile(it, &at.key("tls"), diagnostics));
         let keep_alive = keep_alive(&config.keep_alive, &at.key("keep_alive"), diagnostics);
         if diagnostics.iter().count() > known {
@@ -136,8 +166,13 @@ impl Upstream {
             name: name.into(),
             kind: kind?,
             endpoints,
+            sources,
             balance: config.balance,
+            hash_on,
             health,
+            outliers,
+            breaker,
+            retries,
             protocol: config.protocol,
             tls,
             keep_alive,
@@ -170,7 +205,12 @@ fn kind(config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> 
         return None;
     }
     if config.local.is_some() || config.files.is_some() {
-        let alien = [("health", config.health.is_some()), ("tls", config.tls.is_some())];
+        let alien = [
+            ("health", config.health.is_some()),
+            ("tls", config.tls.is_some()),
+            ("outliers", config.outliers.is_some()),
+            ("breaker", config.breaker.is_some()),
+        ];
         for (key, _) in alien.iter().filter(|(_, written)| *written) {
             diagnostics
                 .error_at_key(&at.key(key), format!("a local service has no `{key}`"))
@@ -206,61 +246,121 @@ fn kind(config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> 
     Some(UpstreamKind::Remote)
 }
 
-fn endpoints(list: &[EndpointConfig], at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<EndpointSpec> {
-    if list.is_empty() {
-        diagnostics.error(at, "there is no endpoint").help("list at least one address, such as \"127.0.0.1:9101\"");
-    }
+/// What a list of endpoints says: addresses, and names to look up.
+#[derive(Default)]
+pub(super) struct Listed {
+    pub(super) endpoints: Vec<EndpointSpec>,
+    pub(super) names: Vec<DnsName>,
+}
+
+/// Reads a list of endpoints, as it stands under `static` or in a file.
+pub(super) fn listed(list: &[EndpointConfig], at: &At<'_>, diagnostics: &mut Diagnostics) -> Listed {
     if list.len() > ENDPOINTS_MAX {
         diagnostics
             .error(at, format!("{} endpoints are too many", list.len()))
             .help(format!("an upstream has at most {ENDPOINTS_MAX}"));
     }
     let mut known = HashSet::new();
-    let mut specs = Vec::with_capacity(list.len());
+    let mut listed = Listed::default();
     for (index, config) in list.iter().enumerate() {
         let at = at.index(index);
-        let spec = match config {
-            EndpointConfig::Address(text) => address(text, &at, diagnostics).map(|address| (address, 1, None)),
+        let (place, weight, zone) = match config {
+            EndpointConfig::Address(text) => (place(text, &at, diagnostics), 1, None),
             EndpointConfig::Weighted(config) => weighted(config, &at, diagnostics),
         };
-        let Some((address, weight, zone)) = spec else { continue };
-        if known.insert(address) {
-            specs.push(EndpointSpec { address, weight, zone });
-        } else {
+        let Some(place) = place else { continue };
+        if !known.insert(place.clone()) {
             diagnostics
-                .error(&at, format!("the address {address} is listed twice"))
+                .error(&at, format!("the address {place} is listed twice"))
                 .help("give it a higher `weight` if it shall get more requests");
+            continue;
+        }
+        match place {
+            EndpointAddress::Ip(address) => listed.endpoints.push(EndpointSpec { address, weight, zone }),
+            EndpointAddress::Name(name, port) => {
+                listed.names.push(DnsName { name, port, weight, zone, every: None });
+            }
         }
     }
-    specs
+    listed
 }
 
-type Spec = (SocketAddr, u32, Option<Arc<str>>);
-
-fn weighted(config: &WeightedEndpointConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Spec> {
+fn weighted(
+    config: &WeightedEndpointConfig,
+    at: &At<'_>,
+    diagnostics: &mut Diagnostics,
+) -> (Option<EndpointAddress>, u32, Option<Arc<str>>) {
     if !WEIGHTS.contains(&config.weight) {
         diagnostics
             .error(&at.key("weight"), format!("the weight {} is out of range", config.weight))
             .help("a weight is from 1 to 1000; leave an endpoint out to send it nothing");
     }
-    let address = address(&config.address, &at.key("address"), diagnostics)?;
-    Some((address, config.weight, config.zone.as_deref().map(Into::into)))
+    let place = place(&config.address, &at.key("address"), diagnostics);
+    (place, config.weight, config.zone.as_deref().map(Into::into))
 }
 
-fn address(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<SocketAddr> {
-    match text.parse::<SocketAddr>() {
-        Ok(address) if address.port() == 0 => {
+fn place(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<EndpointAddress> {
+    match text.parse::<EndpointAddress>() {
+        Ok(place) => Some(place),
+        Err(InvalidAddress::Port) => {
             diagnostics.error(at, "port 0 is no place to connect to");
             None
         }
-        Ok(address) => Some(address),
-        Err(_) => {
+        Err(InvalidAddress::Form) => {
             diagnostics
-                .error(at, format!("`{text}` is not an IP address with a port"))
-                .help("write it as 127.0.0.1:9101 or [::1]:9101; host names are not resolved here");
+                .error(at, format!("`{text}` is not an address with a port"))
+                .help("write it as 127.0.0.1:9101, [::1]:9101 or backend.internal:9101, without a scheme or a path");
             None
         }
     }
+}
+
+fn sources(upstream: &str, config: &DiscoveryConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<Source> {
+    let mut sources = Vec::new();
+    if let Some(dns) = &config.dns {
+        let at = at.key("dns");
+        let every = look_up_every(dns.every, &at, diagnostics);
+        if dns.port == 0 {
+            diagnostics.error(&at.key("port"), "port 0 is no place to connect to");
+        }
+        let name = dns_name(&dns.name, &at, diagnostics);
+        sources.extend(name.map(|name| Source::Dns(DnsName { name, port: dns.port, weight: 1, zone: None, every })));
+    }
+    if let Some(srv) = &config.srv {
+        let at = at.key("srv");
+        let every = look_up_every(srv.every, &at, diagnostics);
+        sources.extend(dns_name(&srv.name, &at, diagnostics).map(|name| Source::Srv { name, every }));
+    }
+    sources.extend(config.file.clone().map(Source::File));
+    if let Some(registry) = &config.registry {
+        let service = registry.service.as_deref().unwrap_or(upstream);
+        if is_service_name(service) {
+            sources.push(Source::Registry(service.into()));
+        } else {
+            diagnostics
+                .error(&at.key("registry"), format!("`{service}` is no name that a service can register as"))
+                .help(format!("{SERVICE_NAME_RULE}; name it with `registry: {{ service: NAME }}`"));
+        }
+    }
+    sources
+}
+
+fn dns_name(name: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Arc<str>> {
+    if is_dns_name(name) {
+        return Some(name.into());
+    }
+    diagnostics
+        .error(&at.key("name"), format!("`{name}` is not a name in DNS"))
+        .help("such as backend.internal, without a scheme, a port or a path");
+    None
+}
+
+fn look_up_every(every: Option<Period>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Duration> {
+    let every = every?;
+    if every.0 < Duration::from_secs(1) {
+        diagnostics.error(&at.key("every"), format!("{every} is too short")).help("at least 1s");
+    }
+    Some(every.0)
 }
 
 fn health(config: &HealthConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<HealthPolicy> {

@@ -8,6 +8,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::breaker::BreakerConfig;
+use super::outliers::OutliersConfig;
+use super::retries::RetriesConfig;
 use crate::base::{Percent, Period, Secret};
 
 /// One entry of `upstreams:`, a named group of endpoints or a local service.
@@ -24,8 +27,16 @@ pub struct UpstreamConfig {
     pub files: Option<ServiceConfig>,
     /// How a request gets one of the healthy endpoints.
     pub balance: Balance,
+    /// What decides with `balance: consistent_hash`.
+    pub hash_on: Option<HashOn>,
     /// How to find out whether an endpoint works; without it, every endpoint counts as healthy.
     pub health: Option<HealthConfig>,
+    /// Leaves out endpoints that fail requests, whatever their checks say: `{}` for the defaults.
+    pub outliers: Option<OutliersConfig>,
+    /// Sends an upstream that fails again and again nothing for a while: `{}` for the defaults.
+    pub breaker: Option<BreakerConfig>,
+    /// When a request is sent again, to another endpoint.
+    pub retries: RetriesConfig,
     /// The protocol that the endpoints speak.
     pub protocol: Protocol,
     /// Speak TLS to the endpoints.
@@ -68,16 +79,58 @@ impl JsonSchema for ServiceConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DiscoveryConfig {
-    /// The endpoints, listed here.
+    /// The endpoints, listed here. A name is looked up in DNS, and all its addresses are endpoints.
     #[serde(rename = "static")]
     pub fixed: Vec<EndpointConfig>,
+    /// The addresses of a name in DNS.
+    pub dns: Option<DnsConfig>,
+    /// The services of a name in DNS.
+    pub srv: Option<SrvConfig>,
+    /// A YAML or JSON file with a list in the form of `static`. It is read again every second.
+    pub file: Option<PathBuf>,
+    /// The instances that register by themselves: `{}`.
+    pub registry: Option<RegistrySourceConfig>,
+}
+
+/// The addresses of a name in DNS (A records, or AAAA where there is none). They are looked up again when their time to
+/// live is over, but at most once a second.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DnsConfig {
+    /// Such as `backend.internal`.
+    pub name: String,
+    /// The port of every address.
+    #[schemars(range(min = 1))]
+    pub port: u16,
+    /// The longest time between two look-ups. Default 5m.
+    #[serde(default)]
+    pub every: Option<Period>,
+}
+
+/// The services of a name in DNS (SRV records, RFC 2782): the hosts of the best priority, with their ports and weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SrvConfig {
+    /// Such as `_http._tcp.players.internal`.
+    pub name: String,
+    /// The longest time between two look-ups. Default 5m.
+    #[serde(default)]
+    pub every: Option<Period>,
+}
+
+/// The instances that register by themselves.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegistrySourceConfig {
+    /// The service that they register as. Default: the upstream's name.
+    pub service: Option<String>,
 }
 
 /// An endpoint: an address alone, or one with a weight and a zone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum EndpointConfig {
-    /// An address such as `127.0.0.1:9101` or `[::1]:9101`.
+    /// An address such as `127.0.0.1:9101`, `[::1]:9101` or `backend.internal:9101`.
     Address(String),
     /// An address with a weight and a zone.
     Weighted(WeightedEndpointConfig),
@@ -87,7 +140,7 @@ pub enum EndpointConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WeightedEndpointConfig {
-    /// An address such as `127.0.0.1:9101` or `[::1]:9101`.
+    /// An address such as `127.0.0.1:9101`, `[::1]:9101` or `backend.internal:9101`.
     pub address: String,
     /// Its share of the requests, in relation to the other endpoints' weights.
     #[serde(default = "one")]
@@ -113,6 +166,25 @@ pub enum Balance {
     Random,
     /// The next in turn, or another one at random if that has fewer requests in flight for its weight.
     LeastRequest,
+    /// Of two at random, the one that answers sooner: by its latency, of which peaks count at once and are forgotten
+    /// slowly, times its requests in flight (R9.5).
+    PeakEwma,
+    /// The same endpoint for the same `hash_on`, unless it has a quarter more to do than its share.
+    ConsistentHash,
+}
+
+/// What decides which endpoint a request gets with `consistent_hash`; one of these. A request without it gets any.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum HashOn {
+    /// A field of the request.
+    Header(String),
+    /// A cookie.
+    Cookie(String),
+    /// What the route's path captures under this name.
+    Path(String),
+    /// The client's address: `ip: true`.
+    Ip(bool),
 }
 
 /// The protocol that endpoints speak.

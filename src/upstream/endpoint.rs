@@ -14,8 +14,11 @@ use prometheus::{IntCounter, IntGauge};
 use serde::Serialize;
 
 use super::compile::{EndpointSpec, HealthPolicy, Upstream};
-use super::config::Protocol;
+use super::config::{Balance, Protocol};
 use super::metrics;
+use super::outliers::Record;
+use super::peak::{Peak, millis_now};
+use super::resilience::Resilience;
 
 /// A connection that takes longer to open, TLS included, will not be of use to anybody. Routes set
 /// shorter limits of their own.
@@ -23,6 +26,10 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 const H2_STREAMS: usize = 100;
 /// How much the newest latency moves the average.
 const LATENCY_SHARE: f64 = 0.1;
+/// How long others are preferred after a connection failed, in milliseconds.
+const REFUSING_FOR: u64 = 1_000;
+/// What a failure counts as, where balancing goes by latency.
+const FAILURE_COUNTS_AS: Duration = Duration::from_secs(1);
 /// The longest reason of a failed check that is kept, in characters.
 const REASON_MAX: usize = 200;
 
@@ -49,18 +56,38 @@ pub enum Outcome {
     Abandoned,
 }
 
+/// What all endpoints of an upstream have in common.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) in_flight: Arc<AtomicU32>,
+    pub(super) resilience: Arc<Resilience>,
+}
+
 /// One address of an upstream, with its live state.
 pub struct Endpoint {
     spec: EndpointSpec,
     peer: HttpPeer,
     key: u64,
+    /// Requests in flight at all endpoints of the upstream, where balancing has to know.
+    group: Option<Arc<AtomicU32>>,
+    /// Balancing goes by how soon it answers.
+    timed: bool,
+    resilience: Arc<Resilience>,
     pub(super) state: Arc<State>,
 }
 
 impl Endpoint {
-    pub(super) fn new(upstream: &Upstream, spec: &EndpointSpec, state: Arc<State>) -> Self {
+    pub(super) fn new(upstream: &Upstream, spec: &EndpointSpec, state: Arc<State>, shared: &Shared) -> Self {
         let peer = peer(upstream, spec.address);
-        Self { spec: spec.clone(), key: peer.reuse_hash(), peer, state }
+        let group = (upstream.balance == Balance::ConsistentHash).then(|| Arc::clone(&shared.in_flight));
+        let timed = upstream.balance == Balance::PeakEwma;
+        let resilience = Arc::clone(&shared.resilience);
+        Self { spec: spec.clone(), key: peer.reuse_hash(), peer, group, timed, resilience, state }
+    }
+
+    /// What it was made of.
+    pub(super) fn spec(&self) -> &EndpointSpec {
+        &self.spec
     }
 
     /// Where it is.
@@ -94,19 +121,50 @@ impl Endpoint {
         self.state.health()
     }
 
-    /// Whether it gets requests: healthy, or not found to be otherwise.
-    pub fn is_eligible(&self) -> bool {
+    /// Whether its checks let it have requests: healthy, or not found to be otherwise.
+    pub fn is_healthy(&self) -> bool {
         self.health() != Health::Unhealthy
+    }
+
+    /// Whether it is left out because it failed too many requests.
+    pub fn is_ejected(&self) -> bool {
+        self.state.record.is_ejected()
+    }
+
+    /// Whether it gets requests.
+    pub fn is_eligible(&self) -> bool {
+        self.is_healthy() && !self.is_ejected()
+    }
+
+    fn take_in(&self, outcome: Outcome) {
+        self.resilience.record(self.address(), &self.state.record, outcome);
+    }
+
+    /// Whether a connection to it failed a moment ago: others are better, as long as there are any.
+    pub fn is_refusing(&self) -> bool {
+        let until = self.state.refusing_until.load(Relaxed);
+        until != 0 && millis_now() < until
     }
 
     /// Takes down why a request could not be connected to it.
     pub fn note_connect_failure(&self, reason: Arc<str>) {
+        self.state.refusing_until.store(millis_now() + REFUSING_FOR, Relaxed);
         self.state.notes.lock().connect_failure = Some((SystemTime::now(), reason));
     }
 
     /// Requests that it is working on.
     pub fn in_flight(&self) -> u32 {
         self.state.in_flight.load(Relaxed)
+    }
+
+    /// Requests in flight at all endpoints of the upstream; 0 where balancing does not look at it.
+    pub(super) fn group_in_flight(&self) -> u32 {
+        self.group.as_ref().map_or(0, |it| it.load(Relaxed))
+    }
+
+    /// How long one more request would wait, by its latency and what it is working on; for comparison alone.
+    pub(super) fn expected_wait(&self) -> f32 {
+        self.state.peak.now() * (self.in_flight() + 1) as f32
     }
 
     /// The moving average of what its answers took; `None` before the first.
@@ -141,6 +199,10 @@ pub(super) struct State {
     health: AtomicU8,
     in_flight: AtomicU32,
     latency: AtomicU64,
+    peak: Peak,
+    record: Record,
+    /// Milliseconds; 0 if no connection failed yet.
+    refusing_until: AtomicU64,
     notes: Mutex<Notes>,
     labels: [String; 2],
     healthy: IntGauge,
@@ -178,6 +240,9 @@ impl State {
             health: AtomicU8::new(Health::Unknown as u8),
             in_flight: AtomicU32::new(0),
             latency: AtomicU64::new(0),
+            peak: Peak::default(),
+            record: Record::default(),
+            refusing_until: AtomicU64::new(0),
             notes: Mutex::new(Notes::new()),
             healthy: metrics::HEALTHY.with_label_values(&pair),
             in_flight_gauge: metrics::IN_FLIGHT.with_label_values(&pair),
@@ -306,6 +371,9 @@ pub struct Picked {
 impl Picked {
     pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
         endpoint.state.in_flight.fetch_add(1, Relaxed);
+        if let Some(group) = &endpoint.group {
+            group.fetch_add(1, Relaxed);
+        }
         Self { endpoint, counted: false }
     }
 
@@ -327,8 +395,17 @@ impl Picked {
             return;
         }
         self.endpoint.state.count(outcome);
+        self.endpoint.take_in(outcome);
         if outcome == Outcome::Success {
             self.endpoint.state.average(latency);
+        }
+        if self.endpoint.timed {
+            match outcome {
+                Outcome::Success => self.endpoint.state.peak.saw(latency),
+                // Or one that refuses everything at once would be the quickest of all.
+                Outcome::Failure => self.endpoint.state.peak.saw(FAILURE_COUNTS_AS),
+                Outcome::Abandoned => {}
+            }
         }
     }
 }
@@ -337,8 +414,12 @@ impl Drop for Picked {
     fn drop(&mut self) {
         if !self.counted {
             self.endpoint.state.count(Outcome::Abandoned);
+            self.endpoint.take_in(Outcome::Abandoned);
         }
         self.endpoint.state.in_flight.fetch_sub(1, Relaxed);
+        if let Some(group) = &self.endpoint.group {
+            group.fetch_sub(1, Relaxed);
+        }
     }
 }
 

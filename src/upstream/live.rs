@@ -1,56 +1,81 @@
 //! An upstream that lives: its endpoints, and those of them that get requests right now.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use prometheus::IntCounter;
+use tokio::sync::watch;
 
 use super::balance::Ready;
-use super::compile::Upstream;
-use super::endpoint::{Endpoint, Health, Picked, State};
+use super::breaker::BreakerState;
+use super::compile::{ENDPOINTS_MAX, EndpointSpec, Upstream};
+use super::discovery::Feed;
+use super::endpoint::{Endpoint, Health, Picked, Shared, State};
 use super::metrics;
+use super::resilience::Resilience;
 
 const PASS: &str = "pass";
 const FAIL: &str = "fail";
 
 /// The live state under an upstream's name.
 ///
-/// The set of endpoints never changes: a changed upstream gets a new `Live`, in which endpoints
-/// that stay keep their health, counters and requests in flight.
+/// A changed upstream gets a new `Live`, in which endpoints that stay keep their health, counters and requests in
+/// flight; so do those that stay when a source finds others.
 pub struct Live {
     upstream: Arc<Upstream>,
-    endpoints: Vec<Arc<Endpoint>>,
-    ready: ArcSwap<Ready>,
-    /// Held while `ready` is prepared anew, so that an older view never replaces a newer one.
+    feeds: Vec<Arc<Feed>>,
+    view: ArcSwap<View>,
+    /// Held while another view is prepared, so that an older one never replaces a newer one.
     preparing: Mutex<()>,
+    /// Counts the sets of endpoints.
+    generation: watch::Sender<u64>,
     cursor: AtomicUsize,
+    shared: Shared,
     passed: IntCounter,
     failed: IntCounter,
     changes: IntCounter,
 }
 
+/// All endpoints, and what is prepared for picking one.
+struct View {
+    endpoints: Vec<Arc<Endpoint>>,
+    ready: Ready,
+}
+
 impl Live {
     /// Takes over from `old` what goes on living.
-    pub(super) fn new(upstream: Arc<Upstream>, old: Option<&Live>) -> Self {
+    pub(super) fn new(upstream: Arc<Upstream>, feeds: Vec<Arc<Feed>>, old: Option<&Live>) -> Self {
         let name: &str = &upstream.name;
-        let state = |address| {
-            let kept = old.and_then(|old| old.endpoints.iter().find(|it| it.address() == address));
-            let state = kept.map(|it| Arc::clone(&it.state));
-            state.unwrap_or_else(|| Arc::new(State::new(name, address)))
+        // What is in flight goes on, and is counted down where it was counted up.
+        let in_flight = old.map_or_else(Arc::default, |it| Arc::clone(&it.shared.in_flight));
+        let shared = Shared { in_flight, resilience: resilience(&upstream, old) };
+        let endpoints = {
+            let former = old.map(Live::endpoints).unwrap_or_default();
+            let former: HashMap<SocketAddr, &Arc<Endpoint>> = former.iter().map(|it| (it.address(), it)).collect();
+            let alive = |spec: &EndpointSpec| {
+                let state = former.get(&spec.address).map(|it| Arc::clone(&it.state));
+                let state = state.unwrap_or_else(|| Arc::new(State::new(name, spec.address)));
+                Arc::new(Endpoint::new(&upstream, spec, state, &shared))
+            };
+            wanted(&upstream, &feeds).iter().map(alive).collect::<Vec<_>>()
         };
-        let alive = |spec| Arc::new(Endpoint::new(&upstream, spec, state(spec.address)));
-        let endpoints: Vec<_> = upstream.endpoints.iter().map(alive).collect();
         if upstream.health.is_none() {
             endpoints.iter().for_each(|it| it.state.forget_health());
         }
+        let ready = Ready::new(upstream.balance, &endpoints);
+        count(&shared, &endpoints);
         Self {
-            ready: ArcSwap::from_pointee(Ready::new(upstream.balance, &endpoints)),
-            endpoints,
+            view: ArcSwap::from_pointee(View { endpoints, ready }),
+            feeds,
             preparing: Mutex::new(()),
+            generation: watch::Sender::new(0),
             cursor: AtomicUsize::new(0),
+            shared,
             passed: metrics::CHECKS.with_label_values(&[name, PASS]),
             failed: metrics::CHECKS.with_label_values(&[name, FAIL]),
             changes: metrics::CHANGES.with_label_values(&[name]),
@@ -63,36 +88,110 @@ impl Live {
         &self.upstream
     }
 
-    /// All endpoints, in the order of the file.
-    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
-        &self.endpoints
+    /// All endpoints of now: those that are listed, in the order of the file, then those that were found.
+    pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.view.load().endpoints.clone()
+    }
+
+    /// The sources that its endpoints come from, beside those that are listed.
+    pub(super) fn feeds(&self) -> &[Arc<Feed>] {
+        &self.feeds
+    }
+
+    /// Tells when the set of endpoints is another one.
+    pub(super) fn generations(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// Whether this very endpoint is one of now.
+    pub(super) fn has(&self, endpoint: &Arc<Endpoint>) -> bool {
+        self.view.load().endpoints.iter().any(|it| Arc::ptr_eq(it, endpoint))
     }
 
     /// How many endpoints get requests right now.
     pub fn eligible(&self) -> usize {
-        self.ready.load().len()
+        self.view.load().ready.len()
     }
 
     /// Requests that its endpoints got and that ended, and those of them that failed.
     pub fn totals(&self) -> (u64, u64) {
-        let totals = self.endpoints.iter().map(|it| (it.state.requests(), it.state.failures()));
+        let view = self.view.load();
+        let totals = view.endpoints.iter().map(|it| (it.state.requests(), it.state.failures()));
         totals.fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1))
     }
 
-    /// An endpoint for a request that has `tried` those already.
+    /// An endpoint for a request that has `tried` those already, by the request's `key` if there is one.
     ///
     /// `None` if no healthy one is left. There is no panic mode: when all endpoints are unhealthy,
     /// the request is answered with 503 instead of being sent where it can not succeed, so that a
     /// struggling upstream gets the quiet it needs.
-    pub fn pick(&self, tried: &[SocketAddr]) -> Option<Picked> {
-        let ready = self.ready.load();
-        ready.pick(&self.cursor, tried).map(|it| Picked::new(Arc::clone(it)))
+    pub fn pick(&self, key: Option<u64>, tried: &[SocketAddr]) -> Option<Picked> {
+        let view = self.view.load();
+        view.ready.pick(&self.cursor, key, tried).map(|it| Picked::new(Arc::clone(it)))
     }
 
-    /// Takes in the result of a check of the endpoint at `index`.
-    pub(super) fn observe(&self, index: usize, result: Result<(), &str>) {
+    /// Whether a request may go on: the breaker, if there is one, is closed, or the request is its probe.
+    ///
+    /// # Errors
+    /// In how long to come again.
+    pub fn admit(&self) -> Result<(), Duration> {
+        self.shared.resilience.admit()
+    }
+
+    /// Whether one more request may be sent again: there is budget for it, and no breaker is against it.
+    pub fn may_retry(&self) -> bool {
+        let granted = self.shared.resilience.may_retry(self.totals().0);
+        let result = if granted { "sent" } else { "over_budget" };
+        metrics::RETRIES.with_label_values(&[&*self.upstream.name, result]).inc();
+        granted
+    }
+
+    /// What the breaker does, if there is one.
+    pub fn breaker(&self) -> Option<BreakerState> {
+        self.shared.resilience.breaker()
+    }
+
+    /// Takes in what the sources have found by now.
+    pub(super) fn take_in_found(&self) {
+        let wanted = wanted(&self.upstream, &self.feeds);
+        let _one_at_a_time = self.preparing.lock();
+        let view = self.view.load();
+        if view.endpoints.iter().map(|it| it.spec()).eq(wanted.iter()) {
+            return;
+        }
+        let known: HashMap<SocketAddr, &Arc<Endpoint>> = view.endpoints.iter().map(|it| (it.address(), it)).collect();
+        let (mut endpoints, mut fresh) = (Vec::with_capacity(wanted.len()), Vec::new());
+        for spec in &wanted {
+            match known.get(&spec.address) {
+                Some(same) if same.spec() == spec => endpoints.push(Arc::clone(same)),
+                Some(other) => {
+                    endpoints.push(Arc::new(Endpoint::new(
+                        &self.upstream,
+                        spec,
+                        Arc::clone(&other.state),
+                        &self.shared,
+                    )));
+                }
+                None => {
+                    let state = Arc::new(State::new(&self.upstream.name, spec.address));
+                    endpoints.push(Arc::new(Endpoint::new(&self.upstream, spec, state, &self.shared)));
+                    fresh.push(spec.address);
+                }
+            }
+        }
+        let ready = Ready::new(self.upstream.balance, &endpoints);
+        let stay: HashSet<SocketAddr> = wanted.iter().map(|it| it.address).collect();
+        let gone: Vec<_> = view.endpoints.iter().filter(|it| !stay.contains(&it.address())).cloned().collect();
+        count(&self.shared, &endpoints);
+        self.view.store(Arc::new(View { endpoints, ready }));
+        fresh.into_iter().for_each(|it| self.announce_added(it));
+        gone.iter().for_each(|it| self.announce_removed(it));
+        self.generation.send_modify(|it| *it += 1);
+    }
+
+    /// Takes in the result of a check of an endpoint.
+    pub(super) fn observe(&self, endpoint: &Arc<Endpoint>, result: Result<(), &str>) {
         let Some(policy) = &self.upstream.health else { return };
-        let endpoint = &self.endpoints[index];
         if result.is_ok() {
             self.passed.inc()
         } else {
@@ -100,7 +199,7 @@ impl Live {
         }
         let change = endpoint.state.observe(policy, result);
         // Compared on every check: the checker of this upstream's former self may have had a last word.
-        if self.ready.load().holds(index) != endpoint.is_eligible() {
+        if self.view.load().ready.holds(endpoint) != endpoint.is_healthy() {
             self.prepare();
         }
         if let Some(health) = change {
@@ -125,26 +224,65 @@ impl Live {
 
     fn prepare(&self) {
         let _one_at_a_time = self.preparing.lock();
-        self.ready.store(Arc::new(Ready::new(self.upstream.balance, &self.endpoints)));
+        let endpoints = self.view.load().endpoints.clone();
+        let ready = Ready::new(self.upstream.balance, &endpoints);
+        self.view.store(Arc::new(View { endpoints, ready }));
     }
 
     /// Endpoints that `other` has not.
-    pub(super) fn missing_in<'a>(&'a self, other: Option<&'a Live>) -> impl Iterator<Item = &'a Arc<Endpoint>> {
-        let known = move |endpoint: &Endpoint| {
-            other.is_some_and(|other| other.endpoints.iter().any(|it| it.address() == endpoint.address()))
-        };
-        self.endpoints.iter().filter(move |it| !known(it))
+    pub(super) fn missing_in(&self, other: Option<&Live>) -> Vec<Arc<Endpoint>> {
+        let known: HashSet<SocketAddr> =
+            other.map(Live::endpoints).unwrap_or_default().iter().map(|it| it.address()).collect();
+        self.endpoints().into_iter().filter(|it| !known.contains(&it.address())).collect()
     }
 
-    pub(super) fn count_change(&self) {
+    /// An endpoint came.
+    pub(super) fn announce_added(&self, address: SocketAddr) {
         self.changes.inc();
+        let upstream = &self.upstream.name;
+        tracing::info!(event = "endpoint_added", upstream = %upstream, endpoint = %address, "the endpoint is new");
+    }
+
+    /// An endpoint went; requests under way go on.
+    pub(super) fn announce_removed(&self, endpoint: &Endpoint) {
+        self.changes.inc();
+        endpoint.state.retire();
+        let (upstream, address) = (&self.upstream.name, endpoint.address());
+        tracing::info!(event = "endpoint_removed", upstream = %upstream, endpoint = %address, "the endpoint is gone");
     }
 
     /// Removes the upstream's own series; its endpoints' are removed one by one.
     pub(super) fn retire(&self) {
         let name: &str = &self.upstream.name;
+        self.shared.resilience.retire();
+        for result in ["sent", "over_budget"] {
+            let _ = metrics::RETRIES.remove_label_values(&[name, result]);
+        }
         let _ = metrics::CHANGES.remove_label_values(&[name]);
         let _ = metrics::CHECKS.remove_label_values(&[name, PASS]);
         let _ = metrics::CHECKS.remove_label_values(&[name, FAIL]);
     }
+}
+
+/// What the upstream had before, if that is what it wants.
+fn resilience(upstream: &Upstream, old: Option<&Live>) -> Arc<Resilience> {
+    match old.map(|it| &it.shared.resilience) {
+        Some(same) if same.fits(upstream) => Arc::clone(same),
+        other => {
+            other.into_iter().for_each(|it| it.retire());
+            Arc::new(Resilience::new(upstream))
+        }
+    }
+}
+
+fn count(shared: &Shared, endpoints: &[Arc<Endpoint>]) {
+    shared.resilience.endpoints(endpoints.len(), endpoints.iter().filter(|it| it.is_ejected()).count());
+}
+
+/// The endpoints that there should be now: of an address that is there twice, the first counts.
+fn wanted(upstream: &Upstream, feeds: &[Arc<Feed>]) -> Vec<EndpointSpec> {
+    let found: Vec<Arc<[EndpointSpec]>> = feeds.iter().map(|it| it.found().endpoints).collect();
+    let all = upstream.endpoints.iter().chain(found.iter().flat_map(|it| it.iter()));
+    let mut known = HashSet::new();
+    all.filter(|it| known.insert(it.address)).take(ENDPOINTS_MAX).cloned().collect()
 }

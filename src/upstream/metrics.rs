@@ -2,7 +2,9 @@
 //! life; its series go when it goes.
 
 use once_cell::sync::Lazy;
-use prometheus::{IntCounterVec, IntGaugeVec, register_int_counter_vec, register_int_gauge_vec};
+use prometheus::{
+    IntCounterVec, IntGauge, IntGaugeVec, register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
+};
 
 const ONCE: &str = "a family is registered once, under a name of its own";
 
@@ -30,4 +32,35 @@ pub(super) static REQUESTS: Lazy<IntCounterVec> = Lazy::new(|| {
     let help = "Requests sent to an endpoint by their result: success, failure or abandoned.";
     let labels = &["upstream", "endpoint", "result"];
     register_int_counter_vec!("moongate_upstream_requests_total", help, labels).expect(ONCE)
+});
+
+pub(super) static DISCOVERIES: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Answers of sources of endpoints (DNS, files, the registry) by their result, success or failure.";
+    register_int_counter_vec!("moongate_discovery_answers_total", help, &["result"]).expect(ONCE)
+});
+
+pub(super) static INSTANCES: Lazy<IntGauge> = Lazy::new(|| {
+    let help = "Instances that registered and did not end.";
+    register_int_gauge!("moongate_registry_instances", help).expect(ONCE)
+});
+
+pub(super) static BREAKER: Lazy<IntGaugeVec> = Lazy::new(|| {
+    let help = "The breaker of an upstream: 0 closed, 1 half open, 2 open.";
+    register_int_gauge_vec!("moongate_breaker_state", help, &["upstream"]).expect(ONCE)
+});
+
+/// US-015.3: the name that dashboards know.
+pub(super) static CSP_BREAKER: Lazy<IntGaugeVec> = Lazy::new(|| {
+    let help = "The breaker of an upstream: 0 closed, 1 half open, 2 open.";
+    register_int_gauge_vec!("csp_circuit_breaker_state", help, &["upstream"]).expect(ONCE)
+});
+
+pub(super) static EJECTIONS: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Endpoints that were left out because they failed requests.";
+    register_int_counter_vec!("moongate_endpoint_ejections_total", help, &["upstream"]).expect(ONCE)
+});
+
+pub(super) static RETRIES: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Requests that would be sent again, by what came of it: sent, or over_budget.";
+    register_int_counter_vec!("moongate_upstream_retries_total", help, &["upstream", "result"]).expect(ONCE)
 });

@@ -5,30 +5,49 @@
 //! [`UpstreamRegistry`] holds all that live and owns the one supervisor of the health checkers. How bytes
 //! reach an endpoint, retries and time limits of a request are the exchange's business.
 
+mod address;
 mod balance;
+mod breaker;
 mod check;
 mod compile;
 mod config;
+mod discovery;
 mod endpoint;
 mod failure;
+mod hash_on;
 mod live;
 mod metrics;
+mod outliers;
+mod peak;
 mod registry;
 mod report;
+mod resilience;
+mod retries;
+mod retry_budget;
+mod ring;
 mod supervisor;
 mod tls;
 
 #[cfg(test)]
 mod tests;
 
+pub use address::{EndpointAddress, InvalidAddress, SERVICE_NAME_RULE, is_service_name};
+pub use breaker::{BreakerConfig, BreakerPolicy, BreakerState};
 pub use compile::{EndpointSpec, HealthPolicy, KeepAlive, LocalUpstream, Probe, Upstream, UpstreamKind};
 pub use config::{
-    Balance, DiscoveryConfig, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, ServiceConfig, UpstreamConfig,
-    UpstreamTlsConfig, WeightedEndpointConfig,
+    Balance, DiscoveryConfig, DnsConfig, EndpointConfig, HashOn, HealthConfig, KeepAliveConfig, Protocol,
+    RegistrySourceConfig, ServiceConfig, SrvConfig, UpstreamConfig, UpstreamTlsConfig, WeightedEndpointConfig,
+};
+pub use discovery::{
+    Discovery, DnsName, Instance, Instances, RegisterError, Registered, Registration, Resolver, ResolverConfig,
+    ResolverRules, Source,
 };
 pub use endpoint::{Endpoint, Health, Outcome, Picked};
 pub use failure::in_words;
+pub use hash_on::HashKey;
 pub use live::Live;
+pub use outliers::{OutlierPolicy, OutliersConfig};
 pub use registry::UpstreamRegistry;
-pub use report::{EndpointReport, UpstreamReport};
+pub use report::{EndpointReport, SourceReport, UpstreamReport};
+pub use retries::{RetriesConfig, RetryCause, RetryOn, RetryPolicy};
 pub use tls::UpstreamTls;

@@ -1,6 +1,6 @@
 //! All upstreams that live. A reload hands in the compiled ones; what did not change lives on.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::compile::Upstream;
+use super::discovery::{Discovery, Feed, Source};
 use super::live::Live;
 use super::report::UpstreamReport;
 use super::supervisor::supervise;
@@ -18,12 +19,18 @@ pub struct UpstreamRegistry {
     /// Held while a reload is applied: two at once would share what only one may take over.
     applying: Mutex<()>,
     supervisor: Mutex<Option<AbortHandle>>,
+    discovery: OnceLock<Discovery>,
 }
 
 impl UpstreamRegistry {
     /// An empty one, without a supervisor.
     pub fn new() -> Self {
-        Self { lives: watch::Sender::new(Vec::new()), applying: Mutex::new(()), supervisor: Mutex::new(None) }
+        Self {
+            lives: watch::Sender::new(Vec::new()),
+            applying: Mutex::new(()),
+            supervisor: Mutex::new(None),
+            discovery: OnceLock::new(),
+        }
     }
 
     /// Starts the supervisor on a runtime that requests do not depend on. Until then endpoints
@@ -35,7 +42,18 @@ impl UpstreamRegistry {
         }
     }
 
-    /// Makes these the upstreams that live, and returns them in the same order.
+    /// Follows sources of endpoints from now on: before, upstreams have those alone that are listed. Once.
+    pub fn discover(&self, discovery: Discovery) {
+        let _ = self.discovery.set(discovery);
+    }
+
+    /// What follows sources, if anything does.
+    pub fn discovery(&self) -> Option<&Discovery> {
+        self.discovery.get()
+    }
+
+    /// Makes these the upstreams that live, and returns them in the same order. Waits for the first answers of new
+    /// sources, some seconds at most: not for a thread of requests.
     ///
     /// An upstream that did not change stays the very same. In one that changed, endpoints whose
     /// address stays keep health, counters and requests in flight. Those that are not listed any
@@ -43,12 +61,17 @@ impl UpstreamRegistry {
     pub fn apply(&self, upstreams: &[Arc<Upstream>]) -> Vec<Arc<Live>> {
         let _one_at_a_time = self.applying.lock();
         let old = self.lives.borrow().clone();
-        let new: Vec<_> = upstreams.iter().map(|upstream| live(upstream, &old)).collect();
+        let mut feeds = self.feeds(upstreams);
+        let new: Vec<_> = upstreams
+            .iter()
+            .map(|upstream| {
+                let own = feeds.drain(..upstream.sources.len().min(feeds.len())).collect();
+                live(upstream, own, &old)
+            })
+            .collect();
         for live in &new {
             for endpoint in live.missing_in(named(&old, &live.upstream().name)) {
-                let (upstream, address) = (&live.upstream().name, endpoint.address());
-                live.count_change();
-                tracing::info!(event = "endpoint_added", upstream = %upstream, endpoint = %address, "the endpoint is new");
+                live.announce_added(endpoint.address());
             }
         }
         for live in &old {
@@ -56,6 +79,15 @@ impl UpstreamRegistry {
         }
         self.lives.send_replace(new.clone());
         new
+    }
+
+    /// The feeds of all sources, in the order of the upstreams.
+    fn feeds(&self, upstreams: &[Arc<Upstream>]) -> Vec<Arc<Feed>> {
+        let sources: Vec<Source> = upstreams.iter().flat_map(|it| it.sources.iter().cloned()).collect();
+        match self.discovery.get() {
+            Some(discovery) if !sources.is_empty() => discovery.feeds(&sources),
+            _ => Vec::new(),
+        }
     }
 
     /// What the admin API shows, in the order in which the upstreams were handed in.
@@ -85,21 +117,16 @@ impl Drop for UpstreamRegistry {
     }
 }
 
-fn live(upstream: &Arc<Upstream>, old: &[Arc<Live>]) -> Arc<Live> {
+fn live(upstream: &Arc<Upstream>, feeds: Vec<Arc<Feed>>, old: &[Arc<Live>]) -> Arc<Live> {
     match old.iter().find(|it| it.upstream().name == upstream.name) {
         Some(same) if same.upstream() == upstream => Arc::clone(same),
-        former => Arc::new(Live::new(Arc::clone(upstream), former.map(|it| &**it))),
+        former => Arc::new(Live::new(Arc::clone(upstream), feeds, former.map(|it| &**it))),
     }
 }
 
 /// Ends what is in `old` and not in its successor.
 fn retire(old: &Live, successor: Option<&Live>) {
-    let upstream = &old.upstream().name;
-    for endpoint in old.missing_in(successor) {
-        old.count_change();
-        endpoint.state.retire();
-        tracing::info!(event = "endpoint_removed", upstream = %upstream, endpoint = %endpoint.address(), "the endpoint is gone");
-    }
+    old.missing_in(successor).iter().for_each(|it| old.announce_removed(it));
     if successor.is_none() {
         old.retire();
     }

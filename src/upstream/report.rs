@@ -4,8 +4,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::breaker::BreakerState;
 use super::compile::UpstreamKind;
 use super::config::Balance;
+use super::discovery::Feed;
 use super::endpoint::{Endpoint, Health};
 use super::live::Live;
 
@@ -20,10 +22,27 @@ pub struct UpstreamReport {
     pub local: Option<String>,
     /// How requests are spread; nothing if it is local.
     pub balance: Option<Balance>,
+    /// What its breaker does, if it has one.
+    pub breaker: Option<BreakerState>,
     /// How many endpoints get requests.
     pub eligible: usize,
+    /// Where they come from, beside those that are listed.
+    pub discovery: Vec<SourceReport>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointReport>,
+}
+
+/// A source of endpoints, as the admin API shows it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SourceReport {
+    /// Such as `dns backend.internal:8080`.
+    pub source: String,
+    /// How many endpoints its last good answer has.
+    pub endpoints: usize,
+    /// When that was confirmed last, in milliseconds since 1970; nothing if there never was one.
+    pub confirmed: Option<u64>,
+    /// Why the newest look-up came to nothing, if it did; the last good answer goes on serving.
+    pub error: Option<String>,
 }
 
 /// An endpoint, as the admin API shows it. Times are milliseconds since 1970.
@@ -37,6 +56,8 @@ pub struct EndpointReport {
     pub zone: Option<String>,
     /// What is known about it.
     pub health: Health,
+    /// Whether it is left out for now because it failed too many requests.
+    pub ejected: bool,
     /// Whether its first check is still to come.
     pub pending: bool,
     /// Since when its health is as it is.
@@ -79,8 +100,22 @@ impl UpstreamReport {
             kind,
             balance: local.is_none().then_some(upstream.balance),
             local,
+            breaker: live.breaker(),
             eligible: live.eligible(),
+            discovery: live.feeds().iter().map(|it| SourceReport::new(it)).collect(),
             endpoints: live.endpoints().iter().map(|it| EndpointReport::new(it, checked)).collect(),
+        }
+    }
+}
+
+impl SourceReport {
+    fn new(feed: &Feed) -> Self {
+        let found = feed.found();
+        Self {
+            source: feed.source().to_string(),
+            endpoints: found.endpoints.len(),
+            confirmed: found.confirmed.map(millis),
+            error: found.error,
         }
     }
 }
@@ -93,6 +128,7 @@ impl EndpointReport {
             weight: endpoint.weight(),
             zone: endpoint.zone().map(str::to_owned),
             health: endpoint.health(),
+            ejected: endpoint.is_ejected(),
             pending: checked && endpoint.health() == Health::Unknown,
             since: millis(notes.since),
             last_check: notes.last_check.map(millis),

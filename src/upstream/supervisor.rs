@@ -1,10 +1,11 @@
-//! The one task that owns all health checkers: starts those of new upstreams, stops those of
-//! upstreams that went or changed, and starts again what should not have ended.
+//! The one task that owns all that tends upstreams, health checkers and followers of sources: starts those of new
+//! upstreams, stops those of upstreams that went or changed, and starts again what should not have ended.
 
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::select_all;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
@@ -12,6 +13,8 @@ use tokio::time::sleep;
 use super::check::check_all;
 use super::live::Live;
 
+/// What is found within this time is taken in at once.
+const TOGETHER: Duration = Duration::from_millis(20);
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// Follows the set of upstreams until its sender is gone; all checkers end with it.
@@ -23,6 +26,23 @@ pub(super) async fn supervise(mut wanted: watch::Receiver<Vec<Arc<Live>>>) {
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
             () = checkers.one_ended() => {}
+        }
+    }
+}
+
+/// Checks the endpoints of an upstream, and takes in those that its sources find.
+async fn tend(live: Arc<Live>) {
+    tokio::join!(check_all(Arc::clone(&live)), follow_feeds(&live));
+}
+
+async fn follow_feeds(live: &Live) {
+    let mut feeds: Vec<_> = live.feeds().iter().map(|it| it.watch()).collect();
+    while !feeds.is_empty() {
+        live.take_in_found();
+        sleep(TOGETHER).await;
+        let (changed, ..) = select_all(feeds.iter_mut().map(|it| Box::pin(it.changed()))).await;
+        if changed.is_err() {
+            return;
         }
     }
 }
@@ -42,9 +62,9 @@ impl Checkers {
             }
             stays
         });
-        for live in wanted.iter().filter(|it| it.upstream().health.is_some()) {
+        for live in wanted.iter().filter(|it| it.upstream().health.is_some() || !it.feeds().is_empty()) {
             if !self.running.iter().any(|(known, _)| Arc::ptr_eq(known, live)) {
-                let task = self.tasks.spawn(check_all(Arc::clone(live)));
+                let task = self.tasks.spawn(tend(Arc::clone(live)));
                 self.running.push((Arc::clone(live), task));
             }
         }
@@ -54,7 +74,7 @@ impl Checkers {
     async fn one_ended(&mut self) {
         match self.tasks.join_next().await {
             Some(Err(error)) if error.is_panic() => {
-                tracing::error!(event = "health_checker_failed", reason = %error, "a health checker starts again");
+                tracing::error!(event = "health_checker_failed", reason = %error, "the health checker of an upstream starts again");
                 sleep(RESTART_AFTER).await;
             }
             Some(_) => {}

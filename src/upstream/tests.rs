@@ -59,7 +59,7 @@ fn live(balance: &str, weights: &[u32]) -> (UpstreamRegistry, Arc<Live>) {
 }
 
 fn picked_port(live: &Live, tried: &[SocketAddr]) -> u16 {
-    live.pick(tried).unwrap().endpoint().address().port()
+    live.pick(None, tried).unwrap().endpoint().address().port()
 }
 
 fn shares(live: &Live, picks: u32) -> HashMap<u16, u32> {
@@ -150,7 +150,7 @@ fn least_request_avoids_the_busy_one() {
     let (_fleet, live) = live("least_request", &[1, 1, 1]);
     let mut held: Vec<Picked> = Vec::new();
     while held.len() < 30 {
-        held.push(live.pick(&["127.0.0.1:2".parse().unwrap(), "127.0.0.1:3".parse().unwrap()]).unwrap());
+        held.push(live.pick(None, &["127.0.0.1:2".parse().unwrap(), "127.0.0.1:3".parse().unwrap()]).unwrap());
     }
     assert_eq!(live.endpoints()[0].in_flight(), 30);
     // Of two that differ, the busy one never has fewer in flight.
@@ -161,7 +161,7 @@ fn least_request_avoids_the_busy_one() {
 fn least_request_weighs_what_is_in_flight() {
     fastrand::seed(11);
     let (_fleet, live) = live("least_request", &[3, 1]);
-    let _held: Vec<_> = (0..400).map(|_| live.pick(&[]).unwrap()).collect();
+    let _held: Vec<_> = (0..400).map(|_| live.pick(None, &[]).unwrap()).collect();
     assert!(live.endpoints()[0].in_flight().abs_diff(300) <= 2);
 }
 
@@ -171,7 +171,7 @@ fn an_endpoint_that_was_tried_is_never_picked_again() {
         let (_fleet, live) = live(balance, &[1000, 1, 1, 7]);
         for _ in 0..200 {
             let mut tried = Vec::new();
-            while let Some(picked) = live.pick(&tried) {
+            while let Some(picked) = live.pick(None, &tried) {
                 assert!(!tried.contains(&picked.endpoint().address()), "{balance}");
                 tried.push(picked.endpoint().address());
             }
@@ -183,7 +183,7 @@ fn an_endpoint_that_was_tried_is_never_picked_again() {
 #[test]
 fn requests_are_counted_by_their_end() {
     let (registry, live) = live("random", &[1]);
-    let pick = || live.pick(&[]).unwrap();
+    let pick = || live.pick(None, &[]).unwrap();
     pick().done(Outcome::Success, Duration::from_millis(20));
     pick().done(Outcome::Failure, Duration::from_secs(9));
     drop(pick());
@@ -209,8 +209,8 @@ async fn in_flight_returns_to_zero() {
 
 async fn pick_and_drop(live: Arc<Live>) {
     for round in 0..500 {
-        let first = live.pick(&[]).unwrap();
-        let second = live.pick(&[first.endpoint().address()]).unwrap();
+        let first = live.pick(None, &[]).unwrap();
+        let second = live.pick(None, &[first.endpoint().address()]).unwrap();
         if round % 3 == 0 {
             tokio::task::yield_now().await;
         }
@@ -227,12 +227,12 @@ fn a_reload_keeps_what_did_not_change() {
         registry.apply(&[changed, compile(&names[2], "local: chat"), kept])
     };
     let before = reload(&[1, 1]);
-    let held = before[0].pick(&["127.0.0.1:2".parse().unwrap()]).unwrap();
-    before[0].pick(&["127.0.0.1:2".parse().unwrap()]).unwrap().done(Outcome::Failure, Duration::ZERO);
+    let held = before[0].pick(None, &["127.0.0.1:2".parse().unwrap()]).unwrap();
+    before[0].pick(None, &["127.0.0.1:2".parse().unwrap()]).unwrap().done(Outcome::Failure, Duration::ZERO);
     let after = reload(&[7, 1, 1]);
     assert!(Arc::ptr_eq(&before[1], &after[1]) && Arc::ptr_eq(&before[2], &after[2]));
     assert!(!Arc::ptr_eq(&before[0], &after[0]));
-    assert!(after[1].pick(&[]).is_none(), "a local service has no endpoints");
+    assert!(after[1].pick(None, &[]).is_none(), "a local service has no endpoints");
 
     let report = registry.report().remove(0).endpoints.remove(0);
     assert_eq!((report.weight, report.in_flight, report.failures), (7, 1, 1));
@@ -259,7 +259,7 @@ fn series_go_with_their_owner() {
     let (registry, name) = (UpstreamRegistry::new(), name("series"));
     let both = compile(&name, &weighted("random", &[1, 1]));
     let one = compile(&name, &weighted("random", &[1]));
-    let _held = registry.apply(&[both]).remove(0).pick(&["127.0.0.1:2".parse().unwrap()]).unwrap();
+    let _held = registry.apply(&[both]).remove(0).pick(None, &["127.0.0.1:2".parse().unwrap()]).unwrap();
     registry.refresh_metrics();
     let series = format!("moongate_endpoint_in_flight{{endpoint=\"127.0.0.1:1\",upstream=\"{name}\"}} 1");
     assert!(scrape().contains(&series), "{}", scrape());
@@ -381,7 +381,7 @@ async fn an_unhealthy_endpoint_is_skipped_until_it_is_back() {
     until("one is left", || live.eligible() == 1).await;
     let picks = shares(&live, 10);
     assert_eq!(picks.get(&bad.address.port()), None);
-    assert!(live.pick(&[good.address]).is_none(), "the only healthy one was tried");
+    assert!(live.pick(None, &[good.address]).is_none(), "the only healthy one was tried");
     let reason = || registry.report().remove(0).endpoints.remove(1).last_error;
     until("the reason is reported", || reason().as_deref() == Some("it answered with status 503")).await;
     let gauge = format!("moongate_endpoint_healthy{{endpoint=\"{}\",upstream=\"{name}\"}} 0", bad.address);
@@ -389,7 +389,7 @@ async fn an_unhealthy_endpoint_is_skipped_until_it_is_back() {
 
     good.answers(500);
     becomes(&live, 0, Health::Unhealthy).await;
-    assert!(live.pick(&[]).is_none(), "there is no panic mode");
+    assert!(live.pick(None, &[]).is_none(), "there is no panic mode");
 
     bad.answers(200);
     becomes(&live, 1, Health::Healthy).await;
@@ -436,7 +436,7 @@ async fn health_lives_on_in_a_changed_upstream_and_is_checked_there() {
     becomes(&old, 0, Health::Unhealthy).await;
     let new = registry.apply(&[compile(&name, &yaml.replace("/health", "/health, pass_after: 2"))]).remove(0);
     assert!(!Arc::ptr_eq(&old, &new));
-    assert!(new.pick(&[]).is_none(), "unhealthy before, unhealthy after");
+    assert!(new.pick(None, &[]).is_none(), "unhealthy before, unhealthy after");
     server.answers(200);
     until("the new one has it back", || new.eligible() == 1).await;
 
@@ -445,7 +445,7 @@ async fn health_lives_on_in_a_changed_upstream_and_is_checked_there() {
     let unchecked = format!("discovery: {{ static: [\"{}\"] }}", server.address);
     let new = registry.apply(&[compile(&name, &unchecked)]).remove(0);
     assert_eq!(new.endpoints()[0].health(), Health::Unknown);
-    assert!(new.pick(&[]).is_some(), "what nobody checks can not be unhealthy");
+    assert!(new.pick(None, &[]).is_some(), "what nobody checks can not be unhealthy");
 }
 
 #[tokio::test]

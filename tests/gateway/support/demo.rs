@@ -21,7 +21,12 @@ pub struct Demo {
 
 impl Demo {
     pub fn start(name: &str) -> Self {
-        let (reserved, address) = reserve(SocketAddr::from(([127, 0, 0, 1], 0)));
+        Self::start_at(name, SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// On an address of its own, such as the same port of another loopback address.
+    pub fn start_at(name: &str, address: SocketAddr) -> Self {
+        let (reserved, address) = reserve(address);
         let mut demo = Self { name: name.to_owned(), address, running: None, _reserved: reserved };
         demo.restart();
         demo

@@ -2,6 +2,7 @@
 //! and clients that see every byte. Everything blocks, and everything has a deadline.
 
 pub mod demo;
+pub mod dns;
 pub mod files;
 pub mod gateway;
 pub mod http1;
@@ -18,6 +19,7 @@ pub mod websocket;
 mod tests;
 
 pub use demo::{Demo, DemoProcess};
+pub use dns::DnsServer;
 pub use files::{Ca, Folder, Leaf};
 pub use gateway::{Gateway, GatewayBuilder, Refused};
 pub use http1::{RawClient, Response, get, request};
