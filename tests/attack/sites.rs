@@ -217,6 +217,7 @@ fn an_api_key_opens_the_admin_pages_that_its_roles_permit() {
     let routes = "version: 1\nroles: { operator: [chat.use], watcher: [metrics.read], reader: [admin.read, metrics.read] }\nroutes: []";
     let builder = Gateway::with(routes).file("clinic.json", json!({ "keys": [Signer::es256("k").jwk] }).to_string());
     builder.folder().write("gateway.yaml", "{}");
+    builder.folder().write("routes.yaml", routes); // says what roles there are
     let key = |name: &str, more: &[&str]| api_key(builder.folder(), name, more);
     let operator = key("ops", &["--role", "operator"]);
     let watcher = key("prometheus", &["--role", "watcher"]);
