@@ -517,6 +517,7 @@ impl Call<'_> {
         let cause: Arc<str> = cause.into();
         endpoint.note_connect_failure(cause.clone());
         self.info.cause = Some(cause);
+        self.info.failed_endpoint = Some(endpoint.address());
         Failed::unsent(refusal)
     }
 
