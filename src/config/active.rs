@@ -411,6 +411,11 @@ impl Configuration {
         self.last_error.lock().clone()
     }
 
+    /// What is wrong with files of certificates, so that what they held before is in use.
+    pub fn certificates_kept(&self) -> Vec<String> {
+        self.certificates_seen.lock().kept.clone()
+    }
+
     /// The files that it was read from: `gateway.yaml`, `routes.yaml`.
     pub fn paths(&self) -> (&Path, &Path) {
         (&self.gateway_path, &self.routes_path)
@@ -557,6 +562,7 @@ fn activate(
     generation: u64,
     hash: String,
 ) -> ActiveConfig {
+    runtime.identity.use_roles(snapshot.roles.clone());
     let lives = runtime.upstreams.apply(&snapshot.upstreams);
     let destination = |((upstream, settings), live): ((&Arc<Upstream>, &Option<ServiceSettings>), &Arc<Live>)| match (
         &upstream.kind,

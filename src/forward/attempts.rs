@@ -418,6 +418,7 @@ impl Call<'_> {
                             endpoint.note_failure(cause.clone());
                         }
                         self.info.cause = Some(cause);
+                        self.info.failed_endpoint = Some(endpoint.address());
                     }
                     link.cancel();
                     self.release(link, &endpoint, live).await;
@@ -547,6 +548,7 @@ impl Call<'_> {
         let cause: Arc<str> = cause.into();
         endpoint.note_connect_failure(cause.clone());
         self.info.cause = Some(cause);
+        self.info.failed_endpoint = Some(endpoint.address());
         Failed::unsent(refusal)
     }
 

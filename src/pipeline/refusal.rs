@@ -1,5 +1,7 @@
 //! Why the gateway answers by itself: it said no, or something behind it broke.
 
+use std::sync::Arc;
+
 /// An outcome that the gateway has to answer itself. A short, closed list without any feature's
 /// types; the proxy room alone knows what each looks like on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +70,8 @@ pub enum Refusal {
     StateUnavailable,
     /// A rate limit refuses it.
     RateLimited {
+        /// What the limit is called; none where there is none, but the wish to try out a refusal.
+        name: Option<Arc<str>>,
         /// Requests that the limit lets through in its time.
         limit: u64,
         /// Seconds until one would be let through.
@@ -142,7 +146,30 @@ pub struct BodyFault {
     pub rule: String,
 }
 
+impl Missing {
+    /// What is missing, in a word: the first of the things that are asked for one after the other.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self { roles, .. } if !roles.is_empty() => "missing_role",
+            Self { permissions, .. } if !permissions.is_empty() => "missing_permission",
+            Self { scopes, .. } if !scopes.is_empty() => "missing_scope",
+            // Whatever the caller has: their browser sends it along with other people's pages.
+            _ => "other_origin",
+        }
+    }
+}
+
 impl Refusal {
+    /// Why the caller may not, in a word for programs: what a 401 or a 403 says under `details.reason`, and the access
+    /// log under `reason`.
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Unauthorized { why, .. } => Some(why.map_or("missing", |(word, _)| word)),
+            Self::Forbidden(missing) => Some(missing.reason()),
+            _ => None,
+        }
+    }
+
     /// One of each, for the documentation and for tests.
     pub fn one_of_each() -> impl Iterator<Item = Self> {
         std::iter::successors(Some(Self::BadRequest("Host is missing")), Self::next)
@@ -177,7 +204,7 @@ impl Refusal {
             Self::UriTooLong => Self::UnsupportedMediaType { accepted: "application/json".to_owned() },
             Self::UnsupportedMediaType { .. } => Self::ExpectationFailed,
             Self::ExpectationFailed => Self::IdempotencyMismatch,
-            Self::IdempotencyMismatch => Self::RateLimited { limit: 60, retry_after: 1 },
+            Self::IdempotencyMismatch => Self::RateLimited { name: None, limit: 60, retry_after: 1 },
             Self::RateLimited { .. } => Self::AddressBlocked { retry_after: 60 },
             Self::AddressBlocked { .. } => Self::HeadersTooLarge,
             Self::HeadersTooLarge => Self::Internal,

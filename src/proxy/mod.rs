@@ -23,7 +23,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use crate::base::{Deadline, RequestId};
+use crate::base::{Deadline, RequestId, shown_millis};
 use crate::cache::Cache;
 use crate::client::Client;
 use crate::config::Configuration;
@@ -139,7 +139,7 @@ impl Drop for Request {
             client = %exchange.client_ip,
             status = 0,
             end = EndState::Drained.as_str(),
-            duration_ms = duration.as_secs_f64() * 1e3,
+            duration_ms = shown_millis(duration.as_secs_f64()),
         );
     }
 }
@@ -521,7 +521,7 @@ impl Refuse for EarlyResponses {
             error = error.code,
             bytes_received = 0,
             bytes_sent = sent,
-            duration_ms = duration.as_secs_f64() * 1e3,
+            duration_ms = shown_millis(duration.as_secs_f64()),
         );
         answer
     }

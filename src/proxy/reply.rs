@@ -44,7 +44,7 @@ impl ErrorBody {
                 "send one credential, in one place",
             ),
             Refusal::Unauthorized { why, .. } => Self {
-                details: json!({ "reason": why.map_or("missing", |(word, _)| word) }),
+                details: json!({ "reason": refusal.reason() }),
                 ..say(
                     StatusCode::UNAUTHORIZED,
                     "unauthorized",
@@ -54,6 +54,7 @@ impl ErrorBody {
             },
             Refusal::Forbidden(missing) => Self {
                 details: json!({
+                    "reason": refusal.reason(),
                     "required_roles": missing.roles,
                     "missing_permissions": missing.permissions,
                     "missing_scopes": missing.scopes,
@@ -166,7 +167,7 @@ impl ErrorBody {
                 "what this request depends on can't be looked up at the moment",
                 LATER,
             ),
-            Refusal::RateLimited { limit, retry_after } => Self {
+            Refusal::RateLimited { limit, retry_after, .. } => Self {
                 details: json!({ "limit": limit, "retry_after": retry_after }),
                 ..say(
                     StatusCode::TOO_MANY_REQUESTS,

@@ -308,7 +308,7 @@ async fn reserve(
         let request = client.shared_request();
         Box::pin(unless_gone(client, route.chain.on_body(exchange, &request, &held))).await??;
         if shared.mocks && filters::rate_limit::triggered(&held) {
-            return Err(Refusal::RateLimited { limit: 0, retry_after: 1 }.into());
+            return Err(Refusal::RateLimited { name: None, limit: 0, retry_after: 1 }.into());
         }
     }
     let idempotency = route.chain.idempotency.as_ref().filter(|it| it.concerns(&client.request().method));

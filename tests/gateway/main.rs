@@ -21,6 +21,8 @@ mod body_rules;
 mod cache;
 mod cache_rules;
 mod cache_shared;
+mod callers;
+mod certificates;
 mod clock;
 mod commands;
 mod connect_causes;

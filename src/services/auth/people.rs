@@ -39,6 +39,7 @@ impl Inner {
             return Err(Fault::Invalid("username", format!("can't be a name: {NAME_RULE}")));
         }
         let roles = input.optional_words("roles", ROLES_MAX, (is_role, ROLE_RULE))?.unwrap_or_default();
+        self.check_known(&roles)?;
         check_grant(&admin, &roles)?;
         let tenant = tenant_of(&admin, input.optional_text("tenant")?)?;
         let password = input.secret("password")?;
@@ -84,6 +85,7 @@ impl Inner {
         if password.is_none() && change == UserChange::default() {
             return Err(Fault::Invalid("body", "changes nothing: give roles, active or password".to_owned()));
         }
+        self.check_known(change.roles.as_deref().unwrap_or_default())?;
         let user = self.user_for(&admin, id).await?;
         // Whoever sets a password can sign in with it.
         check_grant(&admin, &user.roles)?;
@@ -111,6 +113,18 @@ impl Inner {
         }
         principal.is_for(scope).map_err(Fault::NotAdministrator)?;
         Ok(principal)
+    }
+
+    /// Roles have to be there, as on the command line: a misspelt one would permit nothing, and nobody would notice.
+    fn check_known(&self, roles: &[String]) -> Result<(), Fault> {
+        let known = self.identity.roles();
+        let unknown = roles.iter().find_map(|it| Some((it, known.find(it, &[]).err()?)));
+        match unknown {
+            Some((role, help)) => {
+                Err(Fault::Invalid("roles", format!("has `{role}`, and there is no such role: {help}")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Who is of another tenant is not there.
