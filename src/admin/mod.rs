@@ -86,6 +86,7 @@ fn pages(admin: Arc<Admin>, guard: auth::Guard, sites: Sites) -> Router {
         .route("/admin/requests", get(pages::requests))
         .route("/admin/blocks", get(blocks::list))
         .route("/admin/blocks/{address}", put(blocks::add).delete(blocks::lift))
+        .route("/admin/blocks/{address}/{length}", put(blocks::no_network).delete(blocks::no_network))
         .layer(from_fn_with_state(Arc::new(guard), auth::check));
     probes
         .merge(pages)

@@ -1,5 +1,7 @@
 //! Why the gateway answers by itself: it said no, or something behind it broke.
 
+use std::sync::Arc;
+
 /// An outcome that the gateway has to answer itself. A short, closed list without any feature's
 /// types; the proxy room alone knows what each looks like on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub enum Refusal {
         challenge: String,
         /// A word and a sentence about the credential that was sent; `None` if none was.
         why: Option<(&'static str, &'static str)>,
+        /// Which credentials are looked for, and where, in words.
+        accepted: Arc<str>,
     },
     /// The caller may not do this.
     Forbidden(Box<Missing>),
@@ -158,6 +162,7 @@ impl Refusal {
             Self::AmbiguousCredentials(_) => Self::Unauthorized {
                 challenge: "Bearer realm=\"moongate\"".to_owned(),
                 why: Some(("expired", "the token has expired")),
+                accepted: "send a token as `Authorization: Bearer ...`".into(),
             },
             Self::Unauthorized { .. } => Self::Forbidden(Box::new(Missing {
                 sentence: "Insufficient permissions. Required role: operator.".to_owned(),

@@ -6,33 +6,33 @@ use serde_json::Value;
 
 use super::support::*;
 
-const CONFIG: &str =
-    "listeners:\n  public:\n    - { address: \"127.0.0.1:0\" }\n  admin: { address: \"127.0.0.1:0\" }\n";
-const ROUTES: &str = "version: 1\nroutes: []\n";
+pub(super) const CONFIG: &str = "listeners:\n  public:\n    - { address: \"127.0.0.1:0\" }\n  admin: { address: \"127.0.0.1:0\" }\n\
+     tokens: { hs256_secret: \"0123456789abcdef0123456789abcdef\" }\n";
+pub(super) const ROUTES: &str = "version: 1\nroutes: []\n";
 
 /// A fault or a warning, as `check --format json` shows it.
 #[derive(Debug)]
-struct Told {
+pub(super) struct Told {
     file: String,
-    line: u64,
-    severity: String,
+    pub(super) line: u64,
+    pub(super) severity: String,
     /// Message and help.
-    text: String,
+    pub(super) text: String,
 }
 
 /// The exit code of a command and what it says to programs.
 #[track_caller]
-fn moongate(folder: &Folder, arguments: &[&str]) -> (i32, String, String) {
+pub(super) fn moongate(folder: &Folder, arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_moongate"));
     let output = command.args(arguments).current_dir(folder.path()).env_clear().output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-const FILES: [&str; 4] = ["--config", "gateway.yaml", "--routes", "routes.yaml"];
+pub(super) const FILES: [&str; 4] = ["--config", "gateway.yaml", "--routes", "routes.yaml"];
 
 #[track_caller]
-fn check(folder: &Folder, config: &str, routes: &str) -> Vec<Told> {
+pub(super) fn check(folder: &Folder, config: &str, routes: &str) -> Vec<Told> {
     folder.write("gateway.yaml", config);
     folder.write("routes.yaml", routes);
     let (code, stdout, _) = moongate(folder, &[&["check", "--format", "json"][..], &FILES].concat());
@@ -50,7 +50,7 @@ fn check(folder: &Folder, config: &str, routes: &str) -> Vec<Told> {
 
 /// `check` tells of just this, each at its line; and a start is refused in the same words.
 #[track_caller]
-fn refused(folder: &Folder, config: &str, routes: &str, expected: &[(u64, &[&str])]) {
+pub(super) fn refused(folder: &Folder, config: &str, routes: &str, expected: &[(u64, &[&str])]) {
     let told = check(folder, config, routes);
     assert_eq!(told.len(), expected.len(), "{told:#?}");
     for (told, (line, parts)) in told.iter().zip(expected) {
