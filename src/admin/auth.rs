@@ -1,4 +1,4 @@
-//! Who may use the admin API. On loopback anybody on the machine; elsewhere principals of our own who count for no
+//! Who may use the admin API. On loopback anybody on the machine, except to register instances; elsewhere principals of our own who count for no
 //! tenant, with a token or an API key whose roles and scopes permit the page.
 
 use std::net::SocketAddr;
@@ -22,11 +22,10 @@ const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 pub(super) struct Actor(pub(super) Arc<str>);
 
 /// Who passes.
-pub(super) enum Guard {
-    /// Everybody: the listener is on loopback.
-    Open,
-    /// Those who may administer. What other issuers say of roles is about their own people.
-    Administrators(Arc<Admin>),
+pub(super) struct Guard {
+    admin: Arc<Admin>,
+    /// The listener is on loopback: whoever is on the machine may look and change.
+    on_loopback: bool,
 }
 
 enum Refused {
@@ -36,17 +35,28 @@ enum Refused {
     Unavailable,
     /// Somebody who may not.
     Forbidden(NotAdministrator),
+    /// A service that registers another one.
+    OtherService(String),
 }
 
 impl Guard {
     pub(super) fn new(address: SocketAddr, admin: &Arc<Admin>) -> Self {
-        if address.ip().is_loopback() { Self::Open } else { Self::Administrators(admin.clone()) }
+        Self { admin: admin.clone(), on_loopback: address.ip().is_loopback() }
     }
 
-    async fn admits(&self, credential: Option<Vec<u8>>, permission: &'static str) -> Result<Option<Actor>, Refused> {
-        let Self::Administrators(admin) = self else { return Ok(None) };
+    /// Whether a page takes no credential. Of what other issuers say of roles nothing counts: that is about their own
+    /// people. Who may register says where requests go, so that is asked on loopback, too.
+    fn is_open(&self, needed: &Needed) -> bool {
+        let open = self.admin.configuration.process().written.registry.open;
+        self.on_loopback && (needed.service.is_none() || open)
+    }
+
+    async fn admits(&self, credential: Option<Vec<u8>>, needed: Needed) -> Result<Option<Actor>, Refused> {
+        if self.is_open(&needed) {
+            return Ok(None);
+        }
         let credential = credential.ok_or(Refused::Unknown(None))?;
-        let configuration = &admin.configuration;
+        let configuration = &self.admin.configuration;
         let identity = configuration.identity();
         let principal: Result<Arc<Principal>, AuthError> = if is_api_key(&credential) {
             match identity.verify_api_key(&credential) {
@@ -61,18 +71,42 @@ impl Guard {
             AuthError::Unavailable => Refused::Unavailable,
         })?;
         let active = configuration.active();
-        identity.may_administer(&principal, &active.snapshot.roles, permission).map_err(Refused::Forbidden)?;
+        let roles = &active.snapshot.roles;
+        identity.may_administer(&principal, roles, needed.permission).map_err(Refused::Forbidden)?;
+        if let Some(service) = needed.service.filter(|it| !is_for_service(&principal, it)) {
+            return Err(Refused::OtherService(service));
+        }
         Ok(Some(Actor(principal.subject.clone())))
     }
 }
 
-/// What a page takes: to look at the metrics, to look at anything, to change something.
-fn permission(request: &Request) -> &'static str {
-    match (request.method(), request.uri().path()) {
-        (_, "/metrics") => "metrics.read",
-        (&Method::GET | &Method::HEAD, _) => "admin.read",
-        _ => "admin.write",
+/// What a page takes: to look at the metrics, to look at anything, to register an instance, to change something.
+struct Needed {
+    permission: &'static str,
+    /// The service that is registered.
+    service: Option<String>,
+}
+
+impl Needed {
+    fn of(request: &Request) -> Self {
+        let (method, path) = (request.method(), request.uri().path());
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        let service = path.strip_prefix("/admin/registry/").filter(|_| !reads);
+        let service = service.map(|it| it.split('/').next().unwrap_or_default().to_owned());
+        let permission = match path {
+            _ if service.is_some() => "registry.write",
+            "/metrics" => "metrics.read",
+            _ if reads => "admin.read",
+            _ => "admin.write",
+        };
+        Self { permission, service }
     }
+}
+
+/// A credential with scopes such as `service:players` is for these services alone.
+fn is_for_service(principal: &Principal, service: &str) -> bool {
+    let mut bound = principal.scopes.iter().filter_map(|it| it.strip_prefix("service:")).peekable();
+    bound.peek().is_none() || bound.any(|it| it == service)
 }
 
 /// The only credential; two could be two people.
@@ -93,7 +127,7 @@ fn credential(headers: &HeaderMap) -> Option<Vec<u8>> {
 /// Lets a request pass or answers 401, 403 or 503.
 pub(super) async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     // Copied: a request can't be looked at from two threads, and this waits.
-    match guard.admits(credential(request.headers()), permission(&request)).await {
+    match guard.admits(credential(request.headers()), Needed::of(&request)).await {
         Ok(actor) => {
             let mut response = next.run(request).await;
             if let Some(actor) = actor {
@@ -114,6 +148,11 @@ impl IntoResponse for Refused {
                 let fault =
                     Fault::new(StatusCode::SERVICE_UNAVAILABLE, "identity_unavailable", message, "try again later");
                 fault.into_response()
+            }
+            Self::OtherService(service) => {
+                let message = format!("the credential is for other services than `{service}`");
+                let action = "use one whose scopes have service:NAME for it";
+                Fault::new(StatusCode::FORBIDDEN, "forbidden", message, action).into_response()
             }
             Self::Forbidden(why) => {
                 let action =

@@ -9,6 +9,7 @@ mod blocks;
 mod fault;
 mod front;
 mod pages;
+mod registry;
 mod sites;
 
 use std::sync::Arc;
@@ -84,6 +85,8 @@ fn pages(admin: Arc<Admin>, guard: auth::Guard, sites: Sites) -> Router {
         .route("/admin/limits", get(pages::limits))
         .route("/admin/cache/purge", post(pages::purge))
         .route("/admin/requests", get(pages::requests))
+        .route("/admin/registry", get(registry::list))
+        .route("/admin/registry/{service}/{instance}", put(registry::register).delete(registry::leave))
         .route("/admin/blocks", get(blocks::list))
         .route("/admin/blocks/{address}", put(blocks::add).delete(blocks::lift))
         .route("/admin/blocks/{address}/{length}", put(blocks::no_network).delete(blocks::no_network))

@@ -85,6 +85,13 @@ pub struct Diagnostics {
 }
 
 impl Diagnostics {
+    /// Whether anything at `at`, or in it, was found to be wrong: what follows from it alone would be no fault of its own.
+    pub fn touch(&self, at: &At<'_>) -> bool {
+        let place = at.to_string();
+        let inside = |path: &str| path.strip_prefix(&place).is_some_and(|it| it.is_empty() || it.starts_with('/'));
+        self.iter().any(|it| inside(&it.path))
+    }
+
     /// Reports that the value at `at` is wrong. Returns the diagnostic, so that help can be added.
     pub fn error(&mut self, at: &At<'_>, message: impl Into<String>) -> &mut Diagnostic {
         self.push(at.to_string(), Part::Value, message.into())

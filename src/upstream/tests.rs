@@ -86,8 +86,8 @@ fn every_fault_is_found_at_its_place() {
     check_diagnostics("{ local: x, discovery: { static: [\"1.2.3.4:5\"] } }", &["/local: an upstream is either"]);
     check_diagnostics("{ local: x, tls: { sni: a } }", &["/tls: a local service has no"]);
     check_diagnostics("{ files: {}, settings: {} }", &["/settings: only a local service has settings"]);
-    check_diagnostics("discovery: {}", &["/discovery/static: there is no endpoint"]);
-    check_diagnostics("discovery: { static: [] }", &["/discovery/static: there is no endpoint"]);
+    check_diagnostics("discovery: {}", &["/discovery: there is no endpoint"]);
+    check_diagnostics("discovery: { static: [] }", &["/discovery: there is no endpoint"]);
     check_diagnostics(
         "discovery: { static: [\"a:1\", { address: \"1.1.1.1:1\", weight: 0 }, \"1.1.1.1:1\", \"[::1]:1\", \"1.1.1.1\", \"1.1.1.1:0\"] }",
         &[

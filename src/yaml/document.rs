@@ -314,7 +314,9 @@ impl Document {
         if note.message == spans::EMPTY {
             return Some(structure::least(&self.schema));
         }
-        let failure = Failure { lines: self.text.lines().collect(), line: note.span.line, message: &note.message };
+        let shown = |number: usize| self.shown(number, None);
+        let lines = self.text.lines().collect();
+        let failure = Failure { lines, line: note.span.line, message: &note.message, shown: &shown };
         note.message.starts_with("not YAML").then(|| failure.help()).flatten()
     }
 

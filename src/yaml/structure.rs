@@ -18,6 +18,8 @@ use super::elsewhere;
 use super::forms::{self, flow, scalar};
 use super::spans::{escape, short, unescape};
 
+/// What to do where a list is due.
+const DASHES: &str = "begin each element with a dash: `- `, or put it between `[` and `]`";
 /// Begins the path of a diagnostic that is one in the file as written, not in what was loaded.
 /// Other paths begin with `/` or are empty.
 pub(super) const AS_WRITTEN: char = '#';
@@ -425,7 +427,7 @@ impl Explainer<'_> {
         }
         match wanted {
             it if it.contains("a list") && value.is_object() => {
-                Some("begin each element with a dash: `- `, or put it between `[` and `]`".to_owned())
+                Some(DASHES.to_owned())
             }
             it if it.contains("a list") && !bare.is_empty() => self.as_list(&place, value, &bare),
             it if it.contains("duration") && number == Some(0.0) => {
@@ -460,8 +462,10 @@ impl Explainer<'_> {
         if forms::fits(self.schema, &format!("{place}/0"), value) {
             return Some(format!("write it as a list: `[{}]`", scalar(bare)));
         }
-        let example = forms::example(self.schema, place)?;
-        Some(format!("write it as a list, such as `{}`", flow(&example)))
+        match forms::example(self.schema, place) {
+            Some(example) => Some(format!("write it as a list, such as `{}`", flow(&example))),
+            None => Some(DASHES.to_owned()),
+        }
     }
 
     /// What could stand where a mapping is wanted and something else was found.

@@ -6,6 +6,8 @@ pub(super) struct Failure<'t> {
     pub(super) line: usize,
     /// What the parser says.
     pub(super) message: &'t str,
+    /// A line as far as it may be shown.
+    pub(super) shown: &'t dyn Fn(usize) -> String,
 }
 
 /// So many lines before the place are looked at: a brace or quote that is open hides until something else comes.
@@ -44,6 +46,12 @@ impl Failure<'_> {
         })
     }
 
+    /// A text of a line near the place, if people may see it: what could not be read may be a secret.
+    fn seen<'v>(&self, text: &'v str) -> &'v str {
+        let is_shown = self.near().chain([self.line + 1]).any(|number| (self.shown)(number).contains(text));
+        if is_shown { text } else { "…" }
+    }
+
     fn tab(&self) -> Option<String> {
         let tabbed = |number: usize| {
             let line = self.line(number);
@@ -59,7 +67,7 @@ impl Failure<'_> {
 
     fn variable(&self) -> Option<String> {
         let value = self.near().take(2).find_map(|it| unquoted_with(self.line(it), "${"))?;
-        Some(format!("write `\"{value}\"` in quotes"))
+        Some(format!("write `\"{}\"` in quotes", self.seen(value)))
     }
 
     fn brace_in_value(&self) -> Option<String> {
@@ -72,7 +80,7 @@ impl Failure<'_> {
                 begins || (inside && self.is_in_brackets(number, line.len() - rest_from(line, value).len()))
             })
         })?;
-        Some(format!("a text with braces in it needs quotes: `\"{value}\"`"))
+        Some(format!("a text with braces in it needs quotes: `\"{}\"`", self.seen(value)))
     }
 
     /// Whether a place, a line and its byte, stands between brackets.
@@ -89,7 +97,7 @@ impl Failure<'_> {
         let line = self.line(self.line);
         let is_sign = |value: &&str| value.starts_with(['*', '@', '%', '`', '&']);
         let value = values(line).find(is_sign)?;
-        Some(format!("a text that begins with `{}` needs quotes: `\"{value}\"`", &value[..1]))
+        Some(format!("a text that begins with `{}` needs quotes: `\"{}\"`", &value[..1], self.seen(value)))
     }
 
     fn quote_inside(&self) -> Option<String> {
@@ -128,13 +136,12 @@ impl Failure<'_> {
 
     /// `-name: a`, which is a key that begins with a dash.
     fn dash(&self) -> Option<String> {
-        let entry = self.near().take(2).find_map(|number| {
-            let entry = self.line(number).trim_start().strip_prefix('-')?;
-            let key = entry.split_once(':')?.0;
-            let plain = !key.is_empty() && key.bytes().all(|it| it.is_ascii_lowercase() || it == b'_');
-            plain.then_some(key)
-        })?;
-        Some(format!("a blank belongs behind the dash: `- {entry}: ...`"))
+        let is_key = |number: usize| {
+            let key = self.line(number).trim_start().strip_prefix('-').and_then(|it| it.split_once(':')).map(|it| it.0);
+            key.is_some_and(|it| !it.is_empty() && it.bytes().all(|it| it.is_ascii_lowercase() || it == b'_'))
+        };
+        let found = self.near().take(2).any(is_key);
+        found.then(|| "a blank belongs behind the dash of a list, as in `- name: a`".to_owned())
     }
 
     /// `{ body: hello: world }`.
@@ -145,7 +152,7 @@ impl Failure<'_> {
         let entries = self.line(self.line).split(['{', '}', ',', '[', ']']);
         let value = entries.filter_map(|it| Some(it.split_once(": ")?.1.trim())).find(|it| it.contains(": "))?;
         let plain = !value.starts_with(['"', '\'']);
-        plain.then(|| format!("a text with a colon in it needs quotes: `\"{value}\"`"))
+        plain.then(|| format!("a text with a colon in it needs quotes: `\"{}\"`", self.seen(value)))
     }
 
     fn colon(&self) -> Option<String> {
@@ -158,11 +165,11 @@ impl Failure<'_> {
             (is_key && value.starts_with(|it: char| it.is_alphanumeric() || it == '"')).then_some((key, value))
         });
         if let Some((key, value)) = unspaced {
-            return Some(format!("a blank belongs behind the colon: `{key}: {value}`"));
+            return Some(format!("a blank belongs behind the colon: `{key}: {}`", self.seen(value)));
         }
         let (_, value) = entry(self.line(self.line)).split_once(": ")?;
         if value.contains(": ") && !value.starts_with(['{', '[', '"', '\'']) {
-            return Some(format!("a text with a colon in it needs quotes: `\"{value}\"`"));
+            return Some(format!("a text with a colon in it needs quotes: `\"{}\"`", self.seen(value)));
         }
         self.indentation()
     }
@@ -258,7 +265,9 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, line: usize, message: &str, expected: &str) {
-        let help = Failure { lines: text.lines().collect(), line, message }.help().unwrap_or_default();
+        let shown = |number: usize| text.lines().nth(number - 1).unwrap_or_default().to_owned();
+        let failure = Failure { lines: text.lines().collect(), line, message, shown: &shown };
+        let help = failure.help().unwrap_or_default();
         assert!(help.contains(expected) && (help.is_empty() == expected.is_empty()), "{text}\n{help}");
     }
 

@@ -21,7 +21,7 @@ upstreams:
 routes:
 "#;
 
-const GATEWAY_KEYS: [&str; 14] = [
+const GATEWAY_KEYS: [&str; 16] = [
     "listeners",
     "trusted_proxies",
     "trusted_fields",
@@ -36,6 +36,8 @@ const GATEWAY_KEYS: [&str; 14] = [
     "store",
     "auth",
     "secrets",
+    "resolver",
+    "registry",
 ];
 
 pub(crate) struct Block {
@@ -114,6 +116,7 @@ impl Folder {
         let names = ["example.org", "*.example.org"].map(str::to_owned);
         let pair = rcgen::generate_simple_self_signed(names).unwrap();
         fs::create_dir_all(path.join("conf/tls")).unwrap();
+        fs::create_dir_all(path.join("public")).unwrap();
         for (cert, key) in [("cert.pem", "key.pem"), ("example.pem", "example.key")] {
             fs::write(path.join("conf/tls").join(cert), pair.cert.pem()).unwrap();
             fs::write(path.join("conf/tls").join(key), pair.signing_key.serialize_pem()).unwrap();

@@ -86,6 +86,21 @@ fn r1_3_why_tls_to_an_endpoint_fails_stands_in_the_log_and_on_the_page() {
 }
 
 #[test]
+fn r1_3_why_an_endpoint_that_takes_the_connection_gives_no_answer_is_told_too() {
+    let closes = || says("", true);
+    told(&behind(closes(), "").start(), 502, "upstream_closed", "does it want `tls`?");
+    told(&behind(closes(), "protocol: http2").start(), 502, "upstream_closed", "does it speak HTTP/2?");
+    let garbage = says("\x15\x03\x01 garbage\r\n\r\n", false);
+    told(&behind(garbage, "").start(), 502, "upstream_protocol_error", "not HTTP/1.1");
+    let mute = Gateway::with(format!(
+        "version: 1\nupstreams:\n  back: {{ discovery: {{ static: [\"{}\"] }} }}\nroutes:\n  \
+         - {{ name: all, match: {{ path: \"/{{*rest}}\" }}, upstream: back, timeouts: {{ first_byte: 50ms }} }}\n",
+        says("", false)
+    ));
+    told(&mute.start(), 504, "upstream_timeout", "does not begin to answer within 50ms");
+}
+
+#[test]
 fn r6_3_why_a_check_fails_is_told_in_words_and_forgotten_with_the_next_that_passes() {
     let ca = Ca::new("one");
     let ill = Arc::new(AtomicBool::new(true));

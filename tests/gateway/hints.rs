@@ -147,9 +147,13 @@ fn the_hint_is_about_the_line_that_is_wrong() {
         refused(&folder, CONFIG, &text(lines), &[(line, &["not YAML", hint])]);
     }
     for (text, line, hint) in [
-        ("version: 1\nroutes:\n  -name: a\n   match: {}\n", 4, "`- name: ...`"),
+        ("version: 1\nroutes:\n  -name: a\n   match: {}\n", 4, "as in `- name: a`"),
         ("version: 1\nroutes: [\n", 3, "line 2 opens a `[`"),
-        ("version: 1\nroutes:\n  - { name: a, match: { path: /a }, respond: { body: a: b } }\n", 3, "`\"a: b\"`"),
+        (
+            "version: 1\nroutes:\n  - { name: a, match: { path: /a }, respond: { body: a: b } }\n",
+            3,
+            "a text with a colon",
+        ),
         ("", 1, "write at least `version: 1`"),
     ] {
         refused(&folder, CONFIG, text, &[(line, &[hint])]);

@@ -49,6 +49,7 @@ mod patience;
 mod pingora_rules;
 mod process_metrics;
 mod rbac;
+mod registry;
 mod reload;
 mod resilience;
 mod routes;

@@ -214,8 +214,8 @@ fn patterns_and_variables_of_other_gateways_are_faults_that_show_the_form_here()
     }
     let headers = "upstream: u\n    rewrite:\n      headers:\n        set:\n          a: \"{id}\"\n          b: $remote_addr\n          \
                    c: '{\"a\": 1}'\n          d: Bearer x$1y\n";
-    let faults: [(u64, &[&str]); 2] =
-        [(10, &["`{id}`", "as it is written"]), (11, &["`$remote_addr`", "X-Forwarded-For"])];
+    // The values of fields may be secrets: what of them is not on the list of braces is not repeated.
+    let faults: [(u64, &[&str]); 2] = [(10, &["nothing fills in", "as it is written"]), (11, &["X-Forwarded-For"])];
     refused(&folder, CONFIG, &with("/u/{id}", headers), &faults);
     let literal = "respond: { body: \"costs $5, body{color:red} ${1}\" }".replace("${1}", "");
     for path in ["/Patient/$everything", "/v1/notes:batch", "/Users(5)", "/~ada"] {
@@ -234,7 +234,7 @@ fn a_text_that_is_not_yaml_gets_the_hint_that_mends_it() {
         ("version: 1\nroutes:\n  - match: { path: \"/a }\n", 3, "close it with another `\"`"),
         ("version: 1\nroutes:\n  - match: { path: /a\n    name: b\n", 4, "line 3 opens a `{`"),
         ("version: 1\nroutes:\n  - match: { hosts: [*.example.org] }\n", 3, "`\"*.example.org\"`"),
-        ("version: 1\nroutes:\n  - name:a\n    match: {}\n", 4, "`name: a`"),
+        ("version: 1\nroutes:\n  - name:a\n    match: {}\n", 4, "`name: …`"),
     ] {
         refused(&folder, CONFIG, text, &[(line, &["not YAML", hint])]);
     }

@@ -265,7 +265,8 @@ impl Rules {
         for (number, limit) in limits.iter().enumerate() {
             let at = at.index(number);
             limit.compile("", &at, diagnostics);
-            if !names.insert(limit.name()) {
+            // One whose key can't be read would be called after one that it does not have.
+            if !diagnostics.touch(&at) && !names.insert(limit.name()) {
                 let diagnostic = diagnostics.error(&at, format!("two limits are called `{}`", limit.name()));
                 diagnostic.help("give one of them another `name`");
             }

@@ -10,6 +10,7 @@ mod instances;
 mod resolver;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -87,6 +88,15 @@ impl Discovery {
     /// The instances that registered.
     pub fn instances(&self) -> &Arc<Instances> {
         &self.instances
+    }
+
+    /// One address of a name, now.
+    ///
+    /// # Errors
+    /// Why there is none, in plain words.
+    pub async fn resolve(&self, name: &str) -> Result<IpAddr, String> {
+        let answer = self.resolver.addresses(name).await?;
+        answer.found.into_iter().min().ok_or_else(|| "the name has no address".to_owned())
     }
 
     /// A feed for each source: the one that follows it already, or a new one. Waits until the new ones have their first
