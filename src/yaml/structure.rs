@@ -426,9 +426,7 @@ impl Explainer<'_> {
             return Some(format!("write `{only}`, the only one there is"));
         }
         match wanted {
-            it if it.contains("a list") && value.is_object() => {
-                Some(DASHES.to_owned())
-            }
+            it if it.contains("a list") && value.is_object() => Some(DASHES.to_owned()),
             it if it.contains("a list") && !bare.is_empty() => self.as_list(&place, value, &bare),
             it if it.contains("duration") && number == Some(0.0) => {
                 Some("a number alone has no unit: write a duration such as `30s` or `500ms`".to_owned())
