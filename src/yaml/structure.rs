@@ -427,7 +427,7 @@ impl Explainer<'_> {
         }
         match wanted {
             it if it.contains("a list") && value.is_object() => Some(DASHES.to_owned()),
-            it if it.contains("a list") && !bare.is_empty() => self.as_list(&place, value, &bare),
+            it if it.contains("a list") && !bare.is_empty() => Some(self.as_list(&place, value, &bare)),
             it if it.contains("duration") && number == Some(0.0) => {
                 Some("a number alone has no unit: write a duration such as `30s` or `500ms`".to_owned())
             }
@@ -456,13 +456,13 @@ impl Explainer<'_> {
     }
 
     /// What could stand where a list is wanted and a scalar was found.
-    fn as_list(&self, place: &str, value: &Value, bare: &str) -> Option<String> {
+    fn as_list(&self, place: &str, value: &Value, bare: &str) -> String {
         if forms::fits(self.schema, &format!("{place}/0"), value) {
-            return Some(format!("write it as a list: `[{}]`", scalar(bare)));
+            return format!("write it as a list: `[{}]`", scalar(bare));
         }
         match forms::example(self.schema, place) {
-            Some(example) => Some(format!("write it as a list, such as `{}`", flow(&example))),
-            None => Some(DASHES.to_owned()),
+            Some(example) => format!("write it as a list, such as `{}`", flow(&example)),
+            None => DASHES.to_owned(),
         }
     }
 
