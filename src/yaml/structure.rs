@@ -474,7 +474,9 @@ impl Explainer<'_> {
             return Some(format!("indent what belongs to it deeper than its name, or write `{shortest}`"));
         }
         let schemas = schemas_at(self.schema, place);
-        let schema = schemas.iter().find(|it| kinds(it).contains(&"object"))?;
+        // Of a mapping with free names there is no shortest form.
+        let closed = |it: &&&Value| it.get("properties").is_some() || it["additionalProperties"] == false;
+        let schema = schemas.iter().filter(closed).find(|it| kinds(it).contains(&"object"))?;
         let known = keys(schema.get("properties"));
         let needed: Vec<&str> =
             schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();

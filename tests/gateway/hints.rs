@@ -142,7 +142,7 @@ fn the_hint_is_about_the_line_that_is_wrong() {
         ("    match: {\n      path: /foo/{*rest} }\n", 5, "`\"/foo/{*rest}\"`"),
         ("    match: { path: {id}/foo }\n", 4, "`\"{id}/foo\"`"),
         ("    match:\n      path: {id}/foo\n", 5, "`\"{id}/foo\"`"),
-        ("    match:\t{ path: /a }\n", 4, "not a tab"),
+        ("    match: { path: /a }\n    upstream:\ta\n", 5, "not a tab"),
     ] {
         refused(&folder, CONFIG, &text(lines), &[(line, &["not YAML", hint])]);
     }
