@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::base::{At, ByteSize, Diagnostics, Period};
 use crate::config::gateway_file::Mode;
+use crate::config::idle;
 use crate::config::routes_file::{RedirectConfig, RespondConfig, RouteConfig, RoutesFile};
 use crate::filters::auth::AuthConfig;
 use crate::filters::{Chain, Layer, PolicyConfig, StepDescription};
@@ -145,10 +146,10 @@ impl Snapshot {
         mode: Mode,
         diagnostics: &mut Diagnostics,
     ) -> Self {
-        let Known { services, filters, issuers, given_roles } = known;
+        let Known { services, filters, issuers, own_key, given_roles } = known;
         let roles = Roles::compile(file.roles.as_ref(), &At::ROOT.key("roles"), diagnostics);
         let roles = given_roles.into_iter().fold(roles, Roles::knowing);
-        let nowhere = Scope { roles: &roles, issuers, filters, ..Scope::nowhere() };
+        let nowhere = Scope { roles: &roles, issuers, own_key, filters, ..Scope::nowhere() };
         let (mut all, mut settings) = upstreams(file, services, diagnostics);
         let built_in = built_in_routes(file, mode);
         let written: Vec<&RouteConfig> = file.routes.iter().chain(built_in.iter().map(|it| &it.route)).collect();
@@ -167,6 +168,10 @@ impl Snapshot {
             |(number, route): (usize, &&RouteConfig)| compiler.route(number, route, &at.index(number), diagnostics);
         let routes: Vec<Route> = written.iter().enumerate().map(compile).collect();
         warn_of_open_ways(&routes[..file.routes.len()], &all, &table, diagnostics);
+        // A route with a fault may have been left out, and what it uses is not idle.
+        if diagnostics.is_empty() {
+            idle::warn(file, own_key, diagnostics);
+        }
         let defaults = layer("defaults".to_owned(), &file.defaults, At::ROOT);
         // What is wrong with them was reported where they stand.
         let defaults = Chain::compile(&[defaults], &nowhere, &mut Diagnostics::default());
@@ -334,6 +339,11 @@ fn layer<'a>(scope: String, settings: &'a PolicyConfig, at: At<'a>) -> Layer<'a>
 }
 
 fn check(layer: &Layer<'_>, scope: &Scope<'_>, diagnostics: &mut Diagnostics) {
+    if layer.settings.body_limit == Some(ByteSize(0)) {
+        diagnostics
+            .warn(&layer.at.key("body_limit"), "every request with a body is refused")
+            .help("zero is a limit like any other: write the largest body that may come, such as `10M`");
+    }
     Chain::check(layer, scope, diagnostics);
     Policy::compile(&[(&layer.settings.timeouts, layer.at.key("timeouts"))], 0, diagnostics);
 }
@@ -347,6 +357,8 @@ pub struct Known<'a> {
     pub filters: &'a Filters,
     /// The names in `tokens.trust` of `gateway.yaml`, if they are known.
     pub issuers: Option<&'a [String]>,
+    /// Whether `gateway.yaml` has a key for tokens of the gateway's own, if that is known.
+    pub own_key: Option<bool>,
     /// The roles that `gateway.yaml` gives by name, if they are known.
     pub given_roles: Option<Vec<String>>,
 }
@@ -367,6 +379,9 @@ impl Compiler<'_> {
         for (place, name) in written.r#use.iter().enumerate().filter(|it| !self.file.policies.contains_key(it.1)) {
             let diagnostic = diagnostics.error(&uses.index(place), format!("no policy `{name}`"));
             diagnostic.suggest(name, self.file.policies.keys().map(String::as_str));
+            if self.file.policies.is_empty() {
+                diagnostic.help(format!("there are no policies: write `{name}` under `policies`"));
+            }
         }
         let policies_at = At::ROOT.key("policies");
         let layers = layers(self.file, &written.r#use, written, (&policies_at, at));
@@ -383,6 +398,7 @@ impl Compiler<'_> {
         check(&layers[layers.len() - 1], &scope, diagnostics);
         let chain = Chain::compile(&layers, &scope, diagnostics);
         let policy = policy(&layers);
+        warn_of_times(&layers, &policy, diagnostics);
         let action = self.action(number, written, at, diagnostics);
         check_upgrade(written, &at.key("upgrade"), diagnostics);
         // Those that every gateway has are not in the file.
@@ -428,6 +444,13 @@ impl Compiler<'_> {
         if found.is_none() && !self.file.upstreams.contains_key(name) {
             let diagnostic = diagnostics.error(at, format!("no upstream `{name}`"));
             diagnostic.suggest(name, self.file.upstreams.keys().map(String::as_str));
+            if let Some((_, rest)) = name.split_once("://") {
+                let address = rest.split('/').next().unwrap_or_default();
+                let form = format!("upstreams: {{ app: {{ discovery: {{ static: [\"{address}\"] }} }} }}");
+                diagnostic.help(format!("an upstream has a name: write `upstream: app`, and `{form}`"));
+            } else if self.file.upstreams.is_empty() {
+                diagnostic.help(format!("there are none: write `{name}` under `upstreams`"));
+            }
         }
         found.unwrap_or(0)
     }
@@ -537,6 +560,16 @@ fn policy(layers: &[Layer<'_>]) -> Policy {
         layers.iter().zip(&places).map(|(layer, at)| (&layer.settings.timeouts, at.key("timeouts"))).collect();
     let body_limit = layers.iter().rev().find_map(|it| it.settings.body_limit).map_or(Policy::BODY_LIMIT, |it| it.0);
     Policy::compile(&timeouts, body_limit, &mut Diagnostics::default()) // each was checked where it stands
+}
+
+/// The answer's head can't be waited for longer than for the whole exchange.
+fn warn_of_times(layers: &[Layer<'_>], policy: &Policy, diagnostics: &mut Diagnostics) {
+    let writes = |it: &&Layer<'_>| it.settings.timeouts.first_byte.is_some();
+    let Some(layer) = layers.iter().rfind(writes).filter(|_| policy.first_byte > policy.request) else { return };
+    let message = format!("after {}, which `request` allows in all, nobody waits any more", Period(policy.request));
+    diagnostics
+        .warn(&layer.at.key("timeouts").key("first_byte"), message)
+        .help(format!("write `request: {}` beside it, or a longer one", Period(policy.first_byte)));
 }
 
 fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, policy: &Policy) -> Description {

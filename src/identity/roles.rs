@@ -174,6 +174,9 @@ impl Roles {
         let meant: Vec<String> = named.filter_map(|it| it.like(permission)).collect();
         let slip = meant.iter().any(|it| strsim::damerau_levenshtein(it, permission) == 1);
         if !slip && !self.permitting(permission).is_empty() {
+            diagnostics
+                .warn(at, format!("no role permits `{permission}` but those that permit everything"))
+                .help("give it to a role in `roles`, or require a role with `roles: [admin]`");
             return;
         }
         let diagnostic = diagnostics.error(at, format!("no role permits `{permission}`"));

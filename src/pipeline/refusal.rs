@@ -20,6 +20,8 @@ pub enum Refusal {
         challenge: String,
         /// A word and a sentence about the credential that was sent; `None` if none was.
         why: Option<(&'static str, &'static str)>,
+        /// Which credentials are looked for, and where, in words.
+        accepted: Arc<str>,
     },
     /// The caller may not do this.
     Forbidden(Box<Missing>),
@@ -185,6 +187,7 @@ impl Refusal {
             Self::AmbiguousCredentials(_) => Self::Unauthorized {
                 challenge: "Bearer realm=\"moongate\"".to_owned(),
                 why: Some(("expired", "the token has expired")),
+                accepted: "send a token as `Authorization: Bearer ...`".into(),
             },
             Self::Unauthorized { .. } => Self::Forbidden(Box::new(Missing {
                 sentence: "Insufficient permissions. Required role: operator.".to_owned(),

@@ -43,12 +43,15 @@ impl ErrorBody {
                 &format!("the caller can't be identified without doubt: {why}"),
                 "send one credential, in one place",
             ),
-            Refusal::Unauthorized { why, .. } => Self {
+            Refusal::Unauthorized { why, accepted, .. } => Self {
                 details: json!({ "reason": refusal.reason() }),
                 ..say(
                     StatusCode::UNAUTHORIZED,
                     "unauthorized",
-                    why.map_or("this path requires a credential", |(_, sentence)| sentence),
+                    &match why {
+                        Some((_, sentence)) => (*sentence).to_owned(),
+                        None => format!("this path requires a credential: {accepted}"),
+                    },
                     "send a credential that is valid here: sign in again, or renew the token",
                 )
             },
@@ -389,8 +392,8 @@ fn percent_encoded(text: &str) -> String {
 /// How to authenticate (RFC 9110, section 11.6.1), and what the credential lacks (RFC 6750, section 3.1).
 fn challenge(refusal: &Refusal) -> Option<HeaderValue> {
     match refusal {
-        Refusal::Unauthorized { challenge, why: None } => HeaderValue::from_str(challenge).ok(),
-        Refusal::Unauthorized { challenge, why: Some((_, sentence)) } if challenge.starts_with("Bearer") => {
+        Refusal::Unauthorized { challenge, why: None, .. } => HeaderValue::from_str(challenge).ok(),
+        Refusal::Unauthorized { challenge, why: Some((_, sentence)), .. } if challenge.starts_with("Bearer") => {
             let text = format!("{challenge}, error=\"invalid_token\", error_description=\"{sentence}\"");
             HeaderValue::from_str(&text).ok()
         }

@@ -16,7 +16,7 @@ use crate::base::{Diagnostic, Diagnostics, Part, Secret};
 
 use super::environment::{Environment, as_due, fill, plain_value, without_defaults, without_variables};
 use super::faults::{Fault, Faults};
-use super::secrets::{Places, Secrets, is_reference, names_secret, reference};
+use super::secrets::{Places, Secrets, hidden_in, is_reference, names_secret, reference};
 use super::shown::Lines;
 use super::spans::{self, Child, Content, Note, Span, Spanned};
 use super::structure::{self, Loaded};
@@ -91,7 +91,7 @@ impl Document {
             return Err(Faults::new(vec![fault.saying("the file is larger than 4 MiB", None)]));
         }
         let fatal = |document: &Self, note: Note| {
-            let help = note.help.clone().or_else(|| document.syntax_help(&note));
+            let help = note.help.clone().or_else(|| document.help_with_text(&note));
             let fault = document.fault((note.span, None), &note.path, &note.message, help.as_deref());
             Faults::new(vec![fault])
         };
@@ -309,8 +309,11 @@ impl Document {
         self.text[start..end].trim_end_matches(['\n', '\r'])
     }
 
-    /// The usual reasons for which a text is not YAML.
-    fn syntax_help(&self, note: &Note) -> Option<String> {
+    /// What to do about a text of which nothing can be made.
+    fn help_with_text(&self, note: &Note) -> Option<String> {
+        if note.message == spans::EMPTY {
+            return Some(structure::least(&self.schema));
+        }
         let shown = |number: usize| self.shown(number, None);
         let lines = self.text.lines().collect();
         let failure = Failure { lines, line: note.span.line, message: &note.message, shown: &shown };
@@ -338,12 +341,18 @@ impl Document {
             }
         }
         let places = Places::of(&self.schema);
+        let above = &path[..path.rfind('/').unwrap_or_default()];
         if let Some(key) = path[places.shown(path).len()..].rsplit('/').next().filter(|it| !it.is_empty()) {
-            message = Secret::from(spans::unescape(key)).out_of(&message);
+            let key = spans::unescape(key);
+            if !places.is_word(above, &key) {
+                message = Secret::from(key).out_of(&message);
+            }
         }
         match (&self.tree().nearest(path).0.node.content, places.place(path).secret) {
+            // `true` is a word of messages, and no secret.
+            (Content::Scalar { text, plain: true }, true) if plain_value(text).is_bool() => message,
             (Content::Scalar { text, .. }, true) if !names_secret(text) => {
-                Secret::from(without_variables(text)).out_of(&message)
+                hidden_in(&message, &without_variables(text), places.shown(path))
             }
             _ => message,
         }

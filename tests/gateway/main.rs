@@ -37,6 +37,7 @@ mod grpc_errors;
 mod guard;
 mod h2_clients;
 mod heads;
+mod hints;
 mod http2;
 mod idempotency;
 mod limits;

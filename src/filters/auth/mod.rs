@@ -32,6 +32,8 @@ pub use config::{
 
 /// The name of ourselves among issuers.
 const OWN: &str = "own";
+/// Why no token counts where none can be verified.
+const NO_KEY: (&str, &str) = ("no_key", "no token counts here: the gateway has no key that could verify one");
 
 /// A compiled `auth` section.
 pub struct Auth {
@@ -48,6 +50,10 @@ pub struct Auth {
     roles_from_account: bool,
     forward: bool,
     challenge: &'static str,
+    /// Which credentials are looked for, and where, in words.
+    accepted: Arc<str>,
+    /// Whether any key could verify a token.
+    has_keys: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -101,9 +107,14 @@ impl Filter for Auth {
             // What stands in `Authorization` is not for the gateway.
             places = Places::default();
         }
+        let tokens = jwt.is_some() || service_token.is_some();
+        let accepted = places.accepted(tokens, mtls.is_some()).into();
+        let has_keys = own_or_others(config, scope, at, diagnostics);
         Some(Self {
             identity: None,
             rbac,
+            accepted,
+            has_keys,
             jwt: jwt.as_ref().map(|it| trusted(it, scope.issuers, &at.key("jwt"), diagnostics)),
             service_token: service_token.is_some(),
             mtls: mtls.as_ref().map(|it| Arc::new(CertificateRules::compile(it, &at.key("mtls"), diagnostics))),
@@ -226,8 +237,12 @@ impl Auth {
     }
 
     fn unauthorized(&self, error: Option<TokenError>) -> Refusal {
-        let why = error.map(|it| (it.as_str(), it.reason()));
-        Refusal::Unauthorized { challenge: self.challenge.to_owned(), why }
+        let accepted = self.accepted.clone();
+        let why = error.map(|it| match it {
+            TokenError::Issuer | TokenError::Key if !self.has_keys => NO_KEY,
+            it => (it.as_str(), it.reason()),
+        });
+        Refusal::Unauthorized { challenge: self.challenge.to_owned(), why, accepted }
     }
 
     /// Takes out of the request what the upstream is not to have.
@@ -245,6 +260,18 @@ impl Auth {
             _ => {}
         }
     }
+}
+
+/// Whether any key could verify a token; a warning if there is none. Where that is not known, there may be one.
+fn own_or_others(config: &AuthConfig, scope: &Scope<'_>, at: &At<'_>, diagnostics: &mut Diagnostics) -> bool {
+    let none = scope.own_key == Some(false) && scope.issuers.is_some_and(<[_]>::is_empty);
+    let written = [("jwt", config.jwt.is_some()), ("service_token", config.service_token.is_some())];
+    for (key, _) in written.iter().filter(|it| none && it.1) {
+        diagnostics
+            .warn(&at.key(key), "no token can count: there is no key that could verify one")
+            .help("set `tokens: { hs256_secret: \"${PROXY_JWT_SECRET}\" }` in gateway.yaml, or name issuers in `tokens.trust`");
+    }
+    !none
 }
 
 fn trusted(config: &JwtConfig, issuers: Option<&[String]>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Issuers {
