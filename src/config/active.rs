@@ -593,7 +593,7 @@ fn activate(
         }
     };
     let routes = snapshot.routes.iter_mut().map(activate_route).collect();
-    let upstreams = Arc::new(destinations.into_iter().collect());
+    let upstreams = Arc::new(Destinations::new(destinations, snapshot.roles.clone()));
     GENERATIONS_ALIVE.inc();
     ActiveConfig { routes, upstreams, generation, hash, loaded_at: Timestamp::now(), snapshot }
 }

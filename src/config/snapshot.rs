@@ -1,7 +1,8 @@
 //! `routes.yaml`, compiled: immutable, everything parsed, nothing that remembers traffic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
@@ -12,14 +13,14 @@ use crate::base::{At, ByteSize, Diagnostics, Period};
 use crate::config::gateway_file::Mode;
 use crate::config::idle;
 use crate::config::routes_file::{RedirectConfig, RespondConfig, RouteConfig, RoutesFile};
-use crate::filters::auth::AuthConfig;
+use crate::filters::auth::{Auth, AuthConfig};
 use crate::filters::{Chain, Layer, PolicyConfig, StepDescription};
 use crate::forward::{Policy, TimeoutsConfig};
 use crate::identity::Roles;
 use crate::pipeline::{Filters, Scope, ServiceScope};
 use crate::routing::{MatchConfig, Table, Template, known_variable};
 use crate::services::{ServiceRegistry, ServiceSettings};
-use crate::upstream::{Upstream, UpstreamKind};
+use crate::upstream::{Source, Upstream, UpstreamKind};
 
 /// All routes and upstreams, compiled.
 #[derive(Debug)]
@@ -190,21 +191,36 @@ impl Snapshot {
     }
 }
 
+/// Where requests arrive: two upstreams may be the same server.
+#[derive(PartialEq, Eq, Hash)]
+enum Place<'u> {
+    Upstream(usize),
+    Address(SocketAddr),
+    Source(&'u Source),
+}
+
+/// Where the requests of a route leave the process and arrive.
+fn places<'u>(route: &Route, upstreams: &'u [Arc<Upstream>]) -> Vec<Place<'u>> {
+    let Action::Upstream(number) = route.action else { return Vec::new() };
+    let Some(upstream) = upstreams.get(number).filter(|it| it.kind == UpstreamKind::Remote) else { return Vec::new() };
+    let addresses = upstream.endpoints.iter().map(|it| Place::Address(it.address));
+    let sources = upstream.sources.iter().map(Place::Source);
+    [Place::Upstream(number)].into_iter().chain(addresses).chain(sources).collect()
+}
+
 /// Upstreams read paths in ways of their own. Where an open route leads to one whose other paths are protected, a path
 /// that is read in two ways leads past the protection.
 fn warn_of_open_ways(routes: &[Route], upstreams: &[Arc<Upstream>], table: &Table, diagnostics: &mut Diagnostics) {
-    let remote = |it: &Route| match it.action {
-        Action::Upstream(number) => upstreams.get(number).filter(|it| it.kind == UpstreamKind::Remote).map(|_| number),
-        Action::Redirect(_) | Action::Respond(_) => None,
-    };
-    let mut protected: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for (number, route) in routes.iter().enumerate().filter(|(_, it)| it.chain.auth.is_some()) {
-        remote(route).into_iter().for_each(|it| protected.entry(it).or_default().push(number));
+    let is_open = |it: &Route| it.chain.auth.as_ref().is_none_or(Auth::lets_everybody_pass);
+    let mut protected: HashMap<Place<'_>, Vec<usize>> = HashMap::new();
+    for (number, route) in routes.iter().enumerate().filter(|(_, it)| !is_open(it)) {
+        places(route, upstreams).into_iter().for_each(|it| protected.entry(it).or_default().push(number));
     }
     let at = At::ROOT.key("routes");
-    for (number, route) in routes.iter().enumerate().filter(|(_, it)| it.chain.auth.is_none()) {
-        let beside = remote(route).and_then(|it| protected.get(&it)).into_iter().flatten();
-        let Some(other) = beside.copied().find(|it| table.covers(number, *it)) else { continue };
+    for (number, route) in routes.iter().enumerate().filter(|(_, it)| is_open(it)) {
+        let places = places(route, upstreams);
+        let mut beside = places.iter().filter_map(|it| protected.get(it)).flatten().copied();
+        let Some(other) = beside.find(|it| table.covers(number, *it)) else { continue };
         let message = format!(
             "route `{}` lets everybody reach an upstream of which route `{}` protects a part",
             route.name, routes[other].name

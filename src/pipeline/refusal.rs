@@ -40,6 +40,8 @@ pub enum Refusal {
     UpgradeNotAllowed {
         /// What the client wants to speak.
         protocol: String,
+        /// The key of a route that would let it.
+        setting: &'static str,
     },
     /// A route takes the path, but offers no media type that the client accepts.
     NotAcceptable,
@@ -180,7 +182,9 @@ impl Refusal {
     /// The one behind this one in the list: a new one does not compile until it has its place.
     fn next(&self) -> Option<Self> {
         Some(match self {
-            Self::BadRequest(_) => Self::UpgradeNotAllowed { protocol: "websocket".to_owned() },
+            Self::BadRequest(_) => {
+                Self::UpgradeNotAllowed { protocol: "websocket".to_owned(), setting: "match.websocket" }
+            }
             Self::UpgradeNotAllowed { .. } => Self::BodyInvalid { faults: Vec::new() },
             Self::BodyInvalid { .. } => Self::IdempotencyKey("it is missing"),
             Self::IdempotencyKey(_) => Self::AmbiguousCredentials("there is more than one"),

@@ -12,6 +12,7 @@ mod idempotent;
 mod reply;
 mod shell;
 mod strict;
+mod upgrade;
 mod way;
 
 use std::future::Future;
@@ -40,6 +41,7 @@ use crate::telemetry::{IN_FLIGHT, refused};
 
 pub use crate::proxy::reply::{ErrorCode, error_codes};
 pub use crate::proxy::shell::Front;
+pub use crate::proxy::upgrade::missing_setting;
 
 /// How long a client may take to read a refusal that no route stands behind.
 const TAKE_REFUSAL: Duration = Duration::from_secs(10);

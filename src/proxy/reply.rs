@@ -76,13 +76,13 @@ impl ErrorBody {
                 "the caller can't be authenticated at the moment",
                 LATER,
             ),
-            Refusal::UpgradeNotAllowed { protocol } => Self {
-                details: json!({ "protocol": protocol, "setting": "match.websocket" }),
+            Refusal::UpgradeNotAllowed { protocol, setting } => Self {
+                details: json!({ "protocol": protocol, "setting": setting }),
                 ..say(
                     StatusCode::BAD_REQUEST,
                     "upgrade_not_allowed",
                     "this path does not change to the protocol that Upgrade names",
-                    "send the request without Upgrade; an operator allows WebSockets with `websocket: true` in the route's `match`",
+                    "send the request without Upgrade; an operator allows WebSockets by the route's `match.websocket`, and other protocols by its `upgrade`",
                 )
             },
             Refusal::RouteNotFound => say(

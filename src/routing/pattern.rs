@@ -73,11 +73,20 @@ impl Pattern {
         pattern
     }
 
-    /// Whether it takes all that is below some path, and the other pattern's paths are there.
+    /// Whether it takes whatever comes where the other pattern's paths are: all that is below some path above them, or
+    /// any name where they have one of their own.
     pub(super) fn covers(&self, other: &Self) -> bool {
-        let Some((Segment::Rest, fixed)) = self.segments.split_last() else { return false };
         let fits = |(own, other): (&Segment, &Segment)| own == other || *own == Segment::Name;
-        fixed.len() <= other.segments.len() && fixed.iter().zip(&other.segments).all(fits)
+        if let Some((Segment::Rest, fixed)) = self.segments.split_last() {
+            return fixed.len() <= other.segments.len() && fixed.iter().zip(&other.segments).all(fits);
+        }
+        let (fixed, as_long) = match other.segments.split_last() {
+            Some((Segment::Rest, fixed)) => (fixed, fixed.len() <= self.segments.len()),
+            _ => (&other.segments[..], other.segments.len() == self.segments.len()),
+        };
+        let any = |(own, other): (&Segment, &Segment)| *own == Segment::Name && matches!(other, Segment::Literal(_));
+        let pairs = || self.segments.iter().zip(fixed);
+        as_long && pairs().all(fits) && pairs().any(any)
     }
 
     fn segment(&mut self, text: &str, last: bool, at: &At<'_>, diagnostics: &mut Diagnostics) {

@@ -16,7 +16,7 @@ use crate::base::{Diagnostic, Diagnostics, Part, Secret};
 
 use super::environment::{Environment, as_due, fill, plain_value, without_defaults, without_variables};
 use super::faults::{Fault, Faults};
-use super::secrets::{Places, Secrets, hidden_in, is_reference, names_secret, reference};
+use super::secrets::{Places, Secrets, hidden_in, is_reference, mentions_secret, names_secret, reference};
 use super::shown::Lines;
 use super::spans::{self, Child, Content, Note, Span, Spanned};
 use super::structure::{self, Loaded};
@@ -180,12 +180,17 @@ impl Document {
         path: &str,
         values: &Secrets<'_>,
     ) -> Option<Result<String, (String, Option<String>)>> {
-        let named = reference(text)?;
         if !Places::of(&self.schema).place(path).secret {
             let help = "`secret:NAME` may stand where a credential is due: in fields for secrets, and in the values of \
                         header fields";
             return is_reference(text).then(|| Err(("no secret can stand here".to_owned(), Some(help.to_owned()))));
         }
+        let Some(named) = reference(text) else {
+            let help = "`secret:NAME` is the whole value, or stands behind one word and one blank, as in \
+                        `Bearer secret:NAME`; keep the whole value as the secret";
+            let message = "no secret can stand in the middle of a value".to_owned();
+            return mentions_secret(text).then(|| Err((message, Some(help.to_owned()))));
+        };
         let found = values(path, named.name).map(|found| {
             let (path, shown) = (path.to_owned(), format!("{}{}", super::MARK, named.name));
             let whole = format!("{}{found}", named.scheme);
@@ -352,7 +357,8 @@ impl Document {
             // `true` is a word of messages, and no secret.
             (Content::Scalar { text, plain: true }, true) if plain_value(text).is_bool() => message,
             (Content::Scalar { text, .. }, true) if !names_secret(text) => {
-                hidden_in(&message, &without_variables(text), places.shown(path))
+                // What says that a secret was meant is none of it.
+                hidden_in(&message, &without_variables(text).replace(super::MARK, " "), places.shown(path))
             }
             _ => message,
         }

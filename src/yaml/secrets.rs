@@ -116,6 +116,16 @@ pub(super) fn names_secret(text: &str) -> bool {
     reference(text).is_some_and(|it| plain(it.name))
 }
 
+/// Whether the name of a secret stands somewhere in a text, as a word.
+pub(super) fn mentions_secret(text: &str) -> bool {
+    text.match_indices(MARK).any(|(at, _)| {
+        let joined =
+            text[..at].bytes().next_back().is_some_and(|it| it.is_ascii_alphanumeric() || b"-_.".contains(&it));
+        let named = text[at + MARK.len()..].bytes().next().is_some_and(|it| it.is_ascii_alphanumeric());
+        named && !joined
+    })
+}
+
 /// What was written, without the secrets in it: what of a value stands where its schema has a secret.
 pub fn without_secrets(value: &Value, schema: &Value) -> Value {
     let mut shown = value.clone();

@@ -306,6 +306,11 @@ fn us_009_a_tenants_admin_gives_no_role_beyond_their_own_and_touches_nobody_who_
         &["bob", "--role", "user", "--tenant", "acme"],
         &["eve", "--role", "user", "--tenant", "other"],
     ]);
+    // Here an admin's roles do not permit everything, and so not what other roles are there for.
+    let roles = "roles: { admin: [users.manage], user: [chat.send], operator: ['metrics.*'], service: [usage.write], \
+                 clinician: ['notes.*'] }";
+    gateway.folder().write("routes.yaml", format!("{USERS}\n{roles}\n"));
+    assert_eq!(gateway.reload().status, 200);
     let token = |changes: Value| {
         let said = with(with(claims("boss", &["admin", "user"]), json!({ "tenant": "acme", "scope": null })), changes);
         sign_hs256("{\"alg\":\"HS256\"}", &said.to_string(), SECRET.as_bytes())

@@ -382,13 +382,15 @@ fn ask(gateway: &Gateway, fields: &[Field<'_>]) -> Heard {
 }
 
 #[test]
-fn rfc_9113_8_3_1_authority_and_host_are_the_same_but_for_case_and_the_default_port() {
+fn rfc_9113_8_3_1_authority_and_host_are_the_same_but_for_case_the_last_dot_and_the_default_port() {
     let upstream = RawUpstream::start(|_| Script::ok("fine"));
     let text =
         routes(&[upstream.address()], "").replace("path: \"/{*rest}\"", "path: \"/{*rest}\", hosts: [api.example.org]");
     let gateway = Gateway::with(text).config(H2C).start();
     type Name = Option<&'static [u8]>;
-    let same: [(Name, Name); 9] = [
+    let same: [(Name, Name); 11] = [
+        (Some(b"api.example.org"), Some(b"api.example.org.")),
+        (Some(b"api.example.org.:80"), Some(b"api.example.org")),
         (Some(b"api.example.org"), Some(b"API.example.org")),
         (Some(b"API.EXAMPLE.ORG"), Some(b"api.example.org")),
         (Some(b"api.example.org:80"), Some(b"api.example.org")),
@@ -513,4 +515,22 @@ fn rfc_9110_15_5_6_connect_is_told_what_is_allowed_by_nobody_else_than_the_gatew
     // The connection lives on.
     let mut client = client;
     assert_eq!(client.get("/next").text(), "fine");
+}
+
+/// A cookie may come in pieces, and is the same one: the repetition of an idempotent request, and what arrives.
+#[test]
+fn rfc_9113_8_2_3_a_cookie_in_pieces_is_one_field_behind_the_gateway() {
+    let upstream = RawUpstream::start(|_| Script::ok("fine"));
+    let gateway = Gateway::with(routes(&[upstream.address()], "idempotency: {}")).config(H2C).start();
+    let mut client = H2Client::connect(gateway.public());
+    for (crumbs, replayed) in [(&["a=1", "b=2"][..], None), (&["a=1; b=2"], Some("true"))] {
+        let crumbs = crumbs.iter().map(|it| ("cookie", *it));
+        let fields: Vec<(&str, &str)> = crumbs.chain([("idempotency-key", "k1")]).collect();
+        let answer = client.request("POST", "/x", &fields, b"hi", None);
+        assert_eq!((answer.status, answer.header("idempotency-replayed")), (200, replayed), "{}", answer.text());
+    }
+    let arrived = upstream.requests();
+    assert_eq!(arrived.len(), 1);
+    let text = String::from_utf8(arrived[0].clone()).unwrap().to_lowercase();
+    assert!(text.contains("\r\ncookie: a=1; b=2\r\n") && text.matches("\r\ncookie:").count() == 1, "{text}");
 }

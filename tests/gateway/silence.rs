@@ -376,20 +376,34 @@ fn check_warns_of_an_open_way_to_an_upstream_that_is_protected_elsewhere() {
     let folder = Folder::new();
     let routes = |open: &str| {
         format!(
-            "version: 1\nupstreams:\n  u: {{ discovery: {{ static: [\"127.0.0.1:9\"] }} }}\n  v: {{ discovery: {{ static: [\"127.0.0.1:9\"] }} }}\nroutes:\n  \
-             - {{ name: admin, match: {{ path: \"/admin/{{*rest}}\" }}, upstream: u, auth: {{ jwt: {{}} }} }}\n  - {open}\n  - {{ name: v, match: {{ path: /v }}, upstream: v }}\n"
+            "version: 1\nupstreams:\n  u: {{ discovery: {{ static: [\"127.0.0.1:9\"] }} }}\n  v: {{ discovery: {{ static: [\"127.0.0.1:8\"] }} }}\n  w: {{ discovery: {{ static: [\"127.0.0.1:7\", \"127.0.0.1:9\"] }} }}\nroutes:\n  \
+             - {{ name: admin, match: {{ path: \"/admin/{{*rest}}\" }}, upstream: u, auth: {{ jwt: {{}} }} }}\n  - {open}\n  - {{ name: v, match: {{ path: /v }}, upstream: v }}\n  - {{ name: w, match: {{ path: /w }}, upstream: w }}\n"
         )
     };
     let told = check(&folder, CONFIG, &routes("{ name: all, match: { path: \"/{*rest}\" }, upstream: u }"));
     assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].severity == "warning" && told[0].line == 7, "{told:?}");
+    assert!(told[0].severity == "warning" && told[0].line == 8, "{told:?}");
     assert!(told[0].text.contains("`all`") && told[0].text.contains("`admin`"), "{told:?}");
     let (code, stdout, _) = moongate(&folder, &[&["check"][..], &FILES].concat());
     assert!(
-        code == 0 && stdout.starts_with("warning: ") && stdout.ends_with("are sound: 3 routes, 2 upstreams\n"),
+        code == 0 && stdout.starts_with("warning: ") && stdout.ends_with("are sound: 4 routes, 3 upstreams\n"),
         "{stdout}"
     );
+    for open in [
+        "{ name: all, match: { path: \"/{*rest}\" }, upstream: w }",
+        "{ name: all, match: { path: \"/{*rest}\" }, upstream: u, auth: { jwt: {}, optional: true } }",
+        "{ name: all, match: { path: \"/{a}/{b}\" }, upstream: u }",
+        "{ name: all, match: { path: \"/{a}\" }, upstream: w }",
+    ] {
+        let told = check(&folder, CONFIG, &routes(open));
+        assert!(
+            told.len() == 1 && told[0].text.contains("`all`") && told[0].text.contains("`admin`"),
+            "{open} {told:?}"
+        );
+    }
     for sound in [
+        "{ name: all, match: { path: \"/admin/{id}\" }, upstream: u }",
+        "{ name: all, match: { path: \"/open/{id}\" }, upstream: u }",
         "{ name: all, match: { path: \"/{*rest}\" }, upstream: u, auth: { api_key: {} } }",
         "{ name: all, match: { path: \"/{*rest}\" }, upstream: v }",
         "{ name: all, match: { path: \"/open/{*rest}\" }, upstream: u }",

@@ -532,6 +532,33 @@ fn an_admin_of_a_tenant_sees_nobody_else() {
     refused(&post_as(&gateway, "/api/v1/users", &body, Some(admin)), 400, "invalid_request");
 }
 
+/// What is beyond them is judged by what roles permit.
+#[test]
+fn us_009_an_admin_of_a_tenant_gives_roles_that_permit_no_more_than_their_own() {
+    for (roles, gives, refuses) in [
+        ("", &["user", "admin", "operator"][..], &[][..]),
+        ("roles: { admin: [users.manage, 'chat.*'], user: [chat.send], boss: ['*'] }\n", &["user", "admin"], &["boss"]),
+    ] {
+        let builder = Gateway::with(format!("{ROUTES}{roles}")).config(config("")).env("PROXY_JWT_SECRET", SECRET);
+        builder.folder().write("conf/gateway.yaml", gateway::CONFIG);
+        let arguments = ["users", "add", "chief", "--role", "admin", "--tenant", "north"];
+        assert_eq!(moongate(builder.folder(), &arguments, PASSWORD, &[]).code, 0);
+        let gateway = builder.start();
+        let session = login(&gateway, "chief");
+        let create = |role: &str| {
+            let body = json!({ "username": format!("a-{role}"), "password": PASSWORD, "roles": [role] });
+            post_as(&gateway, "/api/v1/users", &body, Some(text(&session, "access_token")))
+        };
+        for role in gives {
+            let created = create(role);
+            assert_eq!(created.status, 201, "{role}: {}", created.text());
+        }
+        for role in refuses {
+            refused(&create(role), 403, "forbidden");
+        }
+    }
+}
+
 /// The filters of a route prove who is calling; the service takes their word.
 #[test]
 fn us_009_the_principal_of_the_route_s_filters_is_the_one_that_counts() {

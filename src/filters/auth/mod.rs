@@ -11,7 +11,7 @@ mod identity_headers;
 use std::sync::Arc;
 
 use http::Method;
-use http::header::{AUTHORIZATION, HOST, HeaderValue, ORIGIN, UPGRADE};
+use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue, ORIGIN, UPGRADE};
 use pingora::http::RequestHeader;
 
 use crate::base::{At, Diagnostics, unix_seconds};
@@ -148,6 +148,11 @@ impl BuiltIn for Auth {
 }
 
 impl Auth {
+    /// Whether those pass who prove nothing.
+    pub fn lets_everybody_pass(&self) -> bool {
+        self.optional
+    }
+
     /// Whether it may need the store.
     pub fn needs_store(&self) -> bool {
         self.places.api_key || self.roles_from_account
@@ -291,6 +296,10 @@ fn trusted(config: &JwtConfig, issuers: Option<&[String]>, at: &At<'_>, diagnost
     Issuers::These(names.iter().any(|it| it == OWN), others.map(|it| it.as_str().into()).collect())
 }
 
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+/// A page of this origin, and the user themselves.
+const OWN_SITES: [&[u8]; 2] = [b"same-origin", b"none"];
+
 /// Browsers send cookies along with the requests of any page. Reading is guarded by CORS; for everything else, and for
 /// a WebSocket, which CORS does not guard, the page has to be of this origin or of one that may call.
 fn may_use_cookie(request: &RequestHeader, context: &Context, page_may_call: bool) -> bool {
@@ -300,7 +309,8 @@ fn may_use_cookie(request: &RequestHeader, context: &Context, page_may_call: boo
     }
     let mut origins = request.headers.get_all(ORIGIN).iter();
     match (origins.next(), origins.next()) {
-        (None, _) => true,
+        // Old browsers leave Origin out; what sent it, they may say all the same (Fetch Metadata, section 2.3).
+        (None, _) => request.headers.get_all(SEC_FETCH_SITE).iter().all(|it| OWN_SITES.contains(&it.as_bytes())),
         (Some(origin), None) => page_may_call || same_origin(origin, request, context),
         // A page has one (RFC 6454, section 7.3): who could say which of them counts?
         (Some(_), Some(_)) => false,
@@ -373,6 +383,15 @@ mod tests {
         let evil = ("origin", "https://evil.example");
         check("GET", &[evil], true);
         check("POST", &[], true);
+        for (site, may) in
+            [("same-origin", true), ("none", true), ("same-site", false), ("cross-site", false), ("", false)]
+        {
+            check("POST", &[("sec-fetch-site", site)], may);
+            check("GET", &[("sec-fetch-site", site)], true);
+            check("GET", &[("sec-fetch-site", site), ("upgrade", "websocket")], may);
+        }
+        check("POST", &[("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")], false);
+        check("POST", &[("origin", "https://app.tta"), ("sec-fetch-site", "cross-site")], true);
         check("POST", &[evil, ("host", "gateway.tta")], false);
         check("POST", &[("origin", "null")], false);
         let host = ("host", "gateway.tta");
