@@ -252,6 +252,11 @@ impl Connection {
         matches!(self.phase(), Phase::Fresh | Phase::Idle)
     }
 
+    /// A request was answered, and no other has begun. What was just accepted may hold a request that is yet to be read.
+    pub(super) fn is_between_requests(&self) -> bool {
+        self.phase() == Phase::Idle
+    }
+
     /// There is no whole request on it.
     pub(super) fn asks_nothing(&self) -> bool {
         matches!(self.phase(), Phase::Fresh | Phase::Header | Phase::Idle)

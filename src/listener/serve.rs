@@ -156,9 +156,9 @@ impl<A: App> Door<A> {
         let caller = network_of(peer);
         let left = listener.limits.idle_make_room
             && match full {
-                Full::Connections => self.guests.dismiss_oldest(Connection::is_idle),
+                Full::Connections => self.guests.dismiss_oldest(Connection::is_between_requests),
                 Full::PerAddress => {
-                    self.guests.dismiss_oldest(|it| it.is_idle() && network_of(it.peer().ip()) == caller)
+                    self.guests.dismiss_oldest(|it| it.is_between_requests() && network_of(it.peer().ip()) == caller)
                 }
                 Full::Rate | Full::Descriptors => false,
             };
