@@ -54,6 +54,9 @@ impl Front {
         let (head, body) =
             finished(response, fault.as_ref(), &mut exchange, client.request().method == Method::HEAD).await?;
         tell(&exchange, &client, head.status, fault.as_ref(), actor.as_ref());
+        if is_refusal(head.status) {
+            client.close_after(); // who may do nothing here holds no place
+        }
         let bodiless = body.is_empty() || client.request().method == Method::HEAD;
         let parts = [Part::Head(head, bodiless), Part::Data(body), Part::End(None)];
         Deadline::within(ANSWER_TIME, client.send(parts)).await?.ok()?;
@@ -95,6 +98,14 @@ impl App for Front {
             }
         }
     }
+}
+
+/// Whether whoever asks has no business here.
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::MISDIRECTED_REQUEST
+    )
 }
 
 /// Why a body was not read.

@@ -20,7 +20,7 @@ use crate::filters::rate_limit::Limits;
 use crate::forward::Worker;
 use crate::guard::Guard;
 use crate::identity::Identity;
-use crate::listener::{self, Certificates, Drain, Listener, Socket};
+use crate::listener::{self, Certificates, Descriptors, Drain, Listener, Socket};
 use crate::pipeline::Filters;
 use crate::proxy::{EarlyResponses, Front, Proxy, Shared};
 use crate::services::auth::{AuthParts, AuthService};
@@ -51,6 +51,7 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     let sockets = listener::bind(&compiled.process.public).map_err(|it| Failure(it.to_string()))?;
     let admin_socket = bind_admin(&compiled.process.admin)?;
     telemetry::start(&compiled.process.written.telemetry.log);
+    count_open_files(&compiled, &sockets)?;
 
     let side = side_runtime()?;
     let store = Store::new(compiled.process.store.clone(), side.handle().clone());
@@ -118,6 +119,16 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     tracing::info!(event = "stopped", "all connections are closed");
     telemetry::stop();
     side.shutdown_background();
+    Ok(())
+}
+
+/// Raises the limit of open files, and counts what clients hold against it.
+fn count_open_files(compiled: &Compiled, sockets: &[Socket]) -> Result<(), Failure> {
+    let descriptors = Descriptors::raise(&compiled.process.admin);
+    let descriptors = descriptors.map_err(|error| Failure(format!("the limit of open files is not known: {error}")))?;
+    descriptors.tell(&compiled.process.public);
+    let descriptors = Arc::new(descriptors);
+    sockets.iter().for_each(|it| it.count_against(descriptors.clone()));
     Ok(())
 }
 

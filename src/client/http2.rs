@@ -25,6 +25,26 @@ fn is_of_http1(name: &HeaderName) -> bool {
     codec::is_hop_by_hop(name)
 }
 
+/// How many of `wanted` bytes the client takes at once; not zero.
+fn poll_window(
+    writer: &mut SendStream<Bytes>,
+    wanted: usize,
+    cx: &mut Context<'_>,
+) -> Poll<Result<usize, ClientError>> {
+    writer.reserve_capacity(wanted);
+    loop {
+        // What was told once is not told again.
+        match writer.capacity() {
+            0 => {}
+            window => return Poll::Ready(Ok(window)),
+        }
+        match ready!(writer.poll_capacity(cx)) {
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return Poll::Ready(Err(ClientError::Gone)),
+        }
+    }
+}
+
 /// A request that was read, and the answer to it.
 pub(super) struct Http2 {
     connection: Arc<Connection>,
@@ -236,15 +256,26 @@ impl Http2 {
         self.queued + usize::from(self.end.is_some())
     }
 
+    /// Where nothing more can be sent, all of it can.
+    pub(super) fn has_room(&mut self) -> bool {
+        let Some(writer) = self.writer.as_mut().filter(|_| !self.ended) else { return true };
+        if self.queued == 0 && writer.capacity() == 0 {
+            writer.reserve_capacity(1);
+        }
+        writer.capacity() > 0
+    }
+
+    /// Ready when its client opens the stream's window, or has taken what waits in h2.
+    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        let Some(writer) = self.writer.as_mut().filter(|_| !self.ended) else { return Poll::Ready(Ok(())) };
+        poll_window(writer, 1, cx).map_ok(|_| ())
+    }
+
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
         let Some(writer) = &mut self.writer else { return Poll::Ready(Ok(())) };
         let gone = |_| ClientError::Gone;
         while let Some(piece) = self.queue.front_mut() {
-            writer.reserve_capacity(piece.len());
-            let window = match ready!(writer.poll_capacity(cx)) {
-                Some(Ok(window)) => window,
-                Some(Err(_)) | None => return Poll::Ready(Err(ClientError::Gone)),
-            };
+            let window = ready!(poll_window(writer, piece.len(), cx))?;
             let now = piece.split_to(window.min(piece.len()));
             if piece.is_empty() {
                 self.queue.pop_front();

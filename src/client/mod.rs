@@ -5,6 +5,7 @@
 //! one task can move both directions of an exchange.
 
 mod connection;
+mod control;
 mod http1;
 mod http2;
 mod session;
@@ -244,6 +245,26 @@ impl Client {
     /// When the client is gone, or the body is not of the length that the head said.
     pub fn queue(&mut self, part: Part) -> Result<(), ClientError> {
         either!(mut self, side => side.queue(part))
+    }
+
+    /// Whether the client takes more of the answer at once, as far as that is known: what it would not take needs not be
+    /// fetched.
+    pub fn has_room(&mut self) -> bool {
+        match &mut self.side {
+            Side::Http1(_) => true,
+            Side::Http2(side) => side.has_room(),
+        }
+    }
+
+    /// Ready when [`Client::has_room`].
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        match &mut self.side {
+            Side::Http1(_) => Poll::Ready(Ok(())),
+            Side::Http2(side) => side.poll_room(cx),
+        }
     }
 
     /// Bytes that wait for the client.

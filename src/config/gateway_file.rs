@@ -127,8 +127,13 @@ pub struct AdminConfig {
     pub hosts: Vec<String>,
     /// Connections open at once. They are apart from those of the public listeners.
     pub connections: u32,
+    /// Connections open at once from one address (IPv6: from one /64); 0 is no limit. At a limit, the connection that
+    /// has been idle longest makes room for a new one, so that probes get in.
+    pub per_address: u32,
     /// From a new connection, or the first byte of a later request, to its whole header.
     pub header_timeout: Period,
+    /// How long a connection may stay without a request after its first. One that was refused is closed at once.
+    pub keep_alive: Period,
 }
 
 impl Default for AdminConfig {
@@ -137,7 +142,9 @@ impl Default for AdminConfig {
             address: "127.0.0.1:9090".to_owned(),
             hosts: Vec::new(),
             connections: 256,
+            per_address: 64,
             header_timeout: Period::secs(10),
+            keep_alive: Period::secs(20),
         }
     }
 }
@@ -385,14 +392,17 @@ fn admin(file: &GatewayFile, at: &At<'_>, diagnostics: &mut Diagnostics) -> List
     if written.connections == 0 {
         diagnostics.error(&at.key("connections"), "zero lets nobody in");
     }
-    if written.header_timeout.0.is_zero() {
-        diagnostics.error(&at.key("header_timeout"), "zero leaves no time").help("write a long period instead");
+    for (key, period) in [("header_timeout", written.header_timeout), ("keep_alive", written.keep_alive)] {
+        if period.0.is_zero() {
+            diagnostics.error(&at.key(key), "zero leaves no time").help("write a long period instead");
+        }
     }
     let mut listener = Listener::plain("admin", address);
     listener.limits.connections = written.connections as usize;
     listener.limits.header_timeout = written.header_timeout.0;
-    // They all may come from one machine.
-    listener.limits.per_address = None;
+    listener.limits.keep_alive = written.keep_alive.0;
+    listener.limits.per_address = (written.per_address > 0).then_some(written.per_address);
+    listener.limits.idle_make_room = true;
     listener
 }
 

@@ -206,6 +206,8 @@ pub struct Limits {
     pub requests: u32,
     /// For a TLS handshake.
     pub handshake_timeout: Duration,
+    /// When it is full, the connection that has been idle longest makes room.
+    pub idle_make_room: bool,
 }
 
 impl ListenerConfig {
@@ -313,6 +315,7 @@ impl ListenerLimits {
             keep_alive: self.keep_alive.0,
             requests: self.requests_per_connection,
             handshake_timeout: self.handshake_timeout.0,
+            idle_make_room: false,
         }
     }
 }

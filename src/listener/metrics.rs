@@ -43,6 +43,23 @@ pub(super) static CERTIFICATE_ENDS: Lazy<IntGaugeVec> = Lazy::new(|| {
     .expect(ONCE)
 });
 
+static REQUESTS_REFUSED: Lazy<IntCounterVec> = Lazy::new(|| {
+    register_int_counter_vec!(
+        "moongate_http2_requests_refused_total",
+        "Requests of HTTP/2 that were given back unread (REFUSED_STREAM), by reason.",
+        &["listener", "reason"]
+    )
+    .expect(ONCE)
+});
+static FLOODS: Lazy<IntCounterVec> = Lazy::new(|| {
+    register_int_counter_vec!(
+        "moongate_http2_floods_total",
+        "Connections ended (ENHANCE_YOUR_CALM), since they brought frames and frames that move no request.",
+        &["listener"]
+    )
+    .expect(ONCE)
+});
+
 /// Certificates, authorities and lists of revoked ones of which the files can't be used any more.
 pub(super) static CERTIFICATES_KEPT: Lazy<IntGauge> = Lazy::new(|| {
     let help = "Files of certificates that can't be used, so that what they held before is still in use.";
@@ -59,11 +76,16 @@ pub(super) struct Metrics {
     pub(super) refused_rate: IntCounter,
     /// By cause, in the order of [`Cause::ALL`].
     pub(super) handshake_failures: [IntCounter; Cause::ALL.len()],
+    pub(super) refused_descriptors: IntCounter,
+    pub(super) requests_refused_per_address: IntCounter,
+    pub(super) requests_refused_descriptors: IntCounter,
+    pub(super) floods: IntCounter,
 }
 
 impl Metrics {
     pub(super) fn of(listener: &str) -> Self {
         let refused = |reason| REFUSED.with_label_values(&[listener, reason]);
+        let requests_refused = |reason| REQUESTS_REFUSED.with_label_values(&[listener, reason]);
         Self {
             open: OPEN.with_label_values(&[listener]),
             total: TOTAL.with_label_values(&[listener]),
@@ -71,6 +93,10 @@ impl Metrics {
             refused_per_address: refused("per_address"),
             refused_rate: refused("rate_per_address"),
             handshake_failures: Cause::ALL.map(|it| HANDSHAKE_FAILURES.with_label_values(&[listener, it.as_str()])),
+            refused_descriptors: refused("descriptors"),
+            requests_refused_per_address: requests_refused("per_address"),
+            requests_refused_descriptors: requests_refused("descriptors"),
+            floods: FLOODS.with_label_values(&[listener]),
         }
     }
 }

@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type
 use super::admission::Admission;
 use super::certificates::{Certificates, TlsError};
 use super::config::Listener;
+use super::descriptors::Descriptors;
 use super::handshake::Untold;
 use super::metrics::Metrics;
 use crate::guard::Guard;
@@ -96,6 +97,11 @@ impl Socket {
     /// From now on blocked addresses are turned away. Sockets are bound before there is a guard.
     pub fn guarded_by(&self, guard: Arc<Guard>) {
         let _ = self.shared.guard.set(guard);
+    }
+
+    /// What its clients hold is counted against the process' descriptors.
+    pub fn count_against(&self, descriptors: Arc<Descriptors>) {
+        self.shared.admission.count_against(descriptors);
     }
 
     /// Another handle to the same socket, with the same caps, for another worker.
