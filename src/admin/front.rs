@@ -17,7 +17,7 @@ use tower_service::Service;
 
 use crate::admin::auth::Actor;
 use crate::admin::fault::Fault;
-use crate::base::Deadline;
+use crate::base::{Deadline, shown_millis};
 use crate::client::{Client, ClientError, H1Connection, Part};
 use crate::filters::{Security, behind_the_route};
 use crate::listener::{App, Downstream};
@@ -178,6 +178,6 @@ fn tell(exchange: &Exchange, client: &Client, status: StatusCode, fault: Option<
         actor = actor.map(|it| &*it.0),
         status = status.as_u16(),
         error = fault.map(Fault::code),
-        duration_ms = exchange.started.elapsed().as_secs_f64() * 1e3,
+        duration_ms = shown_millis(exchange.started.elapsed().as_secs_f64()),
     );
 }

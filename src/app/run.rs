@@ -93,6 +93,7 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
         mocks,
     });
     let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
+    certificates.iter().for_each(|it| drop(side.spawn(it.clone().watch_ends())));
     let (gateway, routes) = (files.gateway.clone(), files.routes.clone());
     let runtime =
         crate::config::Runtime { upstreams, limits: Limits::new(&shared.state), certificates, identity, filters };

@@ -1,6 +1,7 @@
 //! A request over HTTP/2 and the way back: a stream of a client's connection.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -11,9 +12,13 @@ use http::header::{CONTENT_LENGTH, EXPECT, HeaderName};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use super::{ClientError, Part};
+use super::{ClientError, DRAIN_BODY, Part};
+use crate::base::Deadline;
 use crate::http as codec;
 use crate::listener::Connection;
+
+/// So much of a body that nobody waits for is read and dropped, in bytes: who sends more is told to stop.
+const DRAIN_MAX: u64 = 64 * 1024;
 
 /// Fields that make a message malformed in HTTP/2 (RFC 9113, section 8.2.2).
 fn is_of_http1(name: &HeaderName) -> bool {
@@ -261,6 +266,28 @@ impl Http2 {
         }
         self.ended = true;
         Poll::Ready(Ok(()))
+    }
+
+    // ── What comes after it ─────────────────────────────────────────────────────────────────────
+
+    /// Whether the answer is out, and the rest of a body on its way here. Who waits for a 100 sends none.
+    pub(super) fn awaits_body(&self) -> bool {
+        self.ended && !self.body_done && !self.gone && !self.expects_continue
+    }
+
+    /// Reads and drops what is left of a small body. A stream that is dropped before is reset without an error, as RFC
+    /// 9113, section 8.1, has it; but there are clients that throw away the answer with it.
+    pub(super) async fn finish(mut self) {
+        let most = self.received + DRAIN_MAX;
+        let rest = async {
+            while self.received < most {
+                match poll_fn(|cx| self.poll_received(cx)).await {
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => return,
+                }
+            }
+        };
+        Deadline::within(DRAIN_BODY, rest).await;
     }
 
     /// Gives the stream up, so that nobody takes what was sent for a whole answer.

@@ -14,6 +14,7 @@ mod tests;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, EXPECT, UPGRADE};
@@ -32,6 +33,10 @@ use http2::Http2;
 
 /// The largest body that is taken for one that is at hand, in bytes.
 pub const BODY_AT_HAND_MAX: usize = 16 * 1024;
+
+/// How long what is left of a request's body is read and dropped after an answer that did not wait for it, so that
+/// the client reads the answer and can go on with the connection.
+const DRAIN_BODY: Duration = Duration::from_secs(2);
 
 /// Why nothing more comes from a client, or goes to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -322,13 +327,19 @@ impl Client {
         either!(mut self, side => side.abort());
     }
 
-    /// The connection for the next request, when the answer is out and there may be one.
+    /// The connection for the next request, when the answer is out and there may be one. A stream of HTTP/2 is over
+    /// with it.
     pub async fn finish(self) -> Option<H1Connection> {
         match self.side {
             Side::Http1(side) if side.is_settled() => Some(side.into_connection()),
             // Boxed: most connections never come here.
             Side::Http1(side) => Box::pin(side.finish()).await,
-            Side::Http2(_) => None,
+            Side::Http2(side) => {
+                if side.awaits_body() {
+                    Box::pin(side.finish()).await;
+                }
+                None
+            }
         }
     }
 }

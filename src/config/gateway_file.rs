@@ -120,6 +120,7 @@ pub struct AdminConfig {
     /// Address and port. Away from loopback, `tokens.hs256_secret` or `tokens.signing_key` is needed, and every call
     /// but the probes' requires a token or an API key of this gateway, without a tenant: with the role `admin` or
     /// `operator`, or with a role that permits the page (`metrics.read`, `admin.read`, `admin.write`).
+    #[schemars(extend("examples" = ["127.0.0.1:9090"]))]
     pub address: String,
     /// The names under which it is called, beside `localhost` and addresses. A request for another name is refused,
     /// since a page of another site could have sent it (DNS rebinding).

@@ -16,6 +16,7 @@ use crate::base::{At, Diagnostics, Period};
 #[serde(deny_unknown_fields)]
 pub struct ListenerConfig {
     /// Address and port, such as `0.0.0.0:8080` or `[::]:8080`; port 0 takes any that is free.
+    #[schemars(extend("examples" = ["0.0.0.0:8080"]))]
     pub address: String,
     /// Certificates; without it the listener speaks plain text.
     #[serde(default)]

@@ -6,6 +6,8 @@ use prometheus::{
     register_int_gauge_vec,
 };
 
+use super::handshake::Cause;
+
 const ONCE: &str = "the name is registered here only";
 
 static OPEN: Lazy<IntGaugeVec> = Lazy::new(|| {
@@ -25,8 +27,18 @@ static REFUSED: Lazy<IntCounterVec> = Lazy::new(|| {
 static HANDSHAKE_FAILURES: Lazy<IntCounterVec> = Lazy::new(|| {
     register_int_counter_vec!(
         "moongate_tls_handshake_failures_total",
-        "TLS handshakes that failed or took too long.",
-        &["listener"]
+        "TLS handshakes that failed or took too long, by cause.",
+        &["listener", "cause"]
+    )
+    .expect(ONCE)
+});
+
+/// By listener and file: as many series as the configuration names certificates.
+pub(super) static CERTIFICATE_ENDS: Lazy<IntGaugeVec> = Lazy::new(|| {
+    register_int_gauge_vec!(
+        "moongate_tls_certificate_expiry_timestamp_seconds",
+        "When a listener's certificate that is in use ends, in seconds since 1970.",
+        &["listener", "certificate"]
     )
     .expect(ONCE)
 });
@@ -45,7 +57,8 @@ pub(super) struct Metrics {
     pub(super) refused_connections: IntCounter,
     pub(super) refused_per_address: IntCounter,
     pub(super) refused_rate: IntCounter,
-    pub(super) handshake_failures: IntCounter,
+    /// By cause, in the order of [`Cause::ALL`].
+    pub(super) handshake_failures: [IntCounter; Cause::ALL.len()],
 }
 
 impl Metrics {
@@ -57,7 +70,7 @@ impl Metrics {
             refused_connections: refused("connections"),
             refused_per_address: refused("per_address"),
             refused_rate: refused("rate_per_address"),
-            handshake_failures: HANDSHAKE_FAILURES.with_label_values(&[listener]),
+            handshake_failures: Cause::ALL.map(|it| HANDSHAKE_FAILURES.with_label_values(&[listener, it.as_str()])),
         }
     }
 }

@@ -9,6 +9,7 @@ mod config;
 mod connection;
 mod downstream;
 mod drain;
+mod handshake;
 mod metrics;
 mod serve;
 mod socket;

@@ -32,6 +32,7 @@ use super::config::Alpn;
 use super::connection::{Connection, Refuse, TlsFacts};
 use super::downstream::Downstream;
 use super::drain::{Drain, DrainPhase, OpenConnection};
+use super::handshake::{self, Cause};
 use super::socket::{Shared, Socket};
 use crate::guard::{Stage, Violation};
 use crate::transport::Transport;
@@ -215,21 +216,33 @@ impl<A: App> Visit<A> {
     async fn shake_hands(&self, stream: L4Stream, certificates: &Certificates) -> Option<TlsStream<L4Stream>> {
         let acceptor = certificates.acceptor();
         let limit = self.connection.limits.handshake_timeout;
-        let reason = match tokio::time::timeout(limit, acceptor.tls_handshake(stream)).await {
+        let (cause, reason) = match tokio::time::timeout(limit, acceptor.tls_handshake(stream)).await {
             Ok(Ok(stream)) => {
                 self.connection.set_tls(facts(&stream));
                 return Some(stream);
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it took too long".to_owned(),
+            Ok(Err(error)) => handshake::in_words(&error.to_string()),
+            Err(_) => handshake::TOO_LONG,
         };
-        self.shared.metrics.handshake_failures.inc();
-        // Scanners do this all day: a number is enough for most.
-        tracing::debug!(
-            event = "tls_handshake_failed", listener = %self.connection.listener(),
-            client = %self.connection.peer().ip(), reason, "a TLS handshake failed"
-        );
+        self.tell_of_failure(cause, reason);
         None
+    }
+
+    /// Scanners do this all day: a number is enough for most.
+    fn tell_of_failure(&self, cause: Cause, reason: &str) {
+        let Shared { listener, metrics, untold, .. } = &*self.shared;
+        metrics.handshake_failures[cause as usize].inc();
+        let (client, cause) = (self.connection.peer().ip(), cause.as_str());
+        match untold.another() {
+            Some(count) => tracing::info!(
+                event = "tls_handshake_failed", listener = %listener.name, %client, cause, reason, count,
+                "one of the TLS handshakes that failed since this was said last"
+            ),
+            None => tracing::debug!(
+                event = "tls_handshake_failed", listener = %listener.name, %client, cause, reason,
+                "a TLS handshake failed"
+            ),
+        }
     }
 
     /// Until the app is done with it, or a deadline or the drain has ended it.

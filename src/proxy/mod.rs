@@ -13,6 +13,7 @@ mod orphans;
 mod reply;
 mod shell;
 mod strict;
+mod upgrade;
 mod way;
 
 use std::future::Future;
@@ -24,7 +25,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use crate::base::{Deadline, RequestId};
+use crate::base::{Deadline, RequestId, shown_millis};
 use crate::cache::Cache;
 use crate::client::Client;
 use crate::config::Configuration;
@@ -42,6 +43,7 @@ use crate::telemetry::{IN_FLIGHT, refused};
 pub use crate::proxy::orphans::Orphans;
 pub use crate::proxy::reply::{ErrorCode, error_codes};
 pub use crate::proxy::shell::Front;
+pub use crate::proxy::upgrade::missing_setting;
 
 /// How long a client may take to read a refusal that no route stands behind.
 const TAKE_REFUSAL: Duration = Duration::from_secs(10);
@@ -143,7 +145,7 @@ impl Drop for Request {
             client = %exchange.client_ip,
             status = 0,
             end = EndState::Drained.as_str(),
-            duration_ms = duration.as_secs_f64() * 1e3,
+            duration_ms = shown_millis(duration.as_secs_f64()),
         );
     }
 }
@@ -525,7 +527,7 @@ impl Refuse for EarlyResponses {
             error = error.code,
             bytes_received = 0,
             bytes_sent = sent,
-            duration_ms = duration.as_secs_f64() * 1e3,
+            duration_ms = shown_millis(duration.as_secs_f64()),
         );
         answer
     }
