@@ -22,7 +22,7 @@ use crate::guard::Guard;
 use crate::identity::Identity;
 use crate::listener::{self, Certificates, Descriptors, Drain, Listener, Socket};
 use crate::pipeline::Filters;
-use crate::proxy::{EarlyResponses, Front, Proxy, Shared};
+use crate::proxy::{EarlyResponses, Front, Orphans, Proxy, Shared};
 use crate::services::auth::{AuthParts, AuthService};
 use crate::services::{CacheClear, ServiceRegistry};
 use crate::state::{Backend, State};
@@ -85,8 +85,14 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     });
     services.add("auth", Arc::new(auth));
     let mocks = compiled.process.mocks;
-    let shared = Shared { guard: guard.clone(), state, identity: identity.clone(), cache: cache.clone(), mocks };
-    let shared = Arc::new(shared);
+    let shared = Arc::new(Shared {
+        guard: guard.clone(),
+        state,
+        identity: identity.clone(),
+        cache: cache.clone(),
+        orphans: Orphans::default(),
+        mocks,
+    });
     let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
     certificates.iter().for_each(|it| drop(side.spawn(it.clone().watch_ends())));
     let (gateway, routes) = (files.gateway.clone(), files.routes.clone());

@@ -70,6 +70,8 @@ pub enum Refusal {
     IdempotencyMismatch,
     /// The response of the first request under this idempotency key was not stored, and it is not forwarded again.
     IdempotencyNotKept,
+    /// There is no room for another request with an idempotency key; the text says in what.
+    IdempotencyFull(&'static str),
     /// What gateways share can't be reached, and the request can't do without.
     StateUnavailable,
     /// A rate limit refuses it.
@@ -224,7 +226,8 @@ impl Refusal {
             Self::NoHealthyEndpoint => Self::BreakerOpen { retry_after: 60 },
             Self::BreakerOpen { .. } => Self::IdentityUnavailable,
             Self::IdentityUnavailable => Self::CheckBusy,
-            Self::CheckBusy => Self::StateUnavailable,
+            Self::CheckBusy => Self::IdempotencyFull("responses to requests with a key take all the room there is"),
+            Self::IdempotencyFull(_) => Self::StateUnavailable,
             Self::StateUnavailable => Self::ConnectTimeout,
             Self::ConnectTimeout => Self::FirstByteTimeout,
             Self::FirstByteTimeout => Self::ExchangeTimeout,

@@ -9,6 +9,7 @@ mod cached;
 mod client_ip;
 mod forwarded;
 mod idempotent;
+mod orphans;
 mod reply;
 mod shell;
 mod strict;
@@ -39,6 +40,7 @@ use crate::proxy::way::{Admitted, Decision, DefaultResponse, Stopped, request_fi
 use crate::state::State;
 use crate::telemetry::{IN_FLIGHT, refused};
 
+pub use crate::proxy::orphans::Orphans;
 pub use crate::proxy::reply::{ErrorCode, error_codes};
 pub use crate::proxy::shell::Front;
 pub use crate::proxy::upgrade::missing_setting;
@@ -78,6 +80,8 @@ pub struct Shared {
     pub identity: Arc<Identity>,
     /// Cached responses.
     pub cache: Arc<Cache>,
+    /// Idempotent requests whose client has left.
+    pub orphans: Orphans,
     /// Whether special words in bodies trigger what clients want to be prepared for.
     pub mocks: bool,
 }

@@ -164,6 +164,12 @@ impl ErrorBody {
                 "this was done already, but its response was a stream or too large to be stored",
                 "fetch the result of the first request in another way; do not repeat it under a new key",
             ),
+            Refusal::IdempotencyFull(why) => say(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "idempotency_full",
+                &format!("this was not done, there is no room for another request with an idempotency key: {why}"),
+                "try again later, with the same key",
+            ),
             Refusal::StateUnavailable => say(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "state_unavailable",

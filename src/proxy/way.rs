@@ -312,8 +312,11 @@ async fn reserve(
     let idempotency = route.chain.idempotency.as_ref().filter(|it| it.concerns(&client.request().method));
     let key = idempotency.map(|it| it.key(exchange, client.request())).transpose()?;
     let (Some(idempotency), Some(key)) = (idempotency, key.flatten()) else { return Ok(ReserveOutcome::NoKey) };
-    let outcome = Box::pin(unless_gone(client, idempotency.reserve(&shared.state.records, key))).await?;
-    Ok(outcome?)
+    let outcome = Box::pin(unless_gone(client, idempotency.reserve(&shared.state.records, key))).await??;
+    if let ReserveOutcome::First(reservation) = &outcome {
+        shared.orphans.admit(reservation.network())?;
+    }
+    Ok(outcome)
 }
 
 fn client_certificate(client: &Client) -> Option<Arc<ClientCertificate>> {

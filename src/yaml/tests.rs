@@ -303,7 +303,7 @@ fn wrong_types_are_told_in_plain_words() {
     check("upstreams:\n  a:\n    local: 5\n", &[(3, 12, "expected a text, found a whole", "quotes")]);
     check("[]", &[(1, 1, "expected a mapping, found a list", "`version: 1`")]);
     check("just text", &[(1, 1, "expected a mapping, found a text", "`version: 1`")]);
-    check("routes: 5", &[(1, 9, "expected a list, found a whole number", "`[5]`")]);
+    check("routes: 5", &[(1, 9, "expected a list, found a whole number", "between `[` and `]`")]);
     check("routes:\n  name: a\n", &[(2, 3, "expected a list, found a mapping", "with a dash")]);
     check("state:\n", &[]);
     check(

@@ -182,7 +182,7 @@ fn what_works_and_can_t_be_meant_is_a_warning() {
     ] {
         let told = check(&folder, config, &routes);
         let said = |part: &&str| told.iter().any(|it| it.severity == "warning" && it.text.contains(part));
-        assert!(told.len() == expected.len() && expected.iter().all(|it| said(it)), "{expected:?}: {told:#?}");
+        assert!(told.len() == expected.len() && expected.iter().all(said), "{expected:?}: {told:#?}");
     }
     for sound in ["timeouts: { request: 5s }", "auth: { api_key: {} }", "auth: { jwt: {}, permissions: [notes.read] }"]
     {
