@@ -24,6 +24,7 @@ pub mod listener;
 pub mod pipeline;
 
 pub mod cache;
+pub mod connections;
 
 pub mod routing;
 pub mod upstream;

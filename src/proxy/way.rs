@@ -16,7 +16,7 @@ use pingora::protocols::http::date::get_cached_date;
 use crate::cache::{CachedResponse, Lookup};
 use crate::client::Client;
 use crate::config::{Action, ActiveConfig, Redirect, Respond, Route};
-use crate::deliver::{DIGESTS, ResponseFilters};
+use crate::deliver::{DIGESTS, ResponseFilters, Streaming};
 use crate::filters::{self, Reservation, ReserveOutcome, StoredResponse};
 use crate::forward::{Destination, ForwardError, call_deadline, hold_body, show_whole, unless_gone};
 use crate::http as codec;
@@ -107,6 +107,17 @@ impl Admitted {
     pub(super) fn on_interim(&self, head: &mut ResponseHeader) {
         if let Some(edits) = &self.route().chain.response_headers {
             edits.edit(head);
+        }
+    }
+
+    /// What a response goes by that lasts.
+    pub(super) fn streaming<'a>(&'a self, shared: &'a Shared) -> Streaming<'a> {
+        let chain = &self.route().chain;
+        Streaming {
+            connections: &shared.connections,
+            metrics: &self.active.routes[self.route].metrics,
+            events: chain.sse.as_ref(),
+            websocket: chain.websocket.as_ref(),
         }
     }
 
