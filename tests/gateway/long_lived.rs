@@ -170,7 +170,7 @@ fn an_operator_ends_one_or_all_of_somebody() {
 fn an_expired_token_ends_what_it_has_opened() {
     let upstream = upstream();
     let gateway = builder(&upstream).start();
-    let token = token(json!({ "exp": now() + 4 }));
+    let token = token(json!({ "exp": now() + 6 }));
     let opened: Vec<_> = PATHS.iter().map(|path| (path, open(&gateway, path, &token))).collect();
     for (path, client) in opened {
         ends_revoked(&gateway, path, client);
@@ -185,7 +185,7 @@ fn an_expired_token_ends_what_it_has_opened() {
 fn a_call_of_grpc_hears_that_its_token_does_not_count_any_more() {
     let upstream = upstream();
     let gateway = builder(&upstream).start();
-    let token = token(json!({ "exp": now() + 3 }));
+    let token = token(json!({ "exp": now() + 5 }));
     let fields =
         [("content-type", "application/grpc"), ("te", "trailers"), ("authorization", &*format!("Bearer {token}"))];
     let answer = H2Client::connect(gateway.public()).request("POST", "/body", &fields, b"\0\0\0\0\0", None);
