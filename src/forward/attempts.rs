@@ -281,15 +281,17 @@ impl Call<'_> {
     }
 
     async fn ask_upstream(mut self, live: &Live) -> Result<UpstreamResponse, ForwardError> {
-        if let Err(wait) = live.admit() {
-            let retry_after = wait.as_secs_f64().ceil().max(1.0) as u64;
-            return Err(ForwardError::Refused(Refusal::BreakerOpen { retry_after }));
-        }
+        live.admit().map_err(breaker_open)?;
         let retries = &live.upstream().retries;
         let key = self.context.balance_key;
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut last = Refusal::NoHealthyEndpoint;
         let mut next = live.pick(key, &tried);
+        if next.is_none()
+            && let Some(wait) = live.closed_for()
+        {
+            return Err(breaker_open(wait));
+        }
         while let Some(picked) = next.take() {
             if self.is_past_deadline() {
                 return Err(ForwardError::Refused(Refusal::CallDeadline));
@@ -714,6 +716,11 @@ async fn ends_in_silence(client: &mut Client, patience: Duration) -> Result<(), 
 pub fn progressed(now: Option<u64>, before: &mut Option<u64>) -> bool {
     let Some(now) = now else { return false };
     before.replace(now).is_none_or(|before| now > before)
+}
+
+fn breaker_open(wait: Duration) -> ForwardError {
+    let retry_after = wait.as_secs_f64().ceil().max(1.0) as u64;
+    ForwardError::Refused(Refusal::BreakerOpen { retry_after })
 }
 
 /// What the client gets to hear of it.

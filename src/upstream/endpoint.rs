@@ -13,6 +13,8 @@ use pingora::upstreams::peer::{HttpPeer, Peer};
 use prometheus::{IntCounter, IntGauge};
 use serde::Serialize;
 
+use super::breaker::{Breaker, BreakerPolicy, BreakerState};
+use super::changes::Changes;
 use super::compile::{EndpointSpec, HealthPolicy, Upstream};
 use super::config::{Balance, Protocol};
 use super::metrics;
@@ -61,6 +63,7 @@ pub enum Outcome {
 pub(super) struct Shared {
     pub(super) in_flight: Arc<AtomicU32>,
     pub(super) resilience: Arc<Resilience>,
+    pub(super) changes: Arc<Changes>,
 }
 
 /// One address of an upstream, with its live state.
@@ -73,6 +76,8 @@ pub struct Endpoint {
     /// Balancing goes by how soon it answers.
     timed: bool,
     resilience: Arc<Resilience>,
+    /// Its own, beside the upstream's.
+    breaker: Option<Arc<Breaker>>,
     pub(super) state: Arc<State>,
 }
 
@@ -82,7 +87,9 @@ impl Endpoint {
         let group = (upstream.balance == Balance::ConsistentHash).then(|| Arc::clone(&shared.in_flight));
         let timed = upstream.balance == Balance::PeakEwma;
         let resilience = Arc::clone(&shared.resilience);
-        Self { spec: spec.clone(), key: peer.reuse_hash(), peer, group, timed, resilience, state }
+        let policy = upstream.breaker.and_then(BreakerPolicy::of_endpoint);
+        let breaker = state.breaker(policy, spec.address, &shared.changes);
+        Self { spec: spec.clone(), key: peer.reuse_hash(), peer, group, timed, resilience, breaker, state }
     }
 
     /// What it was made of.
@@ -133,11 +140,31 @@ impl Endpoint {
 
     /// Whether it gets requests.
     pub fn is_eligible(&self) -> bool {
-        self.is_healthy() && !self.is_ejected()
+        self.is_healthy() && !self.is_ejected() && self.closed_for().is_none()
     }
 
-    fn take_in(&self, outcome: Outcome) {
-        self.resilience.record(self.address(), &self.state.record, outcome);
+    /// What its breaker does, if it has one.
+    pub fn breaker(&self) -> Option<BreakerState> {
+        self.breaker.as_ref().map(|it| it.state())
+    }
+
+    /// How long its breaker lets nothing through, if it does.
+    pub(super) fn closed_for(&self) -> Option<Duration> {
+        self.breaker.as_ref().and_then(|it| it.closed_for())
+    }
+
+    pub(super) fn record(&self) -> &Record {
+        &self.state.record
+    }
+
+    fn take_in(&self, outcome: Outcome, latency: Duration, probes: bool) {
+        self.resilience.record(self.address(), &self.state.record, outcome, latency);
+        // While it is not closed the probe alone decides, and not what was sent before it opened.
+        if let Some(breaker) = &self.breaker
+            && (probes || breaker.state() == BreakerState::Closed)
+        {
+            breaker.record(outcome);
+        }
     }
 
     /// Whether a connection to it failed a moment ago: others are better, as long as there are any.
@@ -206,6 +233,7 @@ pub(super) struct State {
     latency: AtomicU64,
     peak: Peak,
     record: Record,
+    breaker: Mutex<Option<Arc<Breaker>>>,
     /// Milliseconds; 0 if no connection failed yet.
     refusing_until: AtomicU64,
     notes: Mutex<Notes>,
@@ -247,6 +275,7 @@ impl State {
             latency: AtomicU64::new(0),
             peak: Peak::default(),
             record: Record::default(),
+            breaker: Mutex::default(),
             refusing_until: AtomicU64::new(0),
             notes: Mutex::new(Notes::new()),
             healthy: metrics::HEALTHY.with_label_values(&pair),
@@ -266,6 +295,21 @@ impl State {
             1 => Health::Healthy,
             _ => Health::Unhealthy,
         }
+    }
+
+    /// The breaker that it had, if that is what is wanted; else another one.
+    fn breaker(
+        &self,
+        policy: Option<BreakerPolicy>,
+        address: SocketAddr,
+        changes: &Arc<Changes>,
+    ) -> Option<Arc<Breaker>> {
+        let mut breaker = self.breaker.lock();
+        if breaker.as_ref().map(|it| it.policy()) != policy {
+            breaker.take().iter().for_each(|it| it.retire());
+            *breaker = policy.map(|it| Arc::new(Breaker::new(it, Some(address), changes)));
+        }
+        breaker.clone()
     }
 
     pub(super) fn notes(&self) -> Notes {
@@ -313,6 +357,7 @@ impl State {
     pub(super) fn retire(&self) {
         let pair = [self.labels[0].as_str(), self.labels[1].as_str()];
         // A series may be gone already if two fleets in one process share a name, as in tests.
+        self.breaker.lock().iter().for_each(|it| it.retire());
         let _ = metrics::HEALTHY.remove_label_values(&pair);
         let _ = metrics::IN_FLIGHT.remove_label_values(&pair);
         for outcome in [Outcome::Success, Outcome::Failure, Outcome::Abandoned] {
@@ -370,16 +415,24 @@ fn judge(health: Health, passed: bool, streak: &mut u32, policy: &HealthPolicy) 
 /// An endpoint that was picked for a request: counts as in flight until it is dropped.
 pub struct Picked {
     endpoint: Arc<Endpoint>,
+    /// Its outcome decides what becomes of the endpoint's breaker.
+    probes: bool,
     counted: bool,
 }
 
 impl Picked {
-    pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
+    /// `None` if the endpoint's breaker waits for a probe, and somebody else's request was quicker to become it.
+    pub(super) fn new(endpoint: Arc<Endpoint>) -> Option<Self> {
+        let guarded = endpoint.breaker.as_ref().filter(|it| it.state() != BreakerState::Closed);
+        let probes = guarded.is_some();
+        if guarded.is_some_and(|it| it.admit().is_err()) {
+            return None;
+        }
         endpoint.state.in_flight.fetch_add(1, Relaxed);
         if let Some(group) = &endpoint.group {
             group.fetch_add(1, Relaxed);
         }
-        Self { endpoint, counted: false }
+        Some(Self { endpoint, probes, counted: false })
     }
 
     /// Which one it is.
@@ -400,7 +453,7 @@ impl Picked {
             return;
         }
         self.endpoint.state.count(outcome);
-        self.endpoint.take_in(outcome);
+        self.endpoint.take_in(outcome, latency, self.probes);
         if outcome == Outcome::Success {
             self.endpoint.state.average(latency);
         }
@@ -419,7 +472,7 @@ impl Drop for Picked {
     fn drop(&mut self) {
         if !self.counted {
             self.endpoint.state.count(Outcome::Abandoned);
-            self.endpoint.take_in(Outcome::Abandoned);
+            self.endpoint.take_in(Outcome::Abandoned, Duration::ZERO, self.probes);
         }
         self.endpoint.state.in_flight.fetch_sub(1, Relaxed);
         if let Some(group) = &self.endpoint.group {

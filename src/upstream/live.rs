@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::balance::Ready;
 use super::breaker::BreakerState;
+use super::changes::{Change, Changes, Event};
 use super::compile::{ENDPOINTS_MAX, EndpointSpec, Upstream};
 use super::discovery::Feed;
 use super::endpoint::{Endpoint, Health, Picked, Shared, State};
@@ -53,7 +54,9 @@ impl Live {
         let name: &str = &upstream.name;
         // What is in flight goes on, and is counted down where it was counted up.
         let in_flight = old.map_or_else(Arc::default, |it| Arc::clone(&it.shared.in_flight));
-        let shared = Shared { in_flight, resilience: resilience(&upstream, old) };
+        let changes = old.map(|it| Arc::clone(&it.shared.changes));
+        let changes = changes.unwrap_or_else(|| Arc::new(Changes::new(&upstream.name)));
+        let shared = Shared { in_flight, resilience: resilience(&upstream, &changes, old), changes };
         let endpoints = {
             let former = old.map(Live::endpoints).unwrap_or_default();
             let former: HashMap<SocketAddr, &Arc<Endpoint>> = former.iter().map(|it| (it.address(), it)).collect();
@@ -127,7 +130,24 @@ impl Live {
     /// struggling upstream gets the quiet it needs.
     pub fn pick(&self, key: Option<u64>, tried: &[SocketAddr]) -> Option<Picked> {
         let view = self.view.load();
-        view.ready.pick(&self.cursor, key, tried).map(|it| Picked::new(Arc::clone(it)))
+        loop {
+            let endpoint = view.ready.pick(&self.cursor, key, tried)?;
+            // One whose probe somebody else sends is not picked again before that is lost.
+            if let Some(picked) = Picked::new(Arc::clone(endpoint)) {
+                return Some(picked);
+            }
+        }
+    }
+
+    /// When to come again, if no endpoint can be picked because their breakers are open.
+    pub fn closed_for(&self) -> Option<Duration> {
+        let view = self.view.load();
+        view.endpoints.iter().filter(|it| it.is_healthy()).filter_map(|it| it.closed_for()).min()
+    }
+
+    /// Judges the endpoints by the windows that ended: that of failures, and that of latencies.
+    pub(super) fn judge(&self, ended: [bool; 2]) {
+        self.shared.resilience.judge(&self.endpoints(), ended);
     }
 
     /// Whether a request may go on: the breaker, if there is one, is closed, or the request is its probe.
@@ -209,17 +229,12 @@ impl Live {
     }
 
     fn announce(&self, endpoint: &Endpoint, health: Health, reason: &str) {
-        let (upstream, address) = (&self.upstream.name, endpoint.address());
-        match health {
-            Health::Unhealthy => tracing::warn!(
-                event = "endpoint_unhealthy", upstream = %upstream, endpoint = %address, reason = %reason,
-                eligible = self.eligible(), "the endpoint gets no more requests"
-            ),
-            Health::Healthy | Health::Unknown => tracing::info!(
-                event = "endpoint_healthy", upstream = %upstream, endpoint = %address,
-                eligible = self.eligible(), "the endpoint gets requests"
-            ),
-        }
+        let (event, reason) = match health {
+            Health::Unhealthy => (Event::EndpointUnhealthy, Some(reason)),
+            Health::Healthy | Health::Unknown => (Event::EndpointHealthy, None),
+        };
+        let eligible = Some(self.eligible());
+        self.shared.changes.tell(&Change { reason, eligible, ..Change::new(event, Some(endpoint.address())) });
     }
 
     fn prepare(&self) {
@@ -255,6 +270,7 @@ impl Live {
     pub(super) fn retire(&self) {
         let name: &str = &self.upstream.name;
         self.shared.resilience.retire();
+        self.shared.changes.retire();
         for result in ["sent", "over_budget"] {
             let _ = metrics::RETRIES.remove_label_values(&[name, result]);
         }
@@ -265,18 +281,18 @@ impl Live {
 }
 
 /// What the upstream had before, if that is what it wants.
-fn resilience(upstream: &Upstream, old: Option<&Live>) -> Arc<Resilience> {
+fn resilience(upstream: &Upstream, changes: &Arc<Changes>, old: Option<&Live>) -> Arc<Resilience> {
     match old.map(|it| &it.shared.resilience) {
         Some(same) if same.fits(upstream) => Arc::clone(same),
         other => {
             other.into_iter().for_each(|it| it.retire());
-            Arc::new(Resilience::new(upstream))
+            Arc::new(Resilience::new(upstream, changes))
         }
     }
 }
 
 fn count(shared: &Shared, endpoints: &[Arc<Endpoint>]) {
-    shared.resilience.endpoints(endpoints.len(), endpoints.iter().filter(|it| it.is_ejected()).count());
+    shared.resilience.endpoints(endpoints.len(), endpoints.iter().filter(|it| it.record().is_counted()).count());
 }
 
 /// The endpoints that there should be now: of an address that is there twice, the first counts.

@@ -49,6 +49,16 @@ pub(super) static BREAKER: Lazy<IntGaugeVec> = Lazy::new(|| {
     register_int_gauge_vec!("moongate_breaker_state", help, &["upstream"]).expect(ONCE)
 });
 
+pub(super) static ENDPOINT_BREAKER: Lazy<IntGaugeVec> = Lazy::new(|| {
+    let help = "The breaker of an endpoint: 0 closed, 1 half open, 2 open.";
+    register_int_gauge_vec!("moongate_endpoint_breaker_state", help, &["upstream", "endpoint"]).expect(ONCE)
+});
+
+pub(super) static HEALTH_CHANGES: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Changes of the health of upstreams and their endpoints, by the event that the log has for them.";
+    register_int_counter_vec!("moongate_health_changes_total", help, &["upstream", "event"]).expect(ONCE)
+});
+
 /// US-015.3: the name that dashboards know.
 pub(super) static CSP_BREAKER: Lazy<IntGaugeVec> = Lazy::new(|| {
     let help = "The breaker of an upstream: 0 closed, 1 half open, 2 open.";

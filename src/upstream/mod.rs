@@ -8,6 +8,7 @@
 mod address;
 mod balance;
 mod breaker;
+mod changes;
 mod check;
 mod compile;
 mod config;
@@ -17,6 +18,7 @@ mod failure;
 mod hash_on;
 mod live;
 mod metrics;
+mod outlier_window;
 mod outliers;
 mod peak;
 mod registry;
@@ -27,12 +29,13 @@ mod retry_budget;
 mod ring;
 mod supervisor;
 mod tls;
+mod watch;
 
 #[cfg(test)]
 mod tests;
 
 pub use address::{EndpointAddress, InvalidAddress, SERVICE_NAME_RULE, is_service_name};
-pub use breaker::{BreakerConfig, BreakerPolicy, BreakerState};
+pub use breaker::{BreakerConfig, BreakerPolicy, BreakerScope, BreakerState};
 pub use compile::{EndpointSpec, HealthPolicy, KeepAlive, LocalUpstream, Probe, Upstream, UpstreamKind};
 pub use config::{
     Balance, DiscoveryConfig, DnsConfig, EndpointConfig, HashOn, HealthConfig, KeepAliveConfig, Protocol,
@@ -46,7 +49,7 @@ pub use endpoint::{Endpoint, Health, Outcome, Picked};
 pub use failure::{in_words, reading_in_words};
 pub use hash_on::HashKey;
 pub use live::Live;
-pub use outliers::{OutlierPolicy, OutliersConfig};
+pub use outliers::{ErrorRateConfig, LatencyConfig, OutlierPolicy, OutliersConfig};
 pub use registry::UpstreamRegistry;
 pub use report::{EndpointReport, SourceReport, UpstreamReport};
 pub use retries::{RetriesConfig, RetryCause, RetryOn, RetryPolicy};

@@ -59,6 +59,8 @@ pub struct EndpointReport {
     pub health: Health,
     /// Whether it is left out for now because it failed too many requests.
     pub ejected: bool,
+    /// What its own breaker does, if it has one.
+    pub breaker: Option<BreakerState>,
     /// Whether its first check is still to come.
     pub pending: bool,
     /// Since when its health is as it is.
@@ -130,6 +132,7 @@ impl EndpointReport {
             zone: endpoint.zone().map(str::to_owned),
             health: endpoint.health(),
             ejected: endpoint.is_ejected(),
+            breaker: endpoint.breaker(),
             pending: checked && endpoint.health() == Health::Unknown,
             since: millis(notes.since),
             last_check: notes.last_check.map(millis),

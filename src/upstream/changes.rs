@@ -1,0 +1,129 @@
+//! What becomes of an upstream's health, told to those who have to know (R6.3): each change is a line of the log and
+//! counts in a metric.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::field::display;
+
+use super::metrics;
+use crate::base::Period;
+
+/// What changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    EndpointHealthy,
+    EndpointUnhealthy,
+    EndpointEjected,
+    EndpointReadmitted,
+    EndpointBreakerOpen,
+    EndpointBreakerHalfOpen,
+    EndpointBreakerClosed,
+    BreakerOpen,
+    BreakerHalfOpen,
+    BreakerClosed,
+}
+
+impl Event {
+    const ALL: [Self; 10] = [
+        Self::EndpointHealthy,
+        Self::EndpointUnhealthy,
+        Self::EndpointEjected,
+        Self::EndpointReadmitted,
+        Self::EndpointBreakerOpen,
+        Self::EndpointBreakerHalfOpen,
+        Self::EndpointBreakerClosed,
+        Self::BreakerOpen,
+        Self::BreakerHalfOpen,
+        Self::BreakerClosed,
+    ];
+
+    /// The word for programs, and the sentence for people.
+    const fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::EndpointHealthy => ("endpoint_healthy", "the endpoint gets requests"),
+            Self::EndpointUnhealthy => ("endpoint_unhealthy", "the endpoint gets no more requests"),
+            Self::EndpointEjected => ("endpoint_ejected", "the endpoint is left out for a while"),
+            Self::EndpointReadmitted => ("endpoint_readmitted", "the endpoint gets requests again"),
+            Self::EndpointBreakerOpen => (
+                "endpoint_breaker_open",
+                "the endpoint failed again and again, and gets no requests for a while",
+            ),
+            Self::EndpointBreakerHalfOpen => {
+                ("endpoint_breaker_half_open", "one request finds out whether the endpoint works again")
+            }
+            Self::EndpointBreakerClosed => ("endpoint_breaker_closed", "the endpoint works again"),
+            Self::BreakerOpen => {
+                ("breaker_open", "the upstream failed again and again, and gets no requests for a while")
+            }
+            Self::BreakerHalfOpen => {
+                ("breaker_half_open", "one request finds out whether the upstream works again")
+            }
+            Self::BreakerClosed => ("breaker_closed", "the upstream works again"),
+        }
+    }
+
+    /// Whether it is one for the worse.
+    const fn is_bad(self) -> bool {
+        matches!(
+            self,
+            Self::EndpointUnhealthy | Self::EndpointEjected | Self::EndpointBreakerOpen | Self::BreakerOpen
+        )
+    }
+}
+
+/// One change.
+#[derive(Clone, Copy)]
+pub(super) struct Change<'a> {
+    pub(super) event: Event,
+    /// Whose it is, if not that of the whole upstream.
+    pub(super) endpoint: Option<SocketAddr>,
+    /// Why, in plain words.
+    pub(super) reason: Option<&'a str>,
+    /// For how long.
+    pub(super) time: Option<Duration>,
+    /// How many endpoints get requests now.
+    pub(super) eligible: Option<usize>,
+}
+
+impl Change<'_> {
+    pub(super) fn new(event: Event, endpoint: Option<SocketAddr>) -> Self {
+        Self { event, endpoint, reason: None, time: None, eligible: None }
+    }
+}
+
+/// Tells of one upstream's changes.
+pub(super) struct Changes {
+    upstream: Arc<str>,
+}
+
+impl Changes {
+    pub(super) fn new(upstream: &Arc<str>) -> Self {
+        Self { upstream: Arc::clone(upstream) }
+    }
+
+    /// Whose changes they are.
+    pub(super) fn upstream(&self) -> &str {
+        &self.upstream
+    }
+
+    pub(super) fn tell(&self, change: &Change<'_>) {
+        let Change { event, endpoint, reason, time, eligible } = *change;
+        let (upstream, (word, sentence)) = (&*self.upstream, event.words());
+        metrics::HEALTH_CHANGES.with_label_values(&[upstream, word]).inc();
+        let (endpoint, time) = (endpoint.map(display), time.map(|it| display(Period(it))));
+        if event.is_bad() {
+            tracing::warn!(event = word, upstream, endpoint, reason, time, eligible, "{sentence}");
+        } else {
+            tracing::info!(event = word, upstream, endpoint, reason, time, eligible, "{sentence}");
+        }
+    }
+
+    /// Its series go with it.
+    pub(super) fn retire(&self) {
+        for event in Event::ALL {
+            let _ = metrics::HEALTH_CHANGES.remove_label_values(&[&*self.upstream, event.words().0]);
+        }
+    }
+}
