@@ -13,8 +13,8 @@ use crate::http as codec;
 use super::address::{EndpointAddress, InvalidAddress, SERVICE_NAME_RULE, is_dns_name, is_service_name};
 use super::breaker::BreakerPolicy;
 use super::config::{
-    Balance, DiscoveryConfig, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, ServiceConfig, UpstreamConfig,
-    WeightedEndpointConfig,
+    Balance, DiscoveryConfig, EndpointConfig, GrpcHealth, HealthConfig, KeepAliveConfig, Protocol, ServiceConfig,
+    UpstreamConfig, WeightedEndpointConfig,
 };
 use super::discovery::{DnsName, Source};
 use super::hash_on::HashKey;
@@ -26,6 +26,8 @@ use super::tls::UpstreamTls;
 pub(super) const ENDPOINTS_MAX: usize = 1000;
 /// What an endpoint's weight can be.
 pub(super) const WEIGHTS: RangeInclusive<u32> = 1..=1000;
+/// The longest name of a service that is asked for by gRPC, in bytes.
+const SERVICE_MAX: usize = 256;
 /// Checks that follow one another faster than this are a mistake, or an attack.
 const EVERY_MIN: Duration = Duration::from_millis(10);
 
@@ -125,6 +127,13 @@ pub enum Probe {
     },
     /// Opens a connection.
     Tcp,
+    /// Asks by gRPC's health protocol.
+    Grpc {
+        /// For this service; empty for the server as a whole.
+        service: String,
+        /// The name to ask for, if not the endpoints' own.
+        host: Option<String>,
+    },
 }
 
 /// Which idle connections are kept.
@@ -154,6 +163,13 @@ impl Upstream {
         }
         let hash_on = HashKey::compile(config, at, diagnostics);
         let health = config.health.as_ref().and_then(|it| health(it, &at.key("health"), diagnostics));
+        if let Some(Probe::Grpc { .. }) = health.as_ref().map(|it| &it.probe)
+            && config.protocol != Protocol::Http2
+        {
+            diagnostics
+                .error(&at.key("health").key("grpc"), "a `grpc` check needs HTTP/2, and the endpoints speak HTTP/1.1")
+                .help("add `protocol: http2` to the upstream");
+        }
         let outliers = config.outliers.as_ref().map(|it| OutlierPolicy::compile(it, &at.key("outliers"), diagnostics));
         let breaker = config.breaker.as_ref().map(|it| BreakerPolicy::compile(it, &at.key("breaker"), diagnostics));
         let retries = RetryPolicy::compile(&config.retries, &at.key("retries"), diagnostics);
@@ -393,8 +409,13 @@ fn health(config: &HealthConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> 
 
 fn probe(config: &HealthConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Probe> {
     statuses(&config.expect, &at.key("expect"), diagnostics);
-    match (&config.http, config.tcp.unwrap_or(false)) {
-        (Some(path), false) => {
+    let service = match &config.grpc {
+        Some(GrpcHealth::Service(name)) => Some(name.as_str()),
+        Some(GrpcHealth::Server(true)) => Some(""),
+        Some(GrpcHealth::Server(false)) | None => None,
+    };
+    match (&config.http, config.tcp.unwrap_or(false), service) {
+        (Some(path), false, None) => {
             let well_formed = path.parse::<http::uri::PathAndQuery>().is_ok() && !path.contains('#');
             if !path.starts_with('/') || !well_formed {
                 diagnostics
@@ -404,20 +425,32 @@ fn probe(config: &HealthConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> O
             host_of(config, &at.key("host"), diagnostics);
             Some(Probe::Http { path: path.clone(), host: config.host.clone(), expect: config.expect.clone() })
         }
-        (None, true) => {
+        (None, true, None) => {
             if config.host.is_some() {
                 diagnostics
                     .error_at_key(&at.key("host"), "a `tcp` check asks for no name")
-                    .help("check with `http`, or remove this");
+                    .help("check with `http` or `grpc`, or remove this");
             }
             Some(Probe::Tcp)
         }
-        (Some(_), true) => {
-            diagnostics.error(at, "a check is either `http` or `tcp`, not both").help("`http` opens a connection, too");
+        (None, false, Some(service)) => {
+            if service.len() > SERVICE_MAX {
+                let message = format!("a name of {} characters", service.len());
+                diagnostics.error(&at.key("grpc"), message).help(format!("at most {SERVICE_MAX}"));
+            }
+            host_of(config, &at.key("host"), diagnostics);
+            Some(Probe::Grpc { service: service.to_owned(), host: config.host.clone() })
+        }
+        (None, false, None) => {
+            diagnostics
+                .error(at, "it does not say what to check")
+                .help("add `http: /health`, `grpc: true` or `tcp: true`");
             None
         }
-        (None, false) => {
-            diagnostics.error(at, "it does not say what to check").help("add `http: /health` or `tcp: true`");
+        _ => {
+            diagnostics
+                .error(at, "a check is either `http`, `tcp` or `grpc`, not more than one")
+                .help("`http` and `grpc` open a connection, too");
             None
         }
     }

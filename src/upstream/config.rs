@@ -201,18 +201,21 @@ pub enum Protocol {
     Http2,
 }
 
-/// How to find out whether an endpoint works: `http` or `tcp`, one of the two.
+/// How to find out whether an endpoint works: `http`, `tcp` or `grpc`, one of these.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("examples" = [{ "http": "/health" }]))]
 pub struct HealthConfig {
     /// Ask for this path with GET, such as `/health`.
     pub http: Option<String>,
-    /// The name to ask for with `http`, as `Host`. Default: the name that endpoints have, which is `tls.sni`, or else the
+    /// The name to ask for with `http` or `grpc`, as `Host`. Default: the name that endpoints have, which is `tls.sni`, or else the
     /// upstream's own.
     pub host: Option<String>,
     /// Open a TCP connection and close it again.
     pub tcp: Option<bool>,
+    /// Ask by gRPC's health protocol (`grpc.health.v1.Health/Check`), where `SERVING` passes: `true` for the server as a
+    /// whole, or the name of a service. Needs `protocol: http2`.
+    pub grpc: Option<GrpcHealth>,
     /// From the end of one check to the next.
     pub every: Period,
     /// A check that takes longer has failed; shorter than `every`.
@@ -230,12 +233,24 @@ pub struct HealthConfig {
     pub jitter: Percent,
 }
 
+/// What gRPC's health protocol asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(extend("examples" = [true]))]
+pub enum GrpcHealth {
+    /// The server as a whole: `true`.
+    Server(bool),
+    /// This service, such as `tta.narratives.v1.Narratives`.
+    Service(String),
+}
+
 impl Default for HealthConfig {
     fn default() -> Self {
         Self {
             http: None,
             host: None,
             tcp: None,
+            grpc: None,
             every: Period::secs(5),
             timeout: Period::secs(1),
             fail_after: 3,

@@ -15,6 +15,7 @@ mod config;
 mod discovery;
 mod endpoint;
 mod failure;
+mod grpc_check;
 mod hash_on;
 mod live;
 mod metrics;
@@ -38,7 +39,7 @@ pub use address::{EndpointAddress, InvalidAddress, SERVICE_NAME_RULE, is_service
 pub use breaker::{BreakerConfig, BreakerPolicy, BreakerScope, BreakerState};
 pub use compile::{EndpointSpec, HealthPolicy, KeepAlive, LocalUpstream, Probe, Upstream, UpstreamKind};
 pub use config::{
-    Balance, DiscoveryConfig, DnsConfig, EndpointConfig, HashOn, HealthConfig, KeepAliveConfig, Protocol,
+    Balance, DiscoveryConfig, DnsConfig, EndpointConfig, GrpcHealth, HashOn, HealthConfig, KeepAliveConfig, Protocol,
     RegistrySourceConfig, ServiceConfig, SrvConfig, UpstreamConfig, UpstreamTlsConfig, WeightedEndpointConfig,
 };
 pub use discovery::{

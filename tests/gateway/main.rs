@@ -35,6 +35,7 @@ mod framing;
 mod fuzz;
 mod grpc_deadlines;
 mod grpc_errors;
+mod grpc_health;
 mod guard;
 mod h2_clients;
 mod heads;
