@@ -33,11 +33,20 @@ pub(super) async fn ready(State(admin): Page) -> Response {
     let reason = match admin.drain.phase() {
         DrainPhase::Serving if admin.started_after().is_none() => "starting",
         DrainPhase::Serving if open >= max => "connections_full",
-        DrainPhase::Serving => return Json(json!({ "status": "ready" })).into_response(),
+        DrainPhase::Serving => return Json(serving(&admin)).into_response(),
         _ => "draining",
     };
     let body = json!({ "status": "not_ready", "reason": reason, "open_connections": open, "max_connections": max });
     (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+}
+
+/// Upstreams that can't serve are told and make nothing not ready: a gateway that is taken away for them serves the
+/// others no longer, and all gateways would go at once.
+fn serving(admin: &Admin) -> Value {
+    match admin.configuration.upstreams().down() {
+        0 => json!({ "status": "ready" }),
+        down => json!({ "status": "ready", "upstreams_down": down }),
+    }
 }
 
 fn connections_max(admin: &Admin) -> usize {

@@ -281,6 +281,10 @@ impl Call<'_> {
     }
 
     async fn ask_upstream(mut self, live: &Live) -> Result<UpstreamResponse, ForwardError> {
+        if let Some(dependency) = live.missing_dependency() {
+            self.info.cause = Some(format!("`{dependency}` is down, which it depends on").into());
+            return Err(ForwardError::Refused(Refusal::DependencyDown { dependency }));
+        }
         live.admit().map_err(breaker_open)?;
         let retries = &live.upstream().retries;
         let key = self.context.balance_key;

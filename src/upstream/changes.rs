@@ -23,10 +23,12 @@ pub(super) enum Event {
     BreakerOpen,
     BreakerHalfOpen,
     BreakerClosed,
+    DependencyDown,
+    DependencyUp,
 }
 
 impl Event {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::EndpointHealthy,
         Self::EndpointUnhealthy,
         Self::EndpointEjected,
@@ -37,6 +39,8 @@ impl Event {
         Self::BreakerOpen,
         Self::BreakerHalfOpen,
         Self::BreakerClosed,
+        Self::DependencyDown,
+        Self::DependencyUp,
     ];
 
     /// The word for programs, and the sentence for people.
@@ -61,6 +65,8 @@ impl Event {
                 ("breaker_half_open", "one request finds out whether the upstream works again")
             }
             Self::BreakerClosed => ("breaker_closed", "the upstream works again"),
+            Self::DependencyDown => ("dependency_down", "the upstream gets no requests: one that it depends on is down"),
+            Self::DependencyUp => ("dependency_up", "all that the upstream depends on is there again"),
         }
     }
 
@@ -68,7 +74,11 @@ impl Event {
     const fn is_bad(self) -> bool {
         matches!(
             self,
-            Self::EndpointUnhealthy | Self::EndpointEjected | Self::EndpointBreakerOpen | Self::BreakerOpen
+            Self::EndpointUnhealthy
+                | Self::EndpointEjected
+                | Self::EndpointBreakerOpen
+                | Self::BreakerOpen
+                | Self::DependencyDown
         )
     }
 }
@@ -85,11 +95,13 @@ pub(super) struct Change<'a> {
     pub(super) time: Option<Duration>,
     /// How many endpoints get requests now.
     pub(super) eligible: Option<usize>,
+    /// The upstream that is the reason.
+    pub(super) dependency: Option<&'a str>,
 }
 
 impl Change<'_> {
     pub(super) fn new(event: Event, endpoint: Option<SocketAddr>) -> Self {
-        Self { event, endpoint, reason: None, time: None, eligible: None }
+        Self { event, endpoint, reason: None, time: None, eligible: None, dependency: None }
     }
 }
 
@@ -109,14 +121,14 @@ impl Changes {
     }
 
     pub(super) fn tell(&self, change: &Change<'_>) {
-        let Change { event, endpoint, reason, time, eligible } = *change;
+        let Change { event, endpoint, reason, time, eligible, dependency } = *change;
         let (upstream, (word, sentence)) = (&*self.upstream, event.words());
         metrics::HEALTH_CHANGES.with_label_values(&[upstream, word]).inc();
         let (endpoint, time) = (endpoint.map(display), time.map(|it| display(Period(it))));
         if event.is_bad() {
-            tracing::warn!(event = word, upstream, endpoint, reason, time, eligible, "{sentence}");
+            tracing::warn!(event = word, upstream, endpoint, reason, dependency, time, eligible, "{sentence}");
         } else {
-            tracing::info!(event = word, upstream, endpoint, reason, time, eligible, "{sentence}");
+            tracing::info!(event = word, upstream, endpoint, reason, dependency, time, eligible, "{sentence}");
         }
     }
 

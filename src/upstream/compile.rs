@@ -52,6 +52,8 @@ pub struct Upstream {
     pub outliers: Option<OutlierPolicy>,
     /// When an upstream that fails gets nothing for a while, if at all.
     pub breaker: Option<BreakerPolicy>,
+    /// The upstreams without which it can do nothing.
+    pub depends_on: Vec<Arc<str>>,
     /// When a request is sent again.
     pub retries: RetryPolicy,
     /// What they speak.
@@ -188,6 +190,7 @@ impl Upstream {
             health,
             outliers,
             breaker,
+            depends_on: config.depends_on.iter().map(|it| it.as_str().into()).collect(),
             retries,
             protocol: config.protocol,
             tls,
@@ -226,6 +229,7 @@ fn kind(config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> 
             ("tls", config.tls.is_some()),
             ("outliers", config.outliers.is_some()),
             ("breaker", config.breaker.is_some()),
+            ("depends_on", !config.depends_on.is_empty()),
         ];
         for (key, _) in alien.iter().filter(|(_, written)| *written) {
             diagnostics

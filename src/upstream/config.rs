@@ -36,6 +36,10 @@ pub struct UpstreamConfig {
     pub outliers: Option<OutliersConfig>,
     /// Sends an upstream that fails again and again nothing for a while: `{}` for the defaults.
     pub breaker: Option<BreakerConfig>,
+    /// Upstreams without which this one can do nothing: its health is no better than theirs. While one of them has no
+    /// endpoint that gets requests, or its breaker is open, requests get 503 at once.
+    #[schemars(extend("examples" = [["narratives"]]))]
+    pub depends_on: Vec<String>,
     /// When a request is sent again, to another endpoint.
     pub retries: RetriesConfig,
     /// The protocol that the endpoints speak.

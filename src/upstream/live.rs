@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use super::balance::Ready;
 use super::breaker::BreakerState;
 use super::changes::{Change, Changes, Event};
-use super::compile::{ENDPOINTS_MAX, EndpointSpec, Upstream};
+use super::compile::{ENDPOINTS_MAX, EndpointSpec, Upstream, UpstreamKind};
+use super::dependencies::Dependencies;
 use super::discovery::Feed;
 use super::endpoint::{Endpoint, Health, Picked, Shared, State};
 use super::metrics;
@@ -37,6 +38,7 @@ pub struct Live {
     generation: watch::Sender<u64>,
     cursor: AtomicUsize,
     shared: Shared,
+    dependencies: Option<Dependencies>,
     passed: IntCounter,
     failed: IntCounter,
     changes: IntCounter,
@@ -72,6 +74,8 @@ impl Live {
         }
         let ready = Ready::new(upstream.balance, &endpoints);
         count(&shared, &endpoints);
+        let former = old.and_then(|it| it.dependencies.as_ref());
+        let dependencies = Dependencies::of(&upstream, &shared.changes, former);
         Self {
             view: ArcSwap::from_pointee(View { endpoints, ready }),
             feeds,
@@ -79,6 +83,7 @@ impl Live {
             generation: watch::Sender::new(0),
             cursor: AtomicUsize::new(0),
             shared,
+            dependencies,
             passed: metrics::CHECKS.with_label_values(&[name, PASS]),
             failed: metrics::CHECKS.with_label_values(&[name, FAIL]),
             changes: metrics::CHANGES.with_label_values(&[name]),
@@ -143,6 +148,32 @@ impl Live {
     pub fn closed_for(&self) -> Option<Duration> {
         let view = self.view.load();
         view.endpoints.iter().filter(|it| it.is_healthy()).filter_map(|it| it.closed_for()).min()
+    }
+
+    /// What it depends on, if it depends on anything.
+    pub(super) fn dependencies(&self) -> Option<&Dependencies> {
+        self.dependencies.as_ref()
+    }
+
+    /// An upstream that this one depends on, and that can serve nothing: requests would be in vain.
+    pub fn missing_dependency(&self) -> Option<Arc<str>> {
+        self.dependencies.as_ref()?.missing()
+    }
+
+    /// Whether a request could be sent: some endpoint gets requests, and no breaker is against it.
+    pub(super) fn can_serve(&self) -> bool {
+        let local = matches!(self.upstream.kind, UpstreamKind::Local(_));
+        local || (!self.breaker_is_open() && self.view.load().endpoints.iter().any(|it| it.is_eligible()))
+    }
+
+    /// Whether its breaker lets nothing through; one that waits for its probe does.
+    pub(super) fn breaker_is_open(&self) -> bool {
+        self.shared.resilience.closed_for().is_some()
+    }
+
+    /// Whether its requests can't be served, for lack of endpoints or of what it depends on.
+    pub(super) fn is_down(&self) -> bool {
+        !self.can_serve() || self.missing_dependency().is_some()
     }
 
     /// Judges the endpoints by the windows that ended: that of failures, and that of latencies.
@@ -271,6 +302,7 @@ impl Live {
         let name: &str = &self.upstream.name;
         self.shared.resilience.retire();
         self.shared.changes.retire();
+        self.dependencies.iter().for_each(Dependencies::retire);
         for result in ["sent", "over_budget"] {
             let _ = metrics::RETRIES.remove_label_values(&[name, result]);
         }

@@ -59,6 +59,11 @@ pub(super) static HEALTH_CHANGES: Lazy<IntCounterVec> = Lazy::new(|| {
     register_int_counter_vec!("moongate_health_changes_total", help, &["upstream", "event"]).expect(ONCE)
 });
 
+pub(super) static DEPENDENCIES: Lazy<IntGaugeVec> = Lazy::new(|| {
+    let help = "Whether all that an upstream depends on can serve: 1 if so, 0 if its requests get 503.";
+    register_int_gauge_vec!("moongate_upstream_dependencies_up", help, &["upstream"]).expect(ONCE)
+});
+
 /// US-015.3: the name that dashboards know.
 pub(super) static CSP_BREAKER: Lazy<IntGaugeVec> = Lazy::new(|| {
     let help = "The breaker of an upstream: 0 closed, 1 half open, 2 open.";

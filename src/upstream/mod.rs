@@ -12,6 +12,7 @@ mod changes;
 mod check;
 mod compile;
 mod config;
+mod dependencies;
 mod discovery;
 mod endpoint;
 mod failure;
@@ -42,6 +43,7 @@ pub use config::{
     Balance, DiscoveryConfig, DnsConfig, EndpointConfig, GrpcHealth, HashOn, HealthConfig, KeepAliveConfig, Protocol,
     RegistrySourceConfig, ServiceConfig, SrvConfig, UpstreamConfig, UpstreamTlsConfig, WeightedEndpointConfig,
 };
+pub use dependencies::check_dependencies;
 pub use discovery::{
     Discovery, DnsName, Instance, Instances, RegisterError, Registered, Registration, Resolver, ResolverConfig,
     ResolverRules, Source,
@@ -52,6 +54,6 @@ pub use hash_on::HashKey;
 pub use live::Live;
 pub use outliers::{ErrorRateConfig, LatencyConfig, OutlierPolicy, OutliersConfig};
 pub use registry::UpstreamRegistry;
-pub use report::{EndpointReport, SourceReport, UpstreamReport};
+pub use report::{DependencyReport, EndpointReport, SourceReport, UpstreamReport};
 pub use retries::{RetriesConfig, RetryCause, RetryOn, RetryPolicy};
 pub use tls::UpstreamTls;

@@ -1,5 +1,6 @@
 //! All upstreams that live. A reload hands in the compiled ones; what did not change lives on.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -8,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::compile::Upstream;
+use super::dependencies::needed_by;
 use super::discovery::{Discovery, Feed, Source};
 use super::live::Live;
 use super::report::UpstreamReport;
@@ -77,6 +79,7 @@ impl UpstreamRegistry {
         for live in &old {
             retire(live, named(&new, &live.upstream().name));
         }
+        link(&new);
         self.lives.send_replace(new.clone());
         new
     }
@@ -93,6 +96,11 @@ impl UpstreamRegistry {
     /// What the admin API shows, in the order in which the upstreams were handed in.
     pub fn report(&self) -> Vec<UpstreamReport> {
         self.lives.borrow().iter().map(|it| UpstreamReport::new(it)).collect()
+    }
+
+    /// How many upstreams can't serve, for lack of endpoints or of what they depend on.
+    pub fn down(&self) -> usize {
+        self.lives.borrow().iter().filter(|it| it.is_down()).count()
     }
 
     /// Brings metrics up to date that would cost requests too much to keep so. Call it before a scrape.
@@ -121,6 +129,16 @@ fn live(upstream: &Arc<Upstream>, feeds: Vec<Arc<Feed>>, old: &[Arc<Live>]) -> A
     match old.iter().find(|it| it.upstream().name == upstream.name) {
         Some(same) if same.upstream() == upstream => Arc::clone(same),
         former => Arc::new(Live::new(Arc::clone(upstream), feeds, former.map(|it| &**it))),
+    }
+}
+
+/// Lets upstreams look at those that they depend on.
+fn link(lives: &[Arc<Live>]) {
+    let by_name: HashMap<&str, &Arc<Live>> = lives.iter().map(|it| (&*it.upstream().name, it)).collect();
+    for live in lives {
+        if let Some(dependencies) = live.dependencies() {
+            dependencies.link(needed_by(live, &by_name));
+        }
     }
 }
 

@@ -25,12 +25,25 @@ pub struct UpstreamReport {
     pub balance: Option<Balance>,
     /// What its breaker does, if it has one.
     pub breaker: Option<BreakerState>,
+    /// What it depends on, those of its dependencies too, and whether each can serve.
+    pub depends_on: Vec<DependencyReport>,
+    /// The dependency for lack of which its requests get 503.
+    pub blocked_by: Option<String>,
     /// How many endpoints get requests.
     pub eligible: usize,
     /// Where they come from, beside those that are listed.
     pub discovery: Vec<SourceReport>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointReport>,
+}
+
+/// An upstream that another one depends on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DependencyReport {
+    /// Its name.
+    pub upstream: String,
+    /// Whether it can serve: an endpoint of its own gets requests, and its breaker is not open.
+    pub available: bool,
 }
 
 /// A source of endpoints, as the admin API shows it.
@@ -104,11 +117,18 @@ impl UpstreamReport {
             balance: local.is_none().then_some(upstream.balance),
             local,
             breaker: live.breaker(),
+            depends_on: dependencies(live),
+            blocked_by: live.missing_dependency().map(|it| it.to_string()),
             eligible: live.eligible(),
             discovery: live.feeds().iter().map(|it| SourceReport::new(it)).collect(),
             endpoints: live.endpoints().iter().map(|it| EndpointReport::new(it, checked)).collect(),
         }
     }
+}
+
+fn dependencies(live: &Live) -> Vec<DependencyReport> {
+    let each = live.dependencies().map(|it| it.each()).unwrap_or_default();
+    each.into_iter().map(|(name, available)| DependencyReport { upstream: name.to_string(), available }).collect()
 }
 
 impl SourceReport {

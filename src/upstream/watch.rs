@@ -1,5 +1,5 @@
-//! What is looked at again and again, off the requests' way: endpoints whose window has ended, and those whose time out
-//! is over.
+//! What is looked at again and again, off the requests' way: endpoints whose window has ended, those whose time out is
+//! over, and upstreams that others depend on.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Whether there is anything to look at.
 pub(super) fn is_watched(live: &Live) -> bool {
-    live.upstream().outliers.is_some()
+    live.upstream().outliers.is_some() || live.dependencies().is_some()
 }
 
 /// Looks after an upstream until it is dropped.
@@ -26,6 +26,7 @@ pub(super) async fn watch(live: &Live) {
     loop {
         sleep(every).await;
         live.judge(ended(&mut began, windows, Instant::now()));
+        live.missing_dependency();
     }
 }
 

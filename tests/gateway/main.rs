@@ -28,6 +28,7 @@ mod commands;
 mod connect_causes;
 mod cors;
 mod custom_filter;
+mod dependencies;
 mod discovery;
 mod endpoint_breaker;
 mod exchange;
