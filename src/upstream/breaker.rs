@@ -252,7 +252,7 @@ mod tests {
         let config = BreakerConfig { retry_after: Period(retry_after), ..BreakerConfig::default() };
         let policy =
             BreakerPolicy { retry_after, ..BreakerPolicy::compile(&config, &At::ROOT, &mut Diagnostics::default()) };
-        Breaker::new(policy, None, &Arc::new(Changes::new(&name.into())))
+        Breaker::new(policy, None, &Arc::new(Changes::new(&name.into(), None)))
     }
 
     #[test]

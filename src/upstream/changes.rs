@@ -1,14 +1,17 @@
-//! What becomes of an upstream's health, told to those who have to know (R6.3): each change is a line of the log and
-//! counts in a metric.
+//! What becomes of an upstream's health, told to those who have to know (R6.3): each change is a line of the log,
+//! counts in a metric, and goes to the webhook of `alerts.health`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tracing::field::display;
 
 use super::metrics;
+use crate::alerts::Alerts;
 use crate::base::Period;
+use crate::telemetry::Timestamp;
 
 /// What changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +73,11 @@ impl Event {
         }
     }
 
+    /// Whether it is one of health, and not of finding out about it.
+    const fn is_alert(self) -> bool {
+        !matches!(self, Self::BreakerHalfOpen | Self::EndpointBreakerHalfOpen)
+    }
+
     /// Whether it is one for the worse.
     const fn is_bad(self) -> bool {
         matches!(
@@ -103,16 +111,35 @@ impl Change<'_> {
     pub(super) fn new(event: Event, endpoint: Option<SocketAddr>) -> Self {
         Self { event, endpoint, reason: None, time: None, eligible: None, dependency: None }
     }
+
+    /// As the webhook gets it; what there is not is left out.
+    fn as_alert(&self, upstream: &str) -> Value {
+        let (word, sentence) = self.event.words();
+        let mut alert = json!({
+            "event": word,
+            "message": sentence,
+            "at": Timestamp::now().as_str(),
+            "upstream": upstream,
+            "endpoint": self.endpoint.map(|it| it.to_string()),
+            "reason": self.reason,
+            "dependency": self.dependency,
+            "seconds": self.time.map(|it| it.as_secs_f64()),
+            "eligible": self.eligible,
+        });
+        alert.as_object_mut().expect("it was just made one").retain(|_, it| !it.is_null());
+        alert
+    }
 }
 
 /// Tells of one upstream's changes.
 pub(super) struct Changes {
     upstream: Arc<str>,
+    alerts: Option<Alerts>,
 }
 
 impl Changes {
-    pub(super) fn new(upstream: &Arc<str>) -> Self {
-        Self { upstream: Arc::clone(upstream) }
+    pub(super) fn new(upstream: &Arc<str>, alerts: Option<Alerts>) -> Self {
+        Self { upstream: Arc::clone(upstream), alerts }
     }
 
     /// Whose changes they are.
@@ -129,6 +156,9 @@ impl Changes {
             tracing::warn!(event = word, upstream, endpoint, reason, dependency, time, eligible, "{sentence}");
         } else {
             tracing::info!(event = word, upstream, endpoint, reason, dependency, time, eligible, "{sentence}");
+        }
+        if let Some(alerts) = self.alerts.as_ref().filter(|_| event.is_alert()) {
+            alerts.send(change.as_alert(upstream));
         }
     }
 

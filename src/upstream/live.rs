@@ -20,6 +20,7 @@ use super::discovery::Feed;
 use super::endpoint::{Endpoint, Health, Picked, Shared, State};
 use super::metrics;
 use super::resilience::Resilience;
+use crate::alerts::Alerts;
 
 const PASS: &str = "pass";
 const FAIL: &str = "fail";
@@ -52,12 +53,17 @@ struct View {
 
 impl Live {
     /// Takes over from `old` what goes on living.
-    pub(super) fn new(upstream: Arc<Upstream>, feeds: Vec<Arc<Feed>>, old: Option<&Live>) -> Self {
+    pub(super) fn new(
+        upstream: Arc<Upstream>,
+        feeds: Vec<Arc<Feed>>,
+        old: Option<&Live>,
+        alerts: Option<&Alerts>,
+    ) -> Self {
         let name: &str = &upstream.name;
         // What is in flight goes on, and is counted down where it was counted up.
         let in_flight = old.map_or_else(Arc::default, |it| Arc::clone(&it.shared.in_flight));
         let changes = old.map(|it| Arc::clone(&it.shared.changes));
-        let changes = changes.unwrap_or_else(|| Arc::new(Changes::new(&upstream.name)));
+        let changes = changes.unwrap_or_else(|| Arc::new(Changes::new(&upstream.name, alerts.cloned())));
         let shared = Shared { in_flight, resilience: resilience(&upstream, &changes, old), changes };
         let endpoints = {
             let former = old.map(Live::endpoints).unwrap_or_default();

@@ -328,7 +328,7 @@ mod tests {
 
     fn outliers(name: &str, endpoints: usize, eject_for: Duration) -> Outliers {
         let policy = OutlierPolicy { consecutive: 3, error_rate: None, latency: None, eject_for, max_ejected: 0.5 };
-        let outliers = Outliers::new(policy, &Arc::new(Changes::new(&name.into())));
+        let outliers = Outliers::new(policy, &Arc::new(Changes::new(&name.into(), None)));
         outliers.of(endpoints, 0);
         outliers
     }

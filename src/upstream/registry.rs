@@ -14,6 +14,7 @@ use super::discovery::{Discovery, Feed, Source};
 use super::live::Live;
 use super::report::UpstreamReport;
 use super::supervisor::supervise;
+use crate::alerts::Alerts;
 
 /// All upstreams that live, and the supervisor of their health checkers.
 pub struct UpstreamRegistry {
@@ -22,6 +23,7 @@ pub struct UpstreamRegistry {
     applying: Mutex<()>,
     supervisor: Mutex<Option<AbortHandle>>,
     discovery: OnceLock<Discovery>,
+    alerts: OnceLock<Alerts>,
 }
 
 impl UpstreamRegistry {
@@ -32,6 +34,7 @@ impl UpstreamRegistry {
             applying: Mutex::new(()),
             supervisor: Mutex::new(None),
             discovery: OnceLock::new(),
+            alerts: OnceLock::new(),
         }
     }
 
@@ -47,6 +50,11 @@ impl UpstreamRegistry {
     /// Follows sources of endpoints from now on: before, upstreams have those alone that are listed. Once.
     pub fn discover(&self, discovery: Discovery) {
         let _ = self.discovery.set(discovery);
+    }
+
+    /// Sends each change of health there, too: of upstreams that come from now on. Once.
+    pub fn alert(&self, alerts: Alerts) {
+        let _ = self.alerts.set(alerts);
     }
 
     /// What follows sources, if anything does.
@@ -68,7 +76,7 @@ impl UpstreamRegistry {
             .iter()
             .map(|upstream| {
                 let own = feeds.drain(..upstream.sources.len().min(feeds.len())).collect();
-                live(upstream, own, &old)
+                live(upstream, own, &old, self.alerts.get())
             })
             .collect();
         for live in &new {
@@ -125,10 +133,15 @@ impl Drop for UpstreamRegistry {
     }
 }
 
-fn live(upstream: &Arc<Upstream>, feeds: Vec<Arc<Feed>>, old: &[Arc<Live>]) -> Arc<Live> {
+fn live(
+    upstream: &Arc<Upstream>,
+    feeds: Vec<Arc<Feed>>,
+    old: &[Arc<Live>],
+    alerts: Option<&Alerts>,
+) -> Arc<Live> {
     match old.iter().find(|it| it.upstream().name == upstream.name) {
         Some(same) if same.upstream() == upstream => Arc::clone(same),
-        former => Arc::new(Live::new(Arc::clone(upstream), feeds, former.map(|it| &**it))),
+        former => Arc::new(Live::new(Arc::clone(upstream), feeds, former.map(|it| &**it), alerts)),
     }
 }
 

@@ -12,6 +12,7 @@
 mod differential;
 
 mod accounts;
+mod alerts;
 mod answers;
 mod auth;
 mod auth_issuers;

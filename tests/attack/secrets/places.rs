@@ -23,6 +23,7 @@ auth:
       ‹client_secret›
       redirect_uri: "https://app.example.org/api/v1/auth/oidc/clinic/callback"
 guard: { webhook: { ‹url›, ‹authorization› } }
+alerts: { health: { ‹url›, ‹authorization› } }
 "#;
 
 pub(super) const ROUTES: &str = r#"
