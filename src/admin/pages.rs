@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::admin::Admin;
 use crate::admin::fault::Fault;
+use crate::alerts::Alerts;
 use crate::cache::Purge;
 use crate::forward::{Policy, Worker};
 use crate::listener::DrainPhase;
@@ -153,6 +154,7 @@ fn all_limits(admin: &Admin) -> Value {
         "listeners": listeners,
         "state": state(admin),
         "guard": { "addresses": admin.guard.fill().0, "addresses_max": admin.guard.fill().1 },
+        "alerts": alerts(),
         "requests": { "in_flight": IN_FLIGHT.get() },
         "request_body_bytes": {
             "default": Policy::BODY_LIMIT,
@@ -190,6 +192,13 @@ fn purge_of(body: &[u8]) -> Option<Purge> {
         Value::Object(fields) if fields.len() == 1 && fields.get("all") == Some(&Value::Bool(true)) => Some(Purge::All),
         written => serde_json::from_value(written).ok().filter(|it| *it != Purge::All),
     }
+}
+
+/// What waits for webhooks, by the webhook.
+fn alerts() -> Value {
+    let waiting: BTreeMap<String, u64> =
+        figures("moongate_alerts_waiting").into_iter().map(|(webhook, waiting)| (webhook, waiting as u64)).collect();
+    json!({ "waiting": waiting, "waiting_max": Alerts::WAITING_MAX })
 }
 
 /// Where short-lived values are kept, and how full that is.

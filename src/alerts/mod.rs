@@ -7,9 +7,7 @@
 use std::time::Duration;
 
 use once_cell::sync::Lazy;
-use prometheus::{
-    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter_vec, register_int_gauge_vec,
-};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_int_counter_vec, register_int_gauge_vec};
 use reqwest::header::{AUTHORIZATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
@@ -22,8 +20,6 @@ use tokio::time::sleep;
 
 use crate::base::{At, Diagnostics, Secret, TraceId};
 
-/// Alerts that wait for one webhook.
-const WAITING_MAX: usize = 1_024;
 /// How long a delivery may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a delivery is tried.
@@ -115,6 +111,9 @@ struct Alert {
 }
 
 impl Alerts {
+    /// Alerts that wait for one webhook, at most.
+    pub const WAITING_MAX: usize = 1_024;
+
     /// Delivers on this runtime, which must not be one of requests; `name` is what metrics and log call the webhook.
     /// What is lost counts in `lost`, too, if that is given.
     pub fn begin(name: &'static str, webhook: WebhookConfig, lost: Option<IntCounter>, runtime: &Handle) -> Self {
@@ -126,7 +125,7 @@ impl Alerts {
             waiting: WAITING.with_label_values(&[name]),
             lost_too: lost,
         };
-        let (queue, waiting) = mpsc::channel(WAITING_MAX);
+        let (queue, waiting) = mpsc::channel(Self::WAITING_MAX);
         runtime.spawn(deliver(name, webhook, waiting, counts.clone()));
         Self { queue, counts }
     }
@@ -154,7 +153,11 @@ async fn deliver(name: &'static str, webhook: WebhookConfig, mut waiting: mpsc::
                 counts.lose();
                 let what = alert.body["event"].as_str().unwrap_or_default();
                 tracing::error!(
-                    event = "webhook_failed", webhook = name, alert = what, reason, "an alert was not taken"
+                    event = "webhook_failed",
+                    webhook = name,
+                    alert = what,
+                    reason,
+                    "an alert was not taken"
                 );
             }
         }

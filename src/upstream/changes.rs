@@ -53,10 +53,9 @@ impl Event {
             Self::EndpointUnhealthy => ("endpoint_unhealthy", "the endpoint gets no more requests"),
             Self::EndpointEjected => ("endpoint_ejected", "the endpoint is left out for a while"),
             Self::EndpointReadmitted => ("endpoint_readmitted", "the endpoint gets requests again"),
-            Self::EndpointBreakerOpen => (
-                "endpoint_breaker_open",
-                "the endpoint failed again and again, and gets no requests for a while",
-            ),
+            Self::EndpointBreakerOpen => {
+                ("endpoint_breaker_open", "the endpoint failed again and again, and gets no requests for a while")
+            }
             Self::EndpointBreakerHalfOpen => {
                 ("endpoint_breaker_half_open", "one request finds out whether the endpoint works again")
             }
@@ -64,11 +63,11 @@ impl Event {
             Self::BreakerOpen => {
                 ("breaker_open", "the upstream failed again and again, and gets no requests for a while")
             }
-            Self::BreakerHalfOpen => {
-                ("breaker_half_open", "one request finds out whether the upstream works again")
-            }
+            Self::BreakerHalfOpen => ("breaker_half_open", "one request finds out whether the upstream works again"),
             Self::BreakerClosed => ("breaker_closed", "the upstream works again"),
-            Self::DependencyDown => ("dependency_down", "the upstream gets no requests: one that it depends on is down"),
+            Self::DependencyDown => {
+                ("dependency_down", "the upstream gets no requests: one that it depends on is down")
+            }
             Self::DependencyUp => ("dependency_up", "all that the upstream depends on is there again"),
         }
     }

@@ -19,11 +19,7 @@ use super::metrics;
 use crate::base::{At, Diagnostics};
 
 /// Reports the names in `depends_on` that no upstream has, and circles, spelled out.
-pub fn check_dependencies(
-    upstreams: &BTreeMap<String, UpstreamConfig>,
-    at: &At<'_>,
-    diagnostics: &mut Diagnostics,
-) {
+pub fn check_dependencies(upstreams: &BTreeMap<String, UpstreamConfig>, at: &At<'_>, diagnostics: &mut Diagnostics) {
     for (name, upstream) in upstreams {
         let at = at.key(name);
         let at = at.key("depends_on");

@@ -78,6 +78,9 @@ impl Live {
         if upstream.health.is_none() {
             endpoints.iter().for_each(|it| it.state.forget_health());
         }
+        if upstream.outliers.is_none() {
+            endpoints.iter().for_each(|it| it.record().forget());
+        }
         let ready = Ready::new(upstream.balance, &endpoints);
         count(&shared, &endpoints);
         let former = old.and_then(|it| it.dependencies.as_ref());

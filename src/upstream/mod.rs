@@ -54,6 +54,6 @@ pub use hash_on::HashKey;
 pub use live::Live;
 pub use outliers::{ErrorRateConfig, LatencyConfig, OutlierPolicy, OutliersConfig};
 pub use registry::UpstreamRegistry;
-pub use report::{DependencyReport, EndpointReport, SourceReport, UpstreamReport};
+pub use report::{DependencyReport, EjectionReport, EndpointReport, SourceReport, UpstreamReport};
 pub use retries::{RetriesConfig, RetryCause, RetryOn, RetryPolicy};
 pub use tls::UpstreamTls;

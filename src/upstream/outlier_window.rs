@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use super::endpoint::Outcome;
 
-/// Latencies are told apart from this on, in microseconds.
-const FIRST: f64 = 64.0;
-/// So many steps double a latency: what is told is at most a fifth too high.
-const STEPS: f64 = 4.0;
-/// Up to more than a minute.
+/// Latencies are told apart from 64 µs on: two to the power of this.
+const FIRST: u32 = 6;
+/// Four buckets double a latency, so that what is told is an eighth too long or too short at most; the last ones are for
+/// more than a minute.
 const BUCKETS: usize = 84;
 
-/// How many answers took how long, each step a fifth longer than the one before.
+/// How many answers took how long.
 pub(super) struct Latencies([AtomicU32; BUCKETS]);
 
 impl Default for Latencies {
@@ -24,9 +23,7 @@ impl Default for Latencies {
 
 impl Latencies {
     pub(super) fn count(&self, latency: Duration) {
-        let micros = latency.as_micros() as f64;
-        let step = ((micros / FIRST).log2() * STEPS).max(0.0) as usize;
-        self.0[step.min(BUCKETS - 1)].fetch_add(1, Relaxed);
+        self.0[bucket(latency)].fetch_add(1, Relaxed);
     }
 
     /// The median of what was counted, which is forgotten; `None` if that were fewer than `least`.
@@ -41,9 +38,21 @@ impl Latencies {
             before += it;
             before * 2 >= all
         })?;
-        let micros = FIRST * ((middle as f64 + 0.5) / STEPS).exp2();
-        Some(Duration::from_micros(micros as u64))
+        Some(middle_of(middle))
     }
+}
+
+/// By the highest bit, and the two after it.
+fn bucket(latency: Duration) -> usize {
+    let micros = latency.as_micros().clamp(1 << FIRST, u128::from(u64::MAX)) as u64;
+    let power = micros.ilog2();
+    let quarter = (micros >> (power - 2)) & 3;
+    ((power - FIRST) as usize * 4 + quarter as usize).min(BUCKETS - 1)
+}
+
+fn middle_of(bucket: usize) -> Duration {
+    let (power, quarter) = (FIRST + bucket as u32 / 4, bucket as u64 % 4);
+    Duration::from_micros((9 + 2 * quarter) << (power - 3))
 }
 
 /// Requests that ended, and those of them that failed.
@@ -116,7 +125,16 @@ mod tests {
     }
 
     #[test]
-    fn a_median_is_told_within_a_fifth_and_forgotten() {
+    fn a_latency_is_told_within_an_eighth() {
+        for micros in [64, 79, 80, 100, 127, 128, 1_000, 54_321, 1_000_000, 60_000_000] {
+            let told = middle_of(bucket(Duration::from_micros(micros))).as_micros() as f64;
+            assert!((told / micros as f64 - 1.0).abs() <= 0.125, "{micros}: {told}");
+        }
+        assert_eq!((bucket(Duration::ZERO), bucket(Duration::MAX)), (0, BUCKETS - 1));
+    }
+
+    #[test]
+    fn a_median_is_told_and_forgotten() {
         let latencies = Latencies::default();
         assert_eq!(latencies.take_median(0), None);
         (0..10).for_each(|_| latencies.count(Duration::from_millis(20)));

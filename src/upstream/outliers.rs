@@ -6,8 +6,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -160,12 +161,7 @@ fn latency(config: &LatencyConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -
         diagnostics.error(&at.key("factor"), message).help("more than 1; 3 is the default");
     }
     window(config.requests, config.within, at, diagnostics);
-    Latency {
-        factor: config.factor,
-        requests: config.requests,
-        within: config.within.0,
-        at_least: config.at_least.0,
-    }
+    Latency { factor: config.factor, requests: config.requests, within: config.within.0, at_least: config.at_least.0 }
 }
 
 fn window(requests: u32, within: Period, at: &At<'_>, diagnostics: &mut Diagnostics) {
@@ -197,9 +193,29 @@ pub(super) struct Record {
     forgiven: AtomicU64,
     errors: Errors,
     latencies: Latencies,
+    last: Mutex<Option<Ejection>>,
+}
+
+/// That an endpoint was left out, for an operator's eyes.
+#[derive(Clone)]
+pub(super) struct Ejection {
+    pub(super) at: SystemTime,
+    pub(super) time: Duration,
+    pub(super) reason: String,
 }
 
 impl Record {
+    /// The last time that it was left out.
+    pub(super) fn last_ejection(&self) -> Option<Ejection> {
+        self.last.lock().clone()
+    }
+
+    /// Nobody judges it any more, so nothing may be held against it.
+    pub(super) fn forget(&self) {
+        [&self.until, &self.forgiven].iter().for_each(|it| it.store(0, Relaxed));
+        self.last.lock().take();
+    }
+
     /// Whether it is left out now.
     pub(super) fn is_ejected(&self) -> bool {
         let until = self.until.load(Relaxed);
@@ -312,8 +328,10 @@ impl Outliers {
         }
         record.forgiven.store(now + 2 * millis, Relaxed);
         metrics::EJECTIONS.with_label_values(&[self.changes.upstream()]).inc();
+        let reason = reason();
         let change = Change::new(Event::EndpointEjected, Some(address));
-        self.changes.tell(&Change { reason: Some(&reason()), time: Some(time), ..change });
+        self.changes.tell(&Change { reason: Some(&reason), time: Some(time), ..change });
+        *record.last.lock() = Some(Ejection { at: SystemTime::now(), time, reason });
     }
 
     /// Its series go with it.

@@ -133,12 +133,7 @@ impl Drop for UpstreamRegistry {
     }
 }
 
-fn live(
-    upstream: &Arc<Upstream>,
-    feeds: Vec<Arc<Feed>>,
-    old: &[Arc<Live>],
-    alerts: Option<&Alerts>,
-) -> Arc<Live> {
+fn live(upstream: &Arc<Upstream>, feeds: Vec<Arc<Feed>>, old: &[Arc<Live>], alerts: Option<&Alerts>) -> Arc<Live> {
     match old.iter().find(|it| it.upstream().name == upstream.name) {
         Some(same) if same.upstream() == upstream => Arc::clone(same),
         former => Arc::new(Live::new(Arc::clone(upstream), feeds, former.map(|it| &**it), alerts)),

@@ -72,6 +72,8 @@ pub struct EndpointReport {
     pub health: Health,
     /// Whether it is left out for now because it failed too many requests.
     pub ejected: bool,
+    /// The last time that it was left out.
+    pub ejection: Option<EjectionReport>,
     /// What its own breaker does, if it has one.
     pub breaker: Option<BreakerState>,
     /// Whether its first check is still to come.
@@ -92,6 +94,17 @@ pub struct EndpointReport {
     pub failures: u64,
     /// The moving average of the time to an answer's head.
     pub latency_ms: Option<f64>,
+}
+
+/// That an endpoint was left out.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EjectionReport {
+    /// When.
+    pub at: u64,
+    /// Until when.
+    pub until: u64,
+    /// Why, in plain words.
+    pub reason: String,
 }
 
 /// A request that could not be connected.
@@ -152,6 +165,11 @@ impl EndpointReport {
             zone: endpoint.zone().map(str::to_owned),
             health: endpoint.health(),
             ejected: endpoint.is_ejected(),
+            ejection: endpoint.record().last_ejection().map(|it| EjectionReport {
+                at: millis(it.at),
+                until: millis(it.at + it.time),
+                reason: it.reason,
+            }),
             breaker: endpoint.breaker(),
             pending: checked && endpoint.health() == Health::Unknown,
             since: millis(notes.since),

@@ -48,7 +48,8 @@ fn r6_3_each_change_reaches_the_webhook_in_order_with_a_secret_that_nothing_show
     let receiver = RawUpstream::start(|_| Script::new().read_body().send(TAKEN));
     let backend = Backend::start("one");
     let key = [("SECRET_KEY", "a-key-that-nobody-could-ever-guess-of-all")];
-    let config = routes(&[backend.upstream.address()], &format!("{CHECKED}, breaker: {{ open_after: 2, retry_after: 1h }}"));
+    let config =
+        routes(&[backend.upstream.address()], &format!("{CHECKED}, breaker: {{ open_after: 2, retry_after: 1h }}"));
     let builder = with_webhook(config, &receiver, ", authorization: \"secret:pager\"").env(key[0].0, key[0].1);
     builder.folder().write("conf/gateway.yaml", gateway::CONFIG);
     let put = moongate(builder.folder(), &["secrets", "put", "pager"], "Bearer canary-pager", &key);
@@ -110,7 +111,10 @@ routes:
     assert_eq!(ejected["reason"], "it failed 2 requests in a row");
     assert_eq!(find("breaker_open")["upstream"], "two");
     assert_eq!(find("endpoint_breaker_open")["endpoint"], a.to_string());
-    assert_eq!((&find("dependency_down")["upstream"], &find("dependency_down")["dependency"]), (&json!("three"), &json!("two")));
+    assert_eq!(
+        (&find("dependency_down")["upstream"], &find("dependency_down")["dependency"]),
+        (&json!("three"), &json!("two"))
+    );
 }
 
 #[test]
@@ -127,7 +131,8 @@ fn r6_3_what_the_receiver_does_not_take_now_is_sent_again_as_the_same_alert() {
     assert_eq!((count(&gateway, "retried"), count(&gateway, "lost")), (2.0, 0.0));
     let told = alerts(&receiver);
     assert_eq!(told.len(), 3);
-    let keys: Vec<&str> = told.iter().map(|it| it.0.split("idempotency-key: ").nth(1).unwrap().lines().next().unwrap()).collect();
+    let keys: Vec<&str> =
+        told.iter().map(|it| it.0.split("idempotency-key: ").nth(1).unwrap().lines().next().unwrap()).collect();
     assert!(keys[0].len() > 16 && keys.iter().all(|it| *it == keys[0]), "{keys:?}");
     assert!(told.iter().all(|it| it.1 == told[0].1));
 }
@@ -183,6 +188,9 @@ routes:
     eventually("all are found dead", || (changed("one") + changed("two") == 1400.0).then_some(()));
     let waiting = figure(&gateway, "moongate_alerts_waiting{webhook=\"health\"}").unwrap();
     assert!(waiting <= 1025.0, "{waiting}: those that wait, and the one under way");
+    let limits = gateway.admin_get("/admin/limits").json();
+    assert_eq!(limits["alerts"]["waiting_max"], 1024);
+    assert!(limits["alerts"]["waiting"]["health"].as_u64().unwrap() >= 1000);
     assert!(count(&gateway, "lost") >= 1400.0 - 1026.0, "{}", count(&gateway, "lost"));
     assert_eq!(gateway.get("/good").text(), "good");
 }

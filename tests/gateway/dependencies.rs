@@ -23,8 +23,7 @@ impl House {
             let address = backend.upstream.address();
             format!("  {name}: {{ discovery: {{ static: [\"{address}\"] }}, {settings} }}\n")
         };
-        let route =
-            |name: &str| format!("  - {{ name: {name}, match: {{ path: \"/{name}\" }}, upstream: {name} }}\n");
+        let route = |name: &str| format!("  - {{ name: {name}, match: {{ path: \"/{name}\" }}, upstream: {name} }}\n");
         format!(
             "version: 1\nupstreams:\n{}{}{}routes:\n{}{}{}",
             upstream("narratives", &self.narratives, narratives),

@@ -120,7 +120,8 @@ fn us_015_2_a_probe_that_fails_opens_it_again() {
 fn us_015_where_all_are_open_the_answer_is_at_once_and_says_when_to_come_back() {
     let only = Backend::start("only");
     only.fail(true);
-    let gateway = gateway("    breaker: { open_after: 3, retry_after: 50s, per: endpoint }", &[only.upstream.address()]);
+    let gateway =
+        gateway("    breaker: { open_after: 3, retry_after: 50s, per: endpoint }", &[only.upstream.address()]);
     until_open(&gateway);
     let refused = gateway.get("/");
     assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (503, Some("breaker_open")));
@@ -138,8 +139,6 @@ fn us_015_both_kinds_stand_beside_one_another() {
     until_open(&gateway);
     assert_eq!(upstream(&gateway)["breaker"], "closed", "one endpoint is not the upstream");
     good.fail(true);
-    eventually("the upstream's opens too", || {
-        gateway.get("/").text().contains("breaker_open").then_some(())
-    });
+    eventually("the upstream's opens too", || gateway.get("/").text().contains("breaker_open").then_some(()));
     assert_eq!(figure(&gateway, "csp_circuit_breaker_state{upstream=\"backend\"}"), Some(2.0));
 }

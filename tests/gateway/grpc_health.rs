@@ -78,11 +78,7 @@ async fn serve(socket: impl AsyncRead + AsyncWrite + Unpin, known: Arc<Known>) {
     }
 }
 
-async fn answer(
-    request: HttpRequest<h2::RecvStream>,
-    mut respond: h2::server::SendResponse<Bytes>,
-    known: Arc<Known>,
-) {
+async fn answer(request: HttpRequest<h2::RecvStream>, mut respond: h2::server::SendResponse<Bytes>, known: Arc<Known>) {
     let (head, mut body) = request.into_parts();
     let mut message = Vec::new();
     while let Some(Ok(piece)) = body.data().await {

@@ -20,9 +20,7 @@ fn flaky(name: &'static str) -> RawUpstream {
 
 fn slow(name: &'static str) -> RawUpstream {
     RawUpstream::start(move |_| {
-        Script::new()
-            .pause(Duration::from_millis(150))
-            .send(upstream::answer_bytes(200, &[], name.as_bytes()))
+        Script::new().pause(Duration::from_millis(150)).send(upstream::answer_bytes(200, &[], name.as_bytes()))
     })
 }
 
@@ -44,7 +42,8 @@ fn until_ejected(gateway: &Gateway) -> Value {
 #[test]
 fn r6_3_an_endpoint_that_fails_too_large_a_share_is_left_out_though_never_in_a_row() {
     let (bad, good) = (flaky("bad"), Backend::start("good"));
-    let settings = "    outliers: { consecutive_5xx: 5, error_rate: { over: 50%, requests: 8, within: 500ms }, eject_for: 1h }";
+    let settings =
+        "    outliers: { consecutive_5xx: 5, error_rate: { over: 50%, requests: 8, within: 500ms }, eject_for: 1h }";
     let gateway = gateway(settings, &[bad.address(), good.upstream.address()]);
     let event = until_ejected(&gateway);
     assert_eq!(event["endpoint"], bad.address().to_string());
@@ -52,9 +51,24 @@ fn r6_3_an_endpoint_that_fails_too_large_a_share_is_left_out_though_never_in_a_r
     assert!(reason.starts_with("it failed ") && reason.ends_with(" requests within 500ms"), "{reason}");
     assert_eq!(event["time"], "1h");
     assert_eq!(ejected(&gateway), [bad.address().to_string()]);
+    let shown = upstream(&gateway)["endpoints"][0]["ejection"].clone();
+    assert_eq!(shown["reason"], reason);
+    assert_eq!(shown["until"].as_u64().unwrap() - shown["at"].as_u64().unwrap(), 3_600_000);
     for _ in 0..10 {
         assert_eq!(gateway.get("/").text(), "good");
     }
+    // Without `outliers` nothing is held against it any more.
+    gateway.write_routes(&format!(
+        "version: 1
+upstreams: {{ backend: {{ discovery: {{ static: [\"{}\", \"{}\"] }} }} }}
+routes: [{{ name: all, match: {{ path: \"/{{*rest}}\" }}, upstream: backend }}]
+",
+        bad.address(),
+        good.upstream.address()
+    ));
+    assert_eq!(gateway.reload().status, 200);
+    assert_eq!(ejected(&gateway).len(), 0);
+    eventually("it gets requests", || (gateway.get("/").text() == "bad").then_some(()));
     let series = "moongate_health_changes_total{event=\"endpoint_ejected\",upstream=\"backend\"}";
     assert_eq!(figure(&gateway, series), Some(1.0));
 }
@@ -62,8 +76,7 @@ fn r6_3_an_endpoint_that_fails_too_large_a_share_is_left_out_though_never_in_a_r
 #[test]
 fn r6_3_an_endpoint_that_is_much_slower_than_its_peers_is_left_out() {
     let (slow, one, two) = (slow("slow"), Backend::start("one"), Backend::start("two"));
-    let settings =
-        "    outliers: { latency: { factor: 3, requests: 4, within: 1s, at_least: 20ms }, eject_for: 1h, max_ejected: 40% }";
+    let settings = "    outliers: { latency: { factor: 3, requests: 4, within: 1s, at_least: 20ms }, eject_for: 1h, max_ejected: 40% }";
     let gateway = gateway(settings, &[slow.address(), one.upstream.address(), two.upstream.address()]);
     let event = until_ejected(&gateway);
     assert_eq!(event["endpoint"], slow.address().to_string());
@@ -77,7 +90,8 @@ fn r6_3_an_endpoint_that_is_much_slower_than_its_peers_is_left_out() {
 fn where_all_stand_out_no_more_are_left_out_than_may_be() {
     let backends = ["a", "b", "c"].map(flaky);
     let addresses = backends.each_ref().map(RawUpstream::address);
-    let settings = "    outliers: { error_rate: { over: 20%, requests: 4, within: 200ms }, eject_for: 1h, max_ejected: 67% }";
+    let settings =
+        "    outliers: { error_rate: { over: 20%, requests: 4, within: 200ms }, eject_for: 1h, max_ejected: 67% }";
     let gateway = gateway(settings, &addresses);
     eventually("two are left out", || {
         gateway.get("/");
