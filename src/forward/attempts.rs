@@ -32,7 +32,7 @@ use super::worker::Worker;
 use crate::base::{Deadline, Period};
 use crate::client::Client;
 use crate::http as codec;
-use crate::pipeline::{AttemptInfo, Context, LocalService, Refusal, Taps};
+use crate::pipeline::{AttemptInfo, Context, LocalService, Refusal, Scheme, Taps};
 use crate::transport::Transport;
 use crate::upstream::{Endpoint, Live, Picked, Protocol, RetryPolicy, in_words, reading_in_words};
 
@@ -290,7 +290,8 @@ impl Call<'_> {
         let key = self.context.balance_key;
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut last = Refusal::NoHealthyEndpoint;
-        let mut next = live.pick(key, &tried);
+        let of_session = self.context.sticky.as_ref().and_then(|it| live.pick_for(it));
+        let mut next = of_session.or_else(|| live.pick(key, &tried));
         if next.is_none()
             && let Some(wait) = live.closed_for()
         {
@@ -319,6 +320,7 @@ impl Call<'_> {
                         sleep(pause).await;
                         next = Some(other);
                     } else {
+                        self.stick(live, address);
                         if retries.report {
                             let _ = head.insert_header(ATTEMPTS, HeaderValue::from(u16::from(self.info.attempts)));
                         }
@@ -359,6 +361,13 @@ impl Call<'_> {
         }
         let same = live.pick(key, &[])?;
         ((old_connection && unprocessed) || live.may_retry()).then_some(same)
+    }
+
+    /// The request's session stays with the endpoint that answered.
+    fn stick(&mut self, live: &Live, address: SocketAddr) {
+        if let Some(session) = &self.context.sticky {
+            self.info.sticky_cookie = live.stick(session, address, self.context.scheme == Scheme::Https);
+        }
     }
 
     fn tell_of_failure(&self, live: &Live, address: SocketAddr, refusal: &Refusal) {

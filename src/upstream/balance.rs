@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use super::compile::Upstream;
 use super::config::Balance;
 use super::endpoint::Endpoint;
 use super::ring::Ring;
@@ -29,16 +30,17 @@ pub(super) struct Ready {
 }
 
 impl Ready {
-    pub(super) fn new(balance: Balance, all: &[Arc<Endpoint>]) -> Self {
+    pub(super) fn new(upstream: &Upstream, all: &[Arc<Endpoint>]) -> Self {
+        let balance = upstream.balance;
         let endpoints: Vec<_> = all.iter().filter(|it| it.is_healthy()).cloned().collect();
         let weights: Vec<u32> = endpoints.iter().map(|it| it.weight()).collect();
         let turn = match balance {
             Balance::RoundRobin | Balance::LeastRequest => smooth_turn(&weights),
             Balance::Random | Balance::PeakEwma | Balance::ConsistentHash => Vec::new(),
         };
-        let ring = match balance {
-            Balance::ConsistentHash => Ring::new(endpoints.iter().map(|it| it.address()).zip(reduced(&weights))),
-            _ => Ring::default(),
+        let ring = match upstream.goes_by_key() {
+            true => Ring::new(endpoints.iter().map(|it| it.address()).zip(reduced(&weights))),
+            false => Ring::default(),
         };
         let sums = weights.iter().scan(0, |sum, weight| {
             *sum += weight;
@@ -56,20 +58,17 @@ impl Ready {
         self.endpoints.len()
     }
 
-    /// `key` is for `consistent_hash`; without one, that picks at random.
+    /// `key` is for `consistent_hash`, which picks at random without one, and for sessions without an endpoint.
     pub(super) fn pick(&self, cursor: &AtomicUsize, key: Option<u64>, tried: &[SocketAddr]) -> Option<&Arc<Endpoint>> {
         if self.endpoints.is_empty() {
             return None;
         }
-        let index = match self.balance {
-            Balance::RoundRobin => self.in_turn(cursor.fetch_add(1, Relaxed), tried),
-            Balance::Random => self.draw(None, tried),
-            Balance::PeakEwma => self.sooner_of_two(tried),
-            Balance::ConsistentHash => match key {
-                Some(key) => self.by_key(key, tried),
-                None => self.draw(None, tried),
-            },
-            Balance::LeastRequest => self.less_busy_of_two(cursor.fetch_add(1, Relaxed), tried),
+        let index = match (key, self.balance) {
+            (Some(key), _) => self.by_key(key, tried),
+            (None, Balance::RoundRobin) => self.in_turn(cursor.fetch_add(1, Relaxed), tried),
+            (None, Balance::Random | Balance::ConsistentHash) => self.draw(None, tried),
+            (None, Balance::PeakEwma) => self.sooner_of_two(tried),
+            (None, Balance::LeastRequest) => self.less_busy_of_two(cursor.fetch_add(1, Relaxed), tried),
         };
         index.map(|it| &self.endpoints[self.or_one_that_connects(it, tried)])
     }

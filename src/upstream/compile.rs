@@ -20,6 +20,7 @@ use super::discovery::{DnsName, Source};
 use super::hash_on::HashKey;
 use super::outliers::OutlierPolicy;
 use super::retries::RetryPolicy;
+use super::sticky::StickyPolicy;
 use super::tls::UpstreamTls;
 
 /// The most endpoints of one upstream; what balancing prepares grows with them.
@@ -46,6 +47,8 @@ pub struct Upstream {
     pub balance: Balance,
     /// What decides, where that goes by a key.
     pub hash_on: Option<HashKey>,
+    /// What makes requests go to the endpoint of earlier ones, if anything does.
+    pub sticky: Option<StickyPolicy>,
     /// How they are checked, if at all.
     pub health: Option<HealthPolicy>,
     /// When an endpoint that fails requests is left out, if at all.
@@ -164,6 +167,7 @@ impl Upstream {
             }
         }
         let hash_on = HashKey::compile(config, at, diagnostics);
+        let sticky = config.sticky.as_ref().and_then(|it| StickyPolicy::compile(it, &at.key("sticky"), diagnostics));
         let health = config.health.as_ref().and_then(|it| health(it, &at.key("health"), diagnostics));
         if let Some(Probe::Grpc { .. }) = health.as_ref().map(|it| &it.probe)
             && config.protocol != Protocol::Http2
@@ -187,6 +191,7 @@ impl Upstream {
             sources,
             balance: config.balance,
             hash_on,
+            sticky,
             health,
             outliers,
             breaker,
@@ -196,6 +201,11 @@ impl Upstream {
             tls,
             keep_alive,
         })
+    }
+
+    /// Whether endpoints are found by the hash of a key.
+    pub(super) fn goes_by_key(&self) -> bool {
+        self.balance == Balance::ConsistentHash || self.sticky.as_ref().is_some_and(StickyPolicy::goes_by_key)
     }
 
     /// Parts connections that must not be shared although they lead to the same address. Pingora
@@ -229,6 +239,7 @@ fn kind(config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> 
             ("tls", config.tls.is_some()),
             ("outliers", config.outliers.is_some()),
             ("breaker", config.breaker.is_some()),
+            ("sticky", config.sticky.is_some()),
             ("depends_on", !config.depends_on.is_empty()),
         ];
         for (key, _) in alien.iter().filter(|(_, written)| *written) {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::breaker::BreakerConfig;
 use super::outliers::OutliersConfig;
 use super::retries::RetriesConfig;
+use super::sticky::StickyConfig;
 use crate::base::{Percent, Period, Secret};
 
 /// One entry of `upstreams:`, a named group of endpoints or a local service.
@@ -30,6 +31,8 @@ pub struct UpstreamConfig {
     pub balance: Balance,
     /// What decides with `balance: consistent_hash`.
     pub hash_on: Option<HashOn>,
+    /// Sends the requests of a session to the same endpoint (CP2-A).
+    pub sticky: Option<StickyConfig>,
     /// How to find out whether an endpoint works; without it, every endpoint counts as healthy.
     pub health: Option<HealthConfig>,
     /// Leaves out endpoints that fail requests, whatever their checks say: `{}` for the defaults.

@@ -84,7 +84,7 @@ pub struct Endpoint {
 impl Endpoint {
     pub(super) fn new(upstream: &Upstream, spec: &EndpointSpec, state: Arc<State>, shared: &Shared) -> Self {
         let peer = peer(upstream, spec.address);
-        let group = (upstream.balance == Balance::ConsistentHash).then(|| Arc::clone(&shared.in_flight));
+        let group = upstream.goes_by_key().then(|| Arc::clone(&shared.in_flight));
         let timed = upstream.balance == Balance::PeakEwma;
         let resilience = Arc::clone(&shared.resilience);
         let policy = upstream.breaker.and_then(BreakerPolicy::of_endpoint);

@@ -7,7 +7,9 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use parking_lot::Mutex;
+use pingora::http::RequestHeader;
 use prometheus::IntCounter;
 use tokio::sync::watch;
 
@@ -20,6 +22,7 @@ use super::discovery::Feed;
 use super::endpoint::{Endpoint, Health, Picked, Shared, State};
 use super::metrics;
 use super::resilience::Resilience;
+use super::sticky::{Sticky, StickySession};
 use crate::alerts::Alerts;
 
 const PASS: &str = "pass";
@@ -39,6 +42,7 @@ pub struct Live {
     generation: watch::Sender<u64>,
     cursor: AtomicUsize,
     shared: Shared,
+    sticky: Option<Arc<Sticky>>,
     dependencies: Option<Dependencies>,
     passed: IntCounter,
     failed: IntCounter,
@@ -49,6 +53,23 @@ pub struct Live {
 struct View {
     endpoints: Vec<Arc<Endpoint>>,
     ready: Ready,
+    /// Where sticky sessions' endpoints are in the list.
+    of_sessions: HashMap<u64, usize>,
+}
+
+impl View {
+    fn new(upstream: &Upstream, sticky: Option<&Arc<Sticky>>, endpoints: Vec<Arc<Endpoint>>) -> Self {
+        let ready = Ready::new(upstream, &endpoints);
+        let named = |sticky: &Arc<Sticky>| {
+            endpoints.iter().enumerate().map(|(index, it)| (sticky.endpoint_id(it.address()), index)).collect()
+        };
+        Self { ready, of_sessions: sticky.map(named).unwrap_or_default(), endpoints }
+    }
+
+    /// The endpoint that a session belongs to, if it is still there.
+    fn of_session(&self, session: &StickySession) -> Option<&Arc<Endpoint>> {
+        self.of_sessions.get(&session.endpoint?).map(|it| &self.endpoints[*it])
+    }
 }
 
 impl Live {
@@ -81,12 +102,13 @@ impl Live {
         if upstream.outliers.is_none() {
             endpoints.iter().for_each(|it| it.record().forget());
         }
-        let ready = Ready::new(upstream.balance, &endpoints);
+        let sticky = sticky(&upstream, old);
         count(&shared, &endpoints);
         let former = old.and_then(|it| it.dependencies.as_ref());
         let dependencies = Dependencies::of(&upstream, &shared.changes, former);
         Self {
-            view: ArcSwap::from_pointee(View { endpoints, ready }),
+            view: ArcSwap::from_pointee(View::new(&upstream, sticky.as_ref(), endpoints)),
+            sticky,
             feeds,
             preparing: Mutex::new(()),
             generation: watch::Sender::new(0),
@@ -151,6 +173,28 @@ impl Live {
                 return Some(picked);
             }
         }
+    }
+
+    /// The session of a request, where they are sticky. What carries it for the gateway alone is taken out.
+    pub fn session(&self, request: &mut RequestHeader) -> Option<StickySession> {
+        self.sticky.as_ref()?.session(request)
+    }
+
+    /// The endpoint that a session belongs to, if that gets requests.
+    pub fn pick_for(&self, session: &StickySession) -> Option<Picked> {
+        let view = self.view.load();
+        let endpoint = view.of_session(session).filter(|it| it.is_eligible() && !it.is_refusing());
+        let picked = endpoint.and_then(|it| Picked::new(Arc::clone(it)));
+        if let Some(sticky) = &self.sticky {
+            sticky.count(picked.is_some());
+        }
+        picked
+    }
+
+    /// Remembers that a session belongs to this endpoint: the cookie that its client has to get, if it has to.
+    pub fn stick(&self, session: &StickySession, address: SocketAddr, secure: bool) -> Option<HeaderValue> {
+        let moved = self.view.load().of_session(session).is_none_or(|it| it.address() != address);
+        self.sticky.as_ref()?.remember(session, address, moved, secure)
     }
 
     /// When to come again, if no endpoint can be picked because their breakers are open.
@@ -239,11 +283,10 @@ impl Live {
                 }
             }
         }
-        let ready = Ready::new(self.upstream.balance, &endpoints);
         let stay: HashSet<SocketAddr> = wanted.iter().map(|it| it.address).collect();
         let gone: Vec<_> = view.endpoints.iter().filter(|it| !stay.contains(&it.address())).cloned().collect();
         count(&self.shared, &endpoints);
-        self.view.store(Arc::new(View { endpoints, ready }));
+        self.view.store(Arc::new(View::new(&self.upstream, self.sticky.as_ref(), endpoints)));
         fresh.into_iter().for_each(|it| self.announce_added(it));
         gone.iter().for_each(|it| self.announce_removed(it));
         self.generation.send_modify(|it| *it += 1);
@@ -280,8 +323,7 @@ impl Live {
     fn prepare(&self) {
         let _one_at_a_time = self.preparing.lock();
         let endpoints = self.view.load().endpoints.clone();
-        let ready = Ready::new(self.upstream.balance, &endpoints);
-        self.view.store(Arc::new(View { endpoints, ready }));
+        self.view.store(Arc::new(View::new(&self.upstream, self.sticky.as_ref(), endpoints)));
     }
 
     /// Endpoints that `other` has not.
@@ -310,6 +352,7 @@ impl Live {
     pub(super) fn retire(&self) {
         let name: &str = &self.upstream.name;
         self.shared.resilience.retire();
+        self.sticky.iter().for_each(|it| it.retire());
         self.shared.changes.retire();
         self.dependencies.iter().for_each(Dependencies::retire);
         for result in ["sent", "over_budget"] {
@@ -318,6 +361,17 @@ impl Live {
         let _ = metrics::CHANGES.remove_label_values(&[name]);
         let _ = metrics::CHECKS.remove_label_values(&[name, PASS]);
         let _ = metrics::CHECKS.remove_label_values(&[name, FAIL]);
+    }
+}
+
+/// As [`resilience`]: what is remembered stays.
+fn sticky(upstream: &Upstream, old: Option<&Live>) -> Option<Arc<Sticky>> {
+    match old.and_then(|it| it.sticky.as_ref()) {
+        Some(same) if Some(same.policy()) == upstream.sticky.as_ref() => Some(Arc::clone(same)),
+        other => {
+            other.into_iter().for_each(|it| it.retire());
+            upstream.sticky.as_ref().map(|it| Arc::new(Sticky::new(&upstream.name, it)))
+        }
     }
 }
 

@@ -79,3 +79,20 @@ pub(super) static RETRIES: Lazy<IntCounterVec> = Lazy::new(|| {
     let help = "Requests that would be sent again, by what came of it: sent, or over_budget.";
     register_int_counter_vec!("moongate_upstream_retries_total", help, &["upstream", "result"]).expect(ONCE)
 });
+
+/// CP2-A: the name that dashboards know.
+pub(super) static STICKY_HITS: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Requests of sticky sessions that went to the endpoint of their session.";
+    register_int_counter_vec!("sticky_hits_total", help, &["upstream"]).expect(ONCE)
+});
+
+/// CP2-A: the name that dashboards know.
+pub(super) static STICKY_MISSES: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Requests of sticky sessions that had no endpoint yet, or one that gets no requests.";
+    register_int_counter_vec!("sticky_miss_total", help, &["upstream"]).expect(ONCE)
+});
+
+pub(super) static STICKY_SESSIONS: Lazy<IntGaugeVec> = Lazy::new(|| {
+    let help = "Sticky sessions that the gateway remembers; those with a cookie are remembered by clients.";
+    register_int_gauge_vec!("moongate_sticky_sessions", help, &["upstream"]).expect(ONCE)
+});

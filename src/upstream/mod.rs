@@ -29,6 +29,7 @@ mod resilience;
 mod retries;
 mod retry_budget;
 mod ring;
+mod sticky;
 mod supervisor;
 mod tls;
 mod watch;
@@ -56,4 +57,5 @@ pub use outliers::{ErrorRateConfig, LatencyConfig, OutlierPolicy, OutliersConfig
 pub use registry::UpstreamRegistry;
 pub use report::{DependencyReport, EjectionReport, EndpointReport, SourceReport, UpstreamReport};
 pub use retries::{RetriesConfig, RetryCause, RetryOn, RetryPolicy};
+pub use sticky::{StickyConfig, StickyPolicy, StickySession};
 pub use tls::UpstreamTls;

@@ -67,6 +67,7 @@ mod slow_clients;
 mod start;
 mod state;
 mod statics;
+mod sticky;
 mod stop;
 mod store;
 mod streams;

@@ -39,6 +39,7 @@ upstreams:
   app:
     discovery: { static: ["127.0.0.1:9"] }
     tls: { sni: app.example.org, ‹client_key› }
+    sticky: { cookie: app, ‹key› }
 routes:
   - name: app
     match: { path: "/{*rest}", headers: { ‹x-origin› }, query: { ‹q› } }
