@@ -216,7 +216,11 @@ impl Live {
     /// Whether a request could be sent: some endpoint gets requests, and no breaker is against it.
     pub(super) fn can_serve(&self) -> bool {
         let local = matches!(self.upstream.kind, UpstreamKind::Local(_));
-        local || (!self.breaker_is_open() && self.view.load().endpoints.iter().any(|it| it.is_eligible()))
+        local || (!self.breaker_is_open() && self.has_eligible())
+    }
+
+    fn has_eligible(&self) -> bool {
+        self.view.load().endpoints.iter().any(|it| it.is_eligible())
     }
 
     /// Whether its breaker lets nothing through; one that waits for its probe does.
@@ -239,6 +243,11 @@ impl Live {
     /// # Errors
     /// In how long to come again.
     pub fn admit(&self) -> Result<(), Duration> {
+        let closed = self.breaker().is_none_or(|it| it == BreakerState::Closed);
+        // A probe that could be sent to nobody would be lost, and nothing let through for as long again.
+        if !closed && !self.breaker_is_open() && !self.has_eligible() {
+            return Err(self.closed_for().unwrap_or_default());
+        }
         self.shared.resilience.admit()
     }
 

@@ -142,3 +142,32 @@ fn us_015_both_kinds_stand_beside_one_another() {
     eventually("the upstream's opens too", || gateway.get("/").text().contains("breaker_open").then_some(()));
     assert_eq!(figure(&gateway, "csp_circuit_breaker_state{upstream=\"backend\"}"), Some(2.0));
 }
+
+#[test]
+fn us_015_2_a_probe_is_not_wasted_while_no_endpoint_could_take_it() {
+    let (failing, sick) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
+    let (fails, is_sick) = (failing.clone(), sick.clone());
+    let only = RawUpstream::start(move |request| {
+        let of_check = request.target() == "/health";
+        let bad = if of_check { is_sick.load(Ordering::SeqCst) } else { fails.load(Ordering::SeqCst) };
+        Script::answer(if bad { 503 } else { 200 }, &[], "only")
+    });
+    let settings = "    breaker: { open_after: 2, retry_after: 1s }
+    health: { http: /health, every: 200ms, timeout: 190ms, fail_after: 1 }";
+    let gateway = gateway(settings, &[only.address()]);
+    gateway.wait_for_event("endpoint_healthy", |_| true);
+    (0..2).for_each(|_| assert_eq!(gateway.get("/").text(), "only"));
+    sick.store(true, Ordering::SeqCst);
+    gateway.wait_for_event("endpoint_unhealthy", |_| true);
+    let_pass(std::time::Duration::from_secs(1));
+    for _ in 0..5 {
+        let refused = gateway.get("/");
+        assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (503, Some("breaker_open")));
+    }
+    assert_eq!(gateway.events("breaker_half_open").len(), 0, "nobody is there to be probed");
+    failing.store(false, Ordering::SeqCst);
+    sick.store(false, Ordering::SeqCst);
+    eventually("the endpoint is back", || (gateway.events("endpoint_healthy").len() == 2).then_some(()));
+    assert_eq!(gateway.get("/").status, 200, "the first request is the probe, at once");
+    assert_eq!(gateway.events("breaker_half_open").len(), 1);
+}
