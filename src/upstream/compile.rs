@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{At, Diagnostics, Period};
+use crate::base::{At, Diagnostics, Percent, Period};
 use crate::http as codec;
 
 use super::address::{EndpointAddress, InvalidAddress, SERVICE_NAME_RULE, is_dns_name, is_service_name};
@@ -49,6 +49,10 @@ pub struct Upstream {
     pub hash_on: Option<HashKey>,
     /// What makes requests go to the endpoint of earlier ones, if anything does.
     pub sticky: Option<StickyPolicy>,
+    /// How long endpoints that are new, or healthy again, get less than their share.
+    pub slow_start: Option<Duration>,
+    /// With so small a part of the endpoints healthy, requests go to all of them.
+    pub panic: Option<f64>,
     /// How they are checked, if at all.
     pub health: Option<HealthPolicy>,
     /// When an endpoint that fails requests is left out, if at all.
@@ -168,6 +172,8 @@ impl Upstream {
         }
         let hash_on = HashKey::compile(config, at, diagnostics);
         let sticky = config.sticky.as_ref().and_then(|it| StickyPolicy::compile(it, &at.key("sticky"), diagnostics));
+        let slow_start = slow_start(config, at, diagnostics);
+        let panic = panic_threshold(config, at, diagnostics);
         let health = config.health.as_ref().and_then(|it| health(it, &at.key("health"), diagnostics));
         if let Some(Probe::Grpc { .. }) = health.as_ref().map(|it| &it.probe)
             && config.protocol != Protocol::Http2
@@ -192,6 +198,8 @@ impl Upstream {
             balance: config.balance,
             hash_on,
             sticky,
+            slow_start,
+            panic,
             health,
             outliers,
             breaker,
@@ -219,6 +227,24 @@ impl Upstream {
     }
 }
 
+fn slow_start(config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Duration> {
+    let Period(length) = config.slow_start?;
+    if length.is_zero() {
+        diagnostics.error(&at.key("slow_start"), "must be longer than nothing").help("30s is a good beginning");
+    }
+    Some(length)
+}
+
+fn panic_threshold(config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<f64> {
+    let Percent(threshold) = config.panic?;
+    if config.health.is_none() {
+        diagnostics
+            .error_at_key(&at.key("panic"), "without checks, all endpoints count as healthy")
+            .help("add `health: { http: /health }`, or remove this");
+    }
+    Some(threshold)
+}
+
 fn kind(config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<UpstreamKind> {
     let ways = [
         ("discovery", config.discovery.is_some()),
@@ -240,6 +266,8 @@ fn kind(config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> 
             ("outliers", config.outliers.is_some()),
             ("breaker", config.breaker.is_some()),
             ("sticky", config.sticky.is_some()),
+            ("slow_start", config.slow_start.is_some()),
+            ("panic", config.panic.is_some()),
             ("depends_on", !config.depends_on.is_empty()),
         ];
         for (key, _) in alien.iter().filter(|(_, written)| *written) {

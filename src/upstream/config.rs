@@ -33,6 +33,12 @@ pub struct UpstreamConfig {
     pub hash_on: Option<HashOn>,
     /// Sends the requests of a session to the same endpoint (CP2-A).
     pub sticky: Option<StickyConfig>,
+    /// An endpoint that is new, or healthy again, gets a growing share of the requests over this time, from a tenth on.
+    /// What goes by a key or a session is not held back.
+    pub slow_start: Option<Period>,
+    /// While fewer of the endpoints are healthy, requests go to all of them: the checks are not believed. Default: never, and
+    /// without a healthy endpoint requests get 503 at once.
+    pub panic: Option<Percent>,
     /// How to find out whether an endpoint works; without it, every endpoint counts as healthy.
     pub health: Option<HealthConfig>,
     /// Leaves out endpoints that fail requests, whatever their checks say: `{}` for the defaults.

@@ -30,6 +30,8 @@ const H2_STREAMS: usize = 100;
 const LATENCY_SHARE: f64 = 0.1;
 /// How long others are preferred after a connection failed, in milliseconds.
 const REFUSING_FOR: u64 = 1_000;
+/// What an endpoint that starts slowly gets at least of its share.
+const SLOW_SHARE_MIN: f64 = 0.1;
 /// What a failure counts as, where balancing goes by latency.
 const FAILURE_COUNTS_AS: Duration = Duration::from_secs(1);
 /// The longest reason of a failed check that is kept, in characters.
@@ -75,6 +77,7 @@ pub struct Endpoint {
     group: Option<Arc<AtomicU32>>,
     /// Balancing goes by how soon it answers.
     timed: bool,
+    slow_start: Option<Duration>,
     resilience: Arc<Resilience>,
     /// Its own, beside the upstream's.
     breaker: Option<Arc<Breaker>>,
@@ -89,7 +92,17 @@ impl Endpoint {
         let resilience = Arc::clone(&shared.resilience);
         let policy = upstream.breaker.and_then(BreakerPolicy::of_endpoint);
         let breaker = state.breaker(policy, spec.address, &shared.changes);
-        Self { spec: spec.clone(), key: peer.reuse_hash(), peer, group, timed, resilience, breaker, state }
+        Self {
+            spec: spec.clone(),
+            key: peer.reuse_hash(),
+            peer,
+            group,
+            timed,
+            resilience,
+            breaker,
+            slow_start: upstream.slow_start,
+            state,
+        }
     }
 
     /// What it was made of.
@@ -141,6 +154,19 @@ impl Endpoint {
     /// Whether it gets requests.
     pub fn is_eligible(&self) -> bool {
         self.is_healthy() && !self.is_ejected() && self.closed_for().is_none()
+    }
+
+    /// Whether it gets less than its share for now.
+    pub(super) fn starts_slowly(&self) -> bool {
+        self.slow_start.is_some_and(|it| self.state.warm(it) < 1.0)
+    }
+
+    /// As [`Endpoint::starts_slowly`], and this request is not for it.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.slow_start.is_some_and(|it| {
+            let warm = self.state.warm(it);
+            warm < 1.0 && fastrand::f64() >= warm.max(SLOW_SHARE_MIN)
+        })
     }
 
     /// What its breaker does, if it has one.
@@ -236,6 +262,8 @@ pub(super) struct State {
     breaker: Mutex<Option<Arc<Breaker>>>,
     /// Milliseconds; 0 if no connection failed yet.
     refusing_until: AtomicU64,
+    /// When it came, or became healthy again, in milliseconds; 0 if that is long ago.
+    fresh_since: AtomicU64,
     notes: Mutex<Notes>,
     labels: [String; 2],
     healthy: IntGauge,
@@ -277,6 +305,7 @@ impl State {
             record: Record::default(),
             breaker: Mutex::default(),
             refusing_until: AtomicU64::new(0),
+            fresh_since: AtomicU64::new(0),
             notes: Mutex::new(Notes::new()),
             healthy: metrics::HEALTHY.with_label_values(&pair),
             in_flight_gauge: metrics::IN_FLIGHT.with_label_values(&pair),
@@ -295,6 +324,17 @@ impl State {
             1 => Health::Healthy,
             _ => Health::Unhealthy,
         }
+    }
+
+    /// From now on it counts as new.
+    pub(super) fn start_slowly(&self) {
+        self.fresh_since.store(millis_now().max(1), Relaxed);
+    }
+
+    /// Which part of `slow_start` is over.
+    fn warm(&self, slow_start: Duration) -> f64 {
+        let since = self.fresh_since.load(Relaxed);
+        if since == 0 { 1.0 } else { millis_now().saturating_sub(since) as f64 / slow_start.as_millis().max(1) as f64 }
     }
 
     /// The breaker that it had, if that is what is wanted; else another one.

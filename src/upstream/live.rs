@@ -91,7 +91,13 @@ impl Live {
             let former: HashMap<SocketAddr, &Arc<Endpoint>> = former.iter().map(|it| (it.address(), it)).collect();
             let alive = |spec: &EndpointSpec| {
                 let state = former.get(&spec.address).map(|it| Arc::clone(&it.state));
-                let state = state.unwrap_or_else(|| Arc::new(State::new(name, spec.address)));
+                let state = state.unwrap_or_else(|| {
+                    let state = Arc::new(State::new(name, spec.address));
+                    if old.is_some() {
+                        state.start_slowly();
+                    }
+                    state
+                });
                 Arc::new(Endpoint::new(&upstream, spec, state, &shared))
             };
             wanted(&upstream, &feeds).iter().map(alive).collect::<Vec<_>>()
@@ -220,7 +226,8 @@ impl Live {
     }
 
     fn has_eligible(&self) -> bool {
-        self.view.load().endpoints.iter().any(|it| it.is_eligible())
+        let view = self.view.load();
+        view.ready.panics() || view.endpoints.iter().any(|it| it.is_eligible())
     }
 
     /// Whether its breaker lets nothing through; one that waits for its probe does.
@@ -287,6 +294,7 @@ impl Live {
                 }
                 None => {
                     let state = Arc::new(State::new(&self.upstream.name, spec.address));
+                    state.start_slowly();
                     endpoints.push(Arc::new(Endpoint::new(&self.upstream, spec, state, &self.shared)));
                     fresh.push(spec.address);
                 }
@@ -295,7 +303,7 @@ impl Live {
         let stay: HashSet<SocketAddr> = wanted.iter().map(|it| it.address).collect();
         let gone: Vec<_> = view.endpoints.iter().filter(|it| !stay.contains(&it.address())).cloned().collect();
         count(&self.shared, &endpoints);
-        self.view.store(Arc::new(View::new(&self.upstream, self.sticky.as_ref(), endpoints)));
+        self.store(View::new(&self.upstream, self.sticky.as_ref(), endpoints));
         fresh.into_iter().for_each(|it| self.announce_added(it));
         gone.iter().for_each(|it| self.announce_removed(it));
         self.generation.send_modify(|it| *it += 1);
@@ -311,7 +319,11 @@ impl Live {
         }
         let change = endpoint.state.observe(policy, result);
         // Compared on every check: the checker of this upstream's former self may have had a last word.
-        if self.view.load().ready.holds(endpoint) != endpoint.is_healthy() {
+        if change == Some(Health::Healthy) {
+            endpoint.state.start_slowly();
+        }
+        let view = self.view.load();
+        if !view.ready.is_current(endpoint, &view.endpoints) {
             self.prepare();
         }
         if let Some(health) = change {
@@ -332,7 +344,35 @@ impl Live {
     fn prepare(&self) {
         let _one_at_a_time = self.preparing.lock();
         let endpoints = self.view.load().endpoints.clone();
-        self.view.store(Arc::new(View::new(&self.upstream, self.sticky.as_ref(), endpoints)));
+        self.store(View::new(&self.upstream, self.sticky.as_ref(), endpoints));
+    }
+
+    fn store(&self, view: View) {
+        let (panics, eligible) = (view.ready.panics(), view.ready.len());
+        let before = self.view.swap(Arc::new(view)).ready.panics();
+        if panics != before {
+            self.tell_of_panic(panics, eligible);
+        }
+    }
+
+    fn tell_of_panic(&self, panics: bool, eligible: usize) {
+        let upstream = &self.upstream.name;
+        metrics::PANIC.with_label_values(&[&**upstream]).set(panics.into());
+        if panics {
+            tracing::warn!(
+                event = "upstream_panic", upstream = %upstream, eligible,
+                "so few endpoints are healthy that requests go to all of them"
+            );
+        } else {
+            tracing::info!(
+                event = "upstream_panic_over", upstream = %upstream, eligible, "requests go to healthy endpoints alone"
+            );
+        }
+    }
+
+    /// Whether so few endpoints are healthy that requests go to all of them.
+    pub(super) fn panics(&self) -> bool {
+        self.view.load().ready.panics()
     }
 
     /// Endpoints that `other` has not.
@@ -367,6 +407,7 @@ impl Live {
         for result in ["sent", "over_budget"] {
             let _ = metrics::RETRIES.remove_label_values(&[name, result]);
         }
+        let _ = metrics::PANIC.remove_label_values(&[name]);
         let _ = metrics::CHANGES.remove_label_values(&[name]);
         let _ = metrics::CHECKS.remove_label_values(&[name, PASS]);
         let _ = metrics::CHECKS.remove_label_values(&[name, FAIL]);

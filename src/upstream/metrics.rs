@@ -80,6 +80,11 @@ pub(super) static RETRIES: Lazy<IntCounterVec> = Lazy::new(|| {
     register_int_counter_vec!("moongate_upstream_retries_total", help, &["upstream", "result"]).expect(ONCE)
 });
 
+pub(super) static PANIC: Lazy<IntGaugeVec> = Lazy::new(|| {
+    let help = "Whether so few endpoints are healthy that requests go to all of them.";
+    register_int_gauge_vec!("moongate_upstream_panic", help, &["upstream"]).expect(ONCE)
+});
+
 /// CP2-A: the name that dashboards know.
 pub(super) static STICKY_HITS: Lazy<IntCounterVec> = Lazy::new(|| {
     let help = "Requests of sticky sessions that went to the endpoint of their session.";

@@ -29,6 +29,8 @@ pub struct UpstreamReport {
     pub depends_on: Vec<DependencyReport>,
     /// The dependency for lack of which its requests get 503.
     pub blocked_by: Option<String>,
+    /// Whether so few endpoints are healthy that requests go to all of them.
+    pub panic: bool,
     /// How many endpoints get requests.
     pub eligible: usize,
     /// Where they come from, beside those that are listed.
@@ -76,6 +78,8 @@ pub struct EndpointReport {
     pub ejection: Option<EjectionReport>,
     /// What its own breaker does, if it has one.
     pub breaker: Option<BreakerState>,
+    /// Whether it gets less than its share, because it is new or healthy again.
+    pub slow_start: bool,
     /// Whether its first check is still to come.
     pub pending: bool,
     /// Since when its health is as it is.
@@ -132,6 +136,7 @@ impl UpstreamReport {
             breaker: live.breaker(),
             depends_on: dependencies(live),
             blocked_by: live.missing_dependency().map(|it| it.to_string()),
+            panic: live.panics(),
             eligible: live.eligible(),
             discovery: live.feeds().iter().map(|it| SourceReport::new(it)).collect(),
             endpoints: live.endpoints().iter().map(|it| EndpointReport::new(it, checked)).collect(),
@@ -171,6 +176,7 @@ impl EndpointReport {
                 reason: it.reason,
             }),
             breaker: endpoint.breaker(),
+            slow_start: endpoint.starts_slowly(),
             pending: checked && endpoint.health() == Health::Unknown,
             since: millis(notes.since),
             last_check: notes.last_check.map(millis),

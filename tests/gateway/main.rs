@@ -18,6 +18,7 @@ mod auth;
 mod auth_issuers;
 mod auth_mtls;
 mod bad_input;
+mod balance;
 mod body_rules;
 mod cache;
 mod cache_rules;
