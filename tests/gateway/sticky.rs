@@ -1,5 +1,7 @@
 //! Sticky sessions (CP2-A): the four scenarios of W4-A, by cookie and by header, and what must not suffer from them.
 
+use std::time::Duration;
+
 use crate::resilience::Backend;
 use crate::support::*;
 
@@ -108,7 +110,7 @@ fn cp2_a_after_its_ttl_a_session_begins_anew() {
         assert_eq!(sessions.counts(), (0.0, 1.0));
         let (mut asked, mut value) = (0.0, value);
         eventually("the session has ended", || {
-            std::thread::sleep(std::time::Duration::from_millis(160));
+            let_pass(Duration::from_millis(160));
             let answer = get(&sessions.gateway, field, &value);
             asked += 1.0;
             value = pair(&answer).unwrap_or_else(|| value.clone());
