@@ -36,6 +36,7 @@ pub mod guard;
 pub mod state;
 pub mod store;
 
+pub mod alerts;
 pub mod http;
 pub mod telemetry;
 pub mod transport;

@@ -10,6 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 
 use crate::admin::{self, Admin};
+use crate::alerts::Alerts;
 use crate::app::signals::{SignalAction, Signals};
 use crate::app::{Failure, Files};
 use crate::base::ClockWatch;
@@ -65,6 +66,9 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     let instances = Instances::new(&state);
     side.spawn(instances.clone().follow());
     let resolver = Arc::new(Resolver::new(&compiled.process.resolver));
+    if let Some(webhook) = compiled.process.written.alerts.health.clone() {
+        upstreams.alert(Alerts::begin("health", webhook, None, side.handle()));
+    }
     upstreams.discover(Discovery::new(side.handle().clone(), resolver, instances));
     let cache = Cache::new(compiled.process.cache, &state, matches!(compiled.process.state, Backend::Redis(_)));
     side.spawn(cache.clone().listen());
