@@ -69,7 +69,8 @@ impl H2Connection {
             .data_frame_budget(FRAME_BUDGET)
             .max_header_list_size(FIELDS_MAX)
             .max_concurrent_streams(STREAMS_MAX)
-            .max_send_buffer_size(SEND_BUFFER);
+            .max_send_buffer_size(SEND_BUFFER)
+            .enable_connect_protocol();
         let stream = Counted::new(stream);
         let flooded = stream.flooded();
         let inner = settings.handshake(stream).await.ok()?;

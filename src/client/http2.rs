@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -11,7 +12,9 @@ use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONTENT_LENGTH, EXPECT, HeaderName};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
+use tokio::io::ReadBuf;
 
+use super::extended::{self, Extended};
 use super::{ClientError, DRAIN_BODY, Part};
 use crate::base::Deadline;
 use crate::http as codec;
@@ -49,6 +52,8 @@ fn poll_window(
 pub(super) struct Http2 {
     connection: Arc<Connection>,
     pub(super) request: Arc<RequestHeader>,
+    /// Its CONNECT asks for another protocol.
+    pub(super) extended: Option<Extended>,
     body: RecvStream,
     /// Read already, and not yet handed out.
     ahead: VecDeque<Bytes>,
@@ -75,15 +80,18 @@ pub(super) struct Http2 {
 
 impl Http2 {
     pub(super) fn new(connection: Arc<Connection>, request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Self {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let extended = Extended::of(&mut parts);
         let request = Arc::new(RequestHeader::from(parts));
         // A stream that was reset looks as if its body had ended: only a head that says no other is believed.
         let declares = request.headers.get(CONTENT_LENGTH).is_some_and(|it| it != "0");
-        let has_no_body = body.is_end_stream() && !declares;
+        let upgrades = extended.as_ref().is_some_and(Extended::is_websocket);
+        let has_no_body = upgrades || (body.is_end_stream() && !declares);
         let expects_continue = request.headers.contains_key(EXPECT);
         Self {
             connection,
             request,
+            extended,
             body,
             ahead: VecDeque::new(),
             trailers: None,
@@ -105,6 +113,22 @@ impl Http2 {
 
     pub(super) fn connection(&self) -> &Arc<Connection> {
         &self.connection
+    }
+
+    /// Writes the handshake that an upstream is going to get, where the client asks for a WebSocket.
+    ///
+    /// # Errors
+    /// When what it sends can't become one.
+    pub(super) fn write_handshake(&mut self) -> Result<(), &'static str> {
+        let Some(extended) = self.extended.as_mut().filter(|it| it.is_websocket()) else { return Ok(()) };
+        if self.request.headers.contains_key(CONTENT_LENGTH) {
+            return Err("a request to change protocols has a body");
+        }
+        if self.body.is_end_stream() {
+            return Err("a request to change protocols ends its stream");
+        }
+        extended.write_handshake(Arc::make_mut(&mut self.request));
+        Ok(())
     }
 
     // ── The request's body ──────────────────────────────────────────────────────────────────────
@@ -235,12 +259,22 @@ impl Http2 {
 
     fn send_head(&mut self, head: &ResponseHeader, end: bool) -> Result<(), ClientError> {
         let bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let end = end || bodiless || self.request.method == Method::HEAD;
+        let mut end = end || bodiless || self.request.method == Method::HEAD;
         let mut parts = head.as_owned_parts();
+        if let Some(extended) = &self.extended {
+            if !extended.may_be_answered(parts.status, &parts.headers) {
+                return Err(ClientError::Gone); // nothing that a client would take for a WebSocket
+            }
+            if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+                parts.status = extended::success(&mut parts.headers);
+                end = false;
+            }
+        }
         parts.version = http::Version::HTTP_2;
+        let status = parts.status.as_u16();
         let sent = self.respond.send_response(Response::from_parts(parts, ()), end);
         let writer = sent.map_err(|_| ClientError::Gone)?;
-        self.status = head.status.as_u16();
+        self.status = status;
         self.ended = end;
         self.writer = Some(writer);
         Ok(())
@@ -299,6 +333,61 @@ impl Http2 {
         Poll::Ready(Ok(()))
     }
 
+    // ── The tunnel ──────────────────────────────────────────────────────────────────────────────
+
+    /// Whether the answer has made a tunnel of the stream, or may.
+    fn is_tunnel(&self) -> bool {
+        self.extended.as_ref().is_some_and(Extended::is_websocket)
+    }
+
+    /// From here on what the client sends is read; `None` where nothing may begin.
+    pub(super) fn begin_tunnel(&mut self) -> Option<&mut Self> {
+        if !self.is_tunnel() {
+            return None;
+        }
+        self.body_done = false;
+        Some(self)
+    }
+
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let piece = ready!(self.poll_body(cx)).map_err(|_| io::ErrorKind::ConnectionReset)?;
+            let Some(mut piece) = piece else { return Poll::Ready(Ok(())) };
+            let now = piece.split_to(piece.len().min(buf.remaining()));
+            buf.put_slice(&now);
+            if !piece.is_empty() {
+                self.ahead.push_front(piece);
+            }
+            // A frame without a byte is no end.
+            if !now.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let Some(writer) = self.writer.as_mut().filter(|_| !self.ended && !bytes.is_empty()) else {
+            return Poll::Ready(Ok(0));
+        };
+        let gone = io::ErrorKind::ConnectionReset;
+        let window = ready!(poll_window(writer, bytes.len(), cx)).map_err(|_| gone)?;
+        let now = Bytes::copy_from_slice(&bytes[..window.min(bytes.len())]);
+        let length = now.len();
+        writer.send_data(now, false).map_err(|_| gone)?;
+        self.sent += length as u64;
+        Poll::Ready(Ok(length))
+    }
+
+    /// The tunnel has ended in good order, which a client sees as the end of its stream (RFC 8441, section 5).
+    pub(super) fn end_tunnel(&mut self) {
+        if self.is_tunnel()
+            && let Some(writer) = self.writer.as_mut().filter(|_| !self.ended)
+        {
+            let _ = writer.send_data(Bytes::new(), true); // to one who may have left
+            self.ended = true;
+        }
+    }
+
     // ── What comes after it ─────────────────────────────────────────────────────────────────────
 
     /// Whether the answer is out, and the rest of a body on its way here. Who waits for a 100 sends none.
@@ -324,9 +413,11 @@ impl Http2 {
     /// Gives the stream up, so that nobody takes what was sent for a whole answer.
     pub(super) fn abort(&mut self) {
         if !self.ended {
+            // A connection that broke is a stream that was cancelled (RFC 8441, section 5).
+            let reason = if self.is_tunnel() { Reason::CANCEL } else { Reason::INTERNAL_ERROR };
             match &mut self.writer {
-                Some(writer) => writer.send_reset(Reason::INTERNAL_ERROR),
-                None => self.respond.send_reset(Reason::INTERNAL_ERROR),
+                Some(writer) => writer.send_reset(reason),
+                None => self.respond.send_reset(reason),
             }
             self.ended = true;
         }

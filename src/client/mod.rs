@@ -6,11 +6,13 @@
 
 mod connection;
 mod control;
+mod extended;
 mod http1;
 mod http2;
 mod session;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -23,14 +25,17 @@ use http::{HeaderMap, Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::http as codec;
-use crate::listener::{Connection, Downstream};
+use crate::listener::Connection;
 
 pub use connection::{Busy, H2Connection};
 pub use http1::H1Connection;
 pub use session::{Handover, carried};
+pub use wire::Wire;
 
+use extended::Extended;
 use http1::Http1;
 use http2::Http2;
+use wire::End;
 
 /// The largest body that is taken for one that is at hand, in bytes.
 pub const BODY_AT_HAND_MAX: usize = 16 * 1024;
@@ -131,9 +136,37 @@ impl Client {
         }
     }
 
-    /// Whether the client wants to talk another protocol (RFC 9110, section 7.8).
+    /// Whether the client wants to talk another protocol (RFC 9110, section 7.8; RFC 8441).
     pub fn wants_upgrade(&self) -> bool {
-        matches!(&self.side, Side::Http1(side) if side.upgrade)
+        match &self.side {
+            Side::Http1(side) => side.upgrade,
+            Side::Http2(side) => side.extended.as_ref().is_some_and(Extended::is_websocket),
+        }
+    }
+
+    /// Whether the client wants to talk a protocol over HTTP/2 that nobody speaks here.
+    pub fn wants_unknown_protocol(&self) -> bool {
+        matches!(&self.side, Side::Http2(side) if matches!(side.extended, Some(Extended::Unknown)))
+    }
+
+    /// Writes the handshake of HTTP/1.1 for a client that asks for a WebSocket over HTTP/2.
+    ///
+    /// # Errors
+    /// When what it sends can't become one.
+    pub fn write_handshake(&mut self) -> Result<(), &'static str> {
+        match &mut self.side {
+            Side::Http1(_) => Ok(()),
+            Side::Http2(side) => side.write_handshake(),
+        }
+    }
+
+    /// Whether the client can get an answer with this head: a client of HTTP/2 that asks for a WebSocket would take any
+    /// success for one, and can't verify that it was understood.
+    pub fn may_be_answered(&self, head: &ResponseHeader) -> bool {
+        match &self.side {
+            Side::Http2(Http2 { extended: Some(it), .. }) => it.may_be_answered(head.status, &head.headers),
+            Side::Http1(_) | Side::Http2(_) => true,
+        }
     }
 
     /// The wish for another protocol is ignored, as it may be: the request is like any other.
@@ -318,15 +351,19 @@ impl Client {
         self.request().version
     }
 
-    /// The raw connection behind an answer 101, and what the client sent behind its request.
-    pub fn tunnel(&mut self) -> Option<(&mut Downstream, &mut BytesMut)> {
+    /// The raw connection behind an answer 101, or the stream behind its like, and what the client sent behind its
+    /// request.
+    pub fn tunnel(&mut self) -> Option<(Wire<'_>, BytesMut)> {
         match &mut self.side {
-            Side::Http1(side) => Some(side.tunnel()),
-            Side::Http2(_) => None,
+            Side::Http1(side) => {
+                let (stream, read) = side.tunnel();
+                Some((Wire(End::Http1(stream)), std::mem::take(read)))
+            }
+            Side::Http2(side) => Some((Wire(End::Http2(side.begin_tunnel()?)), BytesMut::new())),
         }
     }
 
-    /// Takes note of bytes that passed through the tunnel, from the client and to it.
+    /// Takes note of bytes that passed through the tunnel, from the client and to it. A stream has counted them.
     pub fn count_tunnel(&mut self, received: u64, sent: u64) {
         if let Side::Http1(side) = &mut self.side {
             side.count_tunnel(received, sent);
@@ -355,7 +392,8 @@ impl Client {
             Side::Http1(side) if side.is_settled() => Some(side.into_connection()),
             // Boxed: most connections never come here.
             Side::Http1(side) => Box::pin(side.finish()).await,
-            Side::Http2(side) => {
+            Side::Http2(mut side) => {
+                side.end_tunnel();
                 if side.awaits_body() {
                     Box::pin(side.finish()).await;
                 }

@@ -21,8 +21,8 @@ use tokio_rustls::client::TlsStream;
 use super::*;
 use crate::base::{At, Diagnostics, Period};
 use crate::listener::{
-    self, Alpn, CertificateConfig, Certificates, ClientAuth, Drain, EarlyReject, Listener, ListenerConfig, Refuse,
-    TlsConfig, bind, serve,
+    self, Alpn, CertificateConfig, Certificates, ClientAuth, Downstream, Drain, EarlyReject, Listener, ListenerConfig,
+    Refuse, TlsConfig, bind, serve,
 };
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";

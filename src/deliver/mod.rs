@@ -194,6 +194,10 @@ fn begin<'a, F: ResponseFilters>(
     if client.connection().closing() {
         client.close_after();
     }
+    if !client.may_be_answered(&head) {
+        body.record_failure();
+        return Err(Undelivered::refused(Refusal::UpstreamProtocol));
+    }
     let upgrades = head.status == StatusCode::SWITCHING_PROTOCOLS;
     let bodiless = !upgrades && (client.request().method == Method::HEAD || body.has_ended());
     let kind = match () {

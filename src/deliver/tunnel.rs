@@ -1,4 +1,4 @@
-//! What an upgraded connection is: two sockets, two counters and a deadline.
+//! What an upgraded connection is: two sockets, two counters and a deadline; or a stream of HTTP/2 in a socket's place.
 //!
 //! A direction without taps passes as it comes, and its frames are counted only; of a protocol that is no WebSocket
 //! nothing is known, and nothing is said in it. Where a tap ends it, or what comes is
@@ -19,10 +19,9 @@ use super::stream_error::{end_state, shutdown_message};
 use super::tapped_tunnel::{Ended, Tapped};
 use super::websocket::{Frames, Pings, WebSocketRules};
 use crate::base::Deadline;
-use crate::client::Client;
+use crate::client::{Client, Wire};
 use crate::connections::{Cause, Open, Signal};
 use crate::forward::{Upgraded, UpstreamBody, progressed};
-use crate::listener::Downstream;
 use crate::pipeline::{EndState, Exchange, Kind, Taps};
 use crate::transport::{acknowledged, poll_read_body};
 
@@ -79,7 +78,7 @@ impl Tunnel {
         };
         let rules = websocket.unwrap_or_default();
         let mut sides = Sides {
-            up: Direction::new(Side::Client, websocket.is_some(), client_taps, std::mem::take(read)),
+            up: Direction::new(Side::Client, websocket.is_some(), client_taps, read),
             down: Direction::new(Side::Upstream, websocket.is_some(), upstream_taps, upstream.take_read()),
             downstream,
             upstream: &mut upstream,
@@ -107,7 +106,7 @@ struct Sides<'a> {
     up: Direction,
     /// What the upstream sends.
     down: Direction,
-    downstream: &'a mut Downstream,
+    downstream: Wire<'a>,
     upstream: &'a mut Upgraded,
 }
 
@@ -167,7 +166,7 @@ impl Sides<'_> {
                 }
                 // Silence is when no byte is taken, not when a socket has no room for more.
                 None if !self.down.waiting.is_empty() => {
-                    if !progressed(acknowledged(self.downstream), &mut taken[0]) {
+                    if !progressed(self.downstream.taken(), &mut taken[0]) {
                         return Err(EndState::ClientTimeout);
                     }
                     silence = Instant::now() + idle;
@@ -181,8 +180,8 @@ impl Sides<'_> {
     }
 
     fn poll(&mut self, deadline: &mut Deadline, cx: &mut Context<'_>) -> Poll<Option<Moved>> {
-        let down = self.down.poll(self.upstream, self.downstream, cx);
-        let up = self.up.poll(self.downstream, self.upstream, cx);
+        let down = self.down.poll(self.upstream, &mut self.downstream, cx);
+        let up = self.up.poll(&mut self.downstream, self.upstream, cx);
         match (down, up) {
             // A connection says once that it is broken, and what else has come has no reader.
             (_, Poll::Ready(moved @ Moved::Broken(EndState::ClientGone))) => Poll::Ready(Some(moved)),
@@ -215,7 +214,7 @@ impl Sides<'_> {
     async fn close(&mut self, code: u16) {
         Box::pin(Deadline::within(FAREWELL, self.farewell(code))).await;
         let Self { downstream, upstream, .. } = self;
-        let closed = async { tokio::join!(wait_for_close(*downstream), wait_for_close(*upstream)) };
+        let closed = async { tokio::join!(wait_for_close(downstream), wait_for_close(*upstream)) };
         Box::pin(Deadline::within(FAREWELL, closed)).await;
     }
 
@@ -227,7 +226,7 @@ impl Sides<'_> {
         let (mut up_done, mut down_done) = (false, false);
         poll_fn(|cx| {
             down_done |=
-                down.poll_write(*downstream, cx).is_ready() && Pin::new(&mut **downstream).poll_flush(cx).is_ready();
+                down.poll_write(downstream, cx).is_ready() && Pin::new(&mut *downstream).poll_flush(cx).is_ready();
             up_done |= up.poll_write(*upstream, cx).is_ready() && Pin::new(&mut **upstream).poll_flush(cx).is_ready();
             if up_done && down_done { Poll::Ready(()) } else { Poll::Pending }
         })

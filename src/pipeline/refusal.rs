@@ -10,6 +10,8 @@ pub enum Refusal {
     BadRequest(&'static str),
     /// CONNECT, or a method that the gateway does not know how to forward.
     MethodNotSupported,
+    /// An extended CONNECT (RFC 8441) for another protocol than WebSocket.
+    ProtocolNotSupported,
     /// The expectation in `Expect` is not `100-continue`.
     ExpectationFailed,
     /// The request brings more than one credential, or one in a way that could be read in two.
@@ -223,7 +225,8 @@ impl Refusal {
             Self::AddressBlocked { .. } => Self::HeadersTooLarge,
             Self::HeadersTooLarge => Self::Internal,
             Self::Internal => Self::UnknownUpstream,
-            Self::UnknownUpstream => Self::ConnectFailed,
+            Self::UnknownUpstream => Self::ProtocolNotSupported,
+            Self::ProtocolNotSupported => Self::ConnectFailed,
             Self::ConnectFailed => Self::UpstreamClosed,
             Self::UpstreamClosed => Self::UpstreamProtocol,
             Self::UpstreamProtocol => Self::ResponseTooLarge { limit: 262_144 },

@@ -31,6 +31,13 @@ impl ErrorBody {
                 "CONNECT is not offered",
                 "use another method",
             ),
+            // RFC 9220, section 3
+            Refusal::ProtocolNotSupported => say(
+                StatusCode::NOT_IMPLEMENTED,
+                "protocol_not_supported",
+                "no connection changes to the protocol that :protocol names",
+                "leave :protocol out, or name websocket",
+            ),
             Refusal::ExpectationFailed => say(
                 StatusCode::EXPECTATION_FAILED,
                 "expectation_failed",
@@ -381,7 +388,7 @@ fn grpc_status(status: StatusCode) -> u16 {
     match status.as_u16() {
         400 | 411 | 415 | 417 | 422 | 426 => 3, // INVALID_ARGUMENT
         408 | 504 => 4,                         // DEADLINE_EXCEEDED
-        404..=406 => 12,                        // UNIMPLEMENTED
+        404..=406 | 501 => 12,                  // UNIMPLEMENTED
         401 => 16,                              // UNAUTHENTICATED
         403 => 7,                               // PERMISSION_DENIED
         409 => 10,                              // ABORTED

@@ -95,9 +95,14 @@ impl Front {
         while let Some((client, busy)) = connection.next().await {
             let (inner, shutdown) = (self.0.clone(), shutdown.clone());
             tokio::spawn(async move {
-                let _busy = busy;
-                if let After::Next(client) = inner.answer(client, &shutdown).await {
-                    client.finish().await;
+                match inner.answer(client, &shutdown).await {
+                    After::Next(client) => drop(client.finish().await),
+                    // A task of its own: what lasts is no larger than it has to be.
+                    After::Rest(rest) => drop(tokio::spawn(async move {
+                        rest.await;
+                        drop(busy);
+                    })),
+                    After::Over => {}
                 }
             });
         }

@@ -27,6 +27,9 @@ const PORTS: [u16; 2] = [80, 443];
 /// Judges a request's head before anything else looks at it.
 pub(super) fn check(client: &mut Client) -> Result<(), Refusal> {
     let request = client.request();
+    if client.wants_unknown_protocol() {
+        return Err(Refusal::ProtocolNotSupported);
+    }
     if request.method == Method::CONNECT {
         return Err(Refusal::MethodNotSupported);
     }
@@ -34,6 +37,7 @@ pub(super) fn check(client: &mut Client) -> Result<(), Refusal> {
         http2(request)?;
         forget_folding(client.request_mut());
         join_cookies(client.request_mut());
+        client.write_handshake().map_err(Refusal::BadRequest)?;
     }
     let request = client.request();
     if request.headers.contains_key(EXPECT) {

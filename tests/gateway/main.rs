@@ -82,3 +82,4 @@ mod tour;
 mod upgrades;
 mod upstreams;
 mod websockets;
+mod websockets_http2;

@@ -131,6 +131,11 @@ impl H2Client {
         answers.unwrap_or_else(|error| panic!("{method} {}{path} {count} times: {error}", self.origin))
     }
 
+    /// What requests name as `:scheme` and `:authority`.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
     /// For tests that steer a stream by hand, with [`H2Client::run`].
     pub fn sender(&self) -> SendRequest<Bytes> {
         self.sender.clone()

@@ -15,6 +15,7 @@ pub mod tokens;
 pub mod upstream;
 pub mod waiting;
 pub mod websocket;
+pub mod websocket_http2;
 
 mod tests;
 
@@ -31,3 +32,4 @@ pub use redis::Redis;
 pub use upstream::{RawUpstream, Request, Script, Signal, nobody};
 pub use waiting::{eventually, figure, let_pass};
 pub use websocket::{Message, WsClient};
+pub use websocket_http2::H2Socket;
