@@ -16,7 +16,7 @@ mod websocket;
 pub use event_stream::{EventRules, SseConfig};
 pub use streaming::Streaming;
 pub use tunnel::Tunnel;
-pub use websocket::{WebSocketConfig, WebSocketRules};
+pub use websocket::{SHUTDOWN_PROTOCOL, WebSocketConfig, WebSocketRules};
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -39,6 +39,7 @@ pub use tapped::DIGESTS;
 use event_stream::{Due, EventStream, HEARTBEAT};
 use stream_error::{StreamError, end_state};
 use tapped::Tapped;
+use websocket::choose_shutdown_protocol;
 
 /// A client gets what is there in one write, up to this size, in bytes.
 const GATHER: usize = 64 * 1024;
@@ -111,12 +112,16 @@ pub async fn deliver<F: ResponseFilters>(
     filters: &F,
     streaming: &Streaming<'_>,
 ) -> Result<Option<Box<Tunnel>>, Undelivered> {
-    let UpstreamResponse { head, mut body } = response;
+    let UpstreamResponse { mut head, mut body } = response;
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         let websocket = codec::has_token(&head.headers, &UPGRADE, "websocket");
+        if exchange.wants_shutdown_message {
+            choose_shutdown_protocol(&mut head);
+        }
         let (_, tapped) = begin(head, &mut body, client, exchange, filters)?;
         let taps = (exchange.request_taps.take(), tapped.map(|it| it.taps));
-        let rules = websocket.then(|| streaming.websocket.copied().unwrap_or_default());
+        let rules = streaming.websocket.copied().unwrap_or_default().asked(exchange.wants_shutdown_message);
+        let rules = websocket.then_some(rules);
         let open = streaming.open(if websocket { LongLived::WebSocket } else { LongLived::Tunnel }, exchange);
         return Ok(Some(Box::new(Tunnel::new(body, taps, rules, policy.websocket_idle, open))));
     }

@@ -7,10 +7,16 @@
 
 use std::time::{Duration, Instant};
 
+use http::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL};
+use pingora::http::ResponseHeader;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{At, Diagnostics, Period};
+
+/// The subprotocol that asks for a message at a stop, whatever the route says. It is the gateway's own: upstreams never
+/// see the offer.
+pub const SHUTDOWN_PROTOCOL: &str = "moongate.shutdown.v1";
 
 /// How the route's WebSockets are kept.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -21,7 +27,8 @@ pub struct WebSocketConfig {
     /// it, a peer that vanished is noticed after `timeouts.idle`.
     pub ping: Option<Period>,
     /// Whether clients get a message as soon as the gateway begins to stop, a text with
-    /// `{"type": "server_shutting_down", …}`. Default false: they get a close frame, 1001, in the end.
+    /// `{"type": "server_shutting_down", …}`. Default false: those that offer the subprotocol `moongate.shutdown.v1`
+    /// get it, and all others a close frame, 1001, in the end.
     pub shutdown_message: bool,
 }
 
@@ -41,9 +48,23 @@ impl WebSocketRules {
         Self { ping: config.ping.map(|it| it.0), shutdown_message: config.shutdown_message }
     }
 
+    /// With the message for clients that have asked for it themselves.
+    pub(super) fn asked(mut self, for_shutdown_message: bool) -> Self {
+        self.shutdown_message |= for_shutdown_message;
+        self
+    }
+
     /// What looks after a client that begins now.
     pub(super) fn pings(&self) -> Option<Pings> {
         self.ping.map(|period| Pings { period, since: Instant::now(), asked: false })
+    }
+}
+
+/// An upstream that chose none of the subprotocols it was offered: the client is told of the gateway's own, which it has
+/// offered, too. Without one, browsers would end the connection (WHATWG WebSockets, section 2.2).
+pub(super) fn choose_shutdown_protocol(head: &mut ResponseHeader) {
+    if !head.headers.contains_key(SEC_WEBSOCKET_PROTOCOL) {
+        let _ = head.insert_header(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SHUTDOWN_PROTOCOL));
     }
 }
 

@@ -74,6 +74,8 @@ pub struct Exchange {
     pub recording: Option<Box<Recording>>,
     /// Those who see what its client sends, where that goes on as it comes.
     pub request_taps: Option<Box<Taps>>,
+    /// Its client has asked to be told, in a message, when the process begins to stop (US-013).
+    pub wants_shutdown_message: bool,
     /// What became of the attempts to have it answered.
     pub attempt: AttemptInfo,
     /// Bytes of the answer's body as the upstream sent them.
@@ -220,6 +222,7 @@ impl Exchange {
             body: None,
             recording: None,
             request_taps: None,
+            wants_shutdown_message: false,
             attempt: AttemptInfo::default(),
             body_received: 0,
             streaming: false,

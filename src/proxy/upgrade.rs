@@ -1,12 +1,14 @@
 //! Which requests become something else than HTTP (RFC 9110, section 7.8).
 
 use http::Method;
-use http::header::{HeaderMap, UPGRADE};
+use http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use pingora::http::RequestHeader;
 
 use crate::client::Client;
 use crate::config::Route;
+use crate::deliver::SHUTDOWN_PROTOCOL;
 use crate::http as codec;
-use crate::pipeline::Refusal;
+use crate::pipeline::{Exchange, Refusal};
 
 /// HTTP in other versions and below other layers: whoever offers to change to these gets the same answer without.
 const STILL_HTTP: [&str; 4] = ["h2c", "h2", "http", "tls"];
@@ -28,7 +30,7 @@ fn names_websocket(method: &Method, headers: &HeaderMap) -> bool {
 ///
 /// # Errors
 /// 400 with the key that would let it.
-pub(super) fn admit(route: &Route, client: &mut Client) -> Result<(), Refusal> {
+pub(super) fn admit(route: &Route, exchange: &mut Exchange, client: &mut Client) -> Result<(), Refusal> {
     if !client.wants_upgrade() {
         return Ok(());
     }
@@ -38,11 +40,29 @@ pub(super) fn admit(route: &Route, client: &mut Client) -> Result<(), Refusal> {
         let protocol = String::from_utf8_lossy(&protocol[..protocol.len().min(TOLD_MAX)]).into_owned();
         return Err(Refusal::UpgradeNotAllowed { protocol, setting });
     }
-    let changes = names_websocket(&request.method, &request.headers) || changes_to(route, &request.headers);
-    if !changes {
+    if names_websocket(&request.method, &request.headers) {
+        exchange.wants_shutdown_message = take_shutdown_offer(client.request_mut());
+    } else if !changes_to(route, &request.headers) {
         client.ignore_upgrade();
     }
     Ok(())
+}
+
+/// Whether a client offers to be told of a stop. That offer is for the gateway, which leaves the choice among all others
+/// to the upstream (RFC 6455, section 4.1).
+fn take_shutdown_offer(request: &mut RequestHeader) -> bool {
+    let is_ours = |it: &&[u8]| *it == SHUTDOWN_PROTOCOL.as_bytes();
+    if !codec::tokens(&request.headers, &SEC_WEBSOCKET_PROTOCOL).any(|it| is_ours(&it)) {
+        return false;
+    }
+    let others: Vec<&[u8]> =
+        codec::tokens(&request.headers, &SEC_WEBSOCKET_PROTOCOL).filter(|it| !is_ours(it)).collect();
+    let others = HeaderValue::from_bytes(&others.join(&b", "[..])).ok().filter(|it| !it.is_empty());
+    match others {
+        Some(others) => _ = request.insert_header(SEC_WEBSOCKET_PROTOCOL, others),
+        None => _ = request.remove_header(&SEC_WEBSOCKET_PROTOCOL),
+    }
+    true
 }
 
 /// The key of the route that is not there, and for want of which a request with this `Upgrade` is refused.

@@ -208,7 +208,7 @@ async fn filter(
     peer_trusted: bool,
     params: &Params,
 ) -> Result<RouteDecision, Early> {
-    upgrade::admit(admitted.route(), client)?;
+    upgrade::admit(admitted.route(), exchange, client)?;
     if !client.has_no_body() {
         exchange.deadline = call_deadline(client.request(), exchange.started, &admitted.route().policy)?;
     }

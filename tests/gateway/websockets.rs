@@ -115,3 +115,75 @@ fn us_013_the_message_waits_for_the_end_of_another() {
     assert!(bytes.ends_with(b"\x88\x02\x03\xe9"), "{}", bytes.escape_ascii());
     assert_eq!(gateway.wait_exit(), 0);
 }
+
+// ── The subprotocol that asks to be told ────────────────────────────────────────────────────────
+
+const OFFER: &str = "moongate.shutdown.v1";
+
+/// Reads to the end of it; whether the message was there, and whether 1001 was last.
+fn told(socket: &mut WsClient) -> (bool, bool) {
+    let (mut message, mut going_away) = (false, false);
+    while let Ok(said) = socket.try_read() {
+        match said {
+            Message::Text(text) => message |= text.starts_with("{\"type\":\"server_shutting_down\""),
+            Message::Close(frame) => going_away = frame.is_some_and(|it| u16::from(it.code) == 1001),
+            _ => {}
+        }
+    }
+    (message, going_away)
+}
+
+/// The demo chooses the first one that it is offered.
+#[test]
+fn us_013_clients_ask_by_a_subprotocol_which_no_upstream_sees() {
+    let demo = Demo::start("one");
+    let mut gateway = gateway(demo.address(), "{}");
+    let offering = |offers: &[&str]| {
+        let fields: Vec<(&str, &str)> = offers.iter().map(|it| ("sec-websocket-protocol", *it)).collect();
+        let socket = WsClient::connect(gateway.public(), "/ws", &fields);
+        let chosen = http1::field(&socket.headers, "sec-websocket-protocol").map(str::to_owned);
+        (socket, chosen)
+    };
+    let mut sockets: Vec<_> = [
+        (&[OFFER][..], Some(OFFER), true),
+        (&["moongate.shutdown.v1, chat"], Some("chat"), true),
+        (&["chat, moongate.shutdown.v1 ,other"], Some("chat"), true),
+        (&["chat"], Some("chat"), false),
+        (&["Moongate.Shutdown.v1"], Some("Moongate.Shutdown.v1"), false),
+    ]
+    .into_iter()
+    .map(|(offers, expected, asked)| {
+        let (socket, chosen) = offering(offers);
+        assert_eq!(chosen.as_deref(), expected, "{offers:?}");
+        (socket, asked)
+    })
+    .collect();
+    gateway.sigterm();
+    for (socket, asked) in &mut sockets {
+        assert_eq!(told(socket), (*asked, true));
+    }
+    assert_eq!(gateway.wait_exit(), 0);
+}
+
+#[test]
+fn us_013_what_else_was_offered_is_the_upstreams_to_choose_from_and_need_not_be_chosen() {
+    let upstream = RawUpstream::start(|_| Script::new().send(UPGRADED).await_close());
+    let gateway = gateway(upstream.address(), "{}");
+    for (lines, arrives) in [
+        ("sec-websocket-protocol: a, moongate.shutdown.v1\r\nsec-websocket-protocol: b\r\n", Some("a, b")),
+        ("sec-websocket-protocol: moongate.shutdown.v1\r\n", None),
+    ] {
+        let mut client = RawClient::connect(gateway.public());
+        client.send(WISH.replace("\r\n\r\n", &format!("\r\n{lines}\r\n")));
+        let head = client.read_head();
+        assert_eq!((head.status, http1::field(&head.headers, "sec-websocket-protocol")), (101, Some(OFFER)));
+        let head = upstream.requests().pop().unwrap();
+        let arrived = Request { head, connection: 0, turn: 0, number: 0 };
+        assert_eq!(arrived.header("sec-websocket-protocol").as_deref(), arrives);
+        assert!(!String::from_utf8_lossy(&arrived.head).contains("moongate.shutdown"), "{arrived:?}");
+    }
+    // Who offers nothing is told of nothing.
+    let mut client = RawClient::connect(gateway.public());
+    client.send(WISH);
+    assert_eq!(http1::field(&client.read_head().headers, "sec-websocket-protocol"), None);
+}

@@ -262,6 +262,20 @@ fn us_013_a_stop_is_told_and_ends_with_1001() {
 }
 
 #[test]
+fn us_013_a_client_asks_by_a_subprotocol_to_be_told_of_a_stop() {
+    let upstream = saying(b"\x81\x02hi");
+    let mut gateway = gateway(upstream.address(), "");
+    let client = H2Client::connect(gateway.public());
+    let mut socket = H2Socket::open(&client, "/ws", &[("sec-websocket-protocol", "a, moongate.shutdown.v1")]);
+    assert_eq!(socket.header("sec-websocket-protocol"), Some("moongate.shutdown.v1"));
+    assert_eq!(socket.read_exactly(4), b"\x81\x02hi");
+    gateway.sigterm();
+    let bytes = socket.read_to_end().unwrap();
+    assert!(String::from_utf8_lossy(&bytes).contains("server_shutting_down"), "{}", bytes.escape_ascii());
+    assert_eq!(gateway.wait_exit(), 0);
+}
+
+#[test]
 fn rfc_8441_a_client_that_answers_no_ping_is_gone() {
     let upstream = saying(b"");
     let gateway = gateway(upstream.address(), "websocket: { ping: 100ms }");
