@@ -16,7 +16,7 @@ use crate::pipeline::Filters;
 use crate::proxy::missing_setting;
 use crate::routing::{Explanation, MatchConfig, Request, Target, ValueMatch, ValueRule, Verdict, without_parameters};
 use crate::services::ServiceRegistry;
-use crate::upstream::{LocalUpstream, Upstream, UpstreamKind};
+use crate::upstream::{EndpointSpec, LocalUpstream, Upstream, UpstreamKind};
 use crate::yaml::{schema_for_editors, schema_of};
 
 /// What `moongate check` found.
@@ -225,11 +225,14 @@ fn endpoints(upstream: &Upstream) -> Value {
         UpstreamKind::Local(local) => Some(local.service.to_string()),
         UpstreamKind::Remote => None,
     };
-    let endpoints: Vec<_> = upstream
-        .endpoints
-        .iter()
-        .map(|it| json!({ "address": it.address, "weight": it.weight, "zone": it.zone.as_deref() }))
-        .collect();
+    let endpoint = |it: &EndpointSpec| {
+        let mut shown = json!({ "address": it.address, "weight": it.weight });
+        if let Some(zone) = &it.zone {
+            shown["zone"] = json!(**zone);
+        }
+        shown
+    };
+    let endpoints: Vec<_> = upstream.endpoints.iter().map(endpoint).collect();
     json!({ "name": &*upstream.name, "local": local, "balance": upstream.balance, "zones": zones(upstream), "endpoints": endpoints })
 }
 
