@@ -214,7 +214,8 @@ fn look_at_both(
     let issuers = process.and_then(issuers);
     let given_roles = process.map(|it| it.content.written.given_roles()).filter(|_| issuers.is_some());
     let own_key = process.map(|it| it.content.tokens.can_sign()).filter(|_| issuers.is_some());
-    let known = Known { services, filters, issuers: issuers.as_deref(), own_key, given_roles };
+    let zone = process.map(|it| &*it.content.zone);
+    let known = Known { services, filters, issuers: issuers.as_deref(), own_key, given_roles, zone };
     let looked = look_at_routes(routes, Surroundings { known, mode, secrets: Some(secrets) })?;
     if let (Ok(Looked { content, diagnostics, .. }), Some((_, snapshot))) = (gateway, &looked.content) {
         content.check_roles(&snapshot.roles, diagnostics);
@@ -262,7 +263,7 @@ pub fn compile_routes(
     filters: &Filters,
     mode: Mode,
 ) -> Result<(String, Snapshot), Faults> {
-    let known = Known { services, filters, issuers: None, own_key: None, given_roles: None };
+    let known = Known { services, filters, issuers: None, own_key: None, given_roles: None, zone: None };
     let looked = look_at_routes(path, Surroundings { known, mode, secrets: None })?;
     complete(looked).map(|(routes, _)| routes)
 }

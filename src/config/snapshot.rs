@@ -150,11 +150,11 @@ impl Snapshot {
         mode: Mode,
         diagnostics: &mut Diagnostics,
     ) -> Self {
-        let Known { services, filters, issuers, own_key, given_roles } = known;
+        let Known { services, filters, issuers, own_key, given_roles, zone } = known;
         let roles = Roles::compile(file.roles.as_ref(), &At::ROOT.key("roles"), diagnostics);
         let roles = given_roles.into_iter().fold(roles, Roles::knowing);
         let nowhere = Scope { roles: &roles, issuers, own_key, filters, ..Scope::nowhere() };
-        let (mut all, mut settings) = upstreams(file, services, diagnostics);
+        let (mut all, mut settings) = upstreams(file, services, zone, diagnostics);
         let built_in = built_in_routes(file, mode);
         let written: Vec<&RouteConfig> = file.routes.iter().chain(built_in.iter().map(|it| &it.route)).collect();
         let at = At::ROOT.key("routes");
@@ -259,7 +259,7 @@ impl BuiltInRoute {
 
     fn upstream(&self) -> Arc<Upstream> {
         let config = crate::upstream::UpstreamConfig { local: Some(self.service.to_owned()), ..Default::default() };
-        let upstream = Upstream::compile(&self.route.name, &config, &At::ROOT, &mut Diagnostics::default());
+        let upstream = Upstream::compile(&self.route.name, &config, None, &At::ROOT, &mut Diagnostics::default());
         Arc::new(upstream.expect("a local upstream has nothing that could be wrong"))
     }
 }
@@ -285,14 +285,19 @@ const CACHE_CLEAR: &str = "moongate-cache-clear";
 
 type Upstreams = (Vec<Arc<Upstream>>, Vec<Option<ServiceSettings>>);
 
-fn upstreams(file: &RoutesFile, services: &ServiceRegistry, diagnostics: &mut Diagnostics) -> Upstreams {
+fn upstreams(
+    file: &RoutesFile,
+    services: &ServiceRegistry,
+    zone: Option<&str>,
+    diagnostics: &mut Diagnostics,
+) -> Upstreams {
     let at = At::ROOT.key("upstreams");
     let names: Vec<&str> = file.upstreams.keys().map(String::as_str).collect();
     let (mut upstreams, mut all_settings) = (Vec::new(), Vec::new());
     check_dependencies(&file.upstreams, &at, diagnostics);
     for (name, written) in &file.upstreams {
         let at = at.key(name);
-        let Some(upstream) = Upstream::compile(name, written, &at, diagnostics) else { continue };
+        let Some(upstream) = Upstream::compile(name, written, zone, &at, diagnostics) else { continue };
         let Some(settings) = settings_of(&upstream, services, &names, &at, diagnostics) else { continue };
         upstreams.push(Arc::new(upstream));
         all_settings.push(settings);
@@ -381,6 +386,8 @@ pub struct Known<'a> {
     pub own_key: Option<bool>,
     /// The roles that `gateway.yaml` gives by name, if they are known.
     pub given_roles: Option<Vec<String>>,
+    /// The zone that the gateway stands in, empty if it does not know, if `gateway.yaml` is known.
+    pub zone: Option<&'a str>,
 }
 
 struct Compiler<'a> {

@@ -24,6 +24,7 @@ use super::outliers::OutlierPolicy;
 use super::retries::RetryPolicy;
 use super::sticky::StickyPolicy;
 use super::tls::UpstreamTls;
+use super::zones;
 
 /// The most endpoints of one upstream; what balancing prepares grows with them.
 pub(super) const ENDPOINTS_MAX: usize = 1000;
@@ -51,6 +52,8 @@ pub struct Upstream {
     pub hash_on: Option<HashKey>,
     /// What makes requests go to the endpoint of earlier ones, if anything does.
     pub sticky: Option<StickyPolicy>,
+    /// The gateway's own zone, if its endpoints are preferred.
+    pub own_zone: Option<Arc<str>>,
     /// How long endpoints that are new, or healthy again, get less than their share.
     pub slow_start: Option<Duration>,
     /// With so small a part of the endpoints healthy, requests go to all of them.
@@ -159,8 +162,15 @@ pub struct KeepAlive {
 }
 
 impl Upstream {
-    /// Reports every fault of the section at `at`; `None` if there is any.
-    pub fn compile(name: &str, config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
+    /// Reports every fault of the section at `at`; `None` if there is any. `zone` is the gateway's own, empty if it has
+    /// none, nothing if that is not known.
+    pub fn compile(
+        name: &str,
+        config: &UpstreamConfig,
+        zone: Option<&str>,
+        at: &At<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Self> {
         let known = diagnostics.iter().count();
         let kind = kind(config, at, diagnostics);
         let Listed { endpoints, names } = match &config.discovery {
@@ -178,6 +188,7 @@ impl Upstream {
         }
         let hash_on = HashKey::compile(config, at, diagnostics);
         let sticky = config.sticky.as_ref().and_then(|it| StickyPolicy::compile(it, &at.key("sticky"), diagnostics));
+        let own_zone = zones::preferred(config.zones.as_ref(), zone, &at.key("zones"), diagnostics);
         let slow_start = slow_start(config, at, diagnostics);
         let panic = panic_threshold(config, at, diagnostics);
         let health = config.health.as_ref().and_then(|it| health(it, &at.key("health"), diagnostics));
@@ -207,6 +218,7 @@ impl Upstream {
             balance: config.balance,
             hash_on,
             sticky,
+            own_zone,
             slow_start,
             panic,
             health,
@@ -277,6 +289,7 @@ fn kind(config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> 
             ("outliers", config.outliers.is_some()),
             ("breaker", config.breaker.is_some()),
             ("sticky", config.sticky.is_some()),
+            ("zones", config.zones.is_some()),
             ("slow_start", config.slow_start.is_some()),
             ("panic", config.panic.is_some()),
             ("depends_on", !config.depends_on.is_empty()),

@@ -14,6 +14,7 @@ use super::hedge::HedgeConfig;
 use super::outliers::OutliersConfig;
 use super::retries::RetriesConfig;
 use super::sticky::StickyConfig;
+use super::zones::ZonesConfig;
 use crate::base::{Percent, Period, Secret};
 
 /// One entry of `upstreams:`, a named group of endpoints or a local service.
@@ -35,6 +36,8 @@ pub struct UpstreamConfig {
     pub hash_on: Option<HashOn>,
     /// Sends the requests of a session to the same endpoint (CP2-A).
     pub sticky: Option<StickyConfig>,
+    /// Prefers endpoints in the gateway's own zone, as long as enough of them get requests.
+    pub zones: Option<ZonesConfig>,
     /// An endpoint that is new, or healthy again, gets a growing share of the requests over this time, from a tenth on.
     /// What goes by a key or a session is not held back.
     pub slow_start: Option<Period>,
@@ -168,7 +171,7 @@ pub struct WeightedEndpointConfig {
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 1000))]
     pub weight: u32,
-    /// The zone that it stands in, for the operator's eyes.
+    /// The zone that it stands in: see `zones`.
     #[serde(default)]
     pub zone: Option<String>,
 }

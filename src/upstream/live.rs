@@ -13,7 +13,6 @@ use pingora::http::RequestHeader;
 use prometheus::IntCounter;
 use tokio::sync::watch;
 
-use super::balance::Ready;
 use super::breaker::BreakerState;
 use super::changes::{Change, Changes, Event};
 use super::compile::{ENDPOINTS_MAX, EndpointSpec, Upstream, UpstreamKind};
@@ -23,6 +22,7 @@ use super::discovery::Feed;
 use super::endpoint::{Endpoint, Health, Picked, Shared, State};
 use super::hedge::Hedge;
 use super::metrics;
+use super::ready::Ready;
 use super::resilience::Resilience;
 use super::sticky::{Sticky, StickySession};
 use crate::alerts::Alerts;
@@ -42,7 +42,7 @@ pub struct Live {
     preparing: Mutex<()>,
     /// Counts the sets of endpoints.
     generation: watch::Sender<u64>,
-    cursor: AtomicUsize,
+    cursors: [AtomicUsize; 2],
     shared: Shared,
     sticky: Option<Arc<Sticky>>,
     dependencies: Option<Dependencies>,
@@ -86,7 +86,7 @@ impl Live {
     ) -> Self {
         let name: &str = &upstream.name;
         // What is in flight goes on, and is counted down where it was counted up.
-        let in_flight = old.map_or_else(Arc::default, |it| Arc::clone(&it.shared.in_flight));
+        let in_flight = old.map(|it| it.shared.in_flight.clone()).unwrap_or_default();
         let changes = old.map(|it| Arc::clone(&it.shared.changes));
         let changes = changes.unwrap_or_else(|| Arc::new(Changes::new(&upstream.name, alerts.cloned())));
         let shared = Shared { in_flight, resilience: resilience(&upstream, &changes, old), changes };
@@ -112,6 +112,9 @@ impl Live {
         if upstream.outliers.is_none() {
             endpoints.iter().for_each(|it| it.record().forget());
         }
+        if upstream.own_zone.is_none() {
+            metrics::retire_zones(name);
+        }
         let sticky = sticky(&upstream, old);
         count(&shared, &endpoints);
         let former = old.and_then(|it| it.dependencies.as_ref());
@@ -122,7 +125,7 @@ impl Live {
             feeds,
             preparing: Mutex::new(()),
             generation: watch::Sender::new(0),
-            cursor: AtomicUsize::new(0),
+            cursors: Default::default(),
             shared,
             dependencies,
             hedge: hedge(&upstream, old),
@@ -173,13 +176,12 @@ impl Live {
 
     /// An endpoint for a request that has `tried` those already, by the request's `key` if there is one.
     ///
-    /// `None` if no healthy one is left. There is no panic mode: when all endpoints are unhealthy,
-    /// the request is answered with 503 instead of being sent where it can not succeed, so that a
-    /// struggling upstream gets the quiet it needs.
+    /// `None` if no healthy one is left. Unless the upstream has a panic threshold, a request is then answered
+    /// with 503 instead of being sent where it can not succeed, so that a struggling upstream gets the quiet it needs.
     pub fn pick(&self, key: Option<u64>, tried: &[SocketAddr]) -> Option<Picked> {
         let view = self.view.load();
         loop {
-            let endpoint = view.ready.pick(&self.cursor, key, tried)?;
+            let endpoint = view.ready.pick(&self.cursors, key, tried)?;
             // One whose probe somebody else sends is not picked again before that is lost.
             if let Some(picked) = Picked::new(Arc::clone(endpoint)) {
                 return Some(picked);
@@ -384,9 +386,12 @@ impl Live {
 
     fn store(&self, view: View) {
         let (panics, eligible) = (view.ready.panics(), view.ready.len());
-        let before = self.view.swap(Arc::new(view)).ready.panics();
-        if panics != before {
+        let before = self.view.swap(Arc::new(view));
+        if panics != before.ready.panics() {
             self.tell_of_panic(panics, eligible);
+        }
+        if let Some(zones) = self.view.load().ready.zones() {
+            zones.tell(before.ready.zones().map(|it| it.own_share()));
         }
     }
 
@@ -408,6 +413,22 @@ impl Live {
     /// Whether so few endpoints are healthy that requests go to all of them.
     pub(super) fn panics(&self) -> bool {
         self.view.load().ready.panics()
+    }
+
+    /// Which part of the requests stays in the gateway's own zone, where that is preferred and checks are believed.
+    pub(super) fn own_zone_share(&self) -> Option<f64> {
+        self.view.load().ready.zones().map(|it| it.own_share())
+    }
+
+    /// Works out anew how requests are spread over zones.
+    pub(super) fn weigh_zones(&self) {
+        let view = self.view.load();
+        view.ready.zones().iter().for_each(|it| it.weigh(&view.endpoints));
+    }
+
+    /// Returns when an endpoint's state changed.
+    pub(super) async fn changed(&self) {
+        self.shared.changes.told().await;
     }
 
     /// Endpoints that `other` has not.
@@ -444,6 +465,7 @@ impl Live {
         for result in ["sent", "over_budget"] {
             let _ = metrics::RETRIES.remove_label_values(&[name, result]);
         }
+        metrics::retire_zones(name);
         let _ = metrics::PANIC.remove_label_values(&[name]);
         let _ = metrics::CHANGES.remove_label_values(&[name]);
         let _ = metrics::CHECKS.remove_label_values(&[name, PASS]);

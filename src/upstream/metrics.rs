@@ -3,7 +3,8 @@
 
 use once_cell::sync::Lazy;
 use prometheus::{
-    IntCounterVec, IntGauge, IntGaugeVec, register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
+    GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_gauge_vec, register_int_counter_vec,
+    register_int_gauge, register_int_gauge_vec,
 };
 
 const ONCE: &str = "a family is registered once, under a name of its own";
@@ -84,6 +85,33 @@ pub(super) static PANIC: Lazy<IntGaugeVec> = Lazy::new(|| {
     let help = "Whether so few endpoints are healthy that requests go to all of them.";
     register_int_gauge_vec!("moongate_upstream_panic", help, &["upstream"]).expect(ONCE)
 });
+
+pub(super) static ZONE_SHARE: Lazy<GaugeVec> = Lazy::new(|| {
+    let help = "Which part of an upstream's requests stays in the gateway's own zone, from 0 to 1.";
+    register_gauge_vec!("moongate_upstream_zone_share", help, &["upstream"]).expect(ONCE)
+});
+
+static ZONE_REQUESTS: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Requests sent to endpoints in the gateway's own zone (own), and to those in others (other).";
+    register_int_counter_vec!("moongate_upstream_zone_requests_total", help, &["upstream", "zone"]).expect(ONCE)
+});
+
+const fn zone_label(own: bool) -> &'static str {
+    if own { "own" } else { "other" }
+}
+
+/// The requests of an upstream inside or outside the gateway's own zone.
+pub(super) fn zone_requests(upstream: &str, own: bool) -> IntCounter {
+    ZONE_REQUESTS.with_label_values(&[upstream, zone_label(own)])
+}
+
+/// Removes what an upstream has for zones.
+pub(super) fn retire_zones(upstream: &str) {
+    let _ = ZONE_SHARE.remove_label_values(&[upstream]);
+    for own in [true, false] {
+        let _ = ZONE_REQUESTS.remove_label_values(&[upstream, zone_label(own)]);
+    }
+}
 
 /// CP2-A: the name that dashboards know.
 pub(super) static STICKY_HITS: Lazy<IntCounterVec> = Lazy::new(|| {

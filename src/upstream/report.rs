@@ -36,12 +36,23 @@ pub struct UpstreamReport {
     pub concurrency: Option<ConcurrencyReport>,
     /// After how long a request goes to a second endpoint as well; nothing if it does not, or too little is known yet.
     pub hedge_after_ms: Option<f64>,
+    /// How requests are spread over zones, if one is preferred.
+    pub zones: Option<ZonesReport>,
     /// How many endpoints get requests.
     pub eligible: usize,
     /// Where they come from, beside those that are listed.
     pub discovery: Vec<SourceReport>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointReport>,
+}
+
+/// How requests are spread over zones.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ZonesReport {
+    /// The gateway's own.
+    pub own: String,
+    /// Which part of the requests stays there, from 0 to 1; nothing while checks are not believed, and zones with them.
+    pub own_share: Option<f64>,
 }
 
 /// An upstream that another one depends on.
@@ -144,6 +155,10 @@ impl UpstreamReport {
             panic: live.panics(),
             concurrency: live.concurrency().map(|it| it.report()),
             hedge_after_ms: live.hedge_after().map(|it| shown_millis(it.as_secs_f64())),
+            zones: upstream.own_zone.as_ref().map(|own| ZonesReport {
+                own: own.to_string(),
+                own_share: live.own_zone_share().map(|it| (it * 1e3).round() / 1e3),
+            }),
             eligible: live.eligible(),
             discovery: live.feeds().iter().map(|it| SourceReport::new(it)).collect(),
             endpoints: live.endpoints().iter().map(|it| EndpointReport::new(it, checked)).collect(),

@@ -82,5 +82,7 @@ mod tls;
 mod tokens;
 mod tour;
 mod upgrades;
+mod upstream_faults;
 mod upstreams;
 mod websockets;
+mod zones;
