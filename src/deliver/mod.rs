@@ -364,7 +364,7 @@ impl Delivery<'_> {
                     return self.end_tapped(trailers);
                 }
                 self.ended = true;
-                Part::End(trailers)
+                Part::End(self.checked(trailers))
             }
         };
         self.queue(part)
@@ -477,7 +477,15 @@ impl Delivery<'_> {
             self.queue(Part::Data(unit))?;
         }
         self.ended = true;
+        let trailers = self.checked(trailers);
         self.queue(Part::End(trailers))
+    }
+
+    /// Trailers that may stand behind the answer, about whose fields its head has the last word.
+    fn checked(&self, trailers: Option<Box<HeaderMap>>) -> Option<Box<HeaderMap>> {
+        let mut trailers = trailers?;
+        codec::retain_trailers(&mut trailers, self.exchange.edited.response.as_deref());
+        (!trailers.is_empty()).then_some(trailers)
     }
 
     /// What a tap can't look through does not pass.

@@ -24,11 +24,11 @@ mod write;
 mod properties;
 
 pub use body::{BodyDecoder, BodyError, Decoded};
-pub use claims::{Claim, by_spelling, claim, fold_alike, takes};
-pub use credentials::{is_credential, unverified_credentials};
+pub use claims::{Claim, by_spelling, claim, fold_alike, parts_requests, takes};
+pub use credentials::{claimed, is_credential, unverified_credentials};
 pub use fields::{
-    bearer, essence, has_token, is_encoded, is_event_stream, is_grpc, is_hop_by_hop, length, media_type_is,
-    strip_hop_by_hop, tokens,
+    bearer, essence, has_token, is_encoded, is_event_stream, is_grpc, is_hop_by_hop, is_token_byte, length,
+    media_type_is, strip_hop_by_hop, tokens,
 };
 pub use framing::Framing;
 pub use request::{RequestHead, folds_into_framing, read_request};
