@@ -72,6 +72,12 @@ pub(super) async fn lift(State(admin): State<Arc<Admin>>, Path(address): Path<St
     Fault::new(StatusCode::NOT_FOUND, "not_blocked", "this address is not blocked", "see /admin/blocks").into_response()
 }
 
+/// `203.0.113.0/24`.
+pub(super) async fn no_network() -> Response {
+    let action = "block each address by itself; whole networks are for a firewall to keep out";
+    Fault::new(StatusCode::BAD_REQUEST, "bad_request", "networks can't be blocked", action).into_response()
+}
+
 fn no_address() -> Response {
     let action = "write it as 203.0.113.9 or 2001:db8::1";
     Fault::new(StatusCode::BAD_REQUEST, "bad_request", "this is not an address", action).into_response()

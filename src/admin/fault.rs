@@ -9,7 +9,7 @@ use crate::pipeline::ErrorBody;
 
 /// Why a request gets nothing else.
 #[derive(Clone, Debug)]
-pub(super) struct Fault(ErrorBody);
+pub(super) struct Fault(Box<ErrorBody>);
 
 impl Fault {
     pub(super) fn new(
@@ -18,12 +18,13 @@ impl Fault {
         message: impl Into<String>,
         suggested_action: &'static str,
     ) -> Self {
-        Self(ErrorBody { status, code, message: message.into(), details: Value::Null, suggested_action })
+        Self(Box::new(ErrorBody { status, code, message: message.into(), details: Value::Null, suggested_action }))
     }
 
     /// With more about it, for programs.
-    pub(super) fn with_details(self, details: Value) -> Self {
-        Self(self.0.with_details(details))
+    pub(super) fn with_details(mut self, details: Value) -> Self {
+        self.0.details = details;
+        self
     }
 
     pub(super) fn code(&self) -> &'static str {

@@ -17,7 +17,7 @@ use tower_service::Service;
 
 use crate::admin::auth::Actor;
 use crate::admin::fault::Fault;
-use crate::base::Deadline;
+use crate::base::{Deadline, shown_millis};
 use crate::client::{Client, ClientError, H1Connection, Part};
 use crate::filters::{Security, behind_the_route};
 use crate::listener::{App, Downstream};
@@ -54,6 +54,9 @@ impl Front {
         let (head, body) =
             finished(response, fault.as_ref(), &mut exchange, client.request().method == Method::HEAD).await?;
         tell(&exchange, &client, head.status, fault.as_ref(), actor.as_ref());
+        if is_refusal(head.status) {
+            client.close_after(); // who may do nothing here holds no place
+        }
         let bodiless = body.is_empty() || client.request().method == Method::HEAD;
         let parts = [Part::Head(head, bodiless), Part::Data(body), Part::End(None)];
         Deadline::within(ANSWER_TIME, client.send(parts)).await?.ok()?;
@@ -95,6 +98,14 @@ impl App for Front {
             }
         }
     }
+}
+
+/// Whether whoever asks has no business here.
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::MISDIRECTED_REQUEST
+    )
 }
 
 /// Why a body was not read.
@@ -178,6 +189,6 @@ fn tell(exchange: &Exchange, client: &Client, status: StatusCode, fault: Option<
         actor = actor.map(|it| &*it.0),
         status = status.as_u16(),
         error = fault.map(Fault::code),
-        duration_ms = exchange.started.elapsed().as_secs_f64() * 1e3,
+        duration_ms = shown_millis(exchange.started.elapsed().as_secs_f64()),
     );
 }

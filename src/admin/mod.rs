@@ -89,6 +89,7 @@ fn pages(admin: Arc<Admin>, guard: auth::Guard, sites: Sites) -> Router {
         .route("/admin/registry/{service}/{instance}", put(registry::register).delete(registry::leave))
         .route("/admin/blocks", get(blocks::list))
         .route("/admin/blocks/{address}", put(blocks::add).delete(blocks::lift))
+        .route("/admin/blocks/{address}/{length}", put(blocks::no_network).delete(blocks::no_network))
         .layer(from_fn_with_state(Arc::new(guard), auth::check));
     probes
         .merge(pages)

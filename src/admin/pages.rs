@@ -73,6 +73,7 @@ pub(super) async fn config(State(admin): Page) -> Json<Value> {
         "hash": active.hash,
         "loaded_at": active.loaded_at.as_str(),
         "last_error": last_error,
+        "certificates_kept": admin.configuration.certificates_kept(),
         "files": { "gateway": gateway, "routes": routes },
         "routes": active.snapshot.written_routes().len(),
         "upstreams": active.snapshot.written_upstreams().len(),

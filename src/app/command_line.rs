@@ -26,8 +26,8 @@ enum Command {
     Run {
         #[command(flatten)]
         files: FileArgs,
-        /// Take over the sockets of the gateway that runs.
-        #[arg(long)]
+        /// Take over the sockets of the gateway that runs. Not offered yet, and so not shown; who tries it is told.
+        #[arg(long, hide = true)]
         upgrade: bool,
     },
     /// Find every fault in both files.

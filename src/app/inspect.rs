@@ -13,6 +13,7 @@ use crate::config::{
 };
 use crate::filters::announced_method;
 use crate::pipeline::Filters;
+use crate::proxy::missing_setting;
 use crate::routing::{Explanation, MatchConfig, Request, Target, ValueMatch, ValueRule, Verdict, without_parameters};
 use crate::services::ServiceRegistry;
 use crate::upstream::{LocalUpstream, Upstream, UpstreamKind};
@@ -115,11 +116,12 @@ pub fn explain(files: &Files, filters: &Filters, wanted: &ExplainRequest, format
         Action::Upstream(number) => Some(&*snapshot.upstreams[number]),
         Action::Redirect(_) | Action::Respond(_) => None,
     });
-    let no_handshakes = websocket && method == Method::GET && route.is_some_and(|it| !it.description.r#match.websocket);
-    let refused = match route {
-        Some(route) if !takes_path(&snapshot, route, request) => Some(("bad_request", NO_PARAMETERS)),
-        _ => no_handshakes.then_some(("upgrade_not_allowed", NO_HANDSHAKES)),
-    };
+    let refused = route.and_then(|route| match missing_setting(route, &method, &headers) {
+        _ if !takes_path(&snapshot, route, request) => Some(("bad_request", NO_PARAMETERS)),
+        Some("match.websocket") => Some(("upgrade_not_allowed", NO_HANDSHAKES)),
+        Some(_) => Some(("upgrade_not_allowed", NO_PROTOCOL)),
+        None => None,
+    });
     match format {
         Format::Json => Ok(pretty(&json!({
             "request": { "method": method.as_str(), "host": host, "target": target.to_string() },
@@ -139,6 +141,10 @@ pub fn explain(files: &Files, filters: &Filters, wanted: &ExplainRequest, format
 /// What becomes of a WebSocket's handshake where none is taken.
 const NO_HANDSHAKES: &str = "answer     400 upgrade_not_allowed: the route takes no handshakes of WebSockets;\n           \
                              `match.websocket: true` lets it\n\n";
+
+/// What becomes of an upgrade to a protocol that the route does not name.
+const NO_PROTOCOL: &str = "answer     400 upgrade_not_allowed: the route does not change to this protocol;\n           \
+                           `upgrade`, with its name alone in the list, lets it\n\n";
 
 /// What becomes of a path with parameters that two servers could read as two.
 const NO_PARAMETERS: &str = "answer     400 bad_request: a server that cuts the path's parameters off reads another path;\n           \

@@ -20,9 +20,9 @@ use crate::filters::rate_limit::Limits;
 use crate::forward::Worker;
 use crate::guard::Guard;
 use crate::identity::Identity;
-use crate::listener::{self, Certificates, Drain, Listener, Socket};
+use crate::listener::{self, Certificates, Descriptors, Drain, Listener, Socket};
 use crate::pipeline::Filters;
-use crate::proxy::{EarlyResponses, Front, Proxy, Shared};
+use crate::proxy::{EarlyResponses, Front, Orphans, Proxy, Shared};
 use crate::services::auth::{AuthParts, AuthService};
 use crate::services::{CacheClear, ServiceRegistry};
 use crate::state::{Backend, State};
@@ -51,6 +51,7 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     let sockets = listener::bind(&compiled.process.public).map_err(|it| Failure(it.to_string()))?;
     let admin_socket = bind_admin(&compiled.process.admin)?;
     telemetry::start(&compiled.process.written.telemetry.log);
+    count_open_files(&compiled, &sockets)?;
 
     let side = side_runtime()?;
     let store = Store::new(compiled.process.store.clone(), side.handle().clone());
@@ -84,9 +85,16 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     });
     services.add("auth", Arc::new(auth));
     let mocks = compiled.process.mocks;
-    let shared = Shared { guard: guard.clone(), state, identity: identity.clone(), cache: cache.clone(), mocks };
-    let shared = Arc::new(shared);
+    let shared = Arc::new(Shared {
+        guard: guard.clone(),
+        state,
+        identity: identity.clone(),
+        cache: cache.clone(),
+        orphans: Orphans::default(),
+        mocks,
+    });
     let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
+    certificates.iter().for_each(|it| drop(side.spawn(it.clone().watch_ends())));
     let (gateway, routes) = (files.gateway.clone(), files.routes.clone());
     let runtime =
         crate::config::Runtime { upstreams, limits: Limits::new(&shared.state), certificates, identity, filters };
@@ -117,6 +125,16 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     tracing::info!(event = "stopped", "all connections are closed");
     telemetry::stop();
     side.shutdown_background();
+    Ok(())
+}
+
+/// Raises the limit of open files, and counts what clients hold against it.
+fn count_open_files(compiled: &Compiled, sockets: &[Socket]) -> Result<(), Failure> {
+    let descriptors = Descriptors::raise(&compiled.process.admin);
+    let descriptors = descriptors.map_err(|error| Failure(format!("the limit of open files is not known: {error}")))?;
+    descriptors.tell(&compiled.process.public);
+    let descriptors = Arc::new(descriptors);
+    sockets.iter().for_each(|it| it.count_against(descriptors.clone()));
     Ok(())
 }
 

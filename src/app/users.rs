@@ -156,7 +156,7 @@ fn chosen_password(generate: bool) -> Result<Secret, Failure> {
 }
 
 async fn hash(password: Secret) -> Result<String, String> {
-    let passwords = Passwords::new(tokio::runtime::Handle::current());
+    let passwords = Passwords::default();
     passwords.hash(password, Ipv4Addr::LOCALHOST.into()).await.map_err(|it| it.to_string())
 }
 

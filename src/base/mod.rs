@@ -26,4 +26,4 @@ pub use network::{network_of, networks};
 pub use redact::{REDACTED, credentials_in, names_credential, redacted_target, without_credentials};
 pub use secret::Secret;
 pub use turns::{Busy, Turns};
-pub use units::{ByteSize, Percent, Period};
+pub use units::{ByteSize, Percent, Period, shown_millis};

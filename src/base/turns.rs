@@ -6,13 +6,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::network_of;
 
 /// Of the places to wait in, a network has one in so many, beside what may be worked on at once.
 const SHARE: usize = 4;
+
+/// The stack of a thread at work, in bytes: what is deeply nested is gone through by recursion.
+const STACK: usize = 8 * 1024 * 1024;
 
 /// Too many wait, altogether or from this network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,23 +54,26 @@ impl Turns {
         Self { turns: Arc::new(Semaphore::new(at_once)), crowd: Arc::new(Mutex::new(crowd)) }
     }
 
-    /// Does work for this client on a thread of `runtime` that may take its time. A caller who leaves while it waits
-    /// gives its place up; one who leaves later ends nothing, and keeps the place until the work is done.
+    /// Does work for this client on a thread of its own, which may take its time and is not waited for when the process
+    /// ends. A caller who leaves while it waits gives its place up; one who leaves later ends nothing, and keeps the
+    /// place until the work is done.
     ///
     /// # Errors
-    /// When there is no place.
+    /// When there is no place, or the work did not come to an end.
     pub async fn run<T: Send + 'static>(
         &self,
-        runtime: &Handle,
         client: IpAddr,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Busy> {
         let place = self.place(network_of(client))?;
         let turn = self.turns.clone().acquire_owned().await.map_err(|_| Busy)?;
-        let done = runtime.spawn_blocking(move || {
+        let (tell, done) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("turn".to_owned()).stack_size(STACK);
+        let begun = thread.spawn(move || {
             let _held = (turn, place);
-            work()
+            let _ = tell.send(work()); // the caller may have left
         });
+        begun.map_err(|_| Busy)?;
         done.await.map_err(|_| Busy)
     }
 
@@ -118,15 +123,29 @@ mod tests {
         assert!(turns.crowd.lock().of_network.is_empty(), "nobody is remembered who has left");
     }
 
+    #[test]
+    fn work_is_not_waited_for_when_whoever_wanted_it_ends() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let turns = Turns::new(1, 3);
+        let (begin, begun) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let (of_work, work) = (turns.clone(), move || (begin.send(()), ended.recv()).1.is_ok());
+        runtime.spawn(async move { of_work.run(network(1), work).await });
+        runtime.block_on(tokio::task::yield_now());
+        begun.recv().unwrap();
+        drop(runtime);
+        assert_eq!(turns.crowd.lock().inside, 1, "it is at work, and keeps its place");
+        end.send(()).unwrap();
+    }
+
     #[tokio::test]
     async fn who_leaves_while_it_waits_gives_its_place_up() {
         let turns = Turns::new(1, 3);
         let held = turns.turns.clone().acquire_owned().await.unwrap();
-        let runtime = Handle::current();
-        let waiting = turns.run(&runtime, network(1), || ());
+        let waiting = turns.run(network(1), || ());
         assert!(futures_util::FutureExt::now_or_never(waiting).is_none());
         assert_eq!(turns.crowd.lock().inside, 0);
         drop(held);
-        assert_eq!(turns.run(&runtime, network(1), || 7).await, Ok(7));
+        assert_eq!(turns.run(network(1), || 7).await, Ok(7));
     }
 }

@@ -25,6 +25,11 @@ impl Period {
     }
 }
 
+/// Milliseconds as people are shown them, with three decimals: what lies beyond is the noise of binary fractions.
+pub fn shown_millis(seconds: f64) -> f64 {
+    (seconds * 1e6).round() / 1e3
+}
+
 /// A number of bytes: a bare number, or one with `KiB`, `MiB`, `GiB` (powers of 1024; so are `k`, `M` and `G` alone,
 /// as in nginx) or `KB`, `MB`, `GB` (powers of 1000), in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

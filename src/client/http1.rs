@@ -14,7 +14,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Shutdown;
 use tokio::io::AsyncWrite;
 
-use super::{ClientError, Part};
+use super::{ClientError, DRAIN_BODY, Part};
 use crate::base::Deadline;
 use crate::http::{self as codec, BodyDecoder, BodyError, Decoded, Framing, HeadError, HeadScan, RequestHead};
 use crate::listener::{Connection, Downstream, EarlyReject};
@@ -22,9 +22,6 @@ use crate::transport::{WriteQueue, poll_read_body, poll_read_head};
 
 /// What a client may send ahead while it is being answered, in bytes. A client that sends more is not watched any more.
 const AHEAD_MAX: usize = 16 * 1024;
-/// How long what is left of a request's body is read and dropped after an answer that did not wait for it, so that
-/// the client reads the answer and can go on with the connection.
-const DRAIN_BODY: Duration = Duration::from_secs(2);
 /// How long a client may take to read a refusal of what could not be read.
 const TAKE_REJECT: Duration = Duration::from_secs(10);
 

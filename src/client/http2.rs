@@ -1,6 +1,7 @@
 //! A request over HTTP/2 and the way back: a stream of a client's connection.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -11,13 +12,37 @@ use http::header::{CONTENT_LENGTH, EXPECT, HeaderName};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use super::{ClientError, Part};
+use super::{ClientError, DRAIN_BODY, Part};
+use crate::base::Deadline;
 use crate::http as codec;
 use crate::listener::Connection;
+
+/// So much of a body that nobody waits for is read and dropped, in bytes: who sends more is told to stop.
+const DRAIN_MAX: u64 = 64 * 1024;
 
 /// Fields that make a message malformed in HTTP/2 (RFC 9113, section 8.2.2).
 fn is_of_http1(name: &HeaderName) -> bool {
     codec::is_hop_by_hop(name)
+}
+
+/// How many of `wanted` bytes the client takes at once; not zero.
+fn poll_window(
+    writer: &mut SendStream<Bytes>,
+    wanted: usize,
+    cx: &mut Context<'_>,
+) -> Poll<Result<usize, ClientError>> {
+    writer.reserve_capacity(wanted);
+    loop {
+        // What was told once is not told again.
+        match writer.capacity() {
+            0 => {}
+            window => return Poll::Ready(Ok(window)),
+        }
+        match ready!(writer.poll_capacity(cx)) {
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return Poll::Ready(Err(ClientError::Gone)),
+        }
+    }
 }
 
 /// A request that was read, and the answer to it.
@@ -231,15 +256,26 @@ impl Http2 {
         self.queued + usize::from(self.end.is_some())
     }
 
+    /// Where nothing more can be sent, all of it can.
+    pub(super) fn has_room(&mut self) -> bool {
+        let Some(writer) = self.writer.as_mut().filter(|_| !self.ended) else { return true };
+        if self.queued == 0 && writer.capacity() == 0 {
+            writer.reserve_capacity(1);
+        }
+        writer.capacity() > 0
+    }
+
+    /// Ready when its client opens the stream's window, or has taken what waits in h2.
+    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        let Some(writer) = self.writer.as_mut().filter(|_| !self.ended) else { return Poll::Ready(Ok(())) };
+        poll_window(writer, 1, cx).map_ok(|_| ())
+    }
+
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
         let Some(writer) = &mut self.writer else { return Poll::Ready(Ok(())) };
         let gone = |_| ClientError::Gone;
         while let Some(piece) = self.queue.front_mut() {
-            writer.reserve_capacity(piece.len());
-            let window = match ready!(writer.poll_capacity(cx)) {
-                Some(Ok(window)) => window,
-                Some(Err(_)) | None => return Poll::Ready(Err(ClientError::Gone)),
-            };
+            let window = ready!(poll_window(writer, piece.len(), cx))?;
             let now = piece.split_to(window.min(piece.len()));
             if piece.is_empty() {
                 self.queue.pop_front();
@@ -261,6 +297,28 @@ impl Http2 {
         }
         self.ended = true;
         Poll::Ready(Ok(()))
+    }
+
+    // ── What comes after it ─────────────────────────────────────────────────────────────────────
+
+    /// Whether the answer is out, and the rest of a body on its way here. Who waits for a 100 sends none.
+    pub(super) fn awaits_body(&self) -> bool {
+        self.ended && !self.body_done && !self.gone && !self.expects_continue
+    }
+
+    /// Reads and drops what is left of a small body. A stream that is dropped before is reset without an error, as RFC
+    /// 9113, section 8.1, has it; but there are clients that throw away the answer with it.
+    pub(super) async fn finish(mut self) {
+        let most = self.received + DRAIN_MAX;
+        let rest = async {
+            while self.received < most {
+                match poll_fn(|cx| self.poll_received(cx)).await {
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => return,
+                }
+            }
+        };
+        Deadline::within(DRAIN_BODY, rest).await;
     }
 
     /// Gives the stream up, so that nobody takes what was sent for a whole answer.

@@ -5,6 +5,7 @@
 //! one task can move both directions of an exchange.
 
 mod connection;
+mod control;
 mod http1;
 mod http2;
 mod session;
@@ -14,6 +15,7 @@ mod tests;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, EXPECT, UPGRADE};
@@ -32,6 +34,10 @@ use http2::Http2;
 
 /// The largest body that is taken for one that is at hand, in bytes.
 pub const BODY_AT_HAND_MAX: usize = 16 * 1024;
+
+/// How long what is left of a request's body is read and dropped after an answer that did not wait for it, so that
+/// the client reads the answer and can go on with the connection.
+const DRAIN_BODY: Duration = Duration::from_secs(2);
 
 /// Why nothing more comes from a client, or goes to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,6 +247,26 @@ impl Client {
         either!(mut self, side => side.queue(part))
     }
 
+    /// Whether the client takes more of the answer at once, as far as that is known: what it would not take needs not be
+    /// fetched.
+    pub fn has_room(&mut self) -> bool {
+        match &mut self.side {
+            Side::Http1(_) => true,
+            Side::Http2(side) => side.has_room(),
+        }
+    }
+
+    /// Ready when [`Client::has_room`].
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        match &mut self.side {
+            Side::Http1(_) => Poll::Ready(Ok(())),
+            Side::Http2(side) => side.poll_room(cx),
+        }
+    }
+
     /// Bytes that wait for the client.
     pub fn unwritten(&self) -> usize {
         either!(self, side => side.unwritten())
@@ -322,13 +348,19 @@ impl Client {
         either!(mut self, side => side.abort());
     }
 
-    /// The connection for the next request, when the answer is out and there may be one.
+    /// The connection for the next request, when the answer is out and there may be one. A stream of HTTP/2 is over
+    /// with it.
     pub async fn finish(self) -> Option<H1Connection> {
         match self.side {
             Side::Http1(side) if side.is_settled() => Some(side.into_connection()),
             // Boxed: most connections never come here.
             Side::Http1(side) => Box::pin(side.finish()).await,
-            Side::Http2(_) => None,
+            Side::Http2(side) => {
+                if side.awaits_body() {
+                    Box::pin(side.finish()).await;
+                }
+                None
+            }
         }
     }
 }

@@ -213,7 +213,8 @@ fn look_at_both(
     let process = gateway.as_ref().ok();
     let issuers = process.and_then(issuers);
     let given_roles = process.map(|it| it.content.written.given_roles()).filter(|_| issuers.is_some());
-    let known = Known { services, filters, issuers: issuers.as_deref(), given_roles };
+    let own_key = process.map(|it| it.content.tokens.can_sign()).filter(|_| issuers.is_some());
+    let known = Known { services, filters, issuers: issuers.as_deref(), own_key, given_roles };
     let looked = look_at_routes(routes, Surroundings { known, mode, secrets: Some(secrets) })?;
     if let (Ok(Looked { content, diagnostics, .. }), Some((_, snapshot))) = (gateway, &looked.content) {
         content.check_roles(&snapshot.roles, diagnostics);
@@ -261,7 +262,7 @@ pub fn compile_routes(
     filters: &Filters,
     mode: Mode,
 ) -> Result<(String, Snapshot), Faults> {
-    let known = Known { services, filters, issuers: None, given_roles: None };
+    let known = Known { services, filters, issuers: None, own_key: None, given_roles: None };
     let looked = look_at_routes(path, Surroundings { known, mode, secrets: None })?;
     complete(looked).map(|(routes, _)| routes)
 }
@@ -412,6 +413,11 @@ impl Configuration {
         self.last_error.lock().clone()
     }
 
+    /// What is wrong with files of certificates, so that what they held before is in use.
+    pub fn certificates_kept(&self) -> Vec<String> {
+        self.certificates_seen.lock().kept.clone()
+    }
+
     /// The files that it was read from: `gateway.yaml`, `routes.yaml`.
     pub fn paths(&self) -> (&Path, &Path) {
         (&self.gateway_path, &self.routes_path)
@@ -558,6 +564,7 @@ fn activate(
     generation: u64,
     hash: String,
 ) -> ActiveConfig {
+    runtime.identity.use_roles(snapshot.roles.clone());
     let lives = runtime.upstreams.apply(&snapshot.upstreams);
     let destination = |((upstream, settings), live): ((&Arc<Upstream>, &Option<ServiceSettings>), &Arc<Live>)| match (
         &upstream.kind,
@@ -587,7 +594,7 @@ fn activate(
         }
     };
     let routes = snapshot.routes.iter_mut().map(activate_route).collect();
-    let upstreams = Arc::new(destinations.into_iter().collect());
+    let upstreams = Arc::new(Destinations::new(destinations, snapshot.roles.clone()));
     GENERATIONS_ALIVE.inc();
     ActiveConfig { routes, upstreams, generation, hash, loaded_at: Timestamp::now(), snapshot }
 }

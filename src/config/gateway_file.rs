@@ -120,14 +120,20 @@ pub struct AdminConfig {
     /// Address and port. Away from loopback, `tokens.hs256_secret` or `tokens.signing_key` is needed, and every call
     /// but the probes' requires a token or an API key of this gateway, without a tenant: with the role `admin` or
     /// `operator`, or with a role that permits the page (`metrics.read`, `admin.read`, `admin.write`).
+    #[schemars(extend("examples" = ["127.0.0.1:9090"]))]
     pub address: String,
     /// The names under which it is called, beside `localhost` and addresses. A request for another name is refused,
     /// since a page of another site could have sent it (DNS rebinding).
     pub hosts: Vec<String>,
     /// Connections open at once. They are apart from those of the public listeners.
     pub connections: u32,
+    /// Connections open at once from one address (IPv6: from one /64); 0 is no limit. At a limit, the connection that
+    /// has been idle longest makes room for a new one, so that probes get in.
+    pub per_address: u32,
     /// From a new connection, or the first byte of a later request, to its whole header.
     pub header_timeout: Period,
+    /// How long a connection may stay without a request after its first. One that was refused is closed at once.
+    pub keep_alive: Period,
 }
 
 impl Default for AdminConfig {
@@ -136,7 +142,9 @@ impl Default for AdminConfig {
             address: "127.0.0.1:9090".to_owned(),
             hosts: Vec::new(),
             connections: 256,
+            per_address: 64,
             header_timeout: Period::secs(10),
+            keep_alive: Period::secs(20),
         }
     }
 }
@@ -384,14 +392,17 @@ fn admin(file: &GatewayFile, at: &At<'_>, diagnostics: &mut Diagnostics) -> List
     if written.connections == 0 {
         diagnostics.error(&at.key("connections"), "zero lets nobody in");
     }
-    if written.header_timeout.0.is_zero() {
-        diagnostics.error(&at.key("header_timeout"), "zero leaves no time").help("write a long period instead");
+    for (key, period) in [("header_timeout", written.header_timeout), ("keep_alive", written.keep_alive)] {
+        if period.0.is_zero() {
+            diagnostics.error(&at.key(key), "zero leaves no time").help("write a long period instead");
+        }
     }
     let mut listener = Listener::plain("admin", address);
     listener.limits.connections = written.connections as usize;
     listener.limits.header_timeout = written.header_timeout.0;
-    // They all may come from one machine.
-    listener.limits.per_address = None;
+    listener.limits.keep_alive = written.keep_alive.0;
+    listener.limits.per_address = (written.per_address > 0).then_some(written.per_address);
+    listener.limits.idle_make_room = true;
     listener
 }
 

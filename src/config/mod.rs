@@ -5,6 +5,7 @@
 
 mod active;
 mod gateway_file;
+mod idle;
 mod routes_file;
 mod secret_values;
 mod snapshot;

@@ -1,7 +1,8 @@
 //! `routes.yaml`, compiled: immutable, everything parsed, nothing that remembers traffic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
@@ -10,15 +11,16 @@ use serde_json::Value;
 
 use crate::base::{At, ByteSize, Diagnostics, Period};
 use crate::config::gateway_file::Mode;
+use crate::config::idle;
 use crate::config::routes_file::{RedirectConfig, RespondConfig, RouteConfig, RoutesFile};
-use crate::filters::auth::AuthConfig;
+use crate::filters::auth::{Auth, AuthConfig};
 use crate::filters::{Chain, Layer, PolicyConfig, StepDescription};
 use crate::forward::{Policy, TimeoutsConfig};
 use crate::identity::Roles;
 use crate::pipeline::{Filters, Scope, ServiceScope};
 use crate::routing::{MatchConfig, Table, Template, known_variable};
 use crate::services::{ServiceRegistry, ServiceSettings};
-use crate::upstream::{Upstream, UpstreamKind};
+use crate::upstream::{Source, Upstream, UpstreamKind};
 
 /// All routes and upstreams, compiled.
 #[derive(Debug)]
@@ -145,10 +147,10 @@ impl Snapshot {
         mode: Mode,
         diagnostics: &mut Diagnostics,
     ) -> Self {
-        let Known { services, filters, issuers, given_roles } = known;
+        let Known { services, filters, issuers, own_key, given_roles } = known;
         let roles = Roles::compile(file.roles.as_ref(), &At::ROOT.key("roles"), diagnostics);
         let roles = given_roles.into_iter().fold(roles, Roles::knowing);
-        let nowhere = Scope { roles: &roles, issuers, filters, ..Scope::nowhere() };
+        let nowhere = Scope { roles: &roles, issuers, own_key, filters, ..Scope::nowhere() };
         let (mut all, mut settings) = upstreams(file, services, diagnostics);
         let built_in = built_in_routes(file, mode);
         let written: Vec<&RouteConfig> = file.routes.iter().chain(built_in.iter().map(|it| &it.route)).collect();
@@ -167,6 +169,10 @@ impl Snapshot {
             |(number, route): (usize, &&RouteConfig)| compiler.route(number, route, &at.index(number), diagnostics);
         let routes: Vec<Route> = written.iter().enumerate().map(compile).collect();
         warn_of_open_ways(&routes[..file.routes.len()], &all, &table, diagnostics);
+        // A route with a fault may have been left out, and what it uses is not idle.
+        if diagnostics.is_empty() {
+            idle::warn(file, own_key, diagnostics);
+        }
         let defaults = layer("defaults".to_owned(), &file.defaults, At::ROOT);
         // What is wrong with them was reported where they stand.
         let defaults = Chain::compile(&[defaults], &nowhere, &mut Diagnostics::default());
@@ -185,21 +191,36 @@ impl Snapshot {
     }
 }
 
+/// Where requests arrive: two upstreams may be the same server.
+#[derive(PartialEq, Eq, Hash)]
+enum Place<'u> {
+    Upstream(usize),
+    Address(SocketAddr),
+    Source(&'u Source),
+}
+
+/// Where the requests of a route leave the process and arrive.
+fn places<'u>(route: &Route, upstreams: &'u [Arc<Upstream>]) -> Vec<Place<'u>> {
+    let Action::Upstream(number) = route.action else { return Vec::new() };
+    let Some(upstream) = upstreams.get(number).filter(|it| it.kind == UpstreamKind::Remote) else { return Vec::new() };
+    let addresses = upstream.endpoints.iter().map(|it| Place::Address(it.address));
+    let sources = upstream.sources.iter().map(Place::Source);
+    [Place::Upstream(number)].into_iter().chain(addresses).chain(sources).collect()
+}
+
 /// Upstreams read paths in ways of their own. Where an open route leads to one whose other paths are protected, a path
 /// that is read in two ways leads past the protection.
 fn warn_of_open_ways(routes: &[Route], upstreams: &[Arc<Upstream>], table: &Table, diagnostics: &mut Diagnostics) {
-    let remote = |it: &Route| match it.action {
-        Action::Upstream(number) => upstreams.get(number).filter(|it| it.kind == UpstreamKind::Remote).map(|_| number),
-        Action::Redirect(_) | Action::Respond(_) => None,
-    };
-    let mut protected: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for (number, route) in routes.iter().enumerate().filter(|(_, it)| it.chain.auth.is_some()) {
-        remote(route).into_iter().for_each(|it| protected.entry(it).or_default().push(number));
+    let is_open = |it: &Route| it.chain.auth.as_ref().is_none_or(Auth::lets_everybody_pass);
+    let mut protected: HashMap<Place<'_>, Vec<usize>> = HashMap::new();
+    for (number, route) in routes.iter().enumerate().filter(|(_, it)| !is_open(it)) {
+        places(route, upstreams).into_iter().for_each(|it| protected.entry(it).or_default().push(number));
     }
     let at = At::ROOT.key("routes");
-    for (number, route) in routes.iter().enumerate().filter(|(_, it)| it.chain.auth.is_none()) {
-        let beside = remote(route).and_then(|it| protected.get(&it)).into_iter().flatten();
-        let Some(other) = beside.copied().find(|it| table.covers(number, *it)) else { continue };
+    for (number, route) in routes.iter().enumerate().filter(|(_, it)| is_open(it)) {
+        let places = places(route, upstreams);
+        let mut beside = places.iter().filter_map(|it| protected.get(it)).flatten().copied();
+        let Some(other) = beside.find(|it| table.covers(number, *it)) else { continue };
         let message = format!(
             "route `{}` lets everybody reach an upstream of which route `{}` protects a part",
             route.name, routes[other].name
@@ -334,6 +355,11 @@ fn layer<'a>(scope: String, settings: &'a PolicyConfig, at: At<'a>) -> Layer<'a>
 }
 
 fn check(layer: &Layer<'_>, scope: &Scope<'_>, diagnostics: &mut Diagnostics) {
+    if layer.settings.body_limit == Some(ByteSize(0)) {
+        diagnostics
+            .warn(&layer.at.key("body_limit"), "every request with a body is refused")
+            .help("zero is a limit like any other: write the largest body that may come, such as `10M`");
+    }
     Chain::check(layer, scope, diagnostics);
     Policy::compile(&[(&layer.settings.timeouts, layer.at.key("timeouts"))], 0, diagnostics);
 }
@@ -347,6 +373,8 @@ pub struct Known<'a> {
     pub filters: &'a Filters,
     /// The names in `tokens.trust` of `gateway.yaml`, if they are known.
     pub issuers: Option<&'a [String]>,
+    /// Whether `gateway.yaml` has a key for tokens of the gateway's own, if that is known.
+    pub own_key: Option<bool>,
     /// The roles that `gateway.yaml` gives by name, if they are known.
     pub given_roles: Option<Vec<String>>,
 }
@@ -367,6 +395,9 @@ impl Compiler<'_> {
         for (place, name) in written.r#use.iter().enumerate().filter(|it| !self.file.policies.contains_key(it.1)) {
             let diagnostic = diagnostics.error(&uses.index(place), format!("no policy `{name}`"));
             diagnostic.suggest(name, self.file.policies.keys().map(String::as_str));
+            if self.file.policies.is_empty() {
+                diagnostic.help(format!("there are no policies: write `{name}` under `policies`"));
+            }
         }
         let policies_at = At::ROOT.key("policies");
         let layers = layers(self.file, &written.r#use, written, (&policies_at, at));
@@ -383,6 +414,7 @@ impl Compiler<'_> {
         check(&layers[layers.len() - 1], &scope, diagnostics);
         let chain = Chain::compile(&layers, &scope, diagnostics);
         let policy = policy(&layers);
+        warn_of_times(&layers, &policy, diagnostics);
         let action = self.action(number, written, at, diagnostics);
         check_upgrade(written, &at.key("upgrade"), diagnostics);
         // Those that every gateway has are not in the file.
@@ -428,6 +460,13 @@ impl Compiler<'_> {
         if found.is_none() && !self.file.upstreams.contains_key(name) {
             let diagnostic = diagnostics.error(at, format!("no upstream `{name}`"));
             diagnostic.suggest(name, self.file.upstreams.keys().map(String::as_str));
+            if let Some((_, rest)) = name.split_once("://") {
+                let address = rest.split('/').next().unwrap_or_default();
+                let form = format!("upstreams: {{ app: {{ discovery: {{ static: [\"{address}\"] }} }} }}");
+                diagnostic.help(format!("an upstream has a name: write `upstream: app`, and `{form}`"));
+            } else if self.file.upstreams.is_empty() {
+                diagnostic.help(format!("there are none: write `{name}` under `upstreams`"));
+            }
         }
         found.unwrap_or(0)
     }
@@ -537,6 +576,16 @@ fn policy(layers: &[Layer<'_>]) -> Policy {
         layers.iter().zip(&places).map(|(layer, at)| (&layer.settings.timeouts, at.key("timeouts"))).collect();
     let body_limit = layers.iter().rev().find_map(|it| it.settings.body_limit).map_or(Policy::BODY_LIMIT, |it| it.0);
     Policy::compile(&timeouts, body_limit, &mut Diagnostics::default()) // each was checked where it stands
+}
+
+/// The answer's head can't be waited for longer than for the whole exchange.
+fn warn_of_times(layers: &[Layer<'_>], policy: &Policy, diagnostics: &mut Diagnostics) {
+    let writes = |it: &&Layer<'_>| it.settings.timeouts.first_byte.is_some();
+    let Some(layer) = layers.iter().rfind(writes).filter(|_| policy.first_byte > policy.request) else { return };
+    let message = format!("after {}, which `request` allows in all, nobody waits any more", Period(policy.request));
+    diagnostics
+        .warn(&layer.at.key("timeouts").key("first_byte"), message)
+        .help(format!("write `request: {}` beside it, or a longer one", Period(policy.first_byte)));
 }
 
 fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, policy: &Policy) -> Description {

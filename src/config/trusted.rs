@@ -18,7 +18,13 @@ pub struct TrustedProxies(Vec<IpNet>);
 impl TrustedProxies {
     /// Reports every entry that is no network.
     pub fn compile(written: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
-        Self(networks(written, at, diagnostics))
+        let networks = networks(written, at, diagnostics);
+        if networks.iter().any(|it| it.prefix_len() == 0) {
+            diagnostics
+                .warn(at, "everybody is a trusted proxy: any client can claim any address, and any identity")
+                .help("list the networks of your own proxies alone, such as 10.0.0.0/8");
+        }
+        Self(networks)
     }
 
     /// Whether this address is one of theirs.

@@ -17,7 +17,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Instant;
 
-use http::header::UPGRADE;
+use http::header::{CONTENT_LENGTH, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use pingora::http::ResponseHeader;
 use tokio::sync::watch;
@@ -132,14 +132,15 @@ pub async fn deliver_parts<F: ResponseFilters>(
     filters: &F,
     ending: &watch::Receiver<bool>,
 ) -> Result<(), Undelivered> {
+    let length = head.headers.get(CONTENT_LENGTH).and_then(|it| codec::length(it.as_bytes())).unwrap_or(0);
     let (kind, tapped) = begin(head, body, client, exchange, filters)?;
     match kind {
         Kind::Answer => {
-            Delivery { body, client, exchange, policy, tapped, ended: false, blocked: None }.run(None).await
+            Delivery { body, client, exchange, policy, tapped, length, ended: false, blocked: None }.run(None).await
         }
         Kind::Events => {
             let _open = OpenStream::new();
-            let mut delivery = Delivery { body, client, exchange, policy, tapped, ended: false, blocked: None };
+            let mut delivery = Delivery { body, client, exchange, policy, tapped, length, ended: false, blocked: None };
             Box::pin(delivery.run(Some(ending.clone()))).await
         }
         Kind::Tunnel => Err(EndState::Truncated.into()),
@@ -208,6 +209,8 @@ struct Delivery<'a> {
     policy: &'a Policy,
     /// Those who see it first.
     tapped: Option<Box<Tapped<'a>>>,
+    /// The body's, as far as it is known, in bytes.
+    length: u64,
     /// All of it was handed to the client's queue.
     ended: bool,
     /// Since when the client takes no more at once, and what it had taken by then.
@@ -250,7 +253,7 @@ impl Delivery<'_> {
                     }
                     self.end_call()?;
                 }
-                Event::Late if self.client.unwritten() > 0 => {
+                Event::Late if self.blocked.is_some() => {
                     if self.client_is_lost() {
                         return Err(EndState::ClientTimeout.into());
                     }
@@ -291,21 +294,28 @@ impl Delivery<'_> {
     }
 
     async fn next(&mut self, deadline: &mut Deadline) -> Event {
-        let Self { body, client, ended, blocked, policy, exchange, .. } = self;
+        let Self { body, client, ended, blocked, policy, exchange, length, .. } = self;
         let mut armed = false;
         poll_fn(|cx| {
             body.poll_out(cx);
-            if client.unwritten() > 0 {
-                match client.poll_flush(cx) {
-                    Poll::Ready(Ok(())) => return Poll::Ready(Event::Wrote),
-                    Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientGone),
-                    Poll::Pending if blocked.is_none() => {
-                        *blocked = Some((Pace::since(Instant::now()), client.taken()));
+            let waiting = client.unwritten() > 0;
+            let taking = match () {
+                () if waiting => client.poll_flush(cx),
+                () if !*ended && exchange.body_received < *length => client.poll_room(cx),
+                () => Poll::Ready(Ok(())),
+            };
+            match taking {
+                Poll::Ready(Ok(())) if waiting || blocked.is_some() => return Poll::Ready(Event::Wrote),
+                Poll::Ready(Ok(())) => {
+                    if !*ended && let Poll::Ready(frame) = body.poll_frame(cx) {
+                        return Poll::Ready(Event::Frame(frame));
                     }
-                    Poll::Pending => {}
                 }
-            } else if !*ended && let Poll::Ready(frame) = body.poll_frame(cx) {
-                return Poll::Ready(Event::Frame(frame));
+                Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientGone),
+                Poll::Pending if blocked.is_none() => {
+                    *blocked = Some((Pace::since(Instant::now()), client.taken()));
+                }
+                Poll::Pending => {}
             }
             if !body.upload_is_done() {
                 if let Poll::Ready(moved) = body.poll_upload(client, cx) {
@@ -334,7 +344,7 @@ impl Delivery<'_> {
 
     /// What is there already leaves in the same write.
     fn take_at_hand(&mut self) -> Result<(), Undelivered> {
-        while !self.ended && self.client.unwritten() < GATHER {
+        while !self.ended && self.client.unwritten() < GATHER && self.wants_more() {
             match self.body.frame_at_hand() {
                 Some(Ok(frame)) => self.on_frame(frame)?,
                 Some(Err(error)) => return Err(self.upstream_failed(error)),
@@ -342,6 +352,12 @@ impl Delivery<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the client takes what would be fetched. Where the body may be over already, it has to be looked; and a
+    /// client that takes nothing costs no more than that.
+    fn wants_more(&mut self) -> bool {
+        self.exchange.body_received >= self.length || self.client.has_room()
     }
 
     fn on_frame(&mut self, frame: Frame) -> Result<(), Undelivered> {

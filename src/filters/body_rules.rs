@@ -1,6 +1,7 @@
 //! What a request's body must be: its media type, and its shape by a JSON Schema (S2S-38).
 
 mod counted;
+mod expansion;
 mod metrics;
 mod schema;
 
@@ -25,10 +26,11 @@ use crate::pipeline::{Exchange, Filter, Refusal, RequestContext, Scope, Step};
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SchemaConfig {
-    /// A file with the JSON Schema (draft 2020-12 unless it names another) of request bodies. What does
-    /// not fit gets 400 with the places that failed; unless `content_types` says otherwise, bodies must
-    /// be JSON. References must point into the same file; patterns are matched in linear time, so without look-around
-    /// and backreferences. A body nested deeper than 64 levels, or that takes more work to check than its length
+    /// A file with the JSON Schema (draft 2020-12 unless it names another) of request bodies. What does not fit gets
+    /// 400 with the places that failed; unless `content_types` says otherwise, bodies must be JSON. References must
+    /// point into the same file; patterns are matched in linear time, so without look-around and backreferences. At
+    /// most 10,000 schemas may apply to one value, through references and `allOf`, `anyOf` and their like, and none
+    /// of them itself. A body nested deeper than 64 levels, or that takes more work to check than its length
     /// warrants, does not fit; nor does one that has a name twice in an object.
     pub request: Option<PathBuf>,
 }

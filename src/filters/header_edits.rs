@@ -193,7 +193,11 @@ fn field_name(name: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<
     };
     if OURS.contains(&parsed.as_str()) {
         let diagnostic = diagnostics.error(at, format!("`{parsed}` belongs to the connection or frames the message"));
-        diagnostic.help("the gateway sets it itself; for the host use rewrite.host");
+        diagnostic.help(match parsed.as_str() {
+            "host" => "for another host than the client's write `rewrite: { host: api.example.org }`",
+            "content-length" | "transfer-encoding" | "trailer" => "leave it out: the gateway says how long the body is",
+            _ => "leave it out: the gateway sets it itself on each of its connections",
+        });
         return None;
     }
     Some(parsed)

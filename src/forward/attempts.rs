@@ -34,7 +34,7 @@ use crate::client::Client;
 use crate::http as codec;
 use crate::pipeline::{AttemptInfo, Context, LocalService, Refusal, Taps};
 use crate::transport::Transport;
-use crate::upstream::{Endpoint, Live, Picked, Protocol, RetryPolicy, in_words};
+use crate::upstream::{Endpoint, Live, Picked, Protocol, RetryPolicy, in_words, reading_in_words};
 
 /// Tells clients how often a request was sent.
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-moongate-attempts");
@@ -418,6 +418,14 @@ impl Call<'_> {
             Ok(mut link) => match self.head_from(&mut link, began).await {
                 Ok(head) => Ok((head, link)),
                 Err(failed) => {
+                    if let Some(cause) = self.cause_of(&failed, &link, live) {
+                        let cause: Arc<str> = cause.into();
+                        if !self.info.reused {
+                            endpoint.note_failure(cause.clone());
+                        }
+                        self.info.cause = Some(cause);
+                        self.info.failed_endpoint = Some(endpoint.address());
+                    }
                     link.cancel();
                     self.release(link, &endpoint, live).await;
                     Err(failed)
@@ -435,6 +443,29 @@ impl Call<'_> {
         let outcome = classify(Ok(head.status));
         let (worker, keep, latency) = (self.worker.clone(), live.upstream().keep_alive.idle, began.elapsed());
         Ok((head, link, Attempt { endpoint, picked, worker, keep, latency, outcome }))
+    }
+
+    /// Why an endpoint that took the connection gave no answer, in plain words for operators.
+    fn cause_of(&self, failed: &Failed, link: &Link, live: &Live) -> Option<String> {
+        let ForwardError::Refused(refusal) = &failed.why else { return None };
+        let (over_http1, tls) = (matches!(link, Link::Http1(_)), live.upstream().tls.is_some());
+        Some(match refusal {
+            Refusal::UpstreamClosed if failed.unprocessed => "it says that it did not look at the request".to_owned(),
+            Refusal::UpstreamClosed => match link.read_error() {
+                Some(error) => reading_in_words(error),
+                None if self.info.reused => "it ends the connection before it answers".to_owned(),
+                None if !over_http1 => "it ends the connection before it answers: does it speak HTTP/2?".to_owned(),
+                None if tls => "it ends a new connection before it answers: is `protocol` right?".to_owned(),
+                None => "it ends a new connection before it answers: does it want `tls`?".to_owned(),
+            },
+            Refusal::UpstreamProtocol if over_http1 => "what it answers is not HTTP/1.1".to_owned(),
+            Refusal::UpstreamProtocol => "what it answers is not HTTP/2".to_owned(),
+            Refusal::FirstByteTimeout => {
+                format!("it does not begin to answer within {}", Period(self.policy.first_byte))
+            }
+            Refusal::ExchangeTimeout => format!("it does not answer within {}", Period(self.policy.request)),
+            _ => return None,
+        })
     }
 
     /// A stream of HTTP/2 that failed leaves its connection whole.
@@ -523,6 +554,7 @@ impl Call<'_> {
         let cause: Arc<str> = cause.into();
         endpoint.note_connect_failure(cause.clone());
         self.info.cause = Some(cause);
+        self.info.failed_endpoint = Some(endpoint.address());
         Failed::unsent(refusal)
     }
 

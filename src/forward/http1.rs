@@ -39,6 +39,8 @@ pub(super) struct Http1 {
     body: BodyDecoder,
     persistent: bool,
     interims: u8,
+    /// Why nothing more could be read before the head was there, if the other side did not just close.
+    read_error: Option<Box<std::io::Error>>,
 }
 
 impl Http1 {
@@ -57,7 +59,13 @@ impl Http1 {
             body: BodyDecoder::new(Framing::Empty),
             persistent: false,
             interims: 0,
+            read_error: None,
         }
+    }
+
+    /// Why nothing more could be read, if the other side did not just close.
+    pub(super) fn read_error(&self) -> Option<&std::io::Error> {
+        self.read_error.as_deref()
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -127,8 +135,13 @@ impl Http1 {
                     return Poll::Ready(Err(UpstreamError::Protocol));
                 }
             }
-            if !matches!(ready!(poll_read_head(&mut self.stream, cx, &mut self.read)), Ok(1..)) {
-                return Poll::Ready(Err(UpstreamError::Closed));
+            match ready!(poll_read_head(&mut self.stream, cx, &mut self.read)) {
+                Ok(1..) => {}
+                Ok(0) => return Poll::Ready(Err(UpstreamError::Closed)),
+                Err(error) => {
+                    self.read_error = Some(Box::new(error));
+                    return Poll::Ready(Err(UpstreamError::Closed));
+                }
             }
         }
     }

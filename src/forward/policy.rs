@@ -10,6 +10,7 @@ use crate::base::{At, ByteSize, Diagnostics, Period};
 /// The `timeouts` section of a route, of a policy, or of `defaults`. None of them can be switched off.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("examples" = [{ "request": "30s" }]))]
 pub struct TimeoutsConfig {
     /// Until a connection to an endpoint is there, TLS included. Default 2s.
     pub connect: Option<Period>,

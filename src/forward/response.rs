@@ -122,6 +122,11 @@ impl Link {
         }
     }
 
+    /// Why nothing more could be read, if the other side did not just close.
+    pub(super) fn read_error(&self) -> Option<&std::io::Error> {
+        if let Self::Http1(link) = self { link.read_error() } else { None }
+    }
+
     /// What a local service says instead of answering.
     pub(super) fn take_refusal(&mut self) -> Option<Refusal> {
         if let Self::Local(link) = self { link.take_refusal() } else { None }

@@ -16,25 +16,28 @@ use super::policy::Policy;
 use super::response::{Frame, UpstreamBody, UpstreamResponse};
 use super::worker::Worker;
 use crate::http as codec;
+use crate::identity::Roles;
 use crate::pipeline::{AttemptInfo, CallFuture, Context, Refusal, Upstreams, whole_body};
 
 /// So many local services may hand a request on, one to the other.
 const DEPTH_MAX: u8 = 8;
 
-/// Where everything in `upstreams:` leads, by its name.
+/// Where everything in `upstreams:` leads, by its name, and what roles permit there.
 #[derive(Default)]
-pub struct Destinations(HashMap<Arc<str>, Destination>);
-
-impl Destinations {
-    /// The destination of this name.
-    pub fn find(&self, name: &str) -> Option<&Destination> {
-        self.0.get(name)
-    }
+pub struct Destinations {
+    by_name: HashMap<Arc<str>, Destination>,
+    roles: Arc<Roles>,
 }
 
-impl FromIterator<Destination> for Destinations {
-    fn from_iter<I: IntoIterator<Item = Destination>>(destinations: I) -> Self {
-        Self(destinations.into_iter().map(|it| (it.name().clone(), it)).collect())
+impl Destinations {
+    /// Those of one configuration.
+    pub fn new(destinations: impl IntoIterator<Item = Destination>, roles: Arc<Roles>) -> Self {
+        Self { by_name: destinations.into_iter().map(|it| (it.name().clone(), it)).collect(), roles }
+    }
+
+    /// The destination of this name.
+    pub fn find(&self, name: &str) -> Option<&Destination> {
+        self.by_name.get(name)
     }
 }
 
@@ -64,6 +67,10 @@ impl Upstreams for Calls {
         let context =
             Context { depth: self.depth + 1, forwarded_headers_set: false, upstreams: None, ..context.clone() };
         Box::pin(async move { calls.send(&destination, request, &context).await })
+    }
+
+    fn roles(&self) -> &Roles {
+        &self.upstreams.roles
     }
 }
 

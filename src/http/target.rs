@@ -67,11 +67,17 @@ fn path(method: &Method, text: Bytes) -> Result<Uri, HeadError> {
 impl Authority {
     /// Whether `host` is the same host and port, the scheme's own port being the one that is left out.
     pub(super) fn is(&self, host: &[u8]) -> bool {
-        let ((name, port), (other, other_port)) = (split(&self.text), split(host));
-        let port_of = |port: &[u8]| port.strip_prefix(b":").and_then(number).unwrap_or(self.default_port);
-        let same_name = without_last_dot(name).eq_ignore_ascii_case(without_last_dot(other));
-        same_name && port_of(port) == port_of(other_port)
+        is_same_authority(&self.text, host, self.default_port)
     }
+}
+
+/// Whether two authorities are the same host and port, without case and without the dot of the root, the default port
+/// being the one that is left out. Both have to be [plain](authority_is_plain).
+pub fn is_same_authority(one: &[u8], other: &[u8], default_port: u16) -> bool {
+    let ((name, port), (other, other_port)) = (split(one), split(other));
+    let port_of = |port: &[u8]| port.strip_prefix(b":").and_then(number).unwrap_or(default_port);
+    let same_name = without_last_dot(name).eq_ignore_ascii_case(without_last_dot(other));
+    same_name && port_of(port) == port_of(other_port)
 }
 
 /// The one form of a host's many (RFC 3986, sections 6.2.2 and 6.2.3): letters small, without the port that the scheme

@@ -66,6 +66,17 @@ impl Grant {
         }
     }
 
+    /// Whether this grants all that the other one does.
+    fn includes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::All, _) => true,
+            (_, Self::All) => false,
+            (Self::Below(start), Self::Below(other)) => other.starts_with(start),
+            (_, Self::Below(_)) => false,
+            (_, Self::One(permission)) => self.covers(permission),
+        }
+    }
+
     fn covers(&self, permission: &str) -> bool {
         match self {
             Self::All => true,
@@ -127,6 +138,16 @@ impl Roles {
         self.grants.get(role).is_some_and(|it| it.iter().any(|it| it.covers(permission)))
     }
 
+    /// Whether a role is none of these and permits more than they do together. One that permits nothing is there for
+    /// routes that ask for it by name, so that it is beyond all that do not permit everything.
+    pub fn is_beyond(&self, role: &str, own: &[Arc<str>]) -> bool {
+        let own_grants = || own.iter().filter_map(|it| self.grants.get(it)).flatten();
+        let covered = |it: &Grant| own_grants().any(|own| own.includes(it));
+        let known = self.grants.get(role).filter(|it| !it.is_empty());
+        let within = known.map_or_else(|| covered(&Grant::All), |grants| grants.iter().all(covered));
+        !within && !own.iter().any(|it| **it == *role)
+    }
+
     /// The same, with the roles that `gateway.yaml` gives by name. Where `roles` lists none, they are known, too.
     pub fn knowing(self, given: Vec<String>) -> Self {
         Self { given: Some(given), ..self }
@@ -174,6 +195,9 @@ impl Roles {
         let meant: Vec<String> = named.filter_map(|it| it.like(permission)).collect();
         let slip = meant.iter().any(|it| strsim::damerau_levenshtein(it, permission) == 1);
         if !slip && !self.permitting(permission).is_empty() {
+            diagnostics
+                .warn(at, format!("no role permits `{permission}` but those that permit everything"))
+                .help("give it to a role in `roles`, or require a role with `roles: [admin]`");
             return;
         }
         let diagnostic = diagnostics.error(at, format!("no role permits `{permission}`"));
@@ -213,6 +237,27 @@ mod tests {
             assert!(!permits(role, "notes.read"), "{role}");
         }
         assert_eq!(roles.permitting("notes.read"), ["clinician".into(), Arc::<str>::from("admin")]);
+    }
+
+    #[test]
+    fn us_009_a_role_is_beyond_others_if_it_permits_more() {
+        let roles = roles(
+            "{ admin: ['*'], chief: ['users.*', 'notes.*'], nurse: [notes.read], auditor: ['notes.old.*'], teller: \
+             [notes.read, money.count], marked: [] }",
+        );
+        let beyond = |own: &[&str], role: &str| {
+            let own: Vec<Arc<str>> = own.iter().map(|it| Arc::from(*it)).collect();
+            roles.is_beyond(role, &own)
+        };
+        for role in ["admin", "chief", "nurse", "auditor", "teller", "marked", "unknown"] {
+            assert!(!beyond(&["admin"], role) && !beyond(&[role], role) && beyond(&[], role), "{role}");
+        }
+        for (role, more) in [("nurse", false), ("auditor", false), ("teller", true), ("admin", true), ("marked", true)]
+        {
+            assert_eq!(beyond(&["chief"], role), more, "{role}");
+        }
+        assert!(beyond(&["chief"], "unknown") && beyond(&["unknown"], "nurse"));
+        assert!(beyond(&["nurse"], "auditor") && beyond(&["nurse"], "chief"));
     }
 
     #[track_caller]

@@ -22,6 +22,7 @@ use super::metrics::{API_KEYS, KNOWN, UNAVAILABLE, VERIFIED, count_invalid};
 use super::principal::Principal;
 use super::remote::Remote;
 use super::revocations::{Effect, Facts, Revocation, Revocations};
+use super::roles::Roles;
 use super::rules::Rules;
 use super::token::{TOKEN_MAX, Token};
 use super::token_error::{AuthError, TokenError};
@@ -42,6 +43,8 @@ pub struct Identity {
     runtime: OnceLock<Handle>,
     /// Held while a reload is applied: two at once would both start what only one may.
     keeping: Mutex<Vec<(Arc<Remote>, AbortHandle)>>,
+    /// The roles that there are, by the configuration that serves.
+    roles: ArcSwap<Roles>,
 }
 
 /// The issuers, with their keys.
@@ -116,6 +119,7 @@ impl Identity {
             keys_epoch: Arc::new(AtomicU64::new(1)),
             runtime: OnceLock::new(),
             keeping: Mutex::new(Vec::new()),
+            roles: ArcSwap::from_pointee(Roles::default()),
         };
         identity.reload(tokens);
         Arc::new(identity)
@@ -174,6 +178,16 @@ impl Identity {
     /// What is configured now.
     pub fn tokens(&self) -> Arc<Tokens> {
         self.known.load().tokens.clone()
+    }
+
+    /// Lets these roles be those that there are.
+    pub fn use_roles(&self, roles: Arc<Roles>) {
+        self.roles.store(roles);
+    }
+
+    /// The roles that there are now.
+    pub fn roles(&self) -> Arc<Roles> {
+        self.roles.load_full()
     }
 
     /// The keys that sign and count now.

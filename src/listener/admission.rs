@@ -1,14 +1,15 @@
 //! Who is let in at all: caps on connections, decided on the address alone, before any parsing.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use pingora_limits::inflight::{Guard, Inflight};
 use pingora_limits::rate::Rate;
 
 use super::config::Limits;
+use super::descriptors::{Descriptors, Held, OF_CONNECTION, OF_REQUEST};
 use crate::base::network_of;
 
 /// Why a connection was not let in.
@@ -20,6 +21,8 @@ pub(super) enum Full {
     PerAddress,
     /// Too many from this address within a second.
     Rate,
+    /// The process' descriptors are needed for others.
+    Descriptors,
 }
 
 impl Full {
@@ -28,6 +31,7 @@ impl Full {
             Self::Connections => "connections",
             Self::PerAddress => "per_address",
             Self::Rate => "rate_per_address",
+            Self::Descriptors => "descriptors",
         }
     }
 }
@@ -39,6 +43,10 @@ pub(super) struct Admission {
     /// Counts are estimates that can only be too high, and that only if two addresses collide in
     /// each of several hashes; in return the size is fixed, however many clients call.
     by_address: Inflight,
+    /// Requests beside the first of their connection.
+    requests_by_address: Inflight,
+    /// Set before anybody is let in; without it nothing is counted.
+    descriptors: OnceLock<Arc<Descriptors>>,
     rate: Rate,
     since: Instant,
     /// Milliseconds since `since` at which a refusal was last logged, plus one.
@@ -46,10 +54,16 @@ pub(super) struct Admission {
 }
 
 /// A connection's place; given back when dropped.
-#[derive(Debug)]
 pub(super) struct Place {
     open: Arc<AtomicUsize>,
     _address: Guard,
+    _held: Option<Held>,
+}
+
+/// A request's place beside others of its connection; given back when dropped.
+pub struct Room {
+    _address: Guard,
+    _held: Option<Held>,
 }
 
 impl Drop for Place {
@@ -64,6 +78,8 @@ impl Admission {
             limits,
             open: Arc::new(AtomicUsize::new(0)),
             by_address: Inflight::new(),
+            requests_by_address: Inflight::new(),
+            descriptors: OnceLock::new(),
             rate: Rate::new(Duration::from_secs(1)),
             since: Instant::now(),
             logged: AtomicU64::new(0),
@@ -81,11 +97,41 @@ impl Admission {
         if self.limits.per_address.is_some_and(|limit| count > limit as isize) {
             return Err(Full::PerAddress);
         }
-        let place = Place { open: self.open.clone(), _address: address };
-        if self.open.fetch_add(1, Ordering::AcqRel) >= self.limits.connections {
-            return Err(Full::Connections);
+        self.take_place(peer, address, self.limits.connections)
+    }
+
+    /// In the place of another one, which is about to leave.
+    pub(super) fn admit_instead(&self, peer: IpAddr) -> Result<Place, Full> {
+        let (address, _) = self.by_address.incr(network_of(peer), 1);
+        self.take_place(peer, address, self.limits.connections.saturating_mul(2))
+    }
+
+    fn take_place(&self, peer: IpAddr, address: Guard, most: usize) -> Result<Place, Full> {
+        let held = self.hold(peer, OF_CONNECTION)?;
+        let place = Place { open: self.open.clone(), _address: address, _held: held };
+        let before = self.open.fetch_add(1, Ordering::AcqRel);
+        if before >= most { Err(Full::Connections) } else { Ok(place) }
+    }
+
+    /// Lets in a request beside others of its connection: with HTTP/1 it would need a connection of its own, so there
+    /// may be as many from one address.
+    pub(super) fn admit_request(&self, peer: IpAddr) -> Result<Room, Full> {
+        let (address, count) = self.requests_by_address.incr(network_of(peer), 1);
+        if self.limits.per_address.is_some_and(|limit| count > limit as isize) {
+            return Err(Full::PerAddress);
         }
-        Ok(place)
+        Ok(Room { _address: address, _held: self.hold(peer, OF_REQUEST)? })
+    }
+
+    /// What clients hold is counted against the process' descriptors from now on.
+    pub(super) fn count_against(&self, descriptors: Arc<Descriptors>) {
+        let _ = self.descriptors.set(descriptors);
+    }
+
+    fn hold(&self, peer: IpAddr, number: usize) -> Result<Option<Held>, Full> {
+        let Some(descriptors) = self.descriptors.get() else { return Ok(None) };
+        let held = descriptors.hold(peer, number, self.limits.per_address.is_some());
+        held.map(Some).ok_or(Full::Descriptors)
     }
 
     /// True once a second at most: under attack the log must not be the next victim.
@@ -122,7 +168,7 @@ mod tests {
         let first = admission.admit(ip("10.0.0.1")).unwrap();
         let _second = admission.admit(ip("10.0.0.2")).unwrap();
         for _ in 0..3 {
-            assert_eq!(admission.admit(ip("10.0.0.3")).unwrap_err(), Full::Connections);
+            assert_eq!(admission.admit(ip("10.0.0.3")).err().unwrap(), Full::Connections);
         }
         drop(first);
         assert!(admission.admit(ip("10.0.0.3")).is_ok());
@@ -132,8 +178,8 @@ mod tests {
     fn one_address_does_not_take_the_place_of_others() {
         let admission = admission(100, 1, 0);
         let _first = admission.admit(ip("10.0.0.1")).unwrap();
-        assert_eq!(admission.admit(ip("10.0.0.1")).unwrap_err(), Full::PerAddress);
-        assert_eq!(admission.admit(ip("::ffff:10.0.0.1")).unwrap_err(), Full::PerAddress);
+        assert_eq!(admission.admit(ip("10.0.0.1")).err().unwrap(), Full::PerAddress);
+        assert_eq!(admission.admit(ip("::ffff:10.0.0.1")).err().unwrap(), Full::PerAddress);
         assert!(admission.admit(ip("10.0.0.2")).is_ok());
     }
 
@@ -141,7 +187,7 @@ mod tests {
     fn an_ipv6_network_of_one_customer_counts_as_one() {
         let admission = admission(100, 1, 0);
         let _first = admission.admit(ip("2001:db8:0:1::1")).unwrap();
-        assert_eq!(admission.admit(ip("2001:db8:0:1:ffff::2")).unwrap_err(), Full::PerAddress);
+        assert_eq!(admission.admit(ip("2001:db8:0:1:ffff::2")).err().unwrap(), Full::PerAddress);
         assert!(admission.admit(ip("2001:db8:0:2::1")).is_ok());
     }
 

@@ -19,11 +19,12 @@ use rustls::{RootCertStore, ServerConfig};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::config::{CertificateConfig, ClientAuth, Tls};
-use super::metrics::CERTIFICATES_KEPT;
+use super::metrics::{CERTIFICATE_ENDS, CERTIFICATES_KEPT};
 use super::validity::validity;
 use crate::base::{At, Diagnostics};
 use crate::telemetry::Timestamp;
 
+const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How long before its end a certificate is complained about.
 const NOTICE: Duration = Duration::from_secs(14 * 24 * 3600);
 
@@ -155,7 +156,19 @@ impl CertificateConfig {
         let Ok(key) = key else { return };
         match self.pair(chain, key, provider) {
             Err(error) => report("key", &error),
-            Ok(pair) => self.check_names(&pair, at, diagnostics),
+            Ok(pair) => {
+                self.check_end(&pair, at, diagnostics);
+                self.check_names(&pair, at, diagnostics);
+            }
+        }
+    }
+
+    /// One that has ended is a fault already.
+    fn check_end(&self, pair: &CertifiedKey, at: &At<'_>, diagnostics: &mut Diagnostics) {
+        let soon = pair.cert.first().and_then(|it| ends_soon(it));
+        if let Some((end, days)) = soon.filter(|(end, _)| *end > SystemTime::now()) {
+            let message = format!("the certificate in {} ends at {}: {}", self.cert.display(), in_utc(end), left(days));
+            diagnostics.warn(&at.key("cert"), message).help("renew it; new files are taken up while the gateway runs");
         }
     }
 
@@ -189,6 +202,7 @@ impl CertificateConfig {
 
 /// The certificates of one listener.
 pub struct Certificates {
+    listener: Arc<str>,
     written: Tls,
     /// What was read last and could be used.
     good: Mutex<Good>,
@@ -209,13 +223,27 @@ impl std::fmt::Debug for Certificates {
 }
 
 impl Certificates {
-    /// Reads and checks every file.
-    pub fn load(tls: &Tls) -> Result<Self, TlsError> {
+    /// Reads and checks every file of a listener.
+    pub fn load(tls: &Tls, listener: &Arc<str>) -> Result<Self, TlsError> {
         let provider = Arc::new(ring::default_provider());
         let pairs: Result<Vec<_>, _> = tls.certificates.iter().map(|it| load_pair(it, &provider)).collect();
         let good = Good { pairs: pairs?, verifier: verifier(tls, &provider)? };
         let acceptor = ArcSwap::from_pointee(acceptor(tls, &good, &provider)?);
-        Ok(Self { written: tls.clone(), good: Mutex::new(good), acceptor })
+        for (written, pair) in tls.certificates.iter().zip(&good.pairs) {
+            written.show_end(listener, pair);
+        }
+        Ok(Self { listener: listener.clone(), written: tls.clone(), good: Mutex::new(good), acceptor })
+    }
+
+    /// Complains about those that end soon, at once and every day.
+    pub async fn watch_ends(self: Arc<Self>) {
+        loop {
+            let pairs = self.good.lock().pairs.clone();
+            for (written, pair) in self.written.certificates.iter().zip(&pairs) {
+                written.complain_of_end(&self.listener, pair);
+            }
+            tokio::time::sleep(DAY).await;
+        }
     }
 
     /// Reads the files anew. New connections get what they hold now; open ones notice nothing. What can't be used
@@ -226,7 +254,11 @@ impl Certificates {
         let mut kept = Vec::new();
         for (pair, written) in good.pairs.iter_mut().zip(&self.written.certificates) {
             match load_pair(written, &provider) {
-                Ok(new) => *pair = new,
+                Ok(new) if new.cert == pair.cert => *pair = new,
+                Ok(new) => {
+                    written.announce(&self.listener, &new);
+                    *pair = new;
+                }
                 Err(error) => kept.push(error),
             }
         }
@@ -243,6 +275,37 @@ impl Certificates {
 
     pub(super) fn acceptor(&self) -> Arc<Acceptor> {
         self.acceptor.load_full()
+    }
+}
+
+impl CertificateConfig {
+    /// What is in use from now on.
+    fn announce(&self, listener: &str, pair: &CertifiedKey) {
+        let end = pair.cert.first().and_then(|it| validity(it)).map(|(_, end)| in_utc(end));
+        tracing::info!(
+            event = "certificate_loaded", listener, cert = %self.cert.display(), not_after = end,
+            "new connections get this certificate"
+        );
+        self.show_end(listener, pair);
+        self.complain_of_end(listener, pair);
+    }
+
+    /// For those who watch the metrics.
+    fn show_end(&self, listener: &str, pair: &CertifiedKey) {
+        if let Some((_, end)) = pair.cert.first().and_then(|it| validity(it)) {
+            let gauge = CERTIFICATE_ENDS.with_label_values(&[listener, &self.cert.display().to_string()]);
+            gauge.set(i64::try_from(seconds(end)).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// For those who read the log.
+    fn complain_of_end(&self, listener: &str, pair: &CertifiedKey) {
+        if let Some((end, days)) = pair.cert.first().and_then(|it| ends_soon(it)) {
+            tracing::warn!(
+                event = "certificate_expires", listener, cert = %self.cert.display(), not_after = in_utc(end), days,
+                "a certificate in use ends soon, or has ended: renew it"
+            );
+        }
     }
 }
 
@@ -387,27 +450,40 @@ fn unreadable(path: &Path, wanted: &'static str, error: PemError) -> TlsError {
     }
 }
 
-/// Whether a certificate is valid now. One that soon is not any more is complained about.
+/// Whether a certificate is valid now.
 fn timely(path: &Path, certificate: &[u8]) -> Result<(), TlsError> {
     let Some((begin, end)) = validity(certificate) else { return Ok(()) };
     // The calendar's time is what certificates are about.
     let now = SystemTime::now();
-    let untimely = |what, moment: SystemTime| {
-        let seconds = moment.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let at = format!("{}Z", &Timestamp::of_seconds(seconds).as_str()[..19]);
-        Err(TlsError::Untimely { path: path.to_owned(), what, at })
-    };
-    if begin > now {
-        return untimely("begins at", begin);
+    let untimely =
+        |what, moment: SystemTime| Err(TlsError::Untimely { path: path.to_owned(), what, at: in_utc(moment) });
+    match () {
+        () if begin > now => untimely("begins at", begin),
+        () if end < now => untimely("ended at", end),
+        () => Ok(()),
     }
-    match end.duration_since(now) {
-        Err(_) => untimely("ended at", end),
-        Ok(left) => {
-            if left < NOTICE {
-                let days = left.as_secs() / 86_400;
-                tracing::warn!(event = "certificate_expires", cert = %path.display(), days, "a certificate expires soon");
-            }
-            Ok(())
-        }
+}
+
+/// When a certificate ends, and in how many whole days, if that is a reason to complain.
+fn ends_soon(certificate: &[u8]) -> Option<(SystemTime, u64)> {
+    let (_, end) = validity(certificate)?;
+    let left = end.duration_since(SystemTime::now()).unwrap_or_default();
+    (left < NOTICE).then(|| (end, left.as_secs() / DAY.as_secs()))
+}
+
+fn left(days: u64) -> String {
+    match days {
+        0 => "within a day".to_owned(),
+        1 => "in a day".to_owned(),
+        days => format!("in {days} days"),
     }
+}
+
+fn in_utc(moment: SystemTime) -> String {
+    format!("{}Z", &Timestamp::of_seconds(seconds(moment)).as_str()[..19])
+}
+
+/// Since 1970.
+fn seconds(moment: SystemTime) -> u64 {
+    moment.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

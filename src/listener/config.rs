@@ -16,6 +16,7 @@ use crate::base::{At, Diagnostics, Period};
 #[serde(deny_unknown_fields)]
 pub struct ListenerConfig {
     /// Address and port, such as `0.0.0.0:8080` or `[::]:8080`; port 0 takes any that is free.
+    #[schemars(extend("examples" = ["0.0.0.0:8080"]))]
     pub address: String,
     /// Certificates; without it the listener speaks plain text.
     #[serde(default)]
@@ -205,6 +206,8 @@ pub struct Limits {
     pub requests: u32,
     /// For a TLS handshake.
     pub handshake_timeout: Duration,
+    /// When it is full, the connection that has been idle longest makes room.
+    pub idle_make_room: bool,
 }
 
 impl ListenerConfig {
@@ -312,6 +315,7 @@ impl ListenerLimits {
             keep_alive: self.keep_alive.0,
             requests: self.requests_per_connection,
             handshake_timeout: self.handshake_timeout.0,
+            idle_make_room: false,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The stream itself moves bytes ([`Downstream`](super::Downstream)); this is the part that others
 //! may look at while an app owns the stream.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -12,8 +13,12 @@ use http::HeaderValue;
 
 use crate::identity::ClientCertificate;
 
-use super::config::{Alpn, Limits, Listener};
+use super::admission::Full;
+use super::config::{Alpn, Limits};
 use super::drain::{Drain, DrainPhase};
+use super::socket::Shared;
+
+pub use super::admission::Room;
 
 /// Why something never became a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,9 +75,8 @@ pub(super) enum Phase {
 
 /// One connection, from accept to close. It belongs to one thread; the atomics are there only
 /// because tasks must be `Send`.
-#[derive(Debug)]
 pub struct Connection {
-    listener: Arc<str>,
+    shared: Arc<Shared>,
     peer: SocketAddr,
     opened: Instant,
     ready: OnceLock<Instant>,
@@ -90,10 +94,19 @@ pub struct Connection {
     written: AtomicU64,
 }
 
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("listener", self.listener())
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Connection {
-    pub(super) fn new(listener: &Listener, peer: SocketAddr, drain: Drain) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, peer: SocketAddr, drain: Drain) -> Self {
+        let listener = &shared.listener;
         Self {
-            listener: listener.name.clone(),
             // A dual-stack socket shows IPv4 clients as ::ffff:a.b.c.d, which no IPv4 rule matches.
             peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
             opened: Instant::now(),
@@ -102,6 +115,7 @@ impl Connection {
             drain,
             limits: listener.limits,
             h2c: listener.h2c && listener.tls.is_none(),
+            shared,
             phase: AtomicU8::new(Phase::Fresh as u8),
             turn: AtomicU32::new(0),
             refused: AtomicBool::new(false),
@@ -130,9 +144,42 @@ impl Connection {
         self.limits.keep_alive
     }
 
+    /// Room for a request beside others of this connection; `None` if its client has enough under way, or all
+    /// clients together have.
+    pub fn room_for_another(&self) -> Option<Room> {
+        let Shared { listener, admission, metrics, .. } = &*self.shared;
+        let full = match admission.admit_request(self.peer.ip()) {
+            Ok(room) => return Some(room),
+            Err(full) => full,
+        };
+        match full {
+            Full::Descriptors => metrics.requests_refused_descriptors.inc(),
+            _ => metrics.requests_refused_per_address.inc(),
+        }
+        if admission.may_log() {
+            tracing::warn!(
+                event = "request_refused", listener = %listener.name,
+                client = %self.peer.ip(), reason = full.as_str(), "a client has too much under way"
+            );
+        }
+        None
+    }
+
+    /// It was ended for its frames that move no request.
+    pub fn flooded(&self) {
+        let Shared { listener, admission, metrics, .. } = &*self.shared;
+        metrics.floods.inc();
+        if admission.may_log() {
+            tracing::warn!(
+                event = "http2_flood", listener = %listener.name,
+                client = %self.peer.ip(), "a connection brings frames that move no request"
+            );
+        }
+    }
+
     /// The listener's name.
     pub fn listener(&self) -> &Arc<str> {
-        &self.listener
+        &self.shared.listener.name
     }
 
     /// Who called.
@@ -203,6 +250,11 @@ impl Connection {
     /// Nothing is awaited on it.
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.phase(), Phase::Fresh | Phase::Idle)
+    }
+
+    /// A request was answered, and no other has begun. What was just accepted may hold a request that is yet to be read.
+    pub(super) fn is_between_requests(&self) -> bool {
+        self.phase() == Phase::Idle
     }
 
     /// There is no whole request on it.

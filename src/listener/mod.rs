@@ -7,8 +7,10 @@ mod admission;
 mod certificates;
 mod config;
 mod connection;
+mod descriptors;
 mod downstream;
 mod drain;
+mod handshake;
 mod metrics;
 mod serve;
 mod socket;
@@ -18,7 +20,8 @@ pub use certificates::{Certificates, TlsError, report_kept};
 pub use config::{
     Alpn, CertificateConfig, ClientAuth, Limits, Listener, ListenerConfig, ListenerLimits, Tls, TlsConfig,
 };
-pub use connection::{Connection, EarlyReject, Refuse, TlsFacts};
+pub use connection::{Connection, EarlyReject, Refuse, Room, TlsFacts};
+pub use descriptors::Descriptors;
 pub use downstream::Downstream;
 pub use drain::{Drain, DrainPhase};
 pub use serve::{App, serve};

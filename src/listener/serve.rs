@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -23,15 +23,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::base::give_back_memory;
+use crate::base::{give_back_memory, network_of};
 use crate::identity::ClientCertificate;
 
 use super::admission::{Full, Place};
 use super::certificates::Certificates;
 use super::config::Alpn;
-use super::connection::{Connection, Refuse, TlsFacts};
+use super::connection::{Connection, Phase, Refuse, TlsFacts};
 use super::downstream::Downstream;
 use super::drain::{Drain, DrainPhase, OpenConnection};
+use super::handshake::{self, Cause};
 use super::socket::{Shared, Socket};
 use crate::guard::{Stage, Violation};
 use crate::transport::Transport;
@@ -120,7 +121,7 @@ impl<A: App> Door<A> {
 
     /// Lets a connection in, or closes it at once: an answer would cost more than it is worth.
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
-        let Shared { listener, admission, metrics, guard, .. } = &*self.shared;
+        let Shared { admission, metrics, guard, .. } = &*self.shared;
         if let Some(guard) = guard.get() {
             if guard.blocked(peer.ip()).is_some() {
                 // A reset, so that nothing of it is left in the kernel either.
@@ -129,25 +130,13 @@ impl<A: App> Door<A> {
             }
             guard.note(peer.ip(), Violation::Connections);
         }
-        let place = match admission.admit(peer.ip()) {
+        let place = admission.admit(peer.ip());
+        let place = match place.or_else(|full| self.admit_instead_of_idle(peer.ip(), full)) {
             Ok(place) => place,
-            Err(full) => {
-                match full {
-                    Full::Connections => metrics.refused_connections.inc(),
-                    Full::PerAddress => metrics.refused_per_address.inc(),
-                    Full::Rate => metrics.refused_rate.inc(),
-                }
-                if admission.may_log() {
-                    tracing::warn!(
-                        event = "connection_refused", listener = %listener.name,
-                        client = %peer.ip(), reason = full.as_str(), "a listener is at its limit"
-                    );
-                }
-                return;
-            }
+            Err(full) => return self.tell_refused(peer.ip(), full),
         };
         metrics.total.inc();
-        let connection = Arc::new(Connection::new(listener, peer, self.drain.clone()));
+        let connection = Arc::new(Connection::new(self.shared.clone(), peer, self.drain.clone()));
         let visit = Visit {
             shared: self.shared.clone(),
             app: self.app.clone(),
@@ -159,6 +148,38 @@ impl<A: App> Door<A> {
             _open: self.drain.enter(),
         };
         self.guests.let_in(connection, Box::pin(visit.run(stream)));
+    }
+
+    /// Where operators come in, the connection that asks for nothing and has been there longest makes room: else who
+    /// holds connections open keeps the probes out.
+    fn admit_instead_of_idle(&self, peer: IpAddr, full: Full) -> Result<Place, Full> {
+        let Shared { listener, admission, .. } = &*self.shared;
+        let caller = network_of(peer);
+        let left = listener.limits.idle_make_room
+            && match full {
+                Full::Connections => self.guests.dismiss_oldest(Connection::is_between_requests),
+                Full::PerAddress => {
+                    self.guests.dismiss_oldest(|it| it.is_between_requests() && network_of(it.peer().ip()) == caller)
+                }
+                Full::Rate | Full::Descriptors => false,
+            };
+        if left { admission.admit_instead(peer) } else { Err(full) }
+    }
+
+    fn tell_refused(&self, peer: IpAddr, full: Full) {
+        let Shared { listener, admission, metrics, .. } = &*self.shared;
+        match full {
+            Full::Connections => metrics.refused_connections.inc(),
+            Full::PerAddress => metrics.refused_per_address.inc(),
+            Full::Rate => metrics.refused_rate.inc(),
+            Full::Descriptors => metrics.refused_descriptors.inc(),
+        }
+        if admission.may_log() {
+            tracing::warn!(
+                event = "connection_refused", listener = %listener.name,
+                client = %peer, reason = full.as_str(), "a listener is at its limit"
+            );
+        }
     }
 
     async fn recover(&self, error: &io::Error) {
@@ -215,21 +236,33 @@ impl<A: App> Visit<A> {
     async fn shake_hands(&self, stream: L4Stream, certificates: &Certificates) -> Option<TlsStream<L4Stream>> {
         let acceptor = certificates.acceptor();
         let limit = self.connection.limits.handshake_timeout;
-        let reason = match tokio::time::timeout(limit, acceptor.tls_handshake(stream)).await {
+        let (cause, reason) = match tokio::time::timeout(limit, acceptor.tls_handshake(stream)).await {
             Ok(Ok(stream)) => {
                 self.connection.set_tls(facts(&stream));
                 return Some(stream);
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it took too long".to_owned(),
+            Ok(Err(error)) => handshake::in_words(&error.to_string()),
+            Err(_) => handshake::TOO_LONG,
         };
-        self.shared.metrics.handshake_failures.inc();
-        // Scanners do this all day: a number is enough for most.
-        tracing::debug!(
-            event = "tls_handshake_failed", listener = %self.connection.listener(),
-            client = %self.connection.peer().ip(), reason, "a TLS handshake failed"
-        );
+        self.tell_of_failure(cause, reason);
         None
+    }
+
+    /// Scanners do this all day: a number is enough for most.
+    fn tell_of_failure(&self, cause: Cause, reason: &str) {
+        let Shared { listener, metrics, untold, .. } = &*self.shared;
+        metrics.handshake_failures[cause as usize].inc();
+        let (client, cause) = (self.connection.peer().ip(), cause.as_str());
+        match untold.another() {
+            Some(count) => tracing::info!(
+                event = "tls_handshake_failed", listener = %listener.name, %client, cause, reason, count,
+                "one of the TLS handshakes that failed since this was said last"
+            ),
+            None => tracing::debug!(
+                event = "tls_handshake_failed", listener = %listener.name, %client, cause, reason,
+                "a TLS handshake failed"
+            ),
+        }
     }
 
     /// Until the app is done with it, or a deadline or the drain has ended it.
@@ -299,6 +332,16 @@ impl Guests {
         let handles: Vec<_> = handles.map(|(_, handle)| handle.clone()).collect();
         drop(list);
         handles.iter().for_each(AbortHandle::abort);
+    }
+
+    /// Ends the oldest of those chosen; false if there is none.
+    fn dismiss_oldest(&self, chosen: impl Fn(&Connection) -> bool) -> bool {
+        let list = self.list.lock();
+        let oldest = list.present.iter().filter(|(_, (it, task))| chosen(it) && !task.is_finished());
+        let Some((_, (connection, task))) = oldest.min_by_key(|(number, _)| **number) else { return false };
+        connection.enter(Phase::Cut); // so that it is chosen once
+        task.abort();
+        true
     }
 
     async fn gone(&self) {

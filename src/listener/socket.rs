@@ -11,6 +11,8 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type
 use super::admission::Admission;
 use super::certificates::{Certificates, TlsError};
 use super::config::Listener;
+use super::descriptors::Descriptors;
+use super::handshake::Untold;
 use super::metrics::Metrics;
 use crate::guard::Guard;
 
@@ -60,6 +62,7 @@ pub(super) struct Shared {
     pub(super) admission: Admission,
     pub(super) guard: OnceLock<Arc<Guard>>,
     pub(super) metrics: Metrics,
+    pub(super) untold: Untold,
 }
 
 /// A bound listener. It accepts when served; the port is given back when all clones are gone.
@@ -96,6 +99,11 @@ impl Socket {
         let _ = self.shared.guard.set(guard);
     }
 
+    /// What its clients hold is counted against the process' descriptors.
+    pub fn count_against(&self, descriptors: Arc<Descriptors>) {
+        self.shared.admission.count_against(descriptors);
+    }
+
     /// Another handle to the same socket, with the same caps, for another worker.
     pub fn try_clone(&self) -> io::Result<Self> {
         let inner = self.inner.try_clone()?;
@@ -110,7 +118,7 @@ pub fn bind(listeners: &[Listener]) -> Result<Vec<Socket>, BindError> {
 
 fn bind_one(listener: &Listener) -> Result<Socket, BindError> {
     let Listener { name, address, .. } = listener;
-    let certificates = listener.tls.as_ref().map(Certificates::load).transpose();
+    let certificates = listener.tls.as_ref().map(|it| Certificates::load(it, name)).transpose();
     let certificates = certificates.map_err(|source| BindError::Tls {
         listener: name.clone(),
         address: *address,
@@ -124,6 +132,7 @@ fn bind_one(listener: &Listener) -> Result<Socket, BindError> {
         admission: Admission::new(listener.limits),
         guard: OnceLock::new(),
         metrics: Metrics::of(name),
+        untold: Untold::new(),
     };
     Ok(Socket { inner, shared: Arc::new(shared), address: bound })
 }

@@ -170,6 +170,8 @@ pub struct Scope<'a> {
     pub roles: &'a Roles,
     /// The names in `tokens.trust` of `gateway.yaml`, if they are known.
     pub issuers: Option<&'a [String]>,
+    /// Whether the gateway has a key for tokens of its own, if that is known.
+    pub own_key: Option<bool>,
     /// The filters that were added to the built-in ones.
     pub filters: &'a Filters,
 }
@@ -189,6 +191,7 @@ impl Scope<'static> {
             watches: false,
             roles: &ROLES,
             issuers: None,
+            own_key: None,
             filters: &NONE,
         }
     }

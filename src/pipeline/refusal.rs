@@ -1,5 +1,7 @@
 //! Why the gateway answers by itself: it said no, or something behind it broke.
 
+use std::sync::Arc;
+
 /// An outcome that the gateway has to answer itself. A short, closed list without any feature's
 /// types; the proxy room alone knows what each looks like on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub enum Refusal {
         challenge: String,
         /// A word and a sentence about the credential that was sent; `None` if none was.
         why: Option<(&'static str, &'static str)>,
+        /// Which credentials are looked for, and where, in words.
+        accepted: Arc<str>,
     },
     /// The caller may not do this.
     Forbidden(Box<Missing>),
@@ -36,6 +40,8 @@ pub enum Refusal {
     UpgradeNotAllowed {
         /// What the client wants to speak.
         protocol: String,
+        /// The key of a route that would let it.
+        setting: &'static str,
     },
     /// A route takes the path, but offers no media type that the client accepts.
     NotAcceptable,
@@ -64,10 +70,14 @@ pub enum Refusal {
     IdempotencyMismatch,
     /// The response of the first request under this idempotency key was not stored, and it is not forwarded again.
     IdempotencyNotKept,
+    /// There is no room for another request with an idempotency key; the text says in what.
+    IdempotencyFull(&'static str),
     /// What gateways share can't be reached, and the request can't do without.
     StateUnavailable,
     /// A rate limit refuses it.
     RateLimited {
+        /// What the limit is called; none where there is none, but the wish to try out a refusal.
+        name: Option<Arc<str>>,
         /// Requests that the limit lets through in its time.
         limit: u64,
         /// Seconds until one would be let through.
@@ -142,7 +152,30 @@ pub struct BodyFault {
     pub rule: String,
 }
 
+impl Missing {
+    /// What is missing, in a word: the first of the things that are asked for one after the other.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self { roles, .. } if !roles.is_empty() => "missing_role",
+            Self { permissions, .. } if !permissions.is_empty() => "missing_permission",
+            Self { scopes, .. } if !scopes.is_empty() => "missing_scope",
+            // Whatever the caller has: their browser sends it along with other people's pages.
+            _ => "other_origin",
+        }
+    }
+}
+
 impl Refusal {
+    /// Why the caller may not, in a word for programs: what a 401 or a 403 says under `details.reason`, and the access
+    /// log under `reason`.
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Unauthorized { why, .. } => Some(why.map_or("missing", |(word, _)| word)),
+            Self::Forbidden(missing) => Some(missing.reason()),
+            _ => None,
+        }
+    }
+
     /// One of each, for the documentation and for tests.
     pub fn one_of_each() -> impl Iterator<Item = Self> {
         std::iter::successors(Some(Self::BadRequest("Host is missing")), Self::next)
@@ -151,13 +184,16 @@ impl Refusal {
     /// The one behind this one in the list: a new one does not compile until it has its place.
     fn next(&self) -> Option<Self> {
         Some(match self {
-            Self::BadRequest(_) => Self::UpgradeNotAllowed { protocol: "websocket".to_owned() },
+            Self::BadRequest(_) => {
+                Self::UpgradeNotAllowed { protocol: "websocket".to_owned(), setting: "match.websocket" }
+            }
             Self::UpgradeNotAllowed { .. } => Self::BodyInvalid { faults: Vec::new() },
             Self::BodyInvalid { .. } => Self::IdempotencyKey("it is missing"),
             Self::IdempotencyKey(_) => Self::AmbiguousCredentials("there is more than one"),
             Self::AmbiguousCredentials(_) => Self::Unauthorized {
                 challenge: "Bearer realm=\"moongate\"".to_owned(),
                 why: Some(("expired", "the token has expired")),
+                accepted: "send a token as `Authorization: Bearer ...`".into(),
             },
             Self::Unauthorized { .. } => Self::Forbidden(Box::new(Missing {
                 sentence: "Insufficient permissions. Required role: operator.".to_owned(),
@@ -177,7 +213,7 @@ impl Refusal {
             Self::UriTooLong => Self::UnsupportedMediaType { accepted: "application/json".to_owned() },
             Self::UnsupportedMediaType { .. } => Self::ExpectationFailed,
             Self::ExpectationFailed => Self::IdempotencyMismatch,
-            Self::IdempotencyMismatch => Self::RateLimited { limit: 60, retry_after: 1 },
+            Self::IdempotencyMismatch => Self::RateLimited { name: None, limit: 60, retry_after: 1 },
             Self::RateLimited { .. } => Self::AddressBlocked { retry_after: 60 },
             Self::AddressBlocked { .. } => Self::HeadersTooLarge,
             Self::HeadersTooLarge => Self::Internal,
@@ -190,7 +226,8 @@ impl Refusal {
             Self::NoHealthyEndpoint => Self::BreakerOpen { retry_after: 60 },
             Self::BreakerOpen { .. } => Self::IdentityUnavailable,
             Self::IdentityUnavailable => Self::CheckBusy,
-            Self::CheckBusy => Self::StateUnavailable,
+            Self::CheckBusy => Self::IdempotencyFull("responses to requests with a key take all the room there is"),
+            Self::IdempotencyFull(_) => Self::StateUnavailable,
             Self::StateUnavailable => Self::ConnectTimeout,
             Self::ConnectTimeout => Self::FirstByteTimeout,
             Self::FirstByteTimeout => Self::ExchangeTimeout,

@@ -135,6 +135,8 @@ pub struct AttemptInfo {
     pub reused: bool,
     /// Why no connection could be made, in plain words; of the last attempt that came to none.
     pub cause: Option<Arc<str>>,
+    /// The endpoint that `cause` is about.
+    pub failed_endpoint: Option<SocketAddr>,
     /// From the request's start until the upstream connection was there.
     pub connected: Option<Duration>,
     /// From the request's start until the answer's head had arrived.

@@ -15,6 +15,7 @@ use tokio::io::DuplexStream;
 
 use super::{Context, Refusal};
 use crate::base::{At, Diagnostics};
+use crate::identity::Roles;
 
 /// The answer of a local service, under way.
 pub type LocalFuture = Pin<Box<dyn Future<Output = http::Response<Body>> + Send>>;
@@ -75,6 +76,9 @@ pub trait Upstreams: Send + Sync {
     /// Sends a request on, as a client's would be: under the policy of the client's route, with the same retries. The
     /// upstream learns who the caller is from `context`. To be polled on the thread of the service's own call.
     fn call(&self, upstream: &str, request: http::Request<Body>, context: &Context) -> CallFuture;
+
+    /// What roles permit in that configuration.
+    fn roles(&self) -> &Roles;
 }
 
 impl fmt::Debug for dyn Upstreams {
@@ -84,6 +88,12 @@ impl fmt::Debug for dyn Upstreams {
 }
 
 impl Context {
+    /// Whether a role permits more than these, by the configuration that the client's request began with; it does where
+    /// that is not known.
+    pub fn role_is_beyond(&self, role: &str, own: &[Arc<str>]) -> bool {
+        self.upstreams.as_ref().is_none_or(|it| it.roles().is_beyond(role, own))
+    }
+
     /// Calls an upstream of `routes.yaml` by its name, a local service as well as a remote one. The caller's principal,
     /// trace, request id and address go along, and what is left of the request's time bounds it. The request's body is
     /// held (as much as the route's `body_limit` lets through), so that it can be sent again; that of the response

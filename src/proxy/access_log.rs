@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::base::{AddressText, redacted_target};
-use crate::pipeline::{EndState, Exchange};
+use crate::base::{AddressText, redacted_target, without_credentials};
+use crate::identity::Principal;
+use crate::pipeline::{EndState, Exchange, Refusal};
 use crate::telemetry::{Timestamp, line};
 
 /// What the session knows at the end.
@@ -61,13 +62,24 @@ pub(super) fn write(exchange: &Exchange, facts: &Facts<'_>) {
         out.raw(br#","client":""#);
         out.address(exchange.client_ip, None);
         out.raw(b"\"");
+        if let Some(principal) = &exchange.principal {
+            out.principal(principal);
+        }
         out.number(br#","status":"#, u64::from(facts.status));
         out.text(br#","end":""#, facts.end.as_str().as_bytes());
         if let Some(code) = facts.error {
             out.text(br#","error":""#, code.as_bytes());
         }
+        if let Some(refusal) = &exchange.refusal {
+            out.refusal(refusal);
+        }
         if let Some(cause) = &exchange.attempt.cause {
             out.text(br#","cause":""#, cause.as_bytes());
+        }
+        if let (2.., Some(failed)) = (exchange.attempt.attempts, exchange.attempt.failed_endpoint) {
+            out.raw(br#","failed_endpoint":""#);
+            out.address(failed.ip(), Some(failed.port()));
+            out.raw(b"\"");
         }
         if let Some(cache) = facts.cache {
             out.text(br#","cache":""#, cache.as_bytes());
@@ -103,6 +115,31 @@ impl Json<'_> {
             self.escape(value)
         }
         self.raw(b"\"");
+    }
+
+    /// Who called, by which kind of credential, and for whom it counts.
+    fn principal(&mut self, principal: &Principal) {
+        self.words(br#","principal":"#, &principal.subject);
+        self.text(br#","auth":""#, principal.kind.as_str().as_bytes());
+        if let Some(tenant) = &principal.tenant {
+            self.words(br#","tenant":"#, tenant);
+        }
+    }
+
+    /// What a refusal was about, in the word that its client got, or the limit's name.
+    fn refusal(&mut self, refusal: &Refusal) {
+        if let Some(reason) = refusal.reason() {
+            self.text(br#","reason":""#, reason.as_bytes());
+        }
+        if let Refusal::RateLimited { name: Some(name), .. } = refusal {
+            self.text(br#","limit":""#, name.as_bytes());
+        }
+    }
+
+    /// A text that somebody else has written, and that may be in any language; `lead` ends with the colon.
+    fn words(&mut self, lead: &[u8], value: &str) {
+        self.raw(lead);
+        let _ = serde_json::to_writer(&mut *self.0, &*without_credentials(value)); // nothing fails in memory
     }
 
     #[cold]

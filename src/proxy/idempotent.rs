@@ -2,7 +2,8 @@
 //! client gets the end of it (CP2-B).
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
@@ -21,6 +22,7 @@ use crate::forward::{
 };
 use crate::http as codec;
 use crate::pipeline::{AttemptInfo, Context, EndState, Exchange, Recording, Refusal};
+use crate::proxy::orphans::Orphans;
 use crate::proxy::way::Admitted;
 use crate::proxy::{Proxy, Unfinished, cached, cut, stopped, undelivered};
 
@@ -46,26 +48,32 @@ struct Performed {
 }
 
 /// A future that is brought to its end even if the task that waits for it is dropped.
-struct Unstoppable<F: Future<Output = Performed> + Send + 'static>(Option<Pin<Box<F>>>);
+struct Unstoppable<F: Future<Output = Performed> + Send + 'static> {
+    work: Option<Pin<Box<F>>>,
+    orphans: Orphans,
+    network: IpAddr,
+}
 
 impl<F: Future<Output = Performed> + Send + 'static> Unstoppable<F> {
     async fn done(&mut self) -> Performed {
-        let performed = poll_fn(|cx| match &mut self.0 {
+        let performed = poll_fn(|cx| match &mut self.work {
             Some(work) => work.as_mut().poll(cx),
             None => Poll::Pending, // it is polled to its end once
         })
         .await;
-        self.0 = None;
+        self.work = None;
         performed
     }
 }
 
 impl<F: Future<Output = Performed> + Send + 'static> Drop for Unstoppable<F> {
     fn drop(&mut self) {
-        if let Some(work) = self.0.take()
+        if let Some(work) = self.work.take()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
+            let orphan = self.orphans.begin(self.network);
             runtime.spawn(async move {
+                let _counted = orphan;
                 let Performed { answer, recorded, policy, .. } = work.await;
                 if let (Ok(response), Some(reservation)) = (answer, recorded) {
                     record_rest(reservation, response, policy).await;
@@ -96,7 +104,9 @@ impl Proxy {
             context: exchange.context.clone(),
             report: report.clone(),
         };
-        let mut work = Unstoppable(Some(Box::pin(claimed(reservation, idempotent))));
+        let (orphans, network) = (self.shared.orphans.clone(), reservation.network());
+        let work = Some(Box::pin(perform(reservation, idempotent)));
+        let mut work = Unstoppable { work, orphans, network };
         let performed = unless_gone(client, work.done()).await;
         exchange.attempt.clone_from(&report.lock());
         let Performed { answer, recorded, .. } = match performed {
@@ -136,7 +146,11 @@ impl Proxy {
                 Ok(())
             }
             Err(Undelivered::Cut(end @ (EndState::ClientGone | EndState::ClientTimeout))) => {
-                tokio::spawn(drain(reservation, body, recording, policy.clone()));
+                let (orphan, policy) = (self.shared.orphans.begin(reservation.network()), policy.clone());
+                tokio::spawn(async move {
+                    let _counted = orphan;
+                    drain(reservation, body, recording, policy).await;
+                });
                 cut(exchange, end)
             }
             Err(why) => {
@@ -146,21 +160,6 @@ impl Proxy {
             }
         }
     }
-}
-
-/// Forwards the request, and renews its reservation meanwhile.
-async fn claimed(reservation: Reservation, idempotent: IdempotentRequest) -> Performed {
-    let (records, key, running) = reservation.claim();
-    let mut performed = pin!(perform(reservation, idempotent));
-    let mut renewed = pin!(Reservation::renew(records, key, running));
-    poll_fn(|cx| {
-        if let Poll::Ready(performed) = performed.as_mut().poll(cx) {
-            return Poll::Ready(performed);
-        }
-        let _ = renewed.as_mut().poll(cx); // it never ends
-        Poll::Pending
-    })
-    .await
 }
 
 async fn perform(reservation: Reservation, idempotent: IdempotentRequest) -> Performed {

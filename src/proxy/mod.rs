@@ -9,9 +9,11 @@ mod cached;
 mod client_ip;
 mod forwarded;
 mod idempotent;
+mod orphans;
 mod reply;
 mod shell;
 mod strict;
+mod upgrade;
 mod way;
 
 use std::future::Future;
@@ -23,7 +25,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use crate::base::{Deadline, RequestId};
+use crate::base::{Deadline, RequestId, shown_millis};
 use crate::cache::Cache;
 use crate::client::Client;
 use crate::config::Configuration;
@@ -38,8 +40,10 @@ use crate::proxy::way::{Admitted, Decision, DefaultResponse, Stopped, request_fi
 use crate::state::State;
 use crate::telemetry::{IN_FLIGHT, refused};
 
+pub use crate::proxy::orphans::Orphans;
 pub use crate::proxy::reply::{ErrorCode, error_codes};
 pub use crate::proxy::shell::Front;
+pub use crate::proxy::upgrade::missing_setting;
 
 /// How long a client may take to read a refusal that no route stands behind.
 const TAKE_REFUSAL: Duration = Duration::from_secs(10);
@@ -76,6 +80,8 @@ pub struct Shared {
     pub identity: Arc<Identity>,
     /// Cached responses.
     pub cache: Arc<Cache>,
+    /// Idempotent requests whose client has left.
+    pub orphans: Orphans,
     /// Whether special words in bodies trigger what clients want to be prepared for.
     pub mocks: bool,
 }
@@ -139,7 +145,7 @@ impl Drop for Request {
             client = %exchange.client_ip,
             status = 0,
             end = EndState::Drained.as_str(),
-            duration_ms = duration.as_secs_f64() * 1e3,
+            duration_ms = shown_millis(duration.as_secs_f64()),
         );
     }
 }
@@ -523,7 +529,7 @@ impl Refuse for EarlyResponses {
             error = error.code,
             bytes_received = 0,
             bytes_sent = sent,
-            duration_ms = duration.as_secs_f64() * 1e3,
+            duration_ms = shown_millis(duration.as_secs_f64()),
         );
         answer
     }

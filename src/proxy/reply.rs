@@ -43,17 +43,21 @@ impl ErrorBody {
                 &format!("the caller can't be identified without doubt: {why}"),
                 "send one credential, in one place",
             ),
-            Refusal::Unauthorized { why, .. } => Self {
-                details: json!({ "reason": why.map_or("missing", |(word, _)| word) }),
+            Refusal::Unauthorized { why, accepted, .. } => Self {
+                details: json!({ "reason": refusal.reason() }),
                 ..say(
                     StatusCode::UNAUTHORIZED,
                     "unauthorized",
-                    why.map_or("this path requires a credential", |(_, sentence)| sentence),
+                    &match why {
+                        Some((_, sentence)) => (*sentence).to_owned(),
+                        None => format!("this path requires a credential: {accepted}"),
+                    },
                     "send a credential that is valid here: sign in again, or renew the token",
                 )
             },
             Refusal::Forbidden(missing) => Self {
                 details: json!({
+                    "reason": refusal.reason(),
                     "required_roles": missing.roles,
                     "missing_permissions": missing.permissions,
                     "missing_scopes": missing.scopes,
@@ -72,13 +76,13 @@ impl ErrorBody {
                 "the caller can't be authenticated at the moment",
                 LATER,
             ),
-            Refusal::UpgradeNotAllowed { protocol } => Self {
-                details: json!({ "protocol": protocol, "setting": "match.websocket" }),
+            Refusal::UpgradeNotAllowed { protocol, setting } => Self {
+                details: json!({ "protocol": protocol, "setting": setting }),
                 ..say(
                     StatusCode::BAD_REQUEST,
                     "upgrade_not_allowed",
                     "this path does not change to the protocol that Upgrade names",
-                    "send the request without Upgrade; an operator allows WebSockets with `websocket: true` in the route's `match`",
+                    "send the request without Upgrade; an operator allows WebSockets by the route's `match.websocket`, and other protocols by its `upgrade`",
                 )
             },
             Refusal::RouteNotFound => say(
@@ -160,13 +164,19 @@ impl ErrorBody {
                 "this was done already, but its response was a stream or too large to be stored",
                 "fetch the result of the first request in another way; do not repeat it under a new key",
             ),
+            Refusal::IdempotencyFull(why) => say(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "idempotency_full",
+                &format!("this was not done, there is no room for another request with an idempotency key: {why}"),
+                "try again later, with the same key",
+            ),
             Refusal::StateUnavailable => say(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "state_unavailable",
                 "what this request depends on can't be looked up at the moment",
                 LATER,
             ),
-            Refusal::RateLimited { limit, retry_after } => Self {
+            Refusal::RateLimited { limit, retry_after, .. } => Self {
                 details: json!({ "limit": limit, "retry_after": retry_after }),
                 ..say(
                     StatusCode::TOO_MANY_REQUESTS,
@@ -388,8 +398,8 @@ fn percent_encoded(text: &str) -> String {
 /// How to authenticate (RFC 9110, section 11.6.1), and what the credential lacks (RFC 6750, section 3.1).
 fn challenge(refusal: &Refusal) -> Option<HeaderValue> {
     match refusal {
-        Refusal::Unauthorized { challenge, why: None } => HeaderValue::from_str(challenge).ok(),
-        Refusal::Unauthorized { challenge, why: Some((_, sentence)) } if challenge.starts_with("Bearer") => {
+        Refusal::Unauthorized { challenge, why: None, .. } => HeaderValue::from_str(challenge).ok(),
+        Refusal::Unauthorized { challenge, why: Some((_, sentence)), .. } if challenge.starts_with("Bearer") => {
             let text = format!("{challenge}, error=\"invalid_token\", error_description=\"{sentence}\"");
             HeaderValue::from_str(&text).ok()
         }

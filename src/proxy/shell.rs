@@ -96,7 +96,9 @@ impl Front {
             let (inner, shutdown) = (self.0.clone(), shutdown.clone());
             tokio::spawn(async move {
                 let _busy = busy;
-                inner.answer(client, &shutdown).await;
+                if let After::Next(client) = inner.answer(client, &shutdown).await {
+                    client.finish().await;
+                }
             });
         }
     }

@@ -3,7 +3,7 @@
 //! Two servers that read the same bytes as different requests let one be hidden in the other. So
 //! whatever leaves room for doubt ends here with 400 (RFC 9110, sections 7 and 10; RFC 9113, section 8).
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS};
+use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS};
 use http::{Method, Version};
 use pingora::http::RequestHeader;
 
@@ -21,6 +21,8 @@ const VALUE_MAX: usize = 16 * 1024;
 const FIELDS_COUNT_MAX: usize = 128;
 /// The longest method, in bytes; the registry's longest has 17.
 const METHOD_MAX: usize = 32;
+/// The ports that go without saying.
+const PORTS: [u16; 2] = [80, 443];
 
 /// Judges a request's head before anything else looks at it.
 pub(super) fn check(client: &mut Client) -> Result<(), Refusal> {
@@ -31,6 +33,7 @@ pub(super) fn check(client: &mut Client) -> Result<(), Refusal> {
     if request.version == Version::HTTP_2 {
         http2(request)?;
         forget_folding(client.request_mut());
+        join_cookies(client.request_mut());
     }
     let request = client.request();
     if request.headers.contains_key(EXPECT) {
@@ -52,6 +55,18 @@ fn forget_folding(request: &mut RequestHeader) {
     let names: Vec<HeaderName> = request.headers.keys().filter(folding).cloned().collect();
     for name in &names {
         request.remove_header(name);
+    }
+}
+
+/// Cookies may come in several fields over HTTP/2, and are one outside of it (RFC 9113, section 8.2.3).
+fn join_cookies(request: &mut RequestHeader) {
+    let mut crumbs = request.headers.get_all(COOKIE).iter();
+    if crumbs.by_ref().nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = request.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        let _ = request.insert_header(COOKIE, whole);
     }
 }
 
@@ -111,16 +126,11 @@ fn authority(request: &RequestHeader) -> Result<(), Refusal> {
         return Err(Refusal::BadRequest(":authority is not a name or address with an optional port"));
     }
     match host {
-        Some(host) if !without_default_port(host).eq_ignore_ascii_case(without_default_port(authority)) => {
+        Some(host) if !PORTS.iter().any(|port| codec::is_same_authority(host, authority, *port)) => {
             Err(Refusal::BadRequest("Host is not :authority"))
         }
         _ => Ok(()),
     }
-}
-
-fn without_default_port(host: &[u8]) -> &[u8] {
-    let stripped = [&b":80"[..], b":443"].into_iter().find_map(|port| host.strip_suffix(port));
-    stripped.filter(|it| !it.is_empty() && (it.ends_with(b"]") || !it.contains(&b':'))).unwrap_or(host)
 }
 
 fn host(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -181,12 +191,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_port_that_goes_without_saying_makes_no_other_host() {
-        for (host, bare) in
-            [("a:80", "a"), ("a:443", "a"), ("[::1]:80", "[::1]"), ("a:8080", "a:8080"), ("::80", "::80")]
-        {
-            assert_eq!(without_default_port(host.as_bytes()), bare.as_bytes(), "{host}");
-        }
+    fn rfc_9113_8_2_3_crumbs_of_a_cookie_are_one_field() {
+        let joined = |crumbs: &[&str]| {
+            let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+            crumbs.iter().for_each(|it| drop(request.append_header("cookie", *it)));
+            join_cookies(&mut request);
+            request.headers.get_all(COOKIE).iter().map(|it| it.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert!(joined(&[]).is_empty());
+        assert_eq!(joined(&["a=1"]), ["a=1"]);
+        assert_eq!(joined(&["a=1", "b=2", "c=3; d=4"]), ["a=1; b=2; c=3; d=4"]);
     }
 
     #[test]

@@ -7,9 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{
-    ACCEPT_ENCODING, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE, SEC_WEBSOCKET_EXTENSIONS, UPGRADE,
-};
+use http::header::{ACCEPT_ENCODING, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE, SEC_WEBSOCKET_EXTENSIONS};
 use http::{Method, Uri, Version};
 use parking_lot::{Mutex, MutexGuard};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -25,7 +23,7 @@ use crate::http as codec;
 use crate::identity::ClientCertificate;
 use crate::pipeline::{Exchange, Refusal, RequestContext, Stop, Taps};
 use crate::proxy::arrival::Arrival;
-use crate::proxy::{Shared, cached, reply, strict};
+use crate::proxy::{Shared, cached, reply, strict, upgrade};
 use crate::routing::{Outcome, Params, Request, Target, join_query, without_parameters};
 
 /// What the request filters decide.
@@ -152,7 +150,7 @@ pub(super) async fn request_filters(
     }
     normalise(request)?;
 
-    let websocket = asks_for_websocket(client);
+    let websocket = upgrade::is_handshake(client);
     let request = client.request();
     let (route, params) = find(&active, request, request.uri.path(), websocket)?;
     let admitted = Admitted { active, route, lookup: Mutex::new(None) };
@@ -197,7 +195,7 @@ async fn filter(
     peer_trusted: bool,
     params: &Params,
 ) -> Result<RouteDecision, Early> {
-    upgrade(admitted.route(), client)?;
+    upgrade::admit(admitted.route(), client)?;
     if !client.has_no_body() {
         exchange.deadline = call_deadline(client.request(), exchange.started, &admitted.route().policy)?;
     }
@@ -308,14 +306,17 @@ async fn reserve(
         let request = client.shared_request();
         Box::pin(unless_gone(client, route.chain.on_body(exchange, &request, &held))).await??;
         if shared.mocks && filters::rate_limit::triggered(&held) {
-            return Err(Refusal::RateLimited { limit: 0, retry_after: 1 }.into());
+            return Err(Refusal::RateLimited { name: None, limit: 0, retry_after: 1 }.into());
         }
     }
     let idempotency = route.chain.idempotency.as_ref().filter(|it| it.concerns(&client.request().method));
     let key = idempotency.map(|it| it.key(exchange, client.request())).transpose()?;
     let (Some(idempotency), Some(key)) = (idempotency, key.flatten()) else { return Ok(ReserveOutcome::NoKey) };
-    let outcome = Box::pin(unless_gone(client, idempotency.reserve(&shared.state.records, key))).await?;
-    Ok(outcome?)
+    let outcome = Box::pin(unless_gone(client, idempotency.reserve(&shared.state.records, key))).await??;
+    if let ReserveOutcome::First(reservation) = &outcome {
+        shared.orphans.admit(reservation.network())?;
+    }
+    Ok(outcome)
 }
 
 fn client_certificate(client: &Client) -> Option<Arc<ClientCertificate>> {
@@ -421,39 +422,6 @@ fn path_parameters(admitted: &Admitted, request: &RequestHeader, websocket: bool
     let Ok(target) = Target::normalise(cut.as_bytes()) else { return Err(refused) };
     let other = find(&admitted.active, request, target.path(), websocket).ok().map(|it| it.0);
     if admitted.active.snapshot.takes_parameters(admitted.route, other) { Ok(()) } else { Err(refused) }
-}
-
-/// Whether it is the handshake of a WebSocket (RFC 6455, section 4.1).
-fn asks_for_websocket(client: &Client) -> bool {
-    let request = client.request();
-    let protocol = || request.headers.get(UPGRADE).is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    client.wants_upgrade() && request.method == Method::GET && protocol()
-}
-
-/// Only a route for WebSockets or for the named protocol changes protocols. Elsewhere the handshake of a WebSocket is
-/// refused, since no answer to its GET is what its client waits for; a wish for anything else is ignored (RFC 9110,
-/// section 7.8).
-fn upgrade(route: &Route, client: &mut Client) -> Result<(), Refusal> {
-    if !client.wants_upgrade() {
-        return Ok(());
-    }
-    match asks_for_websocket(client) {
-        true if route.description.r#match.websocket => Ok(()),
-        true => Err(Refusal::UpgradeNotAllowed { protocol: "websocket".to_owned() }),
-        false if changes_to(route, client.request()) => Ok(()),
-        false => {
-            client.ignore_upgrade();
-            Ok(())
-        }
-    }
-}
-
-/// Whether the one protocol that the client names is one that the route changes to. Taps can't read what it is.
-fn changes_to(route: &Route, request: &RequestHeader) -> bool {
-    let mut wanted = codec::tokens(&request.headers, &UPGRADE);
-    let (Some(protocol), None) = (wanted.next(), wanted.next()) else { return false };
-    let named = route.description.upgrade.iter().any(|it| it.as_bytes().eq_ignore_ascii_case(protocol));
-    named && !route.chain.taps_requests() && !route.chain.taps_responses()
 }
 
 fn find(

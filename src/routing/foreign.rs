@@ -204,7 +204,25 @@ fn named(text: &str) -> Option<usize> {
 pub fn unfilled(value: &str) -> Option<&str> {
     let number = value.strip_prefix('$').and_then(numbered).is_some_and(|it| it == value.len());
     let variable = variable(value).filter(|it| number || named(&it[1..]).is_some() || it.contains('{'));
-    variable.or_else(|| placeholder(value))
+    variable.or_else(|| placeholder(value)).or_else(|| command(value))
+}
+
+/// The first `%REQ(x)%` of Envoy or `$(headers.x)` of Kong in a text.
+fn command(text: &str) -> Option<&str> {
+    text.match_indices(['%', '$']).find_map(|(at, sign)| {
+        let rest = &text[at + 1..];
+        let name = rest.find('(')?;
+        let close = rest.find(')')?;
+        let envoy = sign == "%"
+            && name > 1
+            && rest[..name].bytes().all(|it| it.is_ascii_uppercase() || it == b'_')
+            && rest.get(close + 1..)?.starts_with('%');
+        let plain = |it: u8| it.is_ascii_alphanumeric() || b"._-[]\"'".contains(&it);
+        let kong =
+            sign == "$" && name == 0 && close > 1 && rest[1..close].bytes().all(plain) && rest[1..close].contains('.');
+        let end = if envoy { close + 2 } else { close + 1 };
+        (envoy || kong).then(|| &text[at..at + 1 + end])
+    })
 }
 
 /// The first `{name}` in a text: a place for what was captured, where nothing is filled in.
@@ -306,6 +324,11 @@ mod tests {
         }
         assert_eq!(unfilled("v {id}"), Some("{id}"));
         assert_eq!((unfilled("$2"), unfilled("Bearer p$2-x")), (Some("$2"), None));
+        assert_eq!(unfilled("a %REQ(:path)% b"), Some("%REQ(:path)%"));
+        assert_eq!(unfilled("$(headers.x)"), Some("$(headers.x)"));
+        for literal in ["100%(a)%", "$(id)", "%A(b)", "a$(", "%("] {
+            assert_eq!(unfilled(literal), None, "{literal}");
+        }
         assert_eq!(known_variable("you are $remote_addr."), Some("$remote_addr"));
         for (text, expected) in [
             ("{id}", Some("{id}")),

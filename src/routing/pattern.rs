@@ -5,7 +5,7 @@
 use crate::base::{At, Diagnostics};
 
 use super::foreign;
-use super::target::Target;
+use super::target::{Ambiguous, Target};
 use super::trie::CAPTURES_MAX;
 
 /// The most segments of a pattern; bounds how deep a walk can go.
@@ -73,11 +73,20 @@ impl Pattern {
         pattern
     }
 
-    /// Whether it takes all that is below some path, and the other pattern's paths are there.
+    /// Whether it takes whatever comes where the other pattern's paths are: all that is below some path above them, or
+    /// any name where they have one of their own.
     pub(super) fn covers(&self, other: &Self) -> bool {
-        let Some((Segment::Rest, fixed)) = self.segments.split_last() else { return false };
         let fits = |(own, other): (&Segment, &Segment)| own == other || *own == Segment::Name;
-        fixed.len() <= other.segments.len() && fixed.iter().zip(&other.segments).all(fits)
+        if let Some((Segment::Rest, fixed)) = self.segments.split_last() {
+            return fixed.len() <= other.segments.len() && fixed.iter().zip(&other.segments).all(fits);
+        }
+        let (fixed, as_long) = match other.segments.split_last() {
+            Some((Segment::Rest, fixed)) => (fixed, fixed.len() <= self.segments.len()),
+            _ => (&other.segments[..], other.segments.len() == self.segments.len()),
+        };
+        let any = |(own, other): (&Segment, &Segment)| *own == Segment::Name && matches!(other, Segment::Literal(_));
+        let pairs = || self.segments.iter().zip(fixed);
+        as_long && pairs().all(fits) && pairs().any(any)
     }
 
     fn segment(&mut self, text: &str, last: bool, at: &At<'_>, diagnostics: &mut Diagnostics) {
@@ -144,7 +153,10 @@ impl Pattern {
         let rest = self.segments.last() == Some(&Segment::Rest);
         let fixed = self.segments.len() - usize::from(rest);
         if parts.len() < fixed || (parts.len() > fixed && !rest) {
-            return self.nearness_but_for_the_slash(path);
+            return match self.nearness_but_for_the_slash(path) {
+                Nearness::Far => self.nearness_of_the_begin(&parts),
+                near => near,
+            };
         }
         let pairs = || self.segments.iter().zip(&parts).take(fixed).enumerate();
         let fits = |segment: &Segment, part: &str| match segment {
@@ -161,6 +173,23 @@ impl Pattern {
                 Nearness::Near(format!("path segment {} is `{part}`, not `{text}`", place + 1))
             }
             _ => Nearness::Far,
+        }
+    }
+
+    /// A route takes what is below its path only if that is said. The root is the begin of every path.
+    fn nearness_of_the_begin(&self, parts: &[&str]) -> Nearness {
+        let fits = |(segment, part): (&Segment, &&str)| match segment {
+            Segment::Literal(text) => text == part,
+            Segment::Name | Segment::Rest => !part.is_empty(),
+        };
+        let words = self.segments.iter().any(|it| matches!(it, Segment::Literal(text) if !text.is_empty()));
+        let begins = words && self.segments.len() < parts.len() && self.segments.iter().zip(parts).all(fits);
+        match begins {
+            true => Nearness::Near(format!(
+                "the path goes on: write `{}/{{*rest}}` to take all that is below",
+                self.text.trim_end_matches('/')
+            )),
+            false => Nearness::Far,
         }
     }
 
@@ -197,10 +226,25 @@ fn check_normal(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) {
         Ok(target) => diagnostics
             .error(at, "the path is not in its normal form, so no request would match")
             .help(format!("write `{}`", target.path())),
-        Err(ambiguous) => diagnostics
-            .error(at, format!("no request has such a path: {ambiguous}"))
-            .help("requests with such a path are refused before routes are matched"),
+        Err(ambiguous) => diagnostics.error(at, format!("no request has such a path: {ambiguous}")).help(
+            match (ambiguous, encoded(text)) {
+                (Ambiguous::ForbiddenByte, Some(encoded)) => format!("write it as clients send it: `{encoded}`"),
+                _ => "requests with such a path are refused before routes are matched".to_owned(),
+            },
+        ),
     }
+}
+
+/// A path with its blanks and what is not ASCII encoded (RFC 3986, section 2.1), if it can be sent so.
+fn encoded(path: &str) -> Option<String> {
+    let mut encoded = String::new();
+    for byte in path.bytes() {
+        match byte {
+            b' ' | 0x80.. => encoded.push_str(&format!("%{byte:02X}")),
+            byte => encoded.push(char::from(byte)),
+        }
+    }
+    Target::normalise(encoded.as_bytes()).is_ok_and(|it| it.is_unchanged()).then_some(encoded)
 }
 
 /// A host that a route takes.

@@ -145,6 +145,12 @@ impl Field {
 impl Test {
     fn compile(written: &ValueMatch, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         match written {
+            ValueMatch::Exact(text) if text == "*" => {
+                diagnostics
+                    .warn(at, "an asterisk stands for itself here, and for no other value")
+                    .help("write `{ present: true }` for any value, or `{ exact: \"*\" }` for this one");
+                Self::Exact(text.clone())
+            }
             ValueMatch::Exact(text) | ValueMatch::Rule(ValueRule::Exact(text)) => Self::Exact(text.clone()),
             ValueMatch::Rule(ValueRule::Prefix(text)) => {
                 if text.is_empty() {

@@ -134,8 +134,8 @@ impl Table {
         params.at(index, path)
     }
 
-    /// Whether the route number `wide` takes all that is below some path, and what the route number `other` takes is
-    /// there, at a host that both may take.
+    /// Whether the route number `wide` takes whatever comes where the paths of the route number `other` are, at a host
+    /// that both may take.
     pub fn covers(&self, wide: usize, other: usize) -> bool {
         let (wide, other) = (&self.routes[wide], &self.routes[other]);
         let meet = |one: &Host, two: &Host| one == two || one.takes(&two.text()) || two.takes(&one.text());

@@ -7,6 +7,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{At, ByteSize, Diagnostics, Period, Secret};
+use crate::state::room::{Bounds, Usage};
+
+/// How many percent of the memory are for idempotency records. The rest is for what they must not push out.
+const IDEMPOTENCY_PERCENT: u8 = 75;
 
 /// Where short-lived values are kept (counters of rate limits, idempotency records, nonces): `memory`
 /// or `redis`, one of the two. Without either: in memory. Several gateways share them through Redis.
@@ -23,11 +27,18 @@ pub struct StateConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MemoryConfig {
-    /// So many values at most; beyond that, new ones are refused. Default 1000000.
+    /// So many values at most; beyond that, new ones are refused. Three quarters are for idempotency records, and a
+    /// quarter for nonces, sign-ins and everything else. Default 1000000.
     #[schemars(range(min = 1))]
     pub entries_max: u64,
-    /// So many bytes of keys and values at most; beyond that, new ones are refused. Default 256MiB.
+    /// So many bytes of keys and values at most; beyond that, new ones are refused. Parted as `entries_max` is. Default
+    /// 256MiB.
     pub bytes_max: ByteSize,
+    /// So many percent of the idempotency records may be those of one network (an IPv4 address, or a /64 of IPv6).
+    /// Beyond that its requests with new keys get 503, and responses that do not fit are not stored. 100 where all
+    /// requests come from one address. Default 25.
+    #[schemars(range(min = 1, max = 100))]
+    pub network_share: u8,
     /// So many counters of rate limits at most, one for each limit and each caller that it counts; beyond that,
     /// those nearest to a whole allowance are dropped. 30 to 60 bytes each, 420 MB if all of the
     /// default are in use. Default 14000000.
@@ -61,7 +72,7 @@ fn prefix() -> String {
 
 impl Default for MemoryConfig {
     fn default() -> Self {
-        Self { entries_max: 1_000_000, bytes_max: ByteSize(256 << 20), keys_max: 14_000_000 }
+        Self { entries_max: 1_000_000, bytes_max: ByteSize(256 << 20), keys_max: 14_000_000, network_share: 25 }
     }
 }
 
@@ -80,6 +91,8 @@ pub struct MemoryBounds {
     pub(super) entries_max: usize,
     pub(super) bytes_max: usize,
     pub(super) keys_max: usize,
+    /// In percent of the idempotency records.
+    pub(super) network_share: u8,
 }
 
 /// How Redis is reached. Its `Debug` does not show the password.
@@ -113,7 +126,16 @@ impl MemoryBounds {
             entries_max: bounded(config.entries_max),
             bytes_max: bounded(config.bytes_max.0),
             keys_max: bounded(config.keys_max.max(1)),
+            network_share: config.network_share,
         }
+    }
+
+    /// The two rooms, and the share of one network.
+    pub(super) fn rooms(&self) -> Bounds {
+        let whole = Usage { entries: self.entries_max, bytes: self.bytes_max };
+        let idempotency = whole.percent(IDEMPOTENCY_PERCENT);
+        let network = idempotency.percent(self.network_share.min(100));
+        Bounds { idempotency, network, other: whole.percent(100 - IDEMPOTENCY_PERCENT) }
     }
 }
 
@@ -122,6 +144,10 @@ impl Backend {
     pub fn compile(config: &StateConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
         if config.memory.is_some() && config.redis.is_some() {
             diagnostics.error(at, "both memory and redis").help("keep one of the two");
+        }
+        if config.memory.as_ref().is_some_and(|it| !(1..=100).contains(&it.network_share)) {
+            let at = at.key("memory");
+            diagnostics.error(&at.key("network_share"), "out of range").help("1 to 100, in percent");
         }
         let memory = || Self::Memory(MemoryBounds::of(&config.memory.clone().unwrap_or_default()));
         let Some(redis) = &config.redis else { return memory() };
@@ -174,6 +200,9 @@ mod tests {
         assert!(matches!(check("memory: {}", &[]), Backend::Memory(_)));
         assert!(matches!(check("redis: { url: 'redis://127.0.0.1:6379/2' }", &[]), Backend::Redis(_)));
         check("{ memory: {}, redis: { url: 'redis://127.0.0.1' } }", &["/state"]);
+        check("memory: { network_share: 100 }", &[]);
+        check("memory: { network_share: 0 }", &["/state/memory/network_share"]);
+        check("memory: { network_share: 101 }", &["/state/memory/network_share"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod metrics;
 mod pubsub;
 mod records;
 mod redis;
+mod room;
 
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use crate::state::redis::{Link, RedisRecords};
 pub use config::{Backend, MemoryBounds, MemoryConfig, RedisAccess, RedisConfig, StateConfig};
 pub use counters::{CounterKey, Counters, Fill, Moment, Quota, Taken};
 pub use pubsub::{PubSub, Received, Subscription};
-pub use records::{Insert, Records, Unavailable};
+pub use records::{Insert, NotTaken, Records, Unavailable};
 pub use redis::{Granted, SharedCells};
 
 /// The state of this gateway; clones share it.

@@ -1,5 +1,6 @@
 //! The contract of values by key.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,7 +11,18 @@ use bytes::Bytes;
 #[error("the shared state is not available")]
 pub struct Unavailable;
 
-/// What came of [`Records::insert_if_absent`].
+/// Why a value from somebody's share was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotTaken {
+    /// The state can't be reached, or gave no answer in time.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// There is no room: the network has filled its share, or all of them together the room for such values.
+    #[error("there is no room for it")]
+    Full,
+}
+
+/// What came of [`Records::insert_if_absent`] or [`Records::claim`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Insert {
     /// Nothing was there; the new value is there now.
@@ -43,6 +55,20 @@ pub trait Records: Send + Sync {
     /// When the state can't be reached, or has no room.
     async fn insert_if_absent(&self, key: &str, value: Bytes, life: Duration) -> Result<Insert, Unavailable>;
 
+    /// Puts a value there if nothing is, as [`Records::insert_if_absent`] does, that anybody can have kept. In memory it
+    /// takes its room from the share of `network`.
+    ///
+    /// # Errors
+    /// When the state can't be reached, or has no room.
+    async fn claim(&self, key: &str, value: Bytes, life: Duration, network: IpAddr) -> Result<Insert, NotTaken>;
+
+    /// Puts a value in the place of one that was claimed, whatever is there now. In memory, one that is no longer than
+    /// the claim always fits while that is there.
+    ///
+    /// # Errors
+    /// When the state can't be reached, or has no room.
+    async fn settle(&self, key: &str, value: Bytes, life: Duration, network: IpAddr) -> Result<(), NotTaken>;
+
     /// Replaces `expected` with `value`; false, and nothing changes, if something else is there.
     ///
     /// # Errors
@@ -54,6 +80,12 @@ pub trait Records: Send + Sync {
         value: Bytes,
         life: Duration,
     ) -> Result<bool, Unavailable>;
+
+    /// Gives what is there a new lifetime if it is `expected`; false if something else, or nothing, is. Needs no room.
+    ///
+    /// # Errors
+    /// When the state can't be reached.
+    async fn extend(&self, key: &str, expected: &[u8], life: Duration) -> Result<bool, Unavailable>;
 
     /// Removes the value if it is `expected`; false if something else, or nothing, is there.
     ///

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use prometheus::core::Collector;
 use serde::Serialize;
 
+use crate::base::shown_millis;
 use crate::telemetry::metrics::{DURATION, IN_FLIGHT, REFUSED, STREAMS_OPEN};
 use crate::telemetry::status::requests_by_class;
 
@@ -103,7 +104,7 @@ fn percentile(buckets: &[(f64, u64)], share: f64) -> f64 {
     for &(bound, count) in buckets {
         if total > 0 && count as f64 >= rank {
             let inside = (rank - below.1 as f64) / ((count - below.1).max(1) as f64);
-            return (below.0 + (bound - below.0) * inside) * 1e3;
+            return shown_millis(below.0 + (bound - below.0) * inside);
         }
         below = (bound, count);
     }

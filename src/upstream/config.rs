@@ -16,6 +16,7 @@ use crate::base::{Percent, Period, Secret};
 /// One entry of `upstreams:`, a named group of endpoints or a local service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("examples" = [{ "discovery": { "static": ["127.0.0.1:9101"] } }]))]
 pub struct UpstreamConfig {
     /// Where the endpoints come from.
     pub discovery: Option<DiscoveryConfig>,
@@ -81,6 +82,7 @@ impl JsonSchema for ServiceConfig {
 pub struct DiscoveryConfig {
     /// The endpoints, listed here. A name is looked up in DNS, and all its addresses are endpoints.
     #[serde(rename = "static")]
+    #[schemars(extend("examples" = [["127.0.0.1:9101"]]))]
     pub fixed: Vec<EndpointConfig>,
     /// The addresses of a name in DNS.
     pub dns: Option<DnsConfig>,
@@ -129,6 +131,7 @@ pub struct RegistrySourceConfig {
 /// An endpoint: an address alone, or one with a weight and a zone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
+#[schemars(extend("examples" = ["127.0.0.1:9101"]))]
 pub enum EndpointConfig {
     /// An address such as `127.0.0.1:9101`, `[::1]:9101` or `backend.internal:9101`.
     Address(String),
@@ -201,6 +204,7 @@ pub enum Protocol {
 /// How to find out whether an endpoint works: `http` or `tcp`, one of the two.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("examples" = [{ "http": "/health" }]))]
 pub struct HealthConfig {
     /// Ask for this path with GET, such as `/health`.
     pub http: Option<String>,
@@ -220,6 +224,7 @@ pub struct HealthConfig {
     #[schemars(range(min = 1))]
     pub pass_after: u32,
     /// The statuses that pass an `http` check.
+    #[schemars(extend("examples" = [[200, 204]]))]
     pub expect: Vec<u16>,
     /// How far `every` may vary, so that checks do not march in step.
     pub jitter: Percent,
@@ -244,6 +249,7 @@ impl Default for HealthConfig {
 /// TLS to the endpoints of an upstream. Certificates are always verified.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("examples" = [{ "sni": "api.example.org" }]))]
 pub struct UpstreamTlsConfig {
     /// The name that the endpoints' certificate must bear.
     pub sni: String,

@@ -149,6 +149,11 @@ impl Endpoint {
     /// Takes down why a request could not be connected to it.
     pub fn note_connect_failure(&self, reason: Arc<str>) {
         self.state.refusing_until.store(millis_now() + REFUSING_FOR, Relaxed);
+        self.note_failure(reason);
+    }
+
+    /// Takes down why a new connection to it was of no use.
+    pub fn note_failure(&self, reason: Arc<str>) {
         self.state.notes.lock().connect_failure = Some((SystemTime::now(), reason));
     }
 

@@ -33,6 +33,17 @@ pub fn in_words(error: &Error) -> String {
     words.to_owned()
 }
 
+/// What it means that nothing more can be read from a connection: of TLS, an alert may come late, such as the one for a
+/// certificate that is missing.
+pub fn reading_in_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    match error.kind() {
+        _ if text.contains("alert") || error.kind() == ErrorKind::InvalidData => handshake(&text),
+        ErrorKind::ConnectionReset => "it resets the connection before it answers".to_owned(),
+        _ => "it ends the connection before it answers".to_owned(),
+    }
+}
+
 const REFUSED: &str = "it refuses the connection: nothing listens there";
 const NO_ROUTE: &str = "there is no route to it";
 
@@ -98,6 +109,13 @@ mod tests {
             let words = in_words(&Error::explain(kind, inside));
             assert!(!words.contains("Peer") && !words.is_empty(), "{words}");
         }
+    }
+
+    #[test]
+    fn an_alert_that_comes_late_is_heard() {
+        let error = io::Error::new(ErrorKind::InvalidData, "received fatal alert: CertificateRequired");
+        assert!(reading_in_words(&error).contains("wants a certificate"));
+        assert!(reading_in_words(&io::Error::from(ErrorKind::ConnectionReset)).contains("resets the connection"));
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub use discovery::{
     ResolverRules, Source,
 };
 pub use endpoint::{Endpoint, Health, Outcome, Picked};
-pub use failure::in_words;
+pub use failure::{in_words, reading_in_words};
 pub use hash_on::HashKey;
 pub use live::Live;
 pub use outliers::{OutlierPolicy, OutliersConfig};

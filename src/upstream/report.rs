@@ -10,6 +10,7 @@ use super::config::Balance;
 use super::discovery::Feed;
 use super::endpoint::{Endpoint, Health};
 use super::live::Live;
+use crate::base::shown_millis;
 
 /// An upstream, as the admin API shows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -139,7 +140,7 @@ impl EndpointReport {
             in_flight: endpoint.in_flight(),
             requests: endpoint.state.requests(),
             failures: endpoint.state.failures(),
-            latency_ms: endpoint.latency().map(|it| it.as_secs_f64() * 1e3),
+            latency_ms: endpoint.latency().map(|it| shown_millis(it.as_secs_f64())),
         }
     }
 }

@@ -15,6 +15,7 @@ const ATTEMPTS_MAX: u8 = 10;
 /// upstream, or its method is idempotent (RFC 9110, 9.2.2) or its idempotency key counts, and its body is at hand.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("examples" = [{ "attempts": 2 }]))]
 pub struct RetriesConfig {
     /// How often it is sent at most, the first time included; 1 for no retries. Default 3.
     #[schemars(range(min = 1, max = 10))]

@@ -89,9 +89,9 @@ fn every_fault_is_found_at_its_place() {
     check_diagnostics("discovery: {}", &["/discovery: there is no endpoint"]);
     check_diagnostics("discovery: { static: [] }", &["/discovery: there is no endpoint"]);
     check_diagnostics(
-        "discovery: { static: [\"a:1\", { address: \"1.1.1.1:1\", weight: 0 }, \"1.1.1.1:1\", \"[::1]:1\", \"1.1.1.1\", \"1.1.1.1:0\"] }",
+        "discovery: { static: [\"a/b:1\", { address: \"1.1.1.1:1\", weight: 0 }, \"1.1.1.1:1\", \"[::1]:1\", \"1.1.1.1\", \"1.1.1.1:0\"] }",
         &[
-            "/discovery/static/0: `a:1` is not an IP address",
+            "/discovery/static/0: `a/b:1` is not an address",
             "/discovery/static/1/weight: the weight 0",
             "/discovery/static/2: the address 1.1.1.1:1 is listed twice",
             "/discovery/static/4: `1.1.1.1` is not",

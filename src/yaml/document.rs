@@ -16,7 +16,7 @@ use crate::base::{Diagnostic, Diagnostics, Part, Secret};
 
 use super::environment::{Environment, as_due, fill, plain_value, without_defaults, without_variables};
 use super::faults::{Fault, Faults};
-use super::secrets::{Places, Secrets, is_reference, names_secret, reference};
+use super::secrets::{Places, Secrets, hidden_in, is_reference, mentions_secret, names_secret, reference};
 use super::shown::Lines;
 use super::spans::{self, Child, Content, Note, Span, Spanned};
 use super::structure::{self, Loaded};
@@ -91,7 +91,7 @@ impl Document {
             return Err(Faults::new(vec![fault.saying("the file is larger than 4 MiB", None)]));
         }
         let fatal = |document: &Self, note: Note| {
-            let help = note.help.clone().or_else(|| document.syntax_help(&note));
+            let help = note.help.clone().or_else(|| document.help_with_text(&note));
             let fault = document.fault((note.span, None), &note.path, &note.message, help.as_deref());
             Faults::new(vec![fault])
         };
@@ -180,12 +180,17 @@ impl Document {
         path: &str,
         values: &Secrets<'_>,
     ) -> Option<Result<String, (String, Option<String>)>> {
-        let named = reference(text)?;
         if !Places::of(&self.schema).place(path).secret {
             let help = "`secret:NAME` may stand where a credential is due: in fields for secrets, and in the values of \
                         header fields";
             return is_reference(text).then(|| Err(("no secret can stand here".to_owned(), Some(help.to_owned()))));
         }
+        let Some(named) = reference(text) else {
+            let help = "`secret:NAME` is the whole value, or stands behind one word and one blank, as in \
+                        `Bearer secret:NAME`; keep the whole value as the secret";
+            let message = "no secret can stand in the middle of a value".to_owned();
+            return mentions_secret(text).then(|| Err((message, Some(help.to_owned()))));
+        };
         let found = values(path, named.name).map(|found| {
             let (path, shown) = (path.to_owned(), format!("{}{}", super::MARK, named.name));
             let whole = format!("{}{found}", named.scheme);
@@ -309,8 +314,11 @@ impl Document {
         self.text[start..end].trim_end_matches(['\n', '\r'])
     }
 
-    /// The usual reasons for which a text is not YAML.
-    fn syntax_help(&self, note: &Note) -> Option<String> {
+    /// What to do about a text of which nothing can be made.
+    fn help_with_text(&self, note: &Note) -> Option<String> {
+        if note.message == spans::EMPTY {
+            return Some(structure::least(&self.schema));
+        }
         let shown = |number: usize| self.shown(number, None);
         let lines = self.text.lines().collect();
         let failure = Failure { lines, line: note.span.line, message: &note.message, shown: &shown };
@@ -338,12 +346,19 @@ impl Document {
             }
         }
         let places = Places::of(&self.schema);
+        let above = &path[..path.rfind('/').unwrap_or_default()];
         if let Some(key) = path[places.shown(path).len()..].rsplit('/').next().filter(|it| !it.is_empty()) {
-            message = Secret::from(spans::unescape(key)).out_of(&message);
+            let key = spans::unescape(key);
+            if !places.is_word(above, &key) {
+                message = Secret::from(key).out_of(&message);
+            }
         }
         match (&self.tree().nearest(path).0.node.content, places.place(path).secret) {
+            // `true` is a word of messages, and no secret.
+            (Content::Scalar { text, plain: true }, true) if plain_value(text).is_bool() => message,
             (Content::Scalar { text, .. }, true) if !names_secret(text) => {
-                Secret::from(without_variables(text)).out_of(&message)
+                // What says that a secret was meant is none of it.
+                hidden_in(&message, &without_variables(text).replace(super::MARK, " "), places.shown(path))
             }
             _ => message,
         }

@@ -4,6 +4,7 @@
 
 use serde_yaml::Value;
 
+use super::elsewhere;
 use super::structure::Due;
 
 /// Looks a variable up.
@@ -83,7 +84,10 @@ impl Filled {
             }
             (None, None) => {
                 let message = format!("the environment has no `{name}`");
-                let help = format!("set it, or write a default: `${{{name}:-...}}`");
+                let help = match elsewhere::variable(name) {
+                    Some(help) => help.to_owned(),
+                    None => format!("set it, or write a default: `${{{name}:-...}}`"),
+                };
                 self.problem(&written, message, help);
             }
         }

@@ -3,6 +3,7 @@
 //! Only shows; what is wrong is found elsewhere.
 
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -138,9 +139,14 @@ impl Faults {
     }
 
     /// A file that cannot be read at all.
-    pub fn unreadable(file: &str, error: &std::io::Error) -> Self {
+    pub fn unreadable(file: &str, error: &io::Error) -> Self {
         let fault = Fault::new(file.into(), 1, 1, "");
-        Self::new(vec![fault.saying(&format!("cannot be read: {error}"), None)])
+        let help = match error.kind() {
+            io::ErrorKind::NotFound => Some("name the files with --config (gateway.yaml) and --routes (routes.yaml)"),
+            io::ErrorKind::PermissionDenied => Some("let the user read it who runs the gateway"),
+            _ => None,
+        };
+        Self::new(vec![fault.saying(&format!("cannot be read: {error}"), help)])
     }
 
     /// Those of some sections, named as JSON pointers, and those of the file as a whole.

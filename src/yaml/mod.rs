@@ -1,12 +1,15 @@
 //! One YAML file, read with the place of every value: variables and secrets filled in, checked against the JSON Schema
 //! of a type, all faults at once.
 //!
-//! Knows nothing of gateways: which files there are, and what stands in them, is for the rooms above.
+//! Knows nothing of gateways, but for what others call things: which files there are, and what stands in them, is for
+//! the rooms above.
 
 mod document;
 mod editors;
+mod elsewhere;
 mod environment;
 mod faults;
+mod forms;
 mod secrets;
 mod shown;
 mod spans;

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use crate::base::REDACTED;
 
+use super::elsewhere;
 use super::spans::escape;
-use super::structure::{children_of, schemas_at};
+use super::structure::{children_of, keys_at, schemas_at};
 
 /// Begins a value that is the name of a secret.
 pub const MARK: &str = "secret:";
@@ -51,6 +52,12 @@ impl<'s> Places<'s> {
         Place { known: !schemas.is_empty(), secret: schemas.iter().any(secret), open: schemas.iter().any(open) }
     }
 
+    /// Whether a key that is not known at a path may be shown all the same: a secret that begins with a brace is read
+    /// as a mapping, and is none of the words that stand in every manual.
+    pub(super) fn is_word(&self, path: &str, key: &str) -> bool {
+        elsewhere::key(key, &keys_at(self.schema, path)).is_some()
+    }
+
     /// As much of a path as may be shown. A secret that begins with a brace is read as a mapping: its key is the secret;
     /// and under a misspelt name nobody knows what stands.
     pub(super) fn shown<'p>(&self, path: &'p str) -> &'p str {
@@ -66,6 +73,27 @@ impl<'s> Places<'s> {
         path
     }
 }
+
+/// A message about a secret, without the secret. What it says in words of its own stays: only between backticks or
+/// quotes is it about what was written. Names that stand on the way to the secret are none.
+pub(super) fn hidden_in(message: &str, secret: &str, path: &str) -> String {
+    let lower = secret.to_lowercase();
+    let names: Vec<String> = path.split('/').map(str::to_lowercase).collect();
+    let mut quoted = false;
+    let shown = |word: &str| {
+        let bare = word.trim_matches(|it: char| !it.is_alphanumeric()).to_lowercase();
+        let own = !quoted && !word.contains(QUOTES) && bare.bytes().all(|it| it.is_ascii_lowercase()) && bare != lower;
+        quoted ^= word.matches(QUOTES).count() % 2 == 1;
+        let harmless = own || bare.len() < WORD_MIN || names.contains(&bare) || !lower.contains(&bare);
+        if harmless { word.to_owned() } else { "...".to_owned() }
+    };
+    message.split(' ').map(shown).collect::<Vec<_>>().join(" ")
+}
+
+/// Between them stands what was written.
+const QUOTES: [char; 2] = ['`', '"'];
+/// Shorter words are not looked for: they would be found in any text.
+const WORD_MIN: usize = 3;
 
 /// What a text at a place for secrets refers to.
 pub(super) fn reference(text: &str) -> Option<Reference<'_>> {
@@ -86,6 +114,16 @@ pub(super) fn is_reference(text: &str) -> bool {
 pub(super) fn names_secret(text: &str) -> bool {
     let plain = |name: &str| !name.is_empty() && name.bytes().all(|it| it.is_ascii_graphic());
     reference(text).is_some_and(|it| plain(it.name))
+}
+
+/// Whether the name of a secret stands somewhere in a text, as a word.
+pub(super) fn mentions_secret(text: &str) -> bool {
+    text.match_indices(MARK).any(|(at, _)| {
+        let joined =
+            text[..at].bytes().next_back().is_some_and(|it| it.is_ascii_alphanumeric() || b"-_.".contains(&it));
+        let named = text[at + MARK.len()..].bytes().next().is_some_and(|it| it.is_ascii_alphanumeric());
+        named && !joined
+    })
 }
 
 /// What was written, without the secrets in it: what of a value stands where its schema has a secret.

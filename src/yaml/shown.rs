@@ -99,7 +99,10 @@ impl Lines<'_> {
                             let meant = self.meant(path, key);
                             path.push_str(&format!("/{}", escape(meant)));
                             // Where a secret may stand, a brace may be its first letter.
-                            let hidden = hidden || (place.secret && !Places::of(self.schema).place(path).known);
+                            let places = Places::of(self.schema);
+                            let parent = &path[..length];
+                            let brace = place.secret && !places.place(path).known && !places.is_word(parent, key);
+                            let hidden = hidden || brace;
                             line.mark(*span, if hidden { Mark::Hidden } else { Mark::Harmless });
                         }
                         None => path.push_str(&format!("/{index}")),

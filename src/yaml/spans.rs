@@ -141,10 +141,11 @@ pub(super) fn parse(text: &str) -> Result<Spanned, Note> {
     }
 }
 
-/// What to say about a file without content.
+/// What is said about a file without content.
+pub(super) const EMPTY: &str = "the file is empty";
+
 pub(super) fn empty() -> Note {
-    let message = "the file is empty".to_owned();
-    Note { path: String::new(), span: Span::point(1, 1), message, help: None }
+    Note { path: String::new(), span: Span::point(1, 1), message: EMPTY.to_owned(), help: None }
 }
 
 #[derive(Default)]

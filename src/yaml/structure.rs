@@ -14,8 +14,12 @@ use serde_json::{Map, Value, json};
 
 use crate::base::{Diagnostics, Part, nearest};
 
+use super::elsewhere;
+use super::forms::{self, flow, scalar};
 use super::spans::{escape, short, unescape};
 
+/// What to do where a list is due.
+const DASHES: &str = "begin each element with a dash: `- `, or put it between `[` and `]`";
 /// Begins the path of a diagnostic that is one in the file as written, not in what was loaded.
 /// Other paths begin with `/` or are empty.
 pub(super) const AS_WRITTEN: char = '#';
@@ -380,7 +384,7 @@ impl Explainer<'_> {
     fn unknown_key(&self, path: &str, key: &str, schema: &Value) -> Problem {
         let known = keys(schema.get("properties"));
         let problem = unknown_key(path, key, &known);
-        if nearest(key, known.iter().copied()).is_some() {
+        if nearest(key, known.iter().copied()).is_some() || elsewhere::key(key, &known).is_some() {
             return problem;
         }
         let holds = |name: &&&str| {
@@ -388,8 +392,14 @@ impl Explainer<'_> {
             variants(self.schema, &schema["properties"][**name], 0, &mut below);
             below.iter().any(|it| it.get("properties").and_then(|it| it.get(key)).is_some())
         };
-        match known.iter().find(holds) {
-            Some(parent) => Problem { help: Some(format!("it belongs under `{parent}`")), ..problem },
+        let (above, own) = path.rsplit_once('/').unwrap_or_default();
+        let help = match known.iter().find(holds) {
+            Some(parent) => Some(format!("it belongs under `{parent}`")),
+            None if own.is_empty() || !keys_at(self.schema, &self.loaded.translate(above)).contains(&key) => None,
+            None => Some(format!("it belongs beside `{}`, not into it", unescape(own))),
+        };
+        match help {
+            Some(_) => Problem { help, ..problem },
             None => problem,
         }
     }
@@ -412,12 +422,14 @@ impl Explainer<'_> {
             Value::Array(_) | Value::Object(_) | Value::Null => String::new(),
         };
         let number = bare.parse::<f64>().ok();
+        if let Some(only) = schemas_at(self.schema, &place).into_iter().find_map(only_number) {
+            return Some(format!("write `{only}`, the only one there is"));
+        }
         match wanted {
-            it if it.contains("a list") && value.is_object() => {
-                Some("begin each element with a dash: `- `, or put it between `[` and `]`".to_owned())
-            }
-            it if it.contains("a list") && !bare.is_empty() => {
-                Some(format!("write it as a list: `[{}]`", scalar(&bare)))
+            it if it.contains("a list") && value.is_object() => Some(DASHES.to_owned()),
+            it if it.contains("a list") && !bare.is_empty() => Some(self.as_list(&place, value, &bare)),
+            it if it.contains("duration") && number == Some(0.0) => {
+                Some("a number alone has no unit: write a duration such as `30s` or `500ms`".to_owned())
             }
             it if it.contains("duration") && number.is_some() => {
                 Some(format!("a number alone has no unit: write `{bare}s` or `{bare}ms`"))
@@ -426,11 +438,14 @@ impl Explainer<'_> {
                 let share = number.map(|it| if it <= 1.0 { it * 100.0 } else { it }).unwrap_or_default();
                 Some(format!("write `{share}%`"))
             }
-            it if it.contains("whole number") && value.is_string() && number.is_some() => {
+            it if it.contains("whole number") && value.is_string() && bare.parse::<u64>().is_ok() => {
                 Some(format!("write it without quotes: `{bare}`"))
             }
             it if it.contains("a text") && (value.is_number() || value.is_boolean()) => {
-                Some(format!("write it in quotes: `\"{bare}\"`"))
+                Some(match forms::with(self.schema, &place, value) {
+                    Some(ours) => format!("write it as `{}`", flow(&ours)),
+                    None => format!("write it in quotes: `\"{bare}\"`"),
+                })
             }
             it if it.starts_with("a mapping") && path.is_empty() => {
                 Some("a file is made of lines such as `version: 1`".to_owned())
@@ -440,20 +455,36 @@ impl Explainer<'_> {
         }
     }
 
+    /// What could stand where a list is wanted and a scalar was found.
+    fn as_list(&self, place: &str, value: &Value, bare: &str) -> String {
+        if forms::fits(self.schema, &format!("{place}/0"), value) {
+            return format!("write it as a list: `[{}]`", scalar(bare));
+        }
+        match forms::example(self.schema, place) {
+            Some(example) => format!("write it as a list, such as `{}`", flow(&example)),
+            None => DASHES.to_owned(),
+        }
+    }
+
     /// What could stand where a mapping is wanted and something else was found.
     fn as_mapping(&self, place: &str, value: &Value) -> Option<String> {
+        let shortest = forms::with(self.schema, place, value).map(|it| flow(&it));
         if value.is_null() {
-            return Some("indent what belongs to it deeper than its name, or write `{}`".to_owned());
+            let shortest = shortest.as_deref().unwrap_or("{}");
+            return Some(format!("indent what belongs to it deeper than its name, or write `{shortest}`"));
         }
         let schemas = schemas_at(self.schema, place);
-        let properties = schemas.iter().find_map(|it| it.get("properties").map(|known| (*it, known)));
-        let (schema, known) = properties?;
+        // Of a mapping with free names there is no shortest form.
+        let closed = |it: &&&Value| it.get("properties").is_some() || it["additionalProperties"] == false;
+        let schema = schemas.iter().filter(closed).find(|it| kinds(it).contains(&"object"))?;
+        let known = keys(schema.get("properties"));
         let needed: Vec<&str> =
             schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
-        match (needed.is_empty(), keys(Some(known))) {
-            (false, _) => Some(format!("write `{{ {}: ... }}`", needed.join(": ..., "))),
-            (true, known) if known.is_empty() => Some("write `{}`".to_owned()),
-            (true, known) => Some(format!("write `{{}}` for its defaults; known in it: {}", known.join(", "))),
+        match shortest {
+            Some(shortest) => Some(format!("write `{shortest}`; known in it: {}", known.join(", "))),
+            None if !needed.is_empty() => Some(format!("write `{{ {}: ... }}`", needed.join(": ..., "))),
+            None if known.is_empty() => Some("write `{}`".to_owned()),
+            None => Some(format!("write `{{}}` for its defaults; known in it: {}", known.join(", "))),
         }
     }
 
@@ -496,12 +527,13 @@ impl Explainer<'_> {
             let help = Some(format!("known here: {}", known.join(", ")));
             return Problem { help, ..Problem::new(path, message) };
         }
-        let help = match nearest(word, known.iter().copied()) {
-            Some(tag) if tags.contains(&tag) => {
+        let help = match (elsewhere::word(word, &known), nearest(word, known.iter().copied())) {
+            (Some(ours), _) => ours.to_owned(),
+            (None, Some(tag)) if tags.contains(&tag) => {
                 format!("write it as a mapping: `{{ {tag}: ... }}`")
             }
-            Some(word) => format!("did you mean `{word}`?"),
-            None => format!("known here: {}", known.join(", ")),
+            (None, Some(word)) => format!("did you mean `{word}`?"),
+            (None, None) => format!("known here: {}", known.join(", ")),
         };
         let message = format!("unknown word `{}`", short(word));
         Problem { help: Some(help), ..Problem::new(path, message) }
@@ -523,13 +555,14 @@ impl Explainer<'_> {
         let resolved: Vec<&Value> = schemas.iter().map(|it| resolve(self.schema, it)).collect();
         let tags: Vec<Option<&str>> = resolved.iter().map(|it| tag(it)).collect();
         let known_tags: Vec<&str> = tags.iter().flatten().copied().collect();
-        let words: Vec<&str> = resolved.iter().flat_map(|it| words(it)).collect();
+        let inner = resolved.iter().flat_map(|it| variants_of(self.schema, it));
+        let words: Vec<&str> = inner.flat_map(words).collect();
         let free_text = resolved.iter().any(|it| is_free_text(it));
         match self.at(path) {
             Value::String(_) if !free_text && words.len() + known_tags.len() > 0 => {
                 problems.push(self.unknown_word(path.to_owned(), &words, &known_tags));
             }
-            Value::Object(map) if known_tags.len() == real.len() - count_words(&resolved) => {
+            Value::Object(map) if known_tags.len() == real.len() - self.count_words(&resolved) => {
                 let by_tag = |key: &str| tags.iter().position(|it| *it == Some(key));
                 let inner = |index: usize, problems: &mut Vec<Problem>| {
                     let below = format!("{path}/");
@@ -540,6 +573,12 @@ impl Explainer<'_> {
             }
             _ => self.best(path, &resolved, errors, problems),
         }
+    }
+
+    /// How many of several schemas are lists of words.
+    fn count_words(&self, schemas: &[&Value]) -> usize {
+        let lists = |it: &&&Value| variants_of(self.schema, it).into_iter().any(|it| !words(it).is_empty());
+        schemas.iter().filter(lists).count()
     }
 
     fn best(
@@ -600,10 +639,11 @@ impl Problem {
 
 fn unknown_key(path: &str, key: &str, known: &[&str]) -> Problem {
     let path = format!("{path}/{}", escape(key));
-    let help = match nearest(key, known.iter().copied()) {
-        Some(name) => Some(format!("did you mean `{name}`?")),
-        None if known.is_empty() => None,
-        None => Some(format!("known here: {}", known.join(", "))),
+    let help = match (elsewhere::key(key, known), nearest(key, known.iter().copied())) {
+        (Some(ours), _) => Some(ours.to_owned()),
+        (None, Some(name)) => Some(format!("did you mean `{name}`?")),
+        (None, None) if known.is_empty() => None,
+        (None, None) => Some(format!("known here: {}", known.join(", "))),
     };
     let message = format!("unknown key `{}`", short(key));
     Problem { part: Part::Key, help, ..Problem::new(path, message) }
@@ -799,17 +839,24 @@ fn shaped(root: &Value, schema: &Value, depth: usize) -> Option<Value> {
     }
 }
 
-/// A text as YAML would have it inside of brackets.
-fn scalar(text: &str) -> String {
-    let plain = |it: char| it.is_alphanumeric() || "-_./".contains(it);
-    let quoted = text.starts_with('-') || !text.chars().all(plain);
-    if quoted { format!("{text:?}") } else { text.to_owned() }
-}
-
 /// The number that a schema of numbers allows, if there is just one.
 fn only_number(schema: &Value) -> Option<i64> {
     let bound = |key: &str| schema.get(key)?.as_i64();
     bound("minimum").filter(|it| Some(*it) == bound("maximum"))
+}
+
+/// The least that has to stand in a file.
+pub(super) fn least(schema: &Value) -> String {
+    let needed = schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    let line = |key: &str| match only_number(&schema["properties"][key]) {
+        Some(only) => format!("`{key}: {only}`"),
+        None => format!("`{key}: ...`"),
+    };
+    let lines: Vec<String> = needed.map(line).collect();
+    match lines.is_empty() {
+        true => "write `{}` if everything shall be as it is by default".to_owned(),
+        false => format!("write at least {}", lines.join(" and ")),
+    }
 }
 
 fn keys(properties: Option<&Value>) -> Vec<&str> {
@@ -834,10 +881,6 @@ fn tag(schema: &Value) -> Option<&str> {
 fn words(schema: &Value) -> Vec<&str> {
     let listed = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
     listed.chain(schema.get("const")).filter_map(Value::as_str).collect()
-}
-
-fn count_words(schemas: &[&Value]) -> usize {
-    schemas.iter().filter(|it| !words(it).is_empty()).count()
 }
 
 fn is_free_text(schema: &Value) -> bool {

@@ -18,10 +18,12 @@ impl Failure<'_> {
     pub(super) fn help(&self) -> Option<String> {
         self.tab()
             .or_else(|| self.variable())
-            .or_else(|| self.brace_in_value())
             .or_else(|| self.sign_at_begin())
+            .or_else(|| self.brace_in_value())
             .or_else(|| self.quote_inside())
             .or_else(|| self.open_quote())
+            .or_else(|| self.dash())
+            .or_else(|| self.colon_in_brackets())
             .or_else(|| self.open_bracket())
             .or_else(|| self.colon())
             .or_else(|| self.indentation())
@@ -56,8 +58,11 @@ impl Failure<'_> {
             line[..line.len() - line.trim_start().len()].contains('\t')
         };
         // A scalar goes on in the next line, as far as the parser knows.
-        let tabbed = tabbed(self.line) || tabbed(self.line + 1);
-        tabbed.then(|| "indent with spaces, not with tabs".to_owned())
+        if tabbed(self.line) || tabbed(self.line + 1) {
+            return Some("indent with spaces, not with tabs".to_owned());
+        }
+        let behind = self.message.contains("whitespace") && self.line(self.line).contains(":\t");
+        behind.then(|| "write a blank behind the colon, not a tab".to_owned())
     }
 
     fn variable(&self) -> Option<String> {
@@ -66,8 +71,22 @@ impl Failure<'_> {
     }
 
     fn brace_in_value(&self) -> Option<String> {
-        let value = self.near().take(2).find_map(|it| unquoted_with(self.line(it), "{"))?;
+        let value = self.near().take(2).find_map(|number| {
+            let line = self.line(number);
+            values(line).find(|value| {
+                let begins = value.starts_with('{') && value.rsplit_once('}').is_some_and(|(_, rest)| !rest.is_empty());
+                let inside = !value.starts_with('{') && value.contains('{') && value.contains('}');
+                // In a block a brace means nothing but at the begin of a value.
+                begins || (inside && self.is_in_brackets(number, line.len() - rest_from(line, value).len()))
+            })
+        })?;
         Some(format!("a text with braces in it needs quotes: `\"{}\"`", self.seen(value)))
+    }
+
+    /// Whether a place, a line and its byte, stands between brackets.
+    fn is_in_brackets(&self, number: usize, byte: usize) -> bool {
+        let before = self.lines.iter().take(number - 1).copied().chain([&self.line(number)[..byte]]);
+        !open_brackets(before).is_empty()
     }
 
     /// `*`, `@`, `%` and the backtick mean something of their own at the beginning of a value.
@@ -106,19 +125,34 @@ impl Failure<'_> {
     }
 
     fn open_bracket(&self) -> Option<String> {
-        let words = ["flow", "end of stream", "illegal placement"];
+        let words = ["flow", "end of stream", "illegal placement", "node content"];
         if !words.iter().any(|it| self.message.contains(it)) {
             return None;
         }
-        for number in self.near() {
-            let line = self.line(number);
-            for (open, close) in [('[', ']'), ('{', '}')] {
-                if line.matches(open).count() > line.matches(close).count() {
-                    return Some(format!("line {number} opens a `{open}`: close it with `{close}`"));
-                }
-            }
+        let (number, open) = open_brackets(self.lines.iter().take(self.line).copied()).pop()?;
+        let close = if open == '[' { ']' } else { '}' };
+        Some(format!("line {number} opens a `{open}`: close it with `{close}`"))
+    }
+
+    /// `-name: a`, which is a key that begins with a dash.
+    fn dash(&self) -> Option<String> {
+        let is_key = |number: usize| {
+            let key = self.line(number).trim_start().strip_prefix('-').and_then(|it| it.split_once(':')).map(|it| it.0);
+            key.is_some_and(|it| !it.is_empty() && it.bytes().all(|it| it.is_ascii_lowercase() || it == b'_'))
+        };
+        let found = self.near().take(2).any(is_key);
+        found.then(|| "a blank belongs behind the dash of a list, as in `- name: a`".to_owned())
+    }
+
+    /// `{ body: hello: world }`.
+    fn colon_in_brackets(&self) -> Option<String> {
+        if !self.message.contains("flow mapping") {
+            return None;
         }
-        None
+        let entries = self.line(self.line).split(['{', '}', ',', '[', ']']);
+        let value = entries.filter_map(|it| Some(it.split_once(": ")?.1.trim())).find(|it| it.contains(": "))?;
+        let plain = !value.starts_with(['"', '\'']);
+        plain.then(|| format!("a text with a colon in it needs quotes: `\"{}\"`", self.seen(value)))
     }
 
     fn colon(&self) -> Option<String> {
@@ -188,12 +222,41 @@ fn values(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A value that holds `sign` behind its beginning, or begins with `${`, without quotes around it.
+/// A value that holds `sign`, without quotes around it.
 fn unquoted_with<'t>(line: &'t str, sign: &str) -> Option<&'t str> {
-    values(line).find(|value| match sign {
-        "{" => !value.starts_with('{') && value.contains('{') && value.contains('}'),
-        sign => value.contains(sign),
-    })
+    values(line).find(|value| value.contains(sign))
+}
+
+/// A line from one of its values on.
+fn rest_from<'t>(line: &'t str, value: &str) -> &'t str {
+    line.find(value).map_or("", |at| &line[at..])
+}
+
+/// The brackets that are open behind some lines, each with the number of its line; the innermost is the last. Those in
+/// quotes and comments are none.
+fn open_brackets<'t>(lines: impl Iterator<Item = &'t str>) -> Vec<(usize, char)> {
+    let mut open: Vec<(usize, char)> = Vec::new();
+    let mut quote = None;
+    for (number, line) in lines.enumerate() {
+        let mut before = ' ';
+        for letter in line.chars() {
+            let begins = before.is_whitespace() || "[{,:".contains(before);
+            match (quote, letter) {
+                (Some(sign), _) if letter == sign => quote = None,
+                (Some(_), _) => {}
+                (None, '"' | '\'') if begins => quote = Some(letter),
+                (None, '#') if before.is_whitespace() => break,
+                (None, '[' | '{') => open.push((number + 1, letter)),
+                (None, ']' | '}') => {
+                    let opening = if letter == ']' { '[' } else { '{' };
+                    open.pop_if(|it| it.1 == opening);
+                }
+                (None, _) => {}
+            }
+            before = letter;
+        }
+    }
+    open
 }
 
 #[cfg(test)]

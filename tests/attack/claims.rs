@@ -677,6 +677,10 @@ fn a_cookie_is_used_by_pages_of_this_very_origin_alone() {
         let fields: Vec<(&str, &str)> = origins.iter().map(|it| ("origin", *it)).chain([host]).collect();
         assert_eq!(status(&direct, &fields), may, "{origins:?}");
     }
+    // Nor without an Origin, by a page that says it is of another site.
+    for (site, may) in [("same-origin", 200), ("none", 200), ("same-site", 403), ("cross-site", 403)] {
+        assert_eq!(status(&direct, &[host, ("sec-fetch-site", site)]), may, "{site}");
+    }
     // Nor by what a stranger says of the scheme.
     assert_eq!(status(&direct, &[host, ("x-forwarded-proto", "https"), ("origin", "https://app.example")]), 403);
 

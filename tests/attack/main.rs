@@ -15,4 +15,5 @@ mod paths;
 mod same;
 mod secrets;
 mod sites;
+mod stalled;
 mod worn;

@@ -217,6 +217,7 @@ fn an_api_key_opens_the_admin_pages_that_its_roles_permit() {
     let routes = "version: 1\nroles: { operator: [chat.use], watcher: [metrics.read], reader: [admin.read, metrics.read] }\nroutes: []";
     let builder = Gateway::with(routes).file("clinic.json", json!({ "keys": [Signer::es256("k").jwk] }).to_string());
     builder.folder().write("gateway.yaml", "{}");
+    builder.folder().write("routes.yaml", routes); // says what roles there are
     let key = |name: &str, more: &[&str]| api_key(builder.folder(), name, more);
     let operator = key("ops", &["--role", "operator"]);
     let watcher = key("prometheus", &["--role", "watcher"]);
@@ -305,6 +306,11 @@ fn us_009_a_tenants_admin_gives_no_role_beyond_their_own_and_touches_nobody_who_
         &["bob", "--role", "user", "--tenant", "acme"],
         &["eve", "--role", "user", "--tenant", "other"],
     ]);
+    // Here an admin's roles do not permit everything, and so not what other roles are there for.
+    let roles = "roles: { admin: [users.manage], user: [chat.send], operator: ['metrics.*'], service: [usage.write], \
+                 clinician: ['notes.*'] }";
+    gateway.folder().write("routes.yaml", format!("{USERS}\n{roles}\n"));
+    assert_eq!(gateway.reload().status, 200);
     let token = |changes: Value| {
         let said = with(with(claims("boss", &["admin", "user"]), json!({ "tenant": "acme", "scope": null })), changes);
         sign_hs256("{\"alg\":\"HS256\"}", &said.to_string(), SECRET.as_bytes())

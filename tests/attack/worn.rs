@@ -323,3 +323,158 @@ fn half_sent_heads_wear_the_admin_listener_out_no_more_than_a_public_one() {
     let refused = figure(&gateway, "moongate_connections_refused_total{listener=\"admin\",reason=\"connections\"}");
     assert!(refused.is_some_and(|it| it >= 1.0), "{refused:?}");
 }
+
+// ── What is kept for idempotent requests ────────────────────────────────────────────────────────
+
+const PATIENT: &str = "timeouts: { first_byte: 10m, request: 20m, idle: 20m }";
+
+/// A gateway with little room in its memory, that believes a proxy on this machine about who calls.
+fn little_room(upstream: &RawUpstream) -> Gateway {
+    let text = format!(
+        "version: 1\nupstreams:\n  up: {{ discovery: {{ static: [\"{}\"] }} }}\n  auth: {{ local: auth }}\nroutes:\n  - \
+         {{ name: token, match: {{ path: /api/v1/session/token }}, upstream: auth }}\n  - {{ name: orders, match: {{ path: \
+         \"/orders/{{*rest}}\" }}, upstream: up, idempotency: {{}}, {PATIENT} }}\n",
+        upstream.address()
+    );
+    let config = format!(
+        "{}trusted_proxies: [\"127.0.0.0/8\"]\ntokens: {{ hs256_secret: \"${{PROXY_JWT_SECRET}}\" }}\nstate: {{ memory: {{ \
+         bytes_max: 1MiB }} }}\n",
+        gateway::CONFIG.trim_start()
+    );
+    Gateway::with(text).config(config).env("PROXY_JWT_SECRET", tokens::SECRET).start()
+}
+
+fn order(gateway: SocketAddr, from: &str, path: &str, key: &str) -> Response {
+    let headers = [("x-forwarded-for", from), ("idempotency-key", key)];
+    try_request(gateway, "POST", path, &headers, b"{}").unwrap()
+}
+
+/// Sends what is kept until the first is refused; how many were done before it.
+fn fill(gateway: SocketAddr, from: &str) -> usize {
+    let refused = |it: &usize| {
+        let answer = order(gateway, from, "/orders/large", &format!("{from}-{it}"));
+        assert!([200, 503].contains(&answer.status), "{}", answer.text());
+        if answer.status == 503 {
+            assert_eq!(answer.json()["error"]["code"], "idempotency_full");
+            assert_eq!(answer.header("retry-after"), Some("1"));
+        }
+        answer.status == 503
+    };
+    (0..2_000).find(refused).expect("there is a bound")
+}
+
+#[test]
+fn s2s_13_what_strangers_have_kept_makes_nobodys_request_run_twice() {
+    let go_on = Signal::new();
+    let upstream = RawUpstream::start({
+        let go_on = go_on.clone();
+        move |it| match it.target().as_str() {
+            "/orders/huge" => Script::new().read_body().send(upstream::answer_bytes(200, &[], &[b'x'; 1_000_000])),
+            "/orders/large" => Script::new().read_body().send(upstream::answer_bytes(200, &[], &[b'x'; 20_000])),
+            "/orders/slow" => {
+                Script::new().read_body().wait(&go_on).send(upstream::answer_bytes(200, &[], &[b'x'; 1_500]))
+            }
+            _ => Script::new().read_body().send(upstream::answer_bytes(200, &[], b"done")),
+        }
+    });
+    let gateway = little_room(&upstream);
+    let public = gateway.public();
+    let done = |path: &str| upstream.requests().iter().filter(|it| it.starts_with(path.as_bytes())).count();
+
+    // More than the share of one network is not kept, and not done again.
+    assert_eq!(order(public, "203.0.113.1", "/orders/huge", "huge").status, 200);
+    let again = order(public, "203.0.113.1", "/orders/huge", "huge");
+    assert_eq!((again.status, &again.json()["error"]["code"]), (409, &json!("idempotency_not_kept")));
+    assert_eq!(done("POST /orders/huge"), 1);
+
+    // One network fills its share, and others notice nothing.
+    let first = std::thread::spawn(move || order(public, "198.51.100.1", "/orders/slow", "slow").status);
+    eventually("the slow one is under way", || (done("POST /orders/slow") == 1).then_some(()));
+    assert!(fill(public, "203.0.113.1") > 0);
+    let replayed = |it: &Response| (it.status, it.header("idempotency-replayed").is_some());
+    assert_eq!(replayed(&order(public, "198.51.100.1", "/orders/small", "small")), (200, false));
+    assert_eq!(replayed(&order(public, "198.51.100.1", "/orders/small", "small")), (200, true));
+
+    // Many networks fill everything. Then what was under way is done once all the same.
+    let filled = (2..100).find(|it| fill(public, &format!("203.0.113.{it}")) == 0);
+    assert!(filled.is_some(), "all of them together have a bound");
+    go_on.give();
+    assert_eq!(first.join().unwrap(), 200);
+    for _ in 0..3 {
+        let again = order(public, "198.51.100.1", "/orders/slow", "slow");
+        assert_eq!((again.status, &again.json()["error"]["code"]), (409, &json!("idempotency_not_kept")));
+    }
+    assert_eq!(done("POST /orders/slow"), 1);
+    assert_eq!(replayed(&order(public, "198.51.100.1", "/orders/small", "small")), (200, true));
+
+    // Nonces have a room of their own.
+    let body = json!({ "clientId": "a", "nonce": "3f0c9a1e-5b7d-4c22-86aa-10f4be9d7c55" }).to_string();
+    let headers = [("content-type", "application/json"), ("x-client-version", "1.0.0")];
+    let token = gateway.request("POST", "/api/v1/session/token", &headers, body);
+    assert_eq!(token.status, 200, "{}", token.text());
+    let full = |room: &str| figure(&gateway, &format!("moongate_state_full_total{{room=\"{room}\"}}")).unwrap();
+    assert!(full("network") > 0.0 && full("idempotency") > 0.0);
+    assert_eq!(full("other"), 0.0);
+    assert!(figure(&gateway, "moongate_idempotency_unkept_total").unwrap() >= 2.0);
+}
+
+#[test]
+fn s2s_13_requests_that_go_on_without_their_clients_have_a_bound() {
+    const OF_ONE_NETWORK: usize = 64;
+    let go_on = Signal::new();
+    let upstream = RawUpstream::start({
+        let go_on = go_on.clone();
+        move |_| Script::new().read_body().wait(&go_on).send(upstream::answer_bytes(200, &[], b"done"))
+    });
+    let gateway = little_room(&upstream);
+    let public = gateway.public();
+    let orphans = || figure(&gateway, "moongate_idempotency_orphans").unwrap_or(0.0);
+    for number in 0..OF_ONE_NETWORK {
+        let key = format!("left-{number}");
+        let headers = [("x-forwarded-for", "203.0.113.1"), ("idempotency-key", &key)];
+        let mut client = RawClient::connect(public);
+        client.send(http1::request_bytes(public, "POST", "/orders/x", &headers, b"{}"));
+        upstream.wait_for_requests(number + 1);
+        client.reset();
+        eventually("its client has left", || (orphans() == (number + 1) as f64).then_some(()));
+    }
+    let refused = order(public, "203.0.113.1", "/orders/x", "one-more");
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (503, &json!("idempotency_full")));
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(figure(&gateway, "moongate_idempotency_orphans_refused_total"), Some(1.0));
+    assert_eq!(upstream.requests().len(), OF_ONE_NETWORK, "the one more was not forwarded");
+
+    let elsewhere = std::thread::spawn(move || order(public, "198.51.100.1", "/orders/x", "mine").status);
+    upstream.wait_for_requests(OF_ONE_NETWORK + 1);
+    go_on.give();
+    assert_eq!(elsewhere.join().unwrap(), 200, "another network does not notice");
+    eventually("all of them have ended", || (orphans() == 0.0).then_some(()));
+    assert_eq!(order(public, "203.0.113.1", "/orders/x", "one-more").status, 200);
+    let kept = order(public, "203.0.113.1", "/orders/x", "left-0");
+    assert_eq!((kept.status, kept.header("idempotency-replayed")), (200, Some("true")));
+    assert_eq!(upstream.requests().len(), OF_ONE_NETWORK + 2, "each was done once");
+}
+
+#[test]
+fn s2s_13_another_part_or_another_condition_is_another_request() {
+    let upstream = RawUpstream::start(|_| Script::new().read_body().send(upstream::answer_bytes(200, &[], b"done")));
+    let gateway = little_room(&upstream);
+    let put = |key: &str, field: (&str, &str)| {
+        let answer = gateway.request("PUT", "/orders/x", &[("idempotency-key", key), field], "{}");
+        (answer.status, answer.header("idempotency-replayed").is_some())
+    };
+    for (field, one, other) in [
+        ("content-range", "bytes 0-1/4", "bytes 2-3/4"),
+        ("if-match", "\"1\"", "\"2\""),
+        ("if-none-match", "*", "\"1\""),
+        ("if-unmodified-since", "Sat, 01 Jan 2000 00:00:00 GMT", "Sun, 02 Jan 2000 00:00:00 GMT"),
+        ("upload-offset", "0", "2"),
+        ("soapaction", "add", "remove"),
+    ] {
+        let before = upstream.requests().len();
+        assert_eq!(put(field, (field, one)), (200, false), "{field}");
+        assert_eq!(put(field, (field, one)), (200, true), "{field}");
+        assert_eq!(put(field, (field, other)), (422, false), "{field}");
+        assert_eq!(upstream.requests().len(), before + 1, "{field}");
+    }
+}

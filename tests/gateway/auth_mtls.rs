@@ -82,7 +82,10 @@ fn r7_2_a_certificate_or_a_token_opens_a_route_for_services() {
     let stage = Stage::new("", |_, _| {});
     let billing = leaf(&stage.ca, &["billing.tta", "spiffe://tta/billing/eu"], 7);
     let told = |answer: Response| answer.json()["headers"].clone();
-    let answer = told(stage.ask(Some(&billing), "/echo/both", "x-moongate-subject: root\r\n").unwrap());
+    let answer = stage.ask(Some(&billing), "/echo/both", "x-moongate-subject: root\r\n").unwrap();
+    let line = stage.gateway.access_log_for(answer.header("x-request-id").unwrap());
+    assert_eq!((&line["principal"], &line["auth"]), (&json!("spiffe://tta/billing/eu"), &json!("mtls")));
+    let answer = told(answer);
     assert_eq!(answer["x-moongate-subject"], "spiffe://tta/billing/eu");
     assert_eq!((&answer["x-moongate-auth-method"], &answer["x-moongate-roles"]), (&json!("mtls"), &json!("service")));
     let answer = told(stage.ask(Some(&billing), "/echo/billing", "").unwrap());

@@ -107,3 +107,37 @@ fn a_schema_that_changes_is_followed_and_a_broken_one_is_a_fault() {
     assert!(refused.text().contains("input.json"), "{}", refused.text());
     assert_eq!(post(&gateway, "application/json", r#"{"other":1}"#).status, 200, "the old one goes on");
 }
+
+/// What applies to one value is bounded before there is a body: no look at it would end that.
+#[test]
+fn s2s_38_a_schema_whose_work_nothing_bounds_is_a_fault_that_names_the_place() {
+    let upstream = RawUpstream::start(|_| Script::ok("fine"));
+    let gateway = start(&upstream, "schema: { request: input.json }");
+    let tower = |fan: usize, depth: usize, leaf: serde_json::Value| {
+        let floor = |it: usize| json!({ "allOf": vec![json!({ "$ref": format!("#/$defs/a{}", it + 1) }); fan] });
+        let mut floors: serde_json::Map<_, _> = (0..depth).map(|it| (format!("a{it}"), floor(it))).collect();
+        floors.insert(format!("a{depth}"), leaf);
+        json!({ "$defs": floors, "$ref": "#/$defs/a0" }).to_string()
+    };
+    let endless = r##"{ "properties": { "a": { "not": { "$ref": "#/properties/a" } } } }"##.to_owned();
+    for (schema, said) in [
+        (tower(2, 30, json!(true)), "more than 10000 schemas to the same value"),
+        (tower(2, 30, json!({ "minLength": 3 })), "more than 10000 schemas to the same value"),
+        (tower(4, 10, json!({ "type": "string" })), "more than 10000 schemas to the same value"),
+        (tower(1, 100, json!(true)), "through more than 64 schemas"),
+        (endless, "#/properties/a applies itself to the same value"),
+    ] {
+        gateway.folder().write("input.json", &schema);
+        let refused = gateway.reload();
+        assert_eq!(refused.status, 422, "{schema}");
+        assert!(refused.text().contains(said) && refused.text().contains("input.json, #/"), "{}", refused.text());
+    }
+    // What comes near the bound is checked, and says where bodies fail.
+    for leaf in [json!({ "type": "string" }), json!({ "minLength": 3 }), json!(true)] {
+        gateway.folder().write("input.json", tower(4, 5, leaf.clone()));
+        assert_eq!(gateway.reload().status, 200);
+        let answer = post(&gateway, "application/json", "1");
+        let fits = leaf.get("type").is_none();
+        assert_eq!(answer.status == 200, fits, "{leaf}: {}", answer.text());
+    }
+}

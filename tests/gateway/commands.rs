@@ -309,3 +309,12 @@ fn schema_is_what_is_committed() {
         assert!(printed == committed, "docs/schema/{file} is stale: run `make schema` and commit what it changes");
     }
 }
+
+#[test]
+fn help_offers_nothing_that_is_refused() {
+    let folder = folder(ROUTES);
+    let help = moongate(folder.path(), &["run", "--help"]);
+    assert!(help.code == 0 && help.stdout.contains("--routes") && !help.stdout.contains("upgrade"), "{}", help.stdout);
+    let refused = moongate(folder.path(), &["run", "--upgrade"]);
+    assert!(refused.code == 1 && refused.stderr.contains("start without --upgrade"), "{}", refused.stderr);
+}

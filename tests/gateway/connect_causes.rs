@@ -86,6 +86,43 @@ fn r1_3_why_tls_to_an_endpoint_fails_stands_in_the_log_and_on_the_page() {
 }
 
 #[test]
+fn r1_3_why_an_endpoint_that_takes_the_connection_gives_no_answer_is_told_too() {
+    let closes = || says("", true);
+    told(&behind(closes(), "").start(), 502, "upstream_closed", "does it want `tls`?");
+    told(&behind(closes(), "protocol: http2").start(), 502, "upstream_closed", "does it speak HTTP/2?");
+    let garbage = says("\x15\x03\x01 garbage\r\n\r\n", false);
+    told(&behind(garbage, "").start(), 502, "upstream_protocol_error", "not HTTP/1.1");
+    let mute = Gateway::with(format!(
+        "version: 1\nupstreams:\n  back: {{ discovery: {{ static: [\"{}\"] }} }}\nroutes:\n  \
+         - {{ name: all, match: {{ path: \"/{{*rest}}\" }}, upstream: back, timeouts: {{ first_byte: 50ms }} }}\n",
+        says("", false)
+    ));
+    told(&mute.start(), 504, "upstream_timeout", "does not begin to answer within 50ms");
+}
+
+#[test]
+fn r1_3_after_another_attempt_the_log_names_the_endpoint_that_the_cause_is_about() {
+    let (dead, upstream) = (nobody(), RawUpstream::start(|_| Script::ok("here")));
+    let gateway = Gateway::start(format!(
+        "version: 1\nupstreams:\n  back: {{ discovery: {{ static: [\"{dead}\", \"{}\"] }} }}\nroutes:\n  \
+         - {{ name: all, match: {{ path: \"/{{*rest}}\" }}, upstream: back }}\n",
+        upstream.address()
+    ));
+    // Each of the two has its turn, and one of them only takes requests.
+    let lines = [(); 2].map(|()| {
+        let answer = gateway.get("/");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        gateway.access_log_for(answer.header("x-request-id").unwrap())
+    });
+    let again = lines.iter().find(|it| it["attempts"] == 2).unwrap_or_else(|| panic!("{lines:?}"));
+    assert_eq!(again["endpoint"], upstream.address().to_string(), "{again}");
+    assert_eq!(again["failed_endpoint"], dead.to_string(), "{again}");
+    assert!(again["cause"].as_str().unwrap().contains("refuses the connection"), "{again}");
+    let once = lines.iter().find(|it| it["attempts"] == 1).unwrap();
+    assert!(once["failed_endpoint"].is_null() && once["cause"].is_null(), "{once}");
+}
+
+#[test]
 fn r6_3_why_a_check_fails_is_told_in_words_and_forgotten_with_the_next_that_passes() {
     let ca = Ca::new("one");
     let ill = Arc::new(AtomicBool::new(true));

@@ -186,7 +186,7 @@ fn a_file_of_endpoints_is_followed_and_a_fault_in_it_changes_nothing() {
     gateway.folder().write("endpoints.yaml", format!("- {}\n- {{ address: \"", two.address()));
     eventually("the fault is told", || upstream(&gateway)["discovery"][0]["error"].as_str().map(str::to_owned));
     assert_eq!(served_by(&gateway), "one");
-    gateway.folder().replace("endpoints.yaml", &format!("[{{ \"address\": \"{}\", \"zone\": \"b\" }}]", two.address()));
+    gateway.folder().replace("endpoints.yaml", format!("[{{ \"address\": \"{}\", \"zone\": \"b\" }}]", two.address()));
     eventually("the new list serves", || (served_by(&gateway) == "two").then_some(()));
     assert_eq!(upstream(&gateway)["endpoints"][0]["zone"], "b");
 }

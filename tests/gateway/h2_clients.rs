@@ -8,8 +8,8 @@ use http::Request as HttpRequest;
 use serde_json::Value;
 
 use crate::bad_input::http2::{
-    DATA, END_HEADERS, END_STREAM, Field, GOAWAY, HEADERS, RST_STREAM, block, data, frame, get, head, hello, post,
-    status_of,
+    DATA, END_HEADERS, END_STREAM, Field, GOAWAY, HEADERS, RST_STREAM, SETTINGS, block, data, frame, get, head, hello,
+    post, status_of,
 };
 use crate::exchange::{H2C, body_of, in_front_of, routes};
 use crate::support::upstream::answer_bytes;
@@ -122,6 +122,43 @@ fn rfc_9113_6_1_a_body_of_many_small_frames_is_taken_and_nobody_beside_it_is_los
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// Some clients lose an answer when their stream is reset behind it, without an error too.
+#[test]
+fn rfc_9113_8_1_an_answer_before_a_small_body_is_followed_by_no_reset() {
+    let gateway = Gateway::with(PRIVATE).config(format!("{H2C}{SECRETIVE}")).start();
+    let mut client = RawClient::connect(gateway.public());
+    let mut heard = Heard::default();
+    client.send([hello(b""), post(1, "/private")].concat());
+    let answer = heard.until_end_of(&mut client, 1);
+    assert_eq!((answer.status, answer.end), (401, Some(End::Whole)));
+    // The body comes when the answer is out; the rest of the connection's frames shows that nothing was in between.
+    client.send([frame(DATA, END_STREAM, 1, b"xxxxx"), get(3, "/open")].concat());
+    assert_eq!(heard.until_end_of(&mut client, 3).status, 200);
+    assert_eq!((heard.status(1), heard.end(1)), (401, Some(End::Whole)));
+}
+
+#[test]
+fn rfc_9113_8_1_who_sends_a_large_body_behind_the_answer_is_told_to_stop() {
+    let gateway = Gateway::with(PRIVATE).config(format!("{H2C}{SECRETIVE}")).start();
+    let mut client = RawClient::connect(gateway.public());
+    let mut heard = Heard::default();
+    client.send([hello(b""), post(1, "/private")].concat());
+    assert_eq!(heard.until_end_of(&mut client, 1).status, 401);
+    // Of what the settings allow, a client may make use once it has acknowledged them.
+    client.send([frame(SETTINGS, 1, 0, b""), data(1, &[b'x'; 16 * 1024]).repeat(5)].concat());
+    while heard.end(1) == Some(End::Whole) && !heard.closed {
+        heard.read_frame(&mut client);
+    }
+    assert_eq!((heard.end(1), heard.goaway), (Some(End::Reset(0)), None), "no error: the answer counts");
+}
+
+const PRIVATE: &str = "version: 1
+routes:
+  - { name: private, match: { path: /private }, respond: { body: hello }, auth: { jwt: {} } }
+  - { name: open, match: { path: /open }, respond: { body: hello } }
+";
+const SECRETIVE: &str = "tokens: { hs256_secret: 0123456789abcdef0123456789abcdef }\n";
 
 #[test]
 fn rfc_9113_6_1_many_streams_of_small_frames_share_a_connection() {
@@ -345,13 +382,15 @@ fn ask(gateway: &Gateway, fields: &[Field<'_>]) -> Heard {
 }
 
 #[test]
-fn rfc_9113_8_3_1_authority_and_host_are_the_same_but_for_case_and_the_default_port() {
+fn rfc_9113_8_3_1_authority_and_host_are_the_same_but_for_case_the_last_dot_and_the_default_port() {
     let upstream = RawUpstream::start(|_| Script::ok("fine"));
     let text =
         routes(&[upstream.address()], "").replace("path: \"/{*rest}\"", "path: \"/{*rest}\", hosts: [api.example.org]");
     let gateway = Gateway::with(text).config(H2C).start();
     type Name = Option<&'static [u8]>;
-    let same: [(Name, Name); 9] = [
+    let same: [(Name, Name); 11] = [
+        (Some(b"api.example.org"), Some(b"api.example.org.")),
+        (Some(b"api.example.org.:80"), Some(b"api.example.org")),
         (Some(b"api.example.org"), Some(b"API.example.org")),
         (Some(b"API.EXAMPLE.ORG"), Some(b"api.example.org")),
         (Some(b"api.example.org:80"), Some(b"api.example.org")),
@@ -476,4 +515,22 @@ fn rfc_9110_15_5_6_connect_is_told_what_is_allowed_by_nobody_else_than_the_gatew
     // The connection lives on.
     let mut client = client;
     assert_eq!(client.get("/next").text(), "fine");
+}
+
+/// A cookie may come in pieces, and is the same one: the repetition of an idempotent request, and what arrives.
+#[test]
+fn rfc_9113_8_2_3_a_cookie_in_pieces_is_one_field_behind_the_gateway() {
+    let upstream = RawUpstream::start(|_| Script::ok("fine"));
+    let gateway = Gateway::with(routes(&[upstream.address()], "idempotency: {}")).config(H2C).start();
+    let mut client = H2Client::connect(gateway.public());
+    for (crumbs, replayed) in [(&["a=1", "b=2"][..], None), (&["a=1; b=2"], Some("true"))] {
+        let crumbs = crumbs.iter().map(|it| ("cookie", *it));
+        let fields: Vec<(&str, &str)> = crumbs.chain([("idempotency-key", "k1")]).collect();
+        let answer = client.request("POST", "/x", &fields, b"hi", None);
+        assert_eq!((answer.status, answer.header("idempotency-replayed")), (200, replayed), "{}", answer.text());
+    }
+    let arrived = upstream.requests();
+    assert_eq!(arrived.len(), 1);
+    let text = String::from_utf8(arrived[0].clone()).unwrap().to_lowercase();
+    assert!(text.contains("\r\ncookie: a=1; b=2\r\n") && text.matches("\r\ncookie:").count() == 1, "{text}");
 }

@@ -406,6 +406,35 @@ fn r10_3_routes_beyond_a_thousand_share_their_series() {
     eventually("the series are gone", || (labels(&gateway).len() <= 13).then_some(()));
 }
 
+/// Written with three decimals at most.
+fn short(figure: &f64) -> bool {
+    figure.to_string().split_once('.').is_none_or(|(_, decimals)| decimals.len() <= 3)
+}
+
+#[test]
+fn times_are_shown_with_three_decimals_wherever_they_stand() {
+    let upstream = RawUpstream::start(|_| Script::ok("here"));
+    let gateway = Gateway::start(routes(upstream.address()));
+    for _ in 0..20 {
+        assert_eq!(gateway.get("/up/1").status, 200);
+        let mut client = RawClient::connect(gateway.public());
+        client.send("GET /up/1 HTTP/1.1\r\n\r\n");
+        assert_eq!(client.read_response().status, 400);
+        let mut client = RawClient::connect(gateway.public());
+        client.send("no head of HTTP\r\n\r\n"); // its line is written by another hand
+        assert_eq!(client.read_response().status, 400);
+        assert_eq!(gateway.admin_get("/admin/config").status, 200);
+    }
+    gateway.wait_for_event("admin_request", |_| true);
+    let lines = ["request", "admin_request"].map(|it| gateway.events(it)).concat();
+    let lengths: Vec<f64> = lines.iter().map(|it| it["duration_ms"].as_f64().unwrap()).collect();
+    assert!(lengths.len() > 60 && lengths.iter().all(short), "{lengths:?}");
+    let upstreams = gateway.admin_get("/admin/upstreams").json();
+    let back = upstreams["upstreams"].as_array().unwrap().iter().find(|it| it["name"] == "back").unwrap();
+    let latency = back["endpoints"][0]["latency_ms"].as_f64().unwrap();
+    assert!(latency > 0.0 && short(&latency), "{latency}");
+}
+
 #[test]
 fn s2s_6_s2s_44_s2s_45_api_metrics_tells_totals_streams_errors_and_percentiles() {
     let demo = Demo::start("one");
@@ -436,6 +465,7 @@ fn s2s_6_s2s_44_s2s_45_api_metrics_tells_totals_streams_errors_and_percentiles()
     assert_eq!((&seen["streams"]["total"], &seen["errors"]["route_not_found"]), (&json!(1), &json!(1)));
     let percentiles = ["p50", "p95", "p99"].map(|it| seen["latency_ms"][it].as_f64().unwrap());
     assert!(percentiles[0] > 0.0 && percentiles.is_sorted(), "{percentiles:?}");
+    assert!(percentiles.iter().all(short), "{percentiles:?}");
     drop(stream);
     eventually("the stream is over", || (gateway.get("/api/metrics").json()["streams"]["open"] == 0).then_some(()));
     // The same on the operators' side.

@@ -6,33 +6,33 @@ use serde_json::Value;
 
 use super::support::*;
 
-const CONFIG: &str =
-    "listeners:\n  public:\n    - { address: \"127.0.0.1:0\" }\n  admin: { address: \"127.0.0.1:0\" }\n";
-const ROUTES: &str = "version: 1\nroutes: []\n";
+pub(super) const CONFIG: &str = "listeners:\n  public:\n    - { address: \"127.0.0.1:0\" }\n  admin: { address: \"127.0.0.1:0\" }\n\
+     tokens: { hs256_secret: \"0123456789abcdef0123456789abcdef\" }\n";
+pub(super) const ROUTES: &str = "version: 1\nroutes: []\n";
 
 /// A fault or a warning, as `check --format json` shows it.
 #[derive(Debug)]
-struct Told {
+pub(super) struct Told {
     file: String,
-    line: u64,
-    severity: String,
+    pub(super) line: u64,
+    pub(super) severity: String,
     /// Message and help.
-    text: String,
+    pub(super) text: String,
 }
 
 /// The exit code of a command and what it says to programs.
 #[track_caller]
-fn moongate(folder: &Folder, arguments: &[&str]) -> (i32, String, String) {
+pub(super) fn moongate(folder: &Folder, arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_moongate"));
     let output = command.args(arguments).current_dir(folder.path()).env_clear().output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-const FILES: [&str; 4] = ["--config", "gateway.yaml", "--routes", "routes.yaml"];
+pub(super) const FILES: [&str; 4] = ["--config", "gateway.yaml", "--routes", "routes.yaml"];
 
 #[track_caller]
-fn check(folder: &Folder, config: &str, routes: &str) -> Vec<Told> {
+pub(super) fn check(folder: &Folder, config: &str, routes: &str) -> Vec<Told> {
     folder.write("gateway.yaml", config);
     folder.write("routes.yaml", routes);
     let (code, stdout, _) = moongate(folder, &[&["check", "--format", "json"][..], &FILES].concat());
@@ -50,7 +50,7 @@ fn check(folder: &Folder, config: &str, routes: &str) -> Vec<Told> {
 
 /// `check` tells of just this, each at its line; and a start is refused in the same words.
 #[track_caller]
-fn refused(folder: &Folder, config: &str, routes: &str, expected: &[(u64, &[&str])]) {
+pub(super) fn refused(folder: &Folder, config: &str, routes: &str, expected: &[(u64, &[&str])]) {
     let told = check(folder, config, routes);
     assert_eq!(told.len(), expected.len(), "{told:#?}");
     for (told, (line, parts)) in told.iter().zip(expected) {
@@ -149,7 +149,7 @@ fn s2s_4_roles_and_permissions_that_nobody_can_have_are_faults_in_both_files_and
     assert!(check(&folder, &given, &routes("{ jwt: {}, roles: [guest] }")).is_empty());
     refused(&folder, &given, &routes("{ jwt: {}, roles: [gest] }"), &[(6, &["did you mean `guest`?"])]);
     let written = format!("{}roles: {{ guests: [a.read] }}\n", routes("{ jwt: {}, permissions: [a.read] }"));
-    refused(&folder, &given, &written, &[(5, &["no role `guest`", "did you mean `guests`?"])]);
+    refused(&folder, &given, &written, &[(6, &["no role `guest`", "did you mean `guests`?"])]);
 
     folder.write("gateway.yaml", &given);
     folder.write("routes.yaml", ROUTES);
@@ -219,7 +219,8 @@ fn patterns_and_variables_of_other_gateways_are_faults_that_show_the_form_here()
     refused(&folder, CONFIG, &with("/u/{id}", headers), &faults);
     let literal = "respond: { body: \"costs $5, body{color:red} ${1}\" }".replace("${1}", "");
     for path in ["/Patient/$everything", "/v1/notes:batch", "/Users(5)", "/~ada"] {
-        assert!(check(&folder, CONFIG, &with(path, &literal)).is_empty(), "{path}");
+        let told = check(&folder, CONFIG, &with(path, &literal));
+        assert!(told.iter().all(|it| it.text.contains("no route leads to upstream `u`")), "{path}: {told:?}");
     }
 }
 
@@ -264,7 +265,7 @@ fn values_are_read_in_every_common_spelling_or_the_hint_mends_them() {
         ("timeouts: { request: \"60\" }", "write `60s` or `60ms`"),
         ("content_types: application/json", "`[application/json]`"),
         ("cors: { origins: \"*\" }", "`[\"*\"]`"),
-        ("auth: true", "write `{}` for its defaults"),
+        ("auth: true", "write `{ jwt: {} }`"),
         ("rate_limits: { per: ip, requests: 1, every: 1s }", "with a dash"),
     ] {
         refused(&folder, CONFIG, &with(settings), &[(3, &[hint])]);
@@ -375,20 +376,34 @@ fn check_warns_of_an_open_way_to_an_upstream_that_is_protected_elsewhere() {
     let folder = Folder::new();
     let routes = |open: &str| {
         format!(
-            "version: 1\nupstreams:\n  u: {{ discovery: {{ static: [\"127.0.0.1:9\"] }} }}\n  v: {{ discovery: {{ static: [\"127.0.0.1:9\"] }} }}\nroutes:\n  \
-             - {{ name: admin, match: {{ path: \"/admin/{{*rest}}\" }}, upstream: u, auth: {{ jwt: {{}} }} }}\n  - {open}\n"
+            "version: 1\nupstreams:\n  u: {{ discovery: {{ static: [\"127.0.0.1:9\"] }} }}\n  v: {{ discovery: {{ static: [\"127.0.0.1:8\"] }} }}\n  w: {{ discovery: {{ static: [\"127.0.0.1:7\", \"127.0.0.1:9\"] }} }}\nroutes:\n  \
+             - {{ name: admin, match: {{ path: \"/admin/{{*rest}}\" }}, upstream: u, auth: {{ jwt: {{}} }} }}\n  - {open}\n  - {{ name: v, match: {{ path: /v }}, upstream: v }}\n  - {{ name: w, match: {{ path: /w }}, upstream: w }}\n"
         )
     };
     let told = check(&folder, CONFIG, &routes("{ name: all, match: { path: \"/{*rest}\" }, upstream: u }"));
     assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].severity == "warning" && told[0].line == 7, "{told:?}");
+    assert!(told[0].severity == "warning" && told[0].line == 8, "{told:?}");
     assert!(told[0].text.contains("`all`") && told[0].text.contains("`admin`"), "{told:?}");
     let (code, stdout, _) = moongate(&folder, &[&["check"][..], &FILES].concat());
     assert!(
-        code == 0 && stdout.starts_with("warning: ") && stdout.ends_with("are sound: 2 routes, 2 upstreams\n"),
+        code == 0 && stdout.starts_with("warning: ") && stdout.ends_with("are sound: 4 routes, 3 upstreams\n"),
         "{stdout}"
     );
+    for open in [
+        "{ name: all, match: { path: \"/{*rest}\" }, upstream: w }",
+        "{ name: all, match: { path: \"/{*rest}\" }, upstream: u, auth: { jwt: {}, optional: true } }",
+        "{ name: all, match: { path: \"/{a}/{b}\" }, upstream: u }",
+        "{ name: all, match: { path: \"/{a}\" }, upstream: w }",
+    ] {
+        let told = check(&folder, CONFIG, &routes(open));
+        assert!(
+            told.len() == 1 && told[0].text.contains("`all`") && told[0].text.contains("`admin`"),
+            "{open} {told:?}"
+        );
+    }
     for sound in [
+        "{ name: all, match: { path: \"/admin/{id}\" }, upstream: u }",
+        "{ name: all, match: { path: \"/open/{id}\" }, upstream: u }",
         "{ name: all, match: { path: \"/{*rest}\" }, upstream: u, auth: { api_key: {} } }",
         "{ name: all, match: { path: \"/{*rest}\" }, upstream: v }",
         "{ name: all, match: { path: \"/open/{*rest}\" }, upstream: u }",

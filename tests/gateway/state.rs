@@ -1,6 +1,7 @@
 //! One suite for both homes of short-lived values: memory and Redis. And what Redis in bad weather
 //! means for those who ask.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -69,6 +70,16 @@ fn conforms(home: &Home) {
         assert_eq!(records.read("test:a").await, Ok(Some(bytes("3"))));
         assert_eq!(records.compare_and_delete("test:a", b"3").await, Ok(true));
         assert_eq!(records.compare_and_delete("test:a", b"3").await, Ok(false));
+
+        // What is claimed, settled and extended.
+        let network = IpAddr::from([192, 0, 2, 1]);
+        assert_eq!(records.claim("test:c", bytes("1"), LIFE, network).await, Ok(Insert::Inserted));
+        assert_eq!(records.claim("test:c", bytes("2"), LIFE, network).await, Ok(Insert::Exists(bytes("1"))));
+        assert_eq!(records.extend("test:c", b"2", LIFE).await, Ok(false));
+        assert_eq!(records.extend("test:c", b"1", LIFE).await, Ok(true));
+        assert_eq!(records.extend("test:none", b"1", LIFE).await, Ok(false));
+        assert_eq!(records.settle("test:c", bytes("3"), LIFE, network).await, Ok(()));
+        assert_eq!(records.read("test:c").await, Ok(Some(bytes("3"))));
 
         // Any bytes, none at all, and an overwritten value.
         let odd = Bytes::from_static(b"\r\n\0\xff$-1");

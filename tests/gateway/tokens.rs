@@ -373,6 +373,34 @@ fn r4_3_what_was_revoked_stays_so_after_a_restart() {
 // ── Users ────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
+fn us_009_3_a_role_that_nobody_has_is_given_to_nobody() {
+    let gateway = gateway(&[("root", "admin")]);
+    let admin = login(&gateway, "root");
+    let admin = text(&admin, "access_token");
+    let create = |name: &str, role: &str| {
+        let body = json!({ "username": name, "password": PASSWORD, "roles": ["user", role] });
+        post_as(&gateway, "/api/v1/users", &body, Some(admin))
+    };
+    let why = |answer: &Response| {
+        let error = refused(answer, 400, "invalid_request");
+        assert_eq!(error["details"]["field"], "roles");
+        error["details"]["why"].as_str().unwrap().to_owned()
+    };
+    let misspelt = "has `operater`, and there is no such role: did you mean `operator`?";
+    assert_eq!(why(&create("eve", "operater")), misspelt);
+    assert!(why(&create("eve", "wizard")).contains("list others under `roles` in routes.yaml"));
+    let eve = json_of(&create("eve", "operator"));
+    let path = format!("/api/v1/users/{}", eve["id"].as_str().unwrap());
+    let change = |roles: Value| send(&gateway, "PATCH", &path, &json!({ "roles": roles }), Some(admin));
+    assert_eq!(why(&change(json!(["operater"]))), misspelt);
+    assert_eq!(json_of(&send(&gateway, "GET", &path, &Value::Null, Some(admin)))["roles"], json!(["user", "operator"]));
+    // What there is is what the configuration says that serves.
+    gateway.write_routes(&format!("{ROUTES}roles: {{ admin: ['*'], wizard: [magic.do] }}\n"));
+    eventually("the new roles", || (change(json!(["wizard"])).status == 200).then_some(()));
+    assert!(why(&change(json!(["operator"]))).contains("there is no such role"));
+}
+
+#[test]
 fn us_009_3_an_admin_creates_a_user() {
     let gateway = gateway(&[("root", "admin")]);
     let admin = login(&gateway, "root");
@@ -393,6 +421,7 @@ fn us_009_3_an_admin_creates_a_user() {
         ("username", json!({ "username": "a:b", "password": PASSWORD })),
         ("password", json!({ "username": "eve", "password": "short" })),
         ("roles", json!({ "username": "eve", "password": PASSWORD, "roles": ["a b"] })),
+        ("roles", json!({ "username": "eve", "password": PASSWORD, "roles": ["user", "operater"] })),
         ("tenant", json!({ "username": "eve", "password": PASSWORD, "tenant": "a b" })),
     ] {
         let error = refused(&post_as(&gateway, "/api/v1/users", &body, Some(admin)), 400, "invalid_request");
@@ -501,6 +530,33 @@ fn an_admin_of_a_tenant_sees_nobody_else() {
     refused(&send(&gateway, "PATCH", &path, &json!({ "active": false }), Some(admin)), 404, "not_found");
     let body = json!({ "username": "eve", "password": PASSWORD, "tenant": "south" });
     refused(&post_as(&gateway, "/api/v1/users", &body, Some(admin)), 400, "invalid_request");
+}
+
+/// What is beyond them is judged by what roles permit.
+#[test]
+fn us_009_an_admin_of_a_tenant_gives_roles_that_permit_no_more_than_their_own() {
+    for (roles, gives, refuses) in [
+        ("", &["user", "admin", "operator"][..], &[][..]),
+        ("roles: { admin: [users.manage, 'chat.*'], user: [chat.send], boss: ['*'] }\n", &["user", "admin"], &["boss"]),
+    ] {
+        let builder = Gateway::with(format!("{ROUTES}{roles}")).config(config("")).env("PROXY_JWT_SECRET", SECRET);
+        builder.folder().write("conf/gateway.yaml", gateway::CONFIG);
+        let arguments = ["users", "add", "chief", "--role", "admin", "--tenant", "north"];
+        assert_eq!(moongate(builder.folder(), &arguments, PASSWORD, &[]).code, 0);
+        let gateway = builder.start();
+        let session = login(&gateway, "chief");
+        let create = |role: &str| {
+            let body = json!({ "username": format!("a-{role}"), "password": PASSWORD, "roles": [role] });
+            post_as(&gateway, "/api/v1/users", &body, Some(text(&session, "access_token")))
+        };
+        for role in gives {
+            let created = create(role);
+            assert_eq!(created.status, 201, "{role}: {}", created.text());
+        }
+        for role in refuses {
+            refused(&create(role), 403, "forbidden");
+        }
+    }
 }
 
 /// The filters of a route prove who is calling; the service takes their word.

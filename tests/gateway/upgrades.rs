@@ -87,16 +87,47 @@ fn rfc_6455_4_2_2_a_handshake_on_a_route_that_takes_none_is_refused_and_told_whi
     }
 }
 
-/// A client may offer what the server does not know, and gets what it asked for (RFC 9110, section 7.8).
+/// What is not HTTP is not offered but needed: an answer to the request would not be what the client waits for.
 #[test]
-fn rfc_9110_7_8_an_offer_of_another_protocol_is_passed_over() {
+fn rfc_9110_7_8_a_protocol_that_a_route_does_not_name_is_refused_and_told_which_key_would() {
+    let upstream = echo();
+    let gateway = Gateway::with(text(upstream.address())).config(H2C).start();
+    for (method, protocol, setting) in [
+        ("GET", "tcp", "upgrade"),
+        ("POST", "tcp", "upgrade"),
+        ("GET", "websockets", "upgrade"),
+        ("GET", "h2c, tcp", "upgrade"),
+        ("GET", "websocket, x", "match.websocket"),
+        ("GET", "x, WebSocket", "match.websocket"),
+        ("POST", "websocket", "match.websocket"),
+    ] {
+        for path in ["/plain/a", "/both", "/hello"] {
+            let mut client = RawClient::connect(gateway.public());
+            client.send(format!(
+                "{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n{KEYS}\r\n"
+            ));
+            let answer = client.read_response();
+            assert_eq!(answer.status, 400, "{method} {path} {protocol}: {}", answer.text());
+            let error = &answer.json()["error"];
+            assert_eq!(error["code"], "upgrade_not_allowed", "{error}");
+            assert_eq!(
+                (&error["details"]["protocol"], &error["details"]["setting"]),
+                (&protocol.into(), &setting.into())
+            );
+        }
+    }
+    assert_eq!(upstream.requests().len(), 0, "nothing of it arrived");
+}
+
+/// A client may offer another HTTP, and gets what it asked for (RFC 9110, section 7.8).
+#[test]
+fn rfc_9110_7_8_an_offer_of_another_http_is_passed_over() {
     let upstream = echo();
     let gateway = Gateway::with(text(upstream.address())).config(H2C).start();
     for fields in [
         "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n",
         "connection: Upgrade\r\nupgrade: TLS/1.0\r\n",
-        "connection: Upgrade\r\nupgrade: websockets\r\n",
-        "connection: Upgrade\r\nupgrade: x\r\n",
+        "connection: Upgrade\r\nupgrade: h2c, HTTP/3.0\r\n",
     ] {
         for path in ["/plain/a", "/both"] {
             let mut client = RawClient::connect(gateway.public());
@@ -136,6 +167,9 @@ fn rfc_6455_4_2_2_explain_tells_that_a_route_takes_no_handshakes() {
         }
         assert!(!explain(path, &[]).contains("upgrade_not_allowed"));
     }
+    let told = explain("/plain/a", &["upgrade: tcp"]);
+    assert!(told.contains("upgrade_not_allowed") && told.contains("`upgrade`"), "{told}");
+    assert!(!explain("/plain/a", &["upgrade: h2c"]).contains("upgrade_not_allowed"));
     let told = explain("/ws", &["upgrade: websocket"]);
     assert!(told.contains("route      socket\n") && !told.contains("upgrade_not_allowed"), "{told}");
 }
@@ -335,13 +369,21 @@ fn rfc_9110_7_8_a_route_may_name_further_protocols_and_nothing_is_said_in_them()
         ));
         client
     };
-    for (path, protocols) in
-        [("/attach", "h2c"), ("/attach", "tcp, h2c"), ("/attach", "tcp/2"), ("/attach", "x"), ("/other", "tcp")]
-    {
+    for (path, protocols, setting) in [
+        ("/attach", "tcp, h2c", "upgrade"),
+        ("/attach", "tcp/2", "upgrade"),
+        ("/attach", "x", "upgrade"),
+        ("/other", "tcp", "upgrade"),
+        ("/attach", "websocket", "match.websocket"),
+    ] {
         let answer = asks("GET", path, protocols).read_response();
-        assert_eq!((answer.status, answer.text().as_str()), (200, "plain"), "{path} {protocols}");
+        assert_eq!(
+            (answer.status, &answer.json()["error"]["details"]["setting"]),
+            (400, &setting.into()),
+            "{protocols}"
+        );
     }
-    assert_eq!(asks("GET", "/attach", "websocket").read_response().status, 400);
+    assert_eq!(asks("GET", "/attach", "h2c").read_response().text(), "plain");
     let mut tunnels: Vec<RawClient> = [("POST", "tcp"), ("GET", "TCP")]
         .into_iter()
         .map(|(method, protocol)| {

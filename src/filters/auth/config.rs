@@ -9,6 +9,7 @@ use crate::identity::CertificateConfig;
 /// all. A route's own section takes the place of its policies' as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("examples" = [{ "jwt": {} }]))]
 pub struct AuthConfig {
     /// Everybody may call, and no credential is looked at: for a route whose policies require one.
     #[serde(skip_serializing_if = "std::ops::Not::not")]

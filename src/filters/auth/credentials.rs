@@ -70,6 +70,22 @@ impl Places {
         places
     }
 
+    /// What a client can send and where, in words.
+    pub(super) fn accepted(&self, tokens: bool, certificates: bool) -> String {
+        let bearer = match (tokens, self.api_key) {
+            (true, false) => "a token",
+            (false, _) => "an API key",
+            (true, true) => "a token or an API key",
+        };
+        let header = self.header.then(|| format!("{bearer} as `Authorization: Bearer ...`"));
+        let key = self.api_key.then(|| "an API key as `X-API-Key: ...`".to_owned());
+        let cookie = self.cookie.as_ref().map(|name| format!("{bearer} in the cookie `{name}`"));
+        let query = self.query.as_ref().map(|name| format!("{bearer} in the query parameter `{name}`"));
+        let certificate = certificates.then(|| "a client certificate".to_owned());
+        let ways: Vec<String> = [header, key, cookie, query, certificate].into_iter().flatten().collect();
+        format!("send {}", ways.join(", or "))
+    }
+
     /// The credential, and where it was.
     pub(super) fn find<'r>(&self, request: &'r RequestHeader) -> Result<Option<(Place, &'r [u8])>, Refusal> {
         let headers = &request.headers;

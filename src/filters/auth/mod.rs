@@ -11,7 +11,7 @@ mod identity_headers;
 use std::sync::Arc;
 
 use http::Method;
-use http::header::{AUTHORIZATION, HOST, HeaderValue, ORIGIN, UPGRADE};
+use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue, ORIGIN, UPGRADE};
 use pingora::http::RequestHeader;
 
 use crate::base::{At, Diagnostics, unix_seconds};
@@ -32,6 +32,8 @@ pub use config::{
 
 /// The name of ourselves among issuers.
 const OWN: &str = "own";
+/// Why no token counts where none can be verified.
+const NO_KEY: (&str, &str) = ("no_key", "no token counts here: the gateway has no key that could verify one");
 
 /// A compiled `auth` section.
 pub struct Auth {
@@ -48,6 +50,10 @@ pub struct Auth {
     roles_from_account: bool,
     forward: bool,
     challenge: &'static str,
+    /// Which credentials are looked for, and where, in words.
+    accepted: Arc<str>,
+    /// Whether any key could verify a token.
+    has_keys: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -101,9 +107,14 @@ impl Filter for Auth {
             // What stands in `Authorization` is not for the gateway.
             places = Places::default();
         }
+        let tokens = jwt.is_some() || service_token.is_some();
+        let accepted = places.accepted(tokens, mtls.is_some()).into();
+        let has_keys = own_or_others(config, scope, at, diagnostics);
         Some(Self {
             identity: None,
             rbac,
+            accepted,
+            has_keys,
             jwt: jwt.as_ref().map(|it| trusted(it, scope.issuers, &at.key("jwt"), diagnostics)),
             service_token: service_token.is_some(),
             mtls: mtls.as_ref().map(|it| Arc::new(CertificateRules::compile(it, &at.key("mtls"), diagnostics))),
@@ -137,6 +148,11 @@ impl BuiltIn for Auth {
 }
 
 impl Auth {
+    /// Whether those pass who prove nothing.
+    pub fn lets_everybody_pass(&self) -> bool {
+        self.optional
+    }
+
     /// Whether it may need the store.
     pub fn needs_store(&self) -> bool {
         self.places.api_key || self.roles_from_account
@@ -226,8 +242,12 @@ impl Auth {
     }
 
     fn unauthorized(&self, error: Option<TokenError>) -> Refusal {
-        let why = error.map(|it| (it.as_str(), it.reason()));
-        Refusal::Unauthorized { challenge: self.challenge.to_owned(), why }
+        let accepted = self.accepted.clone();
+        let why = error.map(|it| match it {
+            TokenError::Issuer | TokenError::Key if !self.has_keys => NO_KEY,
+            it => (it.as_str(), it.reason()),
+        });
+        Refusal::Unauthorized { challenge: self.challenge.to_owned(), why, accepted }
     }
 
     /// Takes out of the request what the upstream is not to have.
@@ -247,6 +267,18 @@ impl Auth {
     }
 }
 
+/// Whether any key could verify a token; a warning if there is none. Where that is not known, there may be one.
+fn own_or_others(config: &AuthConfig, scope: &Scope<'_>, at: &At<'_>, diagnostics: &mut Diagnostics) -> bool {
+    let none = scope.own_key == Some(false) && scope.issuers.is_some_and(<[_]>::is_empty);
+    let written = [("jwt", config.jwt.is_some()), ("service_token", config.service_token.is_some())];
+    for (key, _) in written.iter().filter(|it| none && it.1) {
+        diagnostics
+            .warn(&at.key(key), "no token can count: there is no key that could verify one")
+            .help("set `tokens: { hs256_secret: \"${PROXY_JWT_SECRET}\" }` in gateway.yaml, or name issuers in `tokens.trust`");
+    }
+    !none
+}
+
 fn trusted(config: &JwtConfig, issuers: Option<&[String]>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Issuers {
     let Some(names) = &config.trust else { return Issuers::All };
     let list = at.key("trust");
@@ -264,6 +296,10 @@ fn trusted(config: &JwtConfig, issuers: Option<&[String]>, at: &At<'_>, diagnost
     Issuers::These(names.iter().any(|it| it == OWN), others.map(|it| it.as_str().into()).collect())
 }
 
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+/// A page of this origin, and the user themselves.
+const OWN_SITES: [&[u8]; 2] = [b"same-origin", b"none"];
+
 /// Browsers send cookies along with the requests of any page. Reading is guarded by CORS; for everything else, and for
 /// a WebSocket, which CORS does not guard, the page has to be of this origin or of one that may call.
 fn may_use_cookie(request: &RequestHeader, context: &Context, page_may_call: bool) -> bool {
@@ -273,7 +309,8 @@ fn may_use_cookie(request: &RequestHeader, context: &Context, page_may_call: boo
     }
     let mut origins = request.headers.get_all(ORIGIN).iter();
     match (origins.next(), origins.next()) {
-        (None, _) => true,
+        // Old browsers leave Origin out; what sent it, they may say all the same (Fetch Metadata, section 2.3).
+        (None, _) => request.headers.get_all(SEC_FETCH_SITE).iter().all(|it| OWN_SITES.contains(&it.as_bytes())),
         (Some(origin), None) => page_may_call || same_origin(origin, request, context),
         // A page has one (RFC 6454, section 7.3): who could say which of them counts?
         (Some(_), Some(_)) => false,
@@ -346,6 +383,15 @@ mod tests {
         let evil = ("origin", "https://evil.example");
         check("GET", &[evil], true);
         check("POST", &[], true);
+        for (site, may) in
+            [("same-origin", true), ("none", true), ("same-site", false), ("cross-site", false), ("", false)]
+        {
+            check("POST", &[("sec-fetch-site", site)], may);
+            check("GET", &[("sec-fetch-site", site)], true);
+            check("GET", &[("sec-fetch-site", site), ("upgrade", "websocket")], may);
+        }
+        check("POST", &[("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")], false);
+        check("POST", &[("origin", "https://app.tta"), ("sec-fetch-site", "cross-site")], true);
         check("POST", &[evil, ("host", "gateway.tta")], false);
         check("POST", &[("origin", "null")], false);
         let host = ("host", "gateway.tta");

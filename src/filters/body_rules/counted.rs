@@ -79,29 +79,41 @@ impl Json for Counted {
     }
 }
 
+impl<'a> CountedValue<'a> {
+    /// The value, for so many looks. To find that it is of another type is a look, too.
+    fn look(self, looks: u64) -> Option<&'a Value> {
+        spend(looks).then_some(self.0)
+    }
+
+    /// The bytes of a text.
+    fn length(self) -> usize {
+        self.0.as_str().map_or(0, str::len)
+    }
+}
+
 impl<'a> Node<'a, Counted> for CountedValue<'a> {
     type Object = CountedMembers<'a>;
     type Array = CountedElements<'a>;
     type Number = &'a Number;
 
     fn as_object(&self) -> Option<CountedMembers<'a>> {
-        self.0.as_object().filter(|_| spend(1)).map(CountedMembers)
+        self.look(1)?.as_object().map(CountedMembers)
     }
 
     fn as_array(&self) -> Option<CountedElements<'a>> {
-        self.0.as_array().filter(|_| spend(1)).map(|it| CountedElements(it))
+        self.look(1)?.as_array().map(|it| CountedElements(it))
     }
 
     fn as_string(&self) -> Option<Cow<'a, str>> {
-        self.0.as_str().filter(|it| spend(per(MATCHED_BYTES, it.len()))).map(Cow::Borrowed)
+        self.look(per(MATCHED_BYTES, self.length()))?.as_str().map(Cow::Borrowed)
     }
 
     fn as_number(&self) -> Option<&'a Number> {
-        self.0.as_number().filter(|_| spend(1))
+        self.look(1)?.as_number()
     }
 
     fn as_boolean(&self) -> Option<bool> {
-        self.0.as_bool().filter(|_| spend(1))
+        self.look(1)?.as_bool()
     }
 
     fn is_null(&self) -> bool {
@@ -113,8 +125,7 @@ impl<'a> Node<'a, Counted> for CountedValue<'a> {
     }
 
     fn string_length(&self) -> Option<u64> {
-        self.0.as_str().filter(|it| spend(per(SEEN_BYTES, it.len())))?;
-        self.0.string_length()
+        self.look(per(SEEN_BYTES, self.length()))?.string_length()
     }
 
     fn equals_value(&self, expected: &Value) -> bool {

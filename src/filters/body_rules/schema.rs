@@ -1,8 +1,9 @@
 //! The shape of bodies: a JSON Schema, and how much work a body may make of it.
 //!
 //! What checking costs is not for the client to say: looks at the body are counted ([`counted`](super::counted)), and
-//! as many are granted as its length warrants. Validity comes first; where a body fails is looked for with an
-//! allowance of its own. A small body is checked where it arrived, everything else elsewhere, by turns.
+//! as many are granted as its length warrants. What the schema does without looking is bounded before there is a body
+//! ([`expansion`](super::expansion)), and makes looks dearer. Validity comes first; where a body fails is looked for
+//! with an allowance of its own. A small body is checked where it arrived, everything else elsewhere, by turns.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,12 +13,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jsonschema::error::ValidationErrorKind;
-use jsonschema::{PatternOptions, ValidationError, Validator, options_for};
+use jsonschema::{Draft, PatternOptions, ValidationError, Validator, options_for};
 use serde_json::Value;
-use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::counted::{Counted, CountedValue, within};
+use super::expansion::price_of_look;
 use super::metrics::{BUSY, FITS, LOOKS_TAKEN, TOO_MUCH, UNFIT};
 use crate::base::{JsonFault, Turns, unique_json};
 use crate::pipeline::{BodyFault, Refusal};
@@ -51,6 +52,8 @@ static TURNS: LazyLock<Turns> = LazyLock::new(|| {
 pub(super) struct Schema {
     file: PathBuf,
     validator: Validator<Counted>,
+    /// What is granted is divided by this, for a schema that does much between two looks.
+    price: u64,
 }
 
 /// Why a file is no schema, and what to do about it.
@@ -93,7 +96,12 @@ impl Schema {
                        ((?=…), (?<!…)) and backreferences (\\1), and with smaller repetitions",
             },
         })?;
-        Ok(Self { file: path.to_owned(), validator })
+        let price = price_of_look(&value, Draft::default().detect(&value)).map_err(|endless| BadSchema {
+            why: format!("{}, {} {}", path.display(), endless.place, endless.what),
+            help: "of the schemas that `$ref`, allOf, anyOf, oneOf, not and if apply to one value, let fewer lead to \
+                   others, and none to itself",
+        })?;
+        Ok(Self { file: path.to_owned(), validator, price })
     }
 
     /// Its file.
@@ -133,7 +141,7 @@ impl Schema {
     async fn judge_elsewhere(self: &Arc<Self>, body: &Bytes, client: IpAddr) -> Result<Judgement, Refusal> {
         let (schema, body) = (self.clone(), body.clone());
         let work = move || schema.judge(&body, granted(LOOKS, &body));
-        let judged = timeout(WAIT_MAX, TURNS.run(&Handle::current(), client, work)).await;
+        let judged = timeout(WAIT_MAX, TURNS.run(client, work)).await;
         judged.ok().and_then(Result::ok).ok_or_else(|| {
             BUSY.inc();
             Refusal::CheckBusy
@@ -153,7 +161,7 @@ impl Schema {
         if !is_at_most(&value, DEPTH_MAX) {
             return Judgement::Unfit(vec![whole(&format!("it is nested deeper than {DEPTH_MAX} levels"))]);
         }
-        let (fits, spent) = within(looks, || self.validator.is_valid(CountedValue(&value)));
+        let (fits, spent) = within((looks / self.price).max(1), || self.validator.is_valid(CountedValue(&value)));
         LOOKS_TAKEN.inc_by(spent);
         match fits {
             None => Judgement::TooMuch,
@@ -164,7 +172,7 @@ impl Schema {
 
     /// Where it fails, as far as that can be said with so many looks.
     fn faults(&self, value: &Value, looks: u64) -> Vec<BodyFault> {
-        let (faults, spent) = within(looks, || {
+        let (faults, spent) = within((looks / self.price).max(1), || {
             let errors = self.validator.iter_errors(CountedValue(value));
             errors.take(FAULTS_MAX).map(|it| fault(&it)).collect::<Vec<_>>()
         });

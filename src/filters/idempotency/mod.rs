@@ -10,10 +10,14 @@
 mod record;
 mod reservation;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::{
+    CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, IF_MATCH,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use pingora::http::RequestHeader;
 use schemars::JsonSchema;
@@ -22,7 +26,7 @@ use serde_json::Value;
 use sfv::{BareItem, Parser};
 
 use super::settings::{BuiltIn, Layer};
-use crate::base::{At, ByteSize, Diagnostics, Period};
+use crate::base::{At, ByteSize, Diagnostics, Period, network_of};
 use crate::cache::{Target, impersonal_fields};
 use crate::http as codec;
 use crate::pipeline::{Exchange, Filter, Refusal, Scheme, Scope};
@@ -33,6 +37,34 @@ pub use reservation::{Reservation, ReserveOutcome};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const X_IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("x-idempotency-key");
+
+/// Fields that make another request of one with the same target and body.
+const MEANING: [HeaderName; 18] = [
+    // The same bytes in another coding, of another type, or of another part, are another body (RFC 9110, section 8 and
+    // 14.5).
+    CONTENT_TYPE,
+    CONTENT_ENCODING,
+    CONTENT_LANGUAGE,
+    CONTENT_LOCATION,
+    CONTENT_RANGE,
+    CONTENT_DISPOSITION,
+    // What is done if the resource is still what the client takes it for (RFC 9110, section 13; RFC 4918, 10.4).
+    IF_MATCH,
+    IF_NONE_MATCH,
+    IF_MODIFIED_SINCE,
+    IF_UNMODIFIED_SINCE,
+    IF_RANGE,
+    HeaderName::from_static("if"),
+    // What is asked for, and how it is answered (RFC 9110, 14.2; RFC 7240).
+    RANGE,
+    HeaderName::from_static("prefer"),
+    // What the resource is called, or where the bytes go in it (RFC 5023, 9.7; the IETF draft of resumable uploads).
+    HeaderName::from_static("slug"),
+    HeaderName::from_static("upload-offset"),
+    HeaderName::from_static("upload-complete"),
+    // Which operation of one target (SOAP 1.1, section 6.1.1).
+    HeaderName::from_static("soapaction"),
+];
 
 /// The longest key, in bytes.
 const ID_MAX: usize = 255;
@@ -96,6 +128,8 @@ pub struct IdempotencyKey {
     pub record_key: String,
     /// Of the request: the same id with another request is refused.
     pub fingerprint: [u8; 32],
+    /// Whose share of the state the record takes.
+    pub network: IpAddr,
 }
 
 /// The key of everything that is stored for an idempotency key: tenant and id, and nothing else (CP2-B). The length
@@ -184,10 +218,12 @@ impl Idempotency {
         }
         let tenant = exchange.principal.as_ref().and_then(|it| it.tenant.as_deref()).unwrap_or_default();
         let fingerprint = self.fingerprint(exchange, request, from_header);
-        Ok(Some(IdempotencyKey { record_key: http_id(tenant, &id), fingerprint }))
+        let network = network_of(exchange.client_ip);
+        Ok(Some(IdempotencyKey { record_key: http_id(tenant, &id), fingerprint, network }))
     }
 
-    /// All that makes two requests one: scheme, host, route, method, target, body, and who asks (decision 14).
+    /// All that makes two requests one: scheme, host, route, method, target, [the fields that have a say](MEANING), body,
+    /// and who asks (decision 14).
     fn fingerprint(&self, exchange: &Exchange, request: &RequestHeader, from_header: bool) -> [u8; 32] {
         let mut parts = Parts(Context::new(&SHA256));
         let uri = exchange.target_received.as_ref().unwrap_or(&request.uri);
@@ -204,8 +240,7 @@ impl Idempotency {
         parts.add(exchange.route.as_deref().unwrap_or_default().as_bytes());
         parts.add(request.method.as_str().as_bytes());
         parts.add(uri.path_and_query().map_or("", |it| it.as_str()).as_bytes());
-        // The same bytes in another coding, or of another type, are another body.
-        for field in [CONTENT_TYPE, CONTENT_ENCODING] {
+        for field in MEANING {
             let lines = request.headers.get_all(field);
             parts.add(&[u8::try_from(lines.iter().count()).unwrap_or(u8::MAX)]);
             lines.iter().for_each(|it| parts.add(it.as_bytes()));

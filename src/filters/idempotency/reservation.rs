@@ -1,17 +1,20 @@
 //! Reserving a key, waiting for another request's reservation, and storing the response.
 
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use once_cell::sync::Lazy;
 use prometheus::{IntCounter, register_int_counter};
+use tokio::task::JoinHandle;
 
 use super::record::{Record, StoredResponse};
 use super::{Idempotency, IdempotencyKey, Streams};
 use crate::base::Deadline;
 use crate::pipeline::Refusal;
-use crate::state::{Insert, Records, Unavailable};
+use crate::state::{Insert, NotTaken, Records};
 
 /// How long a reservation holds that is not renewed. A gateway that was killed blocks its requests as long.
 const LEASE: Duration = Duration::from_secs(10);
@@ -36,7 +39,7 @@ static MISS: Lazy<IntCounter> =
 static NOT_STORED: Lazy<IntCounter> = Lazy::new(|| {
     counter(
         "moongate_idempotency_unkept_total",
-        "Responses that could not be stored because the state was not available",
+        "Responses that could not be stored because the state was full or not available",
     )
 });
 
@@ -54,11 +57,12 @@ pub enum ReserveOutcome {
 pub struct Reservation {
     records: Arc<dyn Records>,
     key: IdempotencyKey,
-    running: bytes::Bytes,
+    running: Bytes,
     life: Duration,
     record_max: usize,
     streams: Streams,
     settled: bool,
+    renewal: JoinHandle<()>,
 }
 
 impl Idempotency {
@@ -66,14 +70,14 @@ impl Idempotency {
     ///
     /// # Errors
     /// 422 if the key belongs to another request, 409 if the first is still under way after the wait or
-    /// its response was not stored, 503 if the state can't be reached.
+    /// its response was not stored, 503 if the state can't be reached or has no room.
     pub async fn reserve(&self, records: &Arc<dyn Records>, key: IdempotencyKey) -> Result<ReserveOutcome, Refusal> {
         let until = Instant::now() + self.wait;
         let running = Record::running(&key.fingerprint, fastrand::u128(..));
         let mut pause = LOOK_FIRST;
         loop {
-            let claim = records.insert_if_absent(&key.record_key, running.clone(), LEASE).await;
-            let held = match claim.map_err(|Unavailable| Refusal::StateUnavailable)? {
+            let claim = records.claim(&key.record_key, running.clone(), LEASE, key.network).await;
+            let held = match claim.map_err(refusal)? {
                 Insert::Inserted => {
                     MISS.inc();
                     return Ok(ReserveOutcome::First(self.reservation(records, key, running)));
@@ -108,9 +112,26 @@ impl Idempotency {
         }
     }
 
-    fn reservation(&self, records: &Arc<dyn Records>, key: IdempotencyKey, running: bytes::Bytes) -> Reservation {
+    fn reservation(&self, records: &Arc<dyn Records>, key: IdempotencyKey, running: Bytes) -> Reservation {
         let (life, record_max, streams) = (self.ttl, self.record_max, self.streams);
-        Reservation { records: records.clone(), key, running, life, record_max, streams, settled: false }
+        let renewal = tokio::spawn(renew(records.clone(), key.record_key.clone(), running.clone()));
+        Reservation { records: records.clone(), key, running, life, record_max, streams, settled: false, renewal }
+    }
+}
+
+fn refusal(why: NotTaken) -> Refusal {
+    match why {
+        NotTaken::Unavailable(_) => Refusal::StateUnavailable,
+        NotTaken::Full => Refusal::IdempotencyFull("responses to requests with a key take all the room there is"),
+    }
+}
+
+/// Renews a reservation; never ends.
+async fn renew(records: Arc<dyn Records>, key: String, running: Bytes) {
+    loop {
+        let mut due = Deadline::after(RENEW_EVERY);
+        poll_fn(|cx| due.poll_expired(cx)).await;
+        let _ = records.extend(&key, &running, LEASE).await;
     }
 }
 
@@ -125,18 +146,9 @@ impl Reservation {
         self.streams == Streams::Record
     }
 
-    /// Renews the reservation for as long as it is polled; never ends.
-    pub async fn renew(records: Arc<dyn Records>, key: String, running: bytes::Bytes) {
-        loop {
-            let mut due = Deadline::after(RENEW_EVERY);
-            poll_fn(|cx| due.poll_expired(cx)).await;
-            let _ = records.compare_and_swap(&key, &running, running.clone(), LEASE).await;
-        }
-    }
-
-    /// What [`Reservation::renew`] needs.
-    pub fn claim(&self) -> (Arc<dyn Records>, String, bytes::Bytes) {
-        (self.records.clone(), self.key.record_key.clone(), self.running.clone())
+    /// From whose share the record is.
+    pub fn network(&self) -> IpAddr {
+        self.key.network
     }
 
     /// Stores the response for repetitions.
@@ -157,31 +169,61 @@ impl Reservation {
         let _ = self.records.compare_and_delete(&self.key.record_key, &self.running).await;
     }
 
-    async fn leave(&mut self, record: bytes::Bytes) {
+    /// Leaves what repetitions get. Where that does not fit they learn at least that it was done: this takes no more
+    /// room than the reservation did, so nobody can keep it out. Where not even that can be written, the reservation
+    /// stays for as long as the response would have.
+    async fn leave(&mut self, record: Bytes) {
         self.settled = true;
-        let mut pause = LOOK_FIRST;
-        for _ in 0..STORE_ATTEMPTS {
-            // The reservation may have lapsed while the state was away: what was done counts, whatever is there.
-            if self.records.write(&self.key.record_key, record.clone(), self.life).await.is_ok() {
-                return;
-            }
-            tokio::time::sleep(pause).await;
-            pause *= 3;
+        self.end_renewal().await;
+        if self.settle(record).await.is_ok() {
+            return;
         }
         NOT_STORED.inc();
-        tracing::error!(
-            event = "idempotency_unkept",
-            "a response could not be stored: the state is not available, and a repetition would be done again"
-        );
+        let marked = self.settle(Record::not_stored(&self.key.fingerprint)).await.is_ok()
+            || self.records.extend(&self.key.record_key, &self.running, self.life).await == Ok(true);
+        if marked {
+            tracing::warn!(
+                event = "idempotency_unkept",
+                "a response could not be stored: the state has no room for it, and a repetition gets 409; give the state \
+                 more room, or look who fills it"
+            );
+        } else {
+            tracing::error!(
+                event = "idempotency_unkept",
+                "a response could not be stored: the state is not available, and a repetition would be done again"
+            );
+        }
+    }
+
+    /// Tries again while the state is away, but not where it is full. The reservation may have lapsed meanwhile: what
+    /// was done counts, whatever is there.
+    async fn settle(&self, record: Bytes) -> Result<(), NotTaken> {
+        let (key, network) = (&self.key.record_key, self.key.network);
+        let mut pause = LOOK_FIRST;
+        for _ in 1..STORE_ATTEMPTS {
+            match self.records.settle(key, record.clone(), self.life, network).await {
+                Err(NotTaken::Unavailable(_)) => tokio::time::sleep(pause).await,
+                settled => return settled,
+            }
+            pause *= 3;
+        }
+        self.records.settle(key, record, self.life, network).await
+    }
+
+    /// Afterwards none is on its way that would cut the life of what is written next.
+    async fn end_renewal(&mut self) {
+        self.renewal.abort();
+        let _ = (&mut self.renewal).await;
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
+        self.renewal.abort();
         if self.settled {
             return;
         }
-        let (records, key, running) = self.claim();
+        let (records, key, running) = (self.records.clone(), self.key.record_key.clone(), self.running.clone());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 let _ = records.compare_and_delete(&key, &running).await;

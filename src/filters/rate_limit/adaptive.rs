@@ -16,7 +16,7 @@ use prometheus::{Gauge, GaugeVec, register_gauge_vec};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, Diagnostics, Percent, Period};
+use crate::base::{At, Diagnostics, Percent, Period, shown_millis};
 use crate::upstream::Live;
 
 /// From one look to the next.
@@ -145,7 +145,7 @@ impl AdaptiveShare {
                 upstream = %self.upstream,
                 percent = f64::from(next) / 10.0,
                 healthy_percent = look.healthy * 100.0,
-                latency_ms = look.latency.map(|it| it.as_secs_f64() * 1e3),
+                latency_ms = look.latency.map(|it| shown_millis(it.as_secs_f64())),
                 failures = look.failures,
                 requests = look.requests,
             );

@@ -244,8 +244,8 @@ impl LiveLimits {
     }
 
     fn refuse(&self, number: usize, limits: &Rules, taken: &Taken, exchange: &mut Exchange) -> Refusal {
-        let rate_limit_status = exchange.rate_limit_status.insert(self.rate_limit_status(number, limits, taken));
-        Refusal::RateLimited { limit: rate_limit_status.limit, retry_after: rate_limit_status.more }
+        let status = exchange.rate_limit_status.insert(self.rate_limit_status(number, limits, taken));
+        Refusal::RateLimited { name: Some(status.name.clone()), limit: status.limit, retry_after: status.more }
     }
 }
 

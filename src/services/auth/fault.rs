@@ -112,7 +112,7 @@ impl Fault {
                 say(StatusCode::FORBIDDEN, "forbidden", &why.to_string(), "use a credential of this gateway for it")
             }
             Self::RoleBeyond => {
-                let message = "an admin who counts for a tenant gives no role that they do not have";
+                let message = "an admin who counts for a tenant gives no role that permits more than their own";
                 say(StatusCode::FORBIDDEN, "forbidden", message, "ask an admin who counts for no tenant")
             }
             Self::Unknown(what) => {

@@ -86,7 +86,7 @@ impl AuthService {
     pub fn new(parts: AuthParts) -> Self {
         let AuthParts { rules, public_url, identity, state, store, runtime } = parts;
         Self(Arc::new(Inner {
-            passwords: Passwords::new(runtime.clone()),
+            passwords: Passwords::default(),
             throttle: Throttle::new(&state),
             providers: Providers::new(&rules, runtime),
             rules,

@@ -9,7 +9,6 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use once_cell::sync::Lazy;
 use prometheus::{Histogram, IntCounter, IntGauge, register_histogram, register_int_counter, register_int_gauge};
-use tokio::runtime::Handle;
 
 use crate::base::{Busy, Secret, Turns};
 
@@ -51,8 +50,6 @@ pub enum BadPassword {
 /// Hashes and compares passwords.
 #[derive(Clone)]
 pub struct Passwords {
-    /// Where the work is done.
-    runtime: Handle,
     /// One for each core, so that other work goes on. Each takes 19 MiB.
     turns: Turns,
     /// What the password of an unknown user is compared with: it must take as long. Made with the first
@@ -76,13 +73,14 @@ impl Drop for InFlight {
     }
 }
 
-impl Passwords {
-    /// Hashes on the blocking threads of `runtime`.
-    pub fn new(runtime: Handle) -> Self {
+impl Default for Passwords {
+    fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { runtime, turns: Turns::new(cores, WAITING_MAX), decoy: Arc::default() }
+        Self { turns: Turns::new(cores, WAITING_MAX), decoy: Arc::default() }
     }
+}
 
+impl Passwords {
     /// Whether a text can be set as a password.
     ///
     /// # Errors
@@ -133,7 +131,7 @@ impl Passwords {
             DURATION.observe(begun.elapsed().as_secs_f64());
             done
         };
-        let done = self.turns.run(&self.runtime, client, measured).await;
+        let done = self.turns.run(client, measured).await;
         done.inspect_err(|_| BUSY.inc())
     }
 }
@@ -156,7 +154,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_password_matches_its_own_hash_alone() {
-        let passwords = Passwords::new(Handle::current());
+        let passwords = Passwords::default();
         let hash = passwords.hash(secret("correct horse"), HERE).await.unwrap();
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "the parameters of OWASP: {hash}");
         assert_ne!(hash, passwords.hash(secret("correct horse"), HERE).await.unwrap(), "salted");
@@ -169,7 +167,7 @@ mod tests {
     /// password nothing matches, not even the decoy's own.
     #[tokio::test]
     async fn an_unknown_user_costs_the_same_work_and_never_matches() {
-        let passwords = Passwords::new(Handle::current());
+        let passwords = Passwords::default();
         let before = DURATION.get_sample_count();
         assert_eq!(passwords.matches(secret(""), None, HERE).await, Ok(false));
         assert!(DURATION.get_sample_count() > before);

@@ -1,8 +1,8 @@
 //! `/api/v1/users`: who may sign in, for principals with the role `admin` (US-009.3) whom this gateway itself vouches
 //! for.
 //!
-//! An admin who counts for a tenant sees and changes nobody but those of this tenant, and gives no role beyond their
-//! own: whoever could would be everything that they can make.
+//! An admin who counts for a tenant sees and changes nobody but those of this tenant, and gives no role that permits
+//! more than their own: whoever could would be everything that they can make.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,7 +39,8 @@ impl Inner {
             return Err(Fault::Invalid("username", format!("can't be a name: {NAME_RULE}")));
         }
         let roles = input.optional_words("roles", ROLES_MAX, (is_role, ROLE_RULE))?.unwrap_or_default();
-        check_grant(&admin, &roles)?;
+        self.check_known(&roles)?;
+        check_grant(&admin, &roles, &asked.context)?;
         let tenant = tenant_of(&admin, input.optional_text("tenant")?)?;
         let password = input.secret("password")?;
         Passwords::check(&password).map_err(|it| Fault::Invalid("password", format!("can't be one: {it}")))?;
@@ -84,10 +85,11 @@ impl Inner {
         if password.is_none() && change == UserChange::default() {
             return Err(Fault::Invalid("body", "changes nothing: give roles, active or password".to_owned()));
         }
+        self.check_known(change.roles.as_deref().unwrap_or_default())?;
         let user = self.user_for(&admin, id).await?;
         // Whoever sets a password can sign in with it.
-        check_grant(&admin, &user.roles)?;
-        check_grant(&admin, change.roles.as_deref().unwrap_or_default())?;
+        check_grant(&admin, &user.roles, &asked.context)?;
+        check_grant(&admin, change.roles.as_deref().unwrap_or_default(), &asked.context)?;
         if let Some(password) = password {
             Passwords::check(&password).map_err(|it| Fault::Invalid("password", format!("can't be one: {it}")))?;
             change.password_hash = Some(self.passwords.hash(password, asked.context.client_ip).await?);
@@ -113,6 +115,18 @@ impl Inner {
         Ok(principal)
     }
 
+    /// Roles have to be there, as on the command line: a misspelt one would permit nothing, and nobody would notice.
+    fn check_known(&self, roles: &[String]) -> Result<(), Fault> {
+        let known = self.identity.roles();
+        let unknown = roles.iter().find_map(|it| Some((it, known.find(it, &[]).err()?)));
+        match unknown {
+            Some((role, help)) => {
+                Err(Fault::Invalid("roles", format!("has `{role}`, and there is no such role: {help}")))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Who is of another tenant is not there.
     async fn user_for(&self, admin: &Principal, id: &str) -> Result<User, Fault> {
         let user = self.store.user(id).await?;
@@ -121,10 +135,10 @@ impl Inner {
     }
 }
 
-/// Whether an admin may deal with these roles: one of a tenant with those of their own alone.
-fn check_grant(admin: &Principal, roles: &[String]) -> Result<(), Fault> {
-    let has = |role: &String| admin.roles.iter().any(|it| **it == **role);
-    if admin.tenant.is_none() || roles.iter().all(has) { Ok(()) } else { Err(Fault::RoleBeyond) }
+/// Whether an admin may deal with these roles: one of a tenant with those alone that permit no more than their own.
+fn check_grant(admin: &Principal, roles: &[String], context: &Context) -> Result<(), Fault> {
+    let beyond = |role: &String| context.role_is_beyond(role, &admin.roles);
+    if admin.tenant.is_some() && roles.iter().any(beyond) { Err(Fault::RoleBeyond) } else { Ok(()) }
 }
 
 fn tenant_of(admin: &Principal, wished: Option<&str>) -> Result<Option<String>, Fault> {

@@ -5,6 +5,7 @@
 mod cells;
 mod link;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use once_cell::sync::Lazy;
 
-use crate::state::records::{Insert, Records, Unavailable};
+use crate::state::records::{Insert, NotTaken, Records, Unavailable};
 
 pub use cells::{Granted, SharedCells};
 
@@ -35,6 +36,14 @@ static SWAP: Lazy<Script> = Lazy::new(|| {
         "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
          redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
          return 1",
+    )
+});
+
+/// `PEXPIRE` works on a Redis that is full, too.
+static EXTEND: Lazy<Script> = Lazy::new(|| {
+    Script::new(
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+         return redis.call('PEXPIRE', KEYS[1], ARGV[2])",
     )
 });
 
@@ -98,6 +107,15 @@ impl Records for RedisRecords {
         Ok(there.map_or(Insert::Inserted, |it| Insert::Exists(Bytes::from(it))))
     }
 
+    /// Redis has bounds of its own.
+    async fn claim(&self, key: &str, value: Bytes, life: Duration, _: IpAddr) -> Result<Insert, NotTaken> {
+        Ok(self.insert_if_absent(key, value, life).await?)
+    }
+
+    async fn settle(&self, key: &str, value: Bytes, life: Duration, _: IpAddr) -> Result<(), NotTaken> {
+        Ok(self.write(key, value, life).await?)
+    }
+
     async fn compare_and_swap(
         &self,
         key: &str,
@@ -107,6 +125,11 @@ impl Records for RedisRecords {
     ) -> Result<bool, Unavailable> {
         let life = millis(life).to_string();
         self.run(&SWAP, key, &[expected, &value, life.as_bytes()]).await
+    }
+
+    async fn extend(&self, key: &str, expected: &[u8], life: Duration) -> Result<bool, Unavailable> {
+        let life = millis(life).to_string();
+        self.run(&EXTEND, key, &[expected, life.as_bytes()]).await
     }
 
     async fn compare_and_delete(&self, key: &str, expected: &[u8]) -> Result<bool, Unavailable> {

@@ -136,6 +136,20 @@ fn a_secret_that_is_not_there_and_one_where_none_may_stand_are_faults_at_their_p
     let told = faults(&sound.replace("/${GREETING}/{rest}", "secret:up"), &ENVIRONMENT);
     assert_eq!((&*told[0].0, &*told[0].1), ("/routes/0/rewrite/path", "no secret can stand here"));
     assert!(told[0].2.contains("header fields"), "{told:?}");
+    // Where it would go out as it is written.
+    for value in
+        ["sid=secret:up", "token=secret:up", "Basic  secret:up", "a=1; b=secret:up", "'secret:up'", "x,secret:up"]
+    {
+        let told = faults(&sound.replace("x-up: \"secret:up\"", &format!("x-up: \"{value}\"")), &ENVIRONMENT);
+        let (path, message, help) = told.first().unwrap_or_else(|| panic!("{value} is sound"));
+        let expected = ("/routes/0/rewrite/headers/set/x-up", "no secret can stand in the middle of a value");
+        assert_eq!((path.as_str(), message.as_str()), expected, "{value}");
+        assert!(help.contains("Bearer secret:NAME"), "{help}");
+    }
+    for value in ["my-secret:up", "secret: up", "nosecret:up"] {
+        let told = faults(&sound.replace("x-up: \"secret:up\"", &format!("x-up: \"{value}\"")), &ENVIRONMENT);
+        assert!(told.is_empty(), "{value}: {told:?}");
+    }
     // Without the key to the store: every place that needs it says so.
     let told = faults(&sound, &ENVIRONMENT[1..]);
     assert_eq!(told.iter().filter(|it| it.1.contains("no key for secrets: set SECRET_KEY")).count(), 3, "{told:?}");

@@ -28,7 +28,7 @@ pub fn block(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
 pub const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub const SETTINGS: u8 = 4;
 pub const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 pub const END_STREAM: u8 = 1;
