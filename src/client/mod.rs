@@ -201,7 +201,7 @@ impl Client {
     /// What came behind the request's body, and may stand there: nothing in the place of an `edited` field.
     pub fn take_trailers(&mut self, edited: Option<&[HeaderName]>) -> Option<Box<HeaderMap>> {
         let mut trailers = either!(mut self, side => side.take_trailers())?;
-        codec::retain_trailers(&mut trailers, edited);
+        codec::retain_request_trailers(&mut trailers, edited);
         (!trailers.is_empty()).then_some(trailers)
     }
 

@@ -500,7 +500,7 @@ impl Delivery<'_> {
     /// Trailers that may stand behind the answer, about whose fields its head has the last word.
     fn checked(&self, trailers: Option<Box<HeaderMap>>) -> Option<Box<HeaderMap>> {
         let mut trailers = trailers?;
-        codec::retain_trailers(&mut trailers, self.exchange.edited.response.as_deref());
+        codec::retain_response_trailers(&mut trailers, self.exchange.edited.response.as_deref());
         (!trailers.is_empty()).then_some(trailers)
     }
 

@@ -155,9 +155,20 @@ const TELLING_WORDS: [&str; 90] = [
     "xsrf",
 ];
 
-/// What a `key` may be of without opening anything.
-const PLAIN_KEYS: [&str; 10] =
-    ["cache", "dedup", "idempotency", "order", "partition", "public", "routing", "sort", "surrogate", "trace"];
+/// What a `key` may be of without saying who asks. A `provider`'s pays for an answer and does not choose it.
+const PLAIN_KEYS: [&str; 11] = [
+    "cache",
+    "dedup",
+    "idempotency",
+    "order",
+    "partition",
+    "provider",
+    "public",
+    "routing",
+    "sort",
+    "surrogate",
+    "trace",
+];
 
 /// What a `code` may be of without opening anything.
 const PLAIN_CODES: [&str; 12] = [
@@ -364,6 +375,7 @@ mod tests {
             "x-requested-with",
             "x-idempotency-key",
             "x-cache-key",
+            "x-provider-key",
             "surrogate-key",
             "public-key-pins",
             "x-country-code",
@@ -377,6 +389,42 @@ mod tests {
             "grpc-encoding",
             "priority",
             "x-b3-sampled",
+            "cdn-loop",
+            "cf-ray",
+            "cf-ipcountry",
+            "cloudfront-viewer-country",
+            "x-amz-cf-id",
+            "x-azure-ref",
+            "x-cloud-trace-context",
+            "x-datadog-parent-id",
+            "newrelic",
+            "sentry-trace",
+            "baggage",
+            "x-request-start",
+            "x-queue-start",
+            "device-memory",
+            "viewport-width",
+            "save-data",
+            "downlink",
+            "purpose",
+            "early-data",
+            "last-event-id",
+            "upgrade-insecure-requests",
+            "want-repr-digest",
+            "prefer",
+            "soapaction",
+            "connect-protocol-version",
+            "x-grpc-web",
+            "x-client-version",
+            "x-client-name",
+            "x-app-version",
+            "x-build-number",
+            "x-page-number",
+            "x-platform",
+            "x-device-type",
+            "x-timezone",
+            "x-locale",
+            "x-currency-code",
         ] {
             assert!(!is_credential(&HeaderName::from_static(name)), "{name}");
         }

@@ -35,6 +35,6 @@ pub use request::{RequestHead, folds_into_framing, read_request};
 pub use response::{ResponseHead, read_response};
 pub use scan::{HeadError, HeadScan};
 pub use target::{authority_is_plain, is_same_authority, normal_authority};
-pub use trailers::{may_be_trailer, retain_trailers};
+pub use trailers::{may_be_trailer, retain_request_trailers, retain_response_trailers};
 pub use weights::weighted;
 pub use write::{chunk_head, write_field, write_last_chunk, write_response_head};

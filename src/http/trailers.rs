@@ -61,24 +61,36 @@ const NOT_TRAILERS: [&str; 34] = [
 /// how long it may be kept, or how the body is to be read (RFC 9110, section 6.5.1).
 ///
 /// Digests may: they are known at the end only (RFC 9530, section 2). Some servers put trailers among the fields of the
-/// head, and fold their names: no claim and no credential may come that way, nor another spelling of what may not.
+/// head, and fold their names: no claim may come that way, nor another spelling of what may not.
 pub fn may_be_trailer(name: &HeaderName) -> bool {
     let dashed: SmallVec<[u8; 48]> = name.as_str().bytes().map(dash).collect();
     let beginnings: [&[u8]; 3] = [b"content-", b"if-", b"access-control-"];
     let begins_wrong = beginnings.iter().any(|it| dashed.starts_with(it)) && name != "content-digest";
     let is_wrong = || NOT_TRAILERS.binary_search_by(|it| it.as_bytes().cmp(&dashed)).is_ok();
-    !begins_wrong && !is_hop_by_hop(name) && !is_wrong() && claim(name).is_none() && !is_credential(name)
+    !begins_wrong && !is_hop_by_hop(name) && !is_wrong() && claim(name).is_none()
 }
 
 fn dash(byte: u8) -> u8 {
     if byte.is_ascii_alphanumeric() { byte } else { b'-' }
 }
 
-/// Removes what may not be sent behind a body, and what servers could take for one of these `edited` fields, about which
-/// the head has the last word.
-pub fn retain_trailers(trailers: &mut HeaderMap, edited: Option<&[HeaderName]>) {
-    let is_edited = |name: &HeaderName| edited.is_some_and(|it| it.iter().any(|it| fold_alike(it, name)));
-    let wrong: Vec<HeaderName> = trailers.keys().filter(|it| !may_be_trailer(it) || is_edited(it)).cloned().collect();
+/// Removes what may not be sent behind a request's body: credentials too, of which the head alone has those that count,
+/// and what servers could take for one of these `edited` fields, about which the head has the last word.
+pub fn retain_request_trailers(trailers: &mut HeaderMap, edited: Option<&[HeaderName]>) {
+    retain(trailers, |it| may_be_trailer(it) && !is_credential(it) && !is_edited(it, edited));
+}
+
+/// Removes what may not be sent behind a response's body, and what could be taken for one of these `edited` fields.
+pub fn retain_response_trailers(trailers: &mut HeaderMap, edited: Option<&[HeaderName]>) {
+    retain(trailers, |it| may_be_trailer(it) && !is_edited(it, edited));
+}
+
+fn is_edited(name: &HeaderName, edited: Option<&[HeaderName]>) -> bool {
+    edited.is_some_and(|it| it.iter().any(|it| fold_alike(it, name)))
+}
+
+fn retain(trailers: &mut HeaderMap, may_stay: impl Fn(&HeaderName) -> bool) {
+    let wrong: Vec<HeaderName> = trailers.keys().filter(|it| !may_stay(it)).cloned().collect();
     for name in &wrong {
         trailers.remove(name);
     }
@@ -243,14 +255,18 @@ mod tests {
 
     #[test]
     fn what_the_head_has_the_last_word_about_is_no_trailer_in_any_spelling() {
-        let mut trailers = HeaderMap::new();
-        for name in ["x-level", "x_level", "x.level", "x-levels", "x-sum"] {
-            trailers.append(HeaderName::from_static(name), HeaderValue::from_static("1"));
-        }
-        retain_trailers(&mut trailers, Some(&[HeaderName::from_static("x-level")]));
-        let mut left: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
-        left.sort_unstable();
-        assert_eq!(left, ["x-levels", "x-sum"]);
+        let left = |retain: fn(&mut HeaderMap, Option<&[HeaderName]>)| {
+            let mut trailers = HeaderMap::new();
+            for name in ["x-level", "x_level", "x.level", "x-levels", "x-sum", "x_api_key", "x-account-plan"] {
+                trailers.append(HeaderName::from_static(name), HeaderValue::from_static("1"));
+            }
+            retain(&mut trailers, Some(&[HeaderName::from_static("x-level")]));
+            let mut left: Vec<_> = trailers.keys().map(|it| it.as_str().to_owned()).collect();
+            left.sort_unstable();
+            left
+        };
+        assert_eq!(left(retain_request_trailers), ["x-levels", "x-sum"]);
+        assert_eq!(left(retain_response_trailers), ["x-account-plan", "x-levels", "x-sum", "x_api_key"]);
     }
 
     #[test]
@@ -260,7 +276,7 @@ mod tests {
             assert!(may_be_trailer(&name.parse().unwrap()), "{name}");
         }
         let more = ["content-length", "content-type", "transfer-encoding", "te", "trailer", "connection", "upgrade"];
-        let more = more.iter().chain(&["if-match", "x-forwarded-for", "x-user-id", "x-session", "sm_user"]);
+        let more = more.iter().chain(&["if-match", "x-forwarded-for", "x-auth-user", "sm_user"]);
         for name in NOT_TRAILERS.iter().chain(more) {
             assert!(!may_be_trailer(&name.parse().unwrap()), "{name}");
             for byte in ["_", "."] {

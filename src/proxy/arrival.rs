@@ -109,15 +109,15 @@ impl<'p> Arrival<'p> {
                 None => {}
                 // What is made anew stands in the exchange.
                 Some(Claim::Proxies) if self.trusted && is_gateway_header(name) => {}
-                Some(Claim::Proxies) if self.trusted => stay.push(name.clone()),
-                Some(Claim::Anybody) => stay.push(name.clone()),
-                Some(_) => wrong.push(name.clone()),
+                Some(Claim::Proxies) if !self.trusted => wrong.push(name.clone()),
+                Some(Claim::Gateway) => wrong.push(name.clone()),
+                Some(Claim::Proxies | Claim::Anybody) if codec::parts_requests(name) => stay.push(name.clone()),
+                Some(Claim::Proxies | Claim::Anybody) => {}
             }
         }
         for name in &wrong {
             request.remove_header(name);
         }
-        stay.retain(codec::parts_requests);
         stay
     }
 
