@@ -24,6 +24,7 @@ pub mod listener;
 pub mod pipeline;
 
 pub mod cache;
+pub mod connections;
 
 pub mod routing;
 pub mod upstream;
@@ -35,6 +36,7 @@ pub mod guard;
 pub mod state;
 pub mod store;
 
+pub mod alerts;
 pub mod http;
 pub mod telemetry;
 pub mod transport;

@@ -6,6 +6,7 @@
 
 mod auth;
 mod blocks;
+mod connections;
 mod fault;
 mod front;
 mod pages;
@@ -18,12 +19,13 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 
 use crate::admin::front::Front;
 use crate::admin::sites::Sites;
 use crate::cache::Cache;
 use crate::config::Configuration;
+use crate::connections::Connections;
 use crate::guard::Guard;
 use crate::listener::{self, Drain, Refuse, Socket};
 
@@ -33,6 +35,7 @@ pub struct Admin {
     pub(super) drain: Drain,
     pub(super) guard: Arc<Guard>,
     pub(super) cache: Arc<Cache>,
+    pub(super) connections: Arc<Connections>,
     pub(super) began: Instant,
     /// Milliseconds from the process' start until it served; 0 until then.
     started_after: AtomicU64,
@@ -40,9 +43,15 @@ pub struct Admin {
 
 impl Admin {
     /// Shows this configuration.
-    pub fn new(configuration: Arc<Configuration>, drain: Drain, guard: Arc<Guard>, cache: Arc<Cache>) -> Arc<Self> {
+    pub fn new(
+        configuration: Arc<Configuration>,
+        drain: Drain,
+        guard: Arc<Guard>,
+        cache: Arc<Cache>,
+        connections: Arc<Connections>,
+    ) -> Arc<Self> {
         let (began, started_after) = (Instant::now(), AtomicU64::new(0));
-        Arc::new(Self { configuration, drain, guard, cache, began, started_after })
+        Arc::new(Self { configuration, drain, guard, cache, connections, began, started_after })
     }
 
     /// All listeners serve: the startup probe says so from now on.
@@ -85,6 +94,8 @@ fn pages(admin: Arc<Admin>, guard: auth::Guard, sites: Sites) -> Router {
         .route("/admin/limits", get(pages::limits))
         .route("/admin/cache/purge", post(pages::purge))
         .route("/admin/requests", get(pages::requests))
+        .route("/admin/connections", get(connections::list).delete(connections::end))
+        .route("/admin/connections/{id}", delete(connections::end_one))
         .route("/admin/registry", get(registry::list))
         .route("/admin/registry/{service}/{instance}", put(registry::register).delete(registry::leave))
         .route("/admin/blocks", get(blocks::list))

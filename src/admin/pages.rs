@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::admin::Admin;
 use crate::admin::fault::Fault;
+use crate::alerts::Alerts;
 use crate::cache::Purge;
 use crate::forward::{Policy, Worker};
 use crate::listener::DrainPhase;
@@ -33,11 +34,20 @@ pub(super) async fn ready(State(admin): Page) -> Response {
     let reason = match admin.drain.phase() {
         DrainPhase::Serving if admin.started_after().is_none() => "starting",
         DrainPhase::Serving if open >= max => "connections_full",
-        DrainPhase::Serving => return Json(json!({ "status": "ready" })).into_response(),
+        DrainPhase::Serving => return Json(serving(&admin)).into_response(),
         _ => "draining",
     };
     let body = json!({ "status": "not_ready", "reason": reason, "open_connections": open, "max_connections": max });
     (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+}
+
+/// Upstreams that can't serve are told and make nothing not ready: a gateway that is taken away for them serves the
+/// others no longer, and all gateways would go at once.
+fn serving(admin: &Admin) -> Value {
+    match admin.configuration.upstreams().down() {
+        0 => json!({ "status": "ready" }),
+        down => json!({ "status": "ready", "upstreams_down": down }),
+    }
 }
 
 fn connections_max(admin: &Admin) -> usize {
@@ -144,6 +154,7 @@ fn all_limits(admin: &Admin) -> Value {
         "listeners": listeners,
         "state": state(admin),
         "guard": { "addresses": admin.guard.fill().0, "addresses_max": admin.guard.fill().1 },
+        "alerts": alerts(),
         "requests": { "in_flight": IN_FLIGHT.get() },
         "request_body_bytes": {
             "default": Policy::BODY_LIMIT,
@@ -181,6 +192,13 @@ fn purge_of(body: &[u8]) -> Option<Purge> {
         Value::Object(fields) if fields.len() == 1 && fields.get("all") == Some(&Value::Bool(true)) => Some(Purge::All),
         written => serde_json::from_value(written).ok().filter(|it| *it != Purge::All),
     }
+}
+
+/// What waits for webhooks, by the webhook.
+fn alerts() -> Value {
+    let waiting: BTreeMap<String, u64> =
+        figures("moongate_alerts_waiting").into_iter().map(|(webhook, waiting)| (webhook, waiting as u64)).collect();
+    json!({ "waiting": waiting, "waiting_max": Alerts::WAITING_MAX })
 }
 
 /// Where short-lived values are kept, and how full that is.

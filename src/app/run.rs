@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use pingora::server::configuration::ServerConf;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::admin::{self, Admin};
+use crate::alerts::Alerts;
 use crate::app::signals::{SignalAction, Signals};
 use crate::app::{Failure, Files};
 use crate::base::ClockWatch;
 use crate::cache::Cache;
 use crate::config::{Compiled, Configuration, Snapshot, Watcher, compile_files};
+use crate::connections::Connections;
 use crate::filters::auth::Auth;
 use crate::filters::rate_limit::Limits;
 use crate::forward::Worker;
@@ -64,6 +66,9 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     let instances = Instances::new(&state);
     side.spawn(instances.clone().follow());
     let resolver = Arc::new(Resolver::new(&compiled.process.resolver));
+    if let Some(webhook) = compiled.process.written.alerts.health.clone() {
+        upstreams.alert(Alerts::begin("health", webhook, None, side.handle()));
+    }
     upstreams.discover(Discovery::new(side.handle().clone(), resolver, instances));
     let cache = Cache::new(compiled.process.cache, &state, matches!(compiled.process.state, Backend::Redis(_)));
     side.spawn(cache.clone().listen());
@@ -85,12 +90,15 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     });
     services.add("auth", Arc::new(auth));
     let mocks = compiled.process.mocks;
+    let connections = Connections::new(identity.clone());
+    side.spawn(connections.clone().watch());
     let shared = Arc::new(Shared {
         guard: guard.clone(),
         state,
         identity: identity.clone(),
         cache: cache.clone(),
         orphans: Orphans::default(),
+        connections: connections.clone(),
         mocks,
     });
     let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
@@ -103,22 +111,21 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     let configuration = Configuration::begin(compiled, gateway, routes, services, runtime);
     let configuration = Arc::new(configuration);
     let drain = Drain::new();
-    let admin = Admin::new(configuration.clone(), drain.clone(), guard, cache);
-    let (ending, ended) = watch::channel(false);
+    let admin = Admin::new(configuration.clone(), drain.clone(), guard, cache, connections.clone());
 
     // Before readiness is reported: from then on a signal may come.
     let mut signals = {
         let _inside = side.enter();
         Signals::listen().map_err(|error| Failure(format!("signals can't be listened to: {error}")))?
     };
-    let workers = start_workers(&configuration, &shared, &sockets, &drain, &ended)?;
+    let workers = start_workers(&configuration, &shared, &sockets, &drain)?;
     admin.started();
     announce(sockets.iter().chain([&admin_socket]));
     drop(sockets);
     let refuse = EarlyResponses { guard: shared.guard.clone(), configuration: configuration.clone() };
     side.spawn(serve_admin(admin_socket, admin, Arc::new(refuse)));
 
-    side.block_on(steer(&configuration, &drain, &ending, &mut signals))?;
+    side.block_on(steer(&configuration, &drain, &connections, &mut signals))?;
     for worker in workers {
         let _ = worker.join();
     }
@@ -202,7 +209,6 @@ fn start_workers(
     shared: &Arc<Shared>,
     sockets: &[Socket],
     drain: &Drain,
-    ended: &watch::Receiver<bool>,
 ) -> Result<Vec<JoinHandle<()>>, Failure> {
     let count = configuration.process().threads;
     let serving = Arc::new(AtomicUsize::new(0));
@@ -210,9 +216,9 @@ fn start_workers(
     for number in 0..count {
         let sockets: Result<Vec<Socket>, _> = sockets.iter().map(Socket::try_clone).collect();
         let sockets = sockets.map_err(|error| Failure(format!("a socket can't be shared: {error}")))?;
-        let (configuration, drain, ended) = (configuration.clone(), drain.clone(), ended.clone());
+        let (configuration, drain) = (configuration.clone(), drain.clone());
         let (shared, serving) = (shared.clone(), serving.clone());
-        let work = move || work(configuration, shared, sockets, drain, ended, &serving);
+        let work = move || work(configuration, shared, sockets, drain, &serving);
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(work);
         workers.push(thread.map_err(|error| Failure(format!("no thread can be started: {error}")))?);
     }
@@ -227,7 +233,6 @@ fn work(
     shared: Arc<Shared>,
     sockets: Vec<Socket>,
     drain: Drain,
-    ended: watch::Receiver<bool>,
     serving: &AtomicUsize,
 ) {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a thread can have a runtime");
@@ -236,7 +241,7 @@ fn work(
         let conf = Arc::new(ServerConf { threads: 1, work_stealing: false, ..ServerConf::default() });
         let mut accepting = Vec::new();
         for socket in sockets {
-            let proxy = Proxy::new(configuration.clone(), shared.clone(), Worker::new(ended.clone()));
+            let proxy = Proxy::new(configuration.clone(), shared.clone(), Worker::new());
             let app = Arc::new(Front::new(proxy, &conf));
             let served = listener::serve(
                 socket,
@@ -260,7 +265,7 @@ fn work(
 async fn steer(
     configuration: &Arc<Configuration>,
     drain: &Drain,
-    ending: &watch::Sender<bool>,
+    connections: &Connections,
     signals: &mut Signals,
 ) -> Result<(), Failure> {
     let (changed, mut changes) = mpsc::channel(1);
@@ -274,8 +279,8 @@ async fn steer(
         tokio::select! {
             wish = signals.next() => match wish {
                 SignalAction::Reload => reload(configuration).await,
-                SignalAction::Stop => return stop(configuration, drain, ending, signals, true).await,
-                SignalAction::StopNow => return stop(configuration, drain, ending, signals, false).await,
+                SignalAction::Stop => return stop(configuration, drain, connections, signals, true).await,
+                SignalAction::StopNow => return stop(configuration, drain, connections, signals, false).await,
             },
             Some(()) = changes.recv() => reload_if_changed(configuration).await,
             () = configuration.reloaded() => {
@@ -308,12 +313,13 @@ async fn reload_if_changed(configuration: &Arc<Configuration>) {
 async fn stop(
     configuration: &Configuration,
     drain: &Drain,
-    ending: &watch::Sender<bool>,
+    connections: &Connections,
     signals: &mut Signals,
     delay: bool,
 ) -> Result<(), Failure> {
     let times = &configuration.process().written.shutdown;
     drain.begin();
+    connections.drain();
     tracing::info!(event = "draining", delay = %times.delay, grace = %times.grace, "a signal stops the gateway");
     let orderly = async {
         if delay {
@@ -327,7 +333,7 @@ async fn stop(
             }
         };
         if tokio::time::timeout(times.grace.0 - goodbye, finished).await.is_err() {
-            let _ = ending.send(true); // streams end whole
+            connections.end_all(); // streams end whole
         }
         let cut = drain.wait_empty(goodbye).await;
         if cut > 0 {

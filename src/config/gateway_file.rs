@@ -7,6 +7,7 @@ use http::Uri;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::alerts::AlertsConfig;
 use crate::base::{At, Diagnostics, Period};
 use crate::cache::{CacheRoomConfig, Room};
 use crate::config::trusted::{TrustedFields, TrustedFieldsConfig, TrustedProxies};
@@ -41,6 +42,8 @@ pub struct GatewayFile {
     pub threads: Threads,
     /// Blocks addresses that flood. Without it nobody is watched; operators can block all the same.
     pub guard: GuardConfig,
+    /// Who is told of what happens to upstreams, beside the log.
+    pub alerts: AlertsConfig,
     /// Where short-lived values are kept, such as the counters of rate limits.
     pub state: StateConfig,
     /// Where records that last are kept. Default: SQLite in `data/moongate.db`, if something needs it.
@@ -290,6 +293,7 @@ impl Process {
             resolver: ResolverRules::compile(&file.resolver, &At::ROOT.key("resolver"), diagnostics),
             written: file.clone(),
         };
+        file.alerts.check(&At::ROOT.key("alerts"), diagnostics);
         check_admin(&process, diagnostics);
         check_addresses(&process, diagnostics);
         process
@@ -362,6 +366,7 @@ impl Process {
         differs(old.public_url == new.public_url, &At::ROOT.key("public_url"), "the public address");
         differs(old.threads == new.threads, &At::ROOT.key("threads"), "the number of threads");
         differs(old.guard == new.guard, &At::ROOT.key("guard"), "the guard");
+        differs(old.alerts == new.alerts, &At::ROOT.key("alerts"), "who is told");
         differs(old.state == new.state, &At::ROOT.key("state"), "the place of the state");
         differs(old.auth == new.auth, &At::ROOT.key("auth"), "how people are let in");
         differs(old.secrets == new.secrets, &At::ROOT.key("secrets"), "the key to the secrets");

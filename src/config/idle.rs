@@ -30,7 +30,9 @@ fn unused_upstreams(file: &RoutesFile, diagnostics: &mut Diagnostics) {
     }
     let settings = || file.upstreams.values().filter_map(|it| it.settings.as_ref());
     let is_used = |name: &str| {
-        file.routes.iter().any(|it| it.upstream.as_deref() == Some(name)) || settings().any(|it| says(it.value(), name))
+        file.routes.iter().any(|it| it.upstream.as_deref() == Some(name))
+            || file.upstreams.values().any(|it| it.depends_on.iter().any(|it| it == name))
+            || settings().any(|it| says(it.value(), name))
     };
     let at = At::ROOT.key("upstreams");
     for name in file.upstreams.keys().filter(|it| !is_used(it)) {

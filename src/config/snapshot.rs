@@ -20,7 +20,7 @@ use crate::identity::Roles;
 use crate::pipeline::{Filters, Scope, ServiceScope};
 use crate::routing::{MatchConfig, Table, Template, known_variable};
 use crate::services::{ServiceRegistry, ServiceSettings};
-use crate::upstream::{Source, Upstream, UpstreamKind};
+use crate::upstream::{Source, Upstream, UpstreamKind, check_dependencies};
 
 /// All routes and upstreams, compiled.
 #[derive(Debug)]
@@ -286,6 +286,7 @@ fn upstreams(file: &RoutesFile, services: &ServiceRegistry, diagnostics: &mut Di
     let at = At::ROOT.key("upstreams");
     let names: Vec<&str> = file.upstreams.keys().map(String::as_str).collect();
     let (mut upstreams, mut all_settings) = (Vec::new(), Vec::new());
+    check_dependencies(&file.upstreams, &at, diagnostics);
     for (name, written) in &file.upstreams {
         let at = at.key(name);
         let Some(upstream) = Upstream::compile(name, written, &at, diagnostics) else { continue };

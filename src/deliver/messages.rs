@@ -15,6 +15,7 @@ const CONTINUATION: u8 = 0;
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
 pub(super) const CLOSE: u8 = 8;
+pub(super) const PING: u8 = 9;
 const PONG: u8 = 10;
 const CONTROL_MAX: usize = 125;
 

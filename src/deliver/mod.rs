@@ -4,32 +4,40 @@
 //! is written first, then the upstream's answer is read, then the client; so an answer that is already there wins over
 //! the client's next bytes, or its end.
 
+mod event_stream;
 mod messages;
+mod stream_error;
+mod streaming;
 mod tapped;
 mod tapped_tunnel;
 mod tunnel;
 mod websocket;
 
+pub use event_stream::{EventRules, SseConfig};
+pub use streaming::Streaming;
 pub use tunnel::Tunnel;
+pub use websocket::{WebSocketConfig, WebSocketRules};
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Instant;
 
 use http::header::{CONTENT_LENGTH, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use pingora::http::ResponseHeader;
-use tokio::sync::watch;
 
 use crate::base::Deadline;
 use crate::client::{Client, ClientError, Part};
+use crate::connections::{Cause, Kind as LongLived, LONG_AFTER, Open, Signal};
 use crate::forward::{Frame, Pace, Policy, UploadError, UpstreamBody, UpstreamError, UpstreamResponse, progressed};
 use crate::http as codec;
 use crate::pipeline::{EndState, Exchange, Overflow, Refusal, Shown, Taps};
 use crate::telemetry::STREAMS_OPEN;
 
 pub use tapped::DIGESTS;
+
+use event_stream::{Due, EventStream, HEARTBEAT};
+use stream_error::{StreamError, end_state};
 use tapped::Tapped;
 
 /// A client gets what is there in one write, up to this size, in bytes.
@@ -91,7 +99,7 @@ impl Drop for OpenStream {
 }
 
 /// Writes an answer to its client; what an answer 101 begins is left to the caller, who needs less for it than an
-/// answer takes. `ending` becomes true when streams have to end because the process does.
+/// answer takes.
 ///
 /// # Errors
 /// Says what has to become of it instead.
@@ -101,16 +109,18 @@ pub async fn deliver<F: ResponseFilters>(
     exchange: &mut Exchange,
     policy: &Policy,
     filters: &F,
-    ending: &watch::Receiver<bool>,
+    streaming: &Streaming<'_>,
 ) -> Result<Option<Box<Tunnel>>, Undelivered> {
     let UpstreamResponse { head, mut body } = response;
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         let websocket = codec::has_token(&head.headers, &UPGRADE, "websocket");
         let (_, tapped) = begin(head, &mut body, client, exchange, filters)?;
         let taps = (exchange.request_taps.take(), tapped.map(|it| it.taps));
-        return Ok(Some(Box::new(Tunnel::new(body, taps, websocket, policy.websocket_idle, ending.clone()))));
+        let rules = websocket.then(|| streaming.websocket.copied().unwrap_or_default());
+        let open = streaming.open(if websocket { LongLived::WebSocket } else { LongLived::Tunnel }, exchange);
+        return Ok(Some(Box::new(Tunnel::new(body, taps, rules, policy.websocket_idle, open))));
     }
-    let ended = deliver_parts(head, &mut body, client, exchange, policy, filters, ending).await;
+    let ended = deliver_parts(head, &mut body, client, exchange, policy, filters, streaming).await;
     if ended.is_err() {
         body.cancel();
     }
@@ -130,18 +140,35 @@ pub async fn deliver_parts<F: ResponseFilters>(
     exchange: &mut Exchange,
     policy: &Policy,
     filters: &F,
-    ending: &watch::Receiver<bool>,
+    streaming: &Streaming<'_>,
 ) -> Result<(), Undelivered> {
-    let length = head.headers.get(CONTENT_LENGTH).and_then(|it| codec::length(it.as_bytes())).unwrap_or(0);
+    let length = head.headers.get(CONTENT_LENGTH).and_then(|it| codec::length(it.as_bytes()));
+    let rules = streaming.events.filter(|_| event_stream::follows_rules(&head));
+    let speaks = rules.is_some() || (length.is_none() && event_stream::follows_rules(&head));
+    let head = if rules.is_some() { event_stream::without_length(head) } else { head };
     let (kind, tapped) = begin(head, body, client, exchange, filters)?;
+    let (lasts, length) = (length.is_none(), length.unwrap_or(0));
+    let mut delivery = Delivery {
+        body,
+        client,
+        exchange,
+        policy,
+        streaming,
+        tapped,
+        length,
+        lasts,
+        ended: None,
+        blocked: None,
+        open: None,
+        events: None,
+        between_events: speaks.then_some(true),
+    };
     match kind {
-        Kind::Answer => {
-            Delivery { body, client, exchange, policy, tapped, length, ended: false, blocked: None }.run(None).await
-        }
+        Kind::Answer => delivery.run().await,
         Kind::Events => {
             let _open = OpenStream::new();
-            let mut delivery = Delivery { body, client, exchange, policy, tapped, length, ended: false, blocked: None };
-            Box::pin(delivery.run(Some(ending.clone()))).await
+            delivery.begin_events(rules);
+            delivery.run().await
         }
         Kind::Tunnel => Err(EndState::Truncated.into()),
     }
@@ -198,7 +225,7 @@ enum Event {
     Upload(Result<(), UploadError>),
     ClientGone,
     Late,
-    Ending,
+    Signal(Signal),
 }
 
 /// The body of one answer on its way.
@@ -207,18 +234,35 @@ struct Delivery<'a> {
     client: &'a mut Client,
     exchange: &'a mut Exchange,
     policy: &'a Policy,
+    streaming: &'a Streaming<'a>,
     /// Those who see it first.
     tapped: Option<Box<Tapped<'a>>>,
     /// The body's, as far as it is known, in bytes.
     length: u64,
-    /// All of it was handed to the client's queue.
-    ended: bool,
+    /// Its length is not known: it may last.
+    lasts: bool,
+    /// All of it was handed to the client's queue, and what is to be made of the connection behind it.
+    ended: Option<Ending>,
     /// Since when the client takes no more at once, and what it had taken by then.
     blocked: Option<(Pace, u64)>,
+    /// Its place among the connections that last, once it does.
+    open: Option<Box<Open>>,
+    /// How its events are kept, if the route says so.
+    events: Option<Box<EventStream<'a>>>,
+    /// Of other event streams: whether the last piece ended an event. `None` where no word of ours may stand.
+    between_events: Option<bool>,
 }
 
-impl Delivery<'_> {
-    async fn run(&mut self, mut ending: Option<watch::Receiver<bool>>) -> Result<(), Undelivered> {
+/// How a body that was handed over ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Whole,
+    /// The client was told why in its stream, and nobody shall take it for whole.
+    Cut(EndState),
+}
+
+impl<'a> Delivery<'a> {
+    async fn run(&mut self) -> Result<(), Undelivered> {
         if self.client.request().method == Method::HEAD {
             self.on_frame(Frame::End(None))?;
         }
@@ -227,50 +271,74 @@ impl Delivery<'_> {
         let mut deadline = Deadline::idle();
         let mut upload_acknowledged = None;
         loop {
-            if self.ended && self.client.unwritten() == 0 {
-                return Ok(());
+            if let Some(ending) = self.ended
+                && self.client.unwritten() == 0
+            {
+                return match ending {
+                    Ending::Whole => Ok(()),
+                    Ending::Cut(end) => Err(end.into()),
+                };
             }
-            let event = match &mut ending {
-                Some(ending) => self.next_of_stream(&mut deadline, ending).await,
-                None => self.next(&mut deadline).await,
-            };
-            match event {
+            match self.next(&mut deadline).await {
                 Event::Wrote => self.blocked = None,
                 Event::Frame(Ok(frame)) => {
                     self.on_frame(frame)?;
                     self.take_at_hand()?;
                     self.release().await;
                 }
-                Event::Frame(Err(error)) => return Err(self.upstream_failed(error)),
+                Event::Frame(Err(error)) => self.upstream_failed(error)?,
                 Event::Upload(Ok(())) => {}
                 Event::Upload(Err(UploadError::Stopped)) => {
                     return Err(self.broken(EndState::Stopped, Refusal::ContentStopped));
                 }
                 Event::Upload(Err(_)) | Event::ClientGone => return Err(EndState::ClientGone.into()),
-                Event::Late if self.is_past_deadline() => {
-                    if self.ended {
-                        return Err(EndState::ClientGone.into()); // nobody waits for the rest
-                    }
-                    self.end_call()?;
-                }
-                Event::Late if self.blocked.is_some() => {
-                    if self.client_is_lost() {
-                        return Err(EndState::ClientTimeout.into());
-                    }
-                }
-                Event::Late => {
-                    let taken = self.body.upload_acknowledged();
-                    if !progressed(taken, &mut upload_acknowledged) {
-                        self.body.record_failure();
-                        return Err(self.broken(EndState::Truncated, Refusal::UpstreamClosed));
-                    }
-                }
-                Event::Ending => {
-                    ending = None;
-                    self.end_stream()?;
+                Event::Late => self.on_late(&mut upload_acknowledged)?,
+                Event::Signal(Signal::Draining) => {}
+                Event::Signal(Signal::End(cause)) => {
+                    self.open = None;
+                    self.lasts = false;
+                    self.end_for(cause)?;
                 }
             }
+            if let Some(open) = &self.open {
+                let (received, sent) = self.client.bytes();
+                open.passed(received, sent);
+            }
         }
+    }
+
+    /// A time is over: whose, is to be found out.
+    fn on_late(&mut self, upload_acknowledged: &mut Option<u64>) -> Result<(), Undelivered> {
+        if self.is_past_deadline() {
+            if self.ended.is_some() {
+                return Err(EndState::ClientGone.into()); // nobody waits for the rest
+            }
+            return self.end_call(CALL_IS_LATE);
+        }
+        if self.next_long().is_some_and(|it| Instant::now() >= it) {
+            self.open = Some(Box::new(self.streaming.open(LongLived::Body, self.exchange)));
+            return Ok(());
+        }
+        if self.blocked.is_some() {
+            return if self.client_is_lost() { Err(EndState::ClientTimeout.into()) } else { Ok(()) };
+        }
+        match self.events.as_mut().map(|it| it.due()) {
+            Some(Due::Nothing) => return Ok(()),
+            Some(Due::Heartbeat) => return self.client.queue(Part::Data(HEARTBEAT)).map_err(|_| gone()),
+            Some(Due::End) | None => {}
+        }
+        let taken = self.body.upload_acknowledged();
+        if progressed(taken, upload_acknowledged) {
+            return Ok(());
+        }
+        self.body.record_failure();
+        self.fail(StreamError::Idle, Refusal::UpstreamClosed)
+    }
+
+    /// When a body becomes one that lasts, if it is none yet.
+    fn next_long(&self) -> Option<Instant> {
+        let may = self.lasts && self.open.is_none() && self.ended.is_none();
+        may.then(|| self.exchange.started + LONG_AFTER)
     }
 
     /// Silence is when no byte is taken, not when the socket has no room for more.
@@ -280,34 +348,29 @@ impl Delivery<'_> {
         pace.is_lost(self.policy, true)
     }
 
-    async fn next_of_stream(&mut self, deadline: &mut Deadline, ending: &mut watch::Receiver<bool>) -> Event {
-        let mut ended = pin!(ending.wait_for(|it| *it));
-        let mut next = pin!(self.next(deadline));
-        poll_fn(|cx| {
-            // Before anything that a busy stream could always have ready.
-            if let Poll::Ready(Ok(_)) = ended.as_mut().poll(cx) {
-                return Poll::Ready(Event::Ending);
-            }
-            next.as_mut().poll(cx)
-        })
-        .await
-    }
-
     async fn next(&mut self, deadline: &mut Deadline) -> Event {
-        let Self { body, client, ended, blocked, policy, exchange, length, .. } = self;
+        let long = self.next_long();
+        let Self { body, client, ended, blocked, policy, exchange, length, open, events, .. } = self;
+        let ended = ended.is_some();
         let mut armed = false;
         poll_fn(|cx| {
+            // Before anything that a busy stream could always have ready.
+            if let Some(open) = open
+                && let Poll::Ready(signal) = open.poll_signal(cx)
+            {
+                return Poll::Ready(Event::Signal(signal));
+            }
             body.poll_out(cx);
             let waiting = client.unwritten() > 0;
             let taking = match () {
                 () if waiting => client.poll_flush(cx),
-                () if !*ended && exchange.body_received < *length => client.poll_room(cx),
+                () if !ended && exchange.body_received < *length => client.poll_room(cx),
                 () => Poll::Ready(Ok(())),
             };
             match taking {
                 Poll::Ready(Ok(())) if waiting || blocked.is_some() => return Poll::Ready(Event::Wrote),
                 Poll::Ready(Ok(())) => {
-                    if !*ended && let Poll::Ready(frame) = body.poll_frame(cx) {
+                    if !ended && let Poll::Ready(frame) = body.poll_frame(cx) {
                         return Poll::Ready(Event::Frame(frame));
                     }
                 }
@@ -326,8 +389,12 @@ impl Delivery<'_> {
             }
             // What is ready at once, as most of an ordinary answer is, needs no deadline.
             if !std::mem::replace(&mut armed, true) {
-                let silence = Instant::now() + policy.idle;
-                let look = blocked.as_ref().map_or(silence, |(pace, _)| pace.next_look(policy));
+                let quiet = || match events {
+                    Some(events) => events.next_look(),
+                    None => Instant::now() + policy.idle,
+                };
+                let look = blocked.as_ref().map_or_else(quiet, |(pace, _)| pace.next_look(policy));
+                let look = long.map_or(look, |it| it.min(look));
                 deadline.arm_at(exchange.deadline.map_or(look, |it| it.min(look)));
             }
             deadline.poll_expired(cx).map(|()| Event::Late)
@@ -337,17 +404,17 @@ impl Delivery<'_> {
 
     /// What has answered may answer the next one, while the client still takes this answer.
     async fn release(&mut self) {
-        if self.ended {
+        if self.ended.is_some() {
             self.body.finish().await;
         }
     }
 
     /// What is there already leaves in the same write.
     fn take_at_hand(&mut self) -> Result<(), Undelivered> {
-        while !self.ended && self.client.unwritten() < GATHER && self.wants_more() {
+        while self.ended.is_none() && self.client.unwritten() < GATHER && self.wants_more() {
             match self.body.frame_at_hand() {
                 Some(Ok(frame)) => self.on_frame(frame)?,
-                Some(Err(error)) => return Err(self.upstream_failed(error)),
+                Some(Err(error)) => return self.upstream_failed(error),
                 None => return Ok(()),
             }
         }
@@ -367,6 +434,9 @@ impl Delivery<'_> {
                 if let Some(recording) = &mut self.exchange.recording {
                     recording.on_body(&piece);
                 }
+                if let Some(events) = &mut self.events {
+                    events.heard();
+                }
                 if self.tapped.is_some() {
                     return self.show(|taps| taps.piece(piece));
                 }
@@ -379,7 +449,6 @@ impl Delivery<'_> {
                 if self.tapped.is_some() {
                     return self.end_tapped(trailers);
                 }
-                self.ended = true;
                 Part::End(self.checked(trailers))
             }
         };
@@ -387,14 +456,36 @@ impl Delivery<'_> {
     }
 
     fn queue(&mut self, part: Part) -> Result<(), Undelivered> {
+        let part = match part {
+            part if self.events.is_some() => match self.next_of_events(part)? {
+                Some(part) => part,
+                None => return Ok(()),
+            },
+            part => part,
+        };
+        match &part {
+            Part::End(_) => self.ended = Some(Ending::Whole),
+            Part::Data(piece) if self.between_events.is_some() => {
+                self.between_events = Some(event_stream::ends_event(piece));
+            }
+            _ => {}
+        }
         match self.client.queue(part) {
             Ok(()) => Ok(()),
-            Err(ClientError::Incomplete) => Err(self.upstream_failed(UpstreamError::Protocol)),
-            Err(_) => Err(EndState::ClientGone.into()),
+            Err(ClientError::Incomplete) => Err(self.truncated(UpstreamError::Protocol)),
+            Err(_) => Err(gone()),
         }
     }
 
-    fn upstream_failed(&mut self, error: UpstreamError) -> Undelivered {
+    fn upstream_failed(&mut self, error: UpstreamError) -> Result<(), Undelivered> {
+        if self.events.is_some() {
+            self.body.record_failure();
+            return self.fail(StreamError::Truncated, Refusal::UpstreamClosed);
+        }
+        Err(self.truncated(error))
+    }
+
+    fn truncated(&mut self, error: UpstreamError) -> Undelivered {
         tracing::debug!(event = "answer_broke_off", reason = ?error);
         self.body.record_failure();
         let refusal =
@@ -410,15 +501,34 @@ impl Delivery<'_> {
         }
     }
 
-    /// The process stops: a stream ends whole, so that its client comes back to another gateway.
-    fn end_stream(&mut self) -> Result<(), Undelivered> {
-        self.exchange.end = Some(EndState::Drained);
-        self.break_off();
-        if self.tapped.is_some() {
-            return self.end_tapped(None);
+    /// Others end it: in good order where the client can be told, or comes back by itself.
+    fn end_for(&mut self, cause: Cause) -> Result<(), Undelivered> {
+        if self.ended.is_some() {
+            return Ok(()); // the rest of it is on its way
         }
-        self.ended = true;
-        self.client.queue(Part::End(None)).map_err(|_| EndState::Drained.into())
+        if self.exchange.streaming {
+            self.exchange.end = Some(end_state(cause));
+            self.break_off();
+            let told = (self.events.is_some() || cause != Cause::Stopped) && self.tell(StreamError::Ended(cause))?;
+            return match cause {
+                Cause::Stopped if self.tapped.is_some() && self.events.is_none() => self.end_tapped(None),
+                Cause::Stopped => self.end_whole(),
+                _ if told => self.end_whole(),
+                _ => Err(end_state(cause).into()),
+            };
+        }
+        match cause {
+            Cause::Stopped => Ok(()), // it has the rest of the grace
+            Cause::Revoked | Cause::Expired if codec::is_grpc(&self.client.request().headers) => {
+                self.end_call(CALL_IS_REVOKED)
+            }
+            cause => Err(end_state(cause).into()),
+        }
+    }
+
+    fn end_whole(&mut self) -> Result<(), Undelivered> {
+        self.ended = Some(Ending::Whole);
+        self.client.queue(Part::End(None)).map_err(|_| gone())
     }
 
     /// The client has given the call up by now, or is about to.
@@ -426,18 +536,17 @@ impl Delivery<'_> {
         self.exchange.deadline.is_some_and(|it| Instant::now() >= it)
     }
 
-    /// The time of a call of gRPC is over: its client hears so in trailers, and nothing more of the answer.
-    fn end_call(&mut self) -> Result<(), Undelivered> {
-        self.exchange.end = Some(EndState::UpstreamError);
-        self.exchange.refusal = Some(Refusal::CallDeadline);
+    /// A call of gRPC is over before its time: its client hears so in trailers, and nothing more of the answer.
+    fn end_call(&mut self, (end, refusal, status, message): CallEnd) -> Result<(), Undelivered> {
+        self.exchange.end = Some(end);
+        self.exchange.refusal = refusal;
         self.break_off();
         let mut trailers = Box::new(HeaderMap::with_capacity(2));
-        trailers.insert("grpc-status", HeaderValue::from_static("4")); // DEADLINE_EXCEEDED
-        trailers.insert("grpc-message", HeaderValue::from_static("the time is over that grpc-timeout allowed"));
+        trailers.insert("grpc-status", HeaderValue::from_static(status));
+        trailers.insert("grpc-message", HeaderValue::from_static(message));
         if self.tapped.is_some() {
             return self.end_tapped(Some(trailers));
         }
-        self.ended = true;
         self.queue(Part::End(Some(trailers)))
     }
 
@@ -446,6 +555,74 @@ impl Delivery<'_> {
         self.exchange.recording = None; // it is not the whole answer
         self.body.cancel();
     }
+}
+
+/// Where the route says how event streams are kept.
+impl<'a> Delivery<'a> {
+    fn begin_events(&mut self, rules: Option<&'a EventRules>) {
+        self.open = Some(Box::new(self.streaming.open(LongLived::Events, self.exchange)));
+        if self.tapped.as_ref().is_none_or(|it| !it.head_waits()) {
+            self.events = rules.map(|it| Box::new(EventStream::new(it)));
+        }
+    }
+
+    /// What of a part may go out now.
+    fn next_of_events(&mut self, part: Part) -> Result<Option<Part>, Undelivered> {
+        let Some(events) = &mut self.events else { return Ok(Some(part)) };
+        let rest = match part {
+            Part::Data(piece) => return Ok(events.pass(piece).map(Part::Data)),
+            // Whoever has ended it before its time has said so, or had no word for it.
+            part if self.exchange.end.is_some() => return Ok(Some(part)),
+            Part::End(trailers) => events.end().map(|it| (it, trailers)),
+            part => return Ok(Some(part)),
+        };
+        let Some((rest, trailers)) = rest else {
+            self.streaming.metrics.unterminated().inc();
+            self.fail(StreamError::Unterminated, Refusal::UpstreamClosed)?;
+            return Ok(None);
+        };
+        self.client.queue(Part::Data(rest)).map_err(|_| gone())?;
+        Ok(Some(Part::End(trailers)))
+    }
+
+    /// The stream has failed: its client is told in it, where the route says how, and it never looks whole.
+    fn fail(&mut self, why: StreamError, refusal: Refusal) -> Result<(), Undelivered> {
+        if self.events.is_none() {
+            return Err(self.broken(why.end_state(), refusal));
+        }
+        self.break_off();
+        self.tell(why)?;
+        self.ended = Some(Ending::Cut(why.end_state()));
+        Ok(())
+    }
+
+    /// Says why it ends, where that does not get into an event; whether it could be said.
+    fn tell(&mut self, why: StreamError) -> Result<bool, Undelivered> {
+        let request_id = self.exchange.request_id;
+        tracing::info!(event = "stream_ended", request_id = request_id.as_str(), reason = why.body().code);
+        let may = match &self.events {
+            Some(events) => events.is_at_border(),
+            None => self.between_events == Some(true),
+        };
+        if may {
+            self.client.queue(Part::Data(why.event(request_id.as_str()))).map_err(|_| gone())?;
+        }
+        Ok(may)
+    }
+}
+
+/// How a call of gRPC ends before its time: its state, its refusal, its status and what is said to people.
+type CallEnd = (EndState, Option<Refusal>, &'static str, &'static str);
+
+/// DEADLINE_EXCEEDED.
+const CALL_IS_LATE: CallEnd =
+    (EndState::UpstreamError, Some(Refusal::CallDeadline), "4", "the time is over that grpc-timeout allowed");
+/// UNAUTHENTICATED.
+const CALL_IS_REVOKED: CallEnd =
+    (EndState::Revoked, None, "16", "the credential that opened this call does not count any more");
+
+fn gone() -> Undelivered {
+    EndState::ClientGone.into()
 }
 
 /// Where taps see the body.
@@ -492,7 +669,6 @@ impl Delivery<'_> {
         for (_, unit) in units {
             self.queue(Part::Data(unit))?;
         }
-        self.ended = true;
         let trailers = self.checked(trailers);
         self.queue(Part::End(trailers))
     }

@@ -4,24 +4,26 @@
 //! nothing is known, and nothing is said in it. Where a tap ends it, or what comes is
 //! no WebSocket, or the process stops, both sides get a close frame that says why.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::watch;
 
 use super::OpenStream;
-use super::messages::{self, Violation};
+use super::messages::{self, PING, Violation};
+use super::stream_error::{end_state, shutdown_message};
 use super::tapped_tunnel::{Ended, Tapped};
-use super::websocket::Frames;
+use super::websocket::{Frames, Pings, WebSocketRules};
 use crate::base::Deadline;
 use crate::client::Client;
+use crate::connections::{Cause, Open, Signal};
 use crate::forward::{Upgraded, UpstreamBody, progressed};
-use crate::pipeline::{EndState, Exchange, Taps};
+use crate::listener::Downstream;
+use crate::pipeline::{EndState, Exchange, Kind, Taps};
 use crate::transport::{acknowledged, poll_read_body};
 
 /// How long a side may take for the last words, and to close in turn.
@@ -30,6 +32,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const FAREWELL_AT_STOP: Duration = Duration::from_millis(500);
 /// The endpoint is going away.
 const GOING_AWAY: u16 = 1001;
+/// Whoever has opened it may not have it (RFC 6455, section 7.4.1).
+const POLICY_VIOLATION: u16 = 1008;
 /// So many bytes wait for a side before more is read from the other.
 const WRITE_AHEAD: usize = 64 * 1024;
 
@@ -38,31 +42,52 @@ pub struct Tunnel {
     body: UpstreamBody,
     /// Of what the client sends, and of what the upstream does.
     taps: (Option<Box<Taps>>, Option<Box<Taps>>),
-    websocket: bool,
+    /// How it is kept, if it is a WebSocket.
+    websocket: Option<WebSocketRules>,
     idle: Duration,
-    ending: watch::Receiver<bool>,
+    open: Open,
 }
 
 impl Tunnel {
     pub(super) fn new(
         body: UpstreamBody,
         taps: (Option<Box<Taps>>, Option<Box<Taps>>),
-        websocket: bool,
+        websocket: Option<WebSocketRules>,
         idle: Duration,
-        ending: watch::Receiver<bool>,
+        open: Open,
     ) -> Self {
-        Self { body, taps, websocket, idle, ending }
+        Self { body, taps, websocket, idle, open }
     }
 
-    /// Moves bytes both ways until either side ends, or the process does.
+    /// Moves bytes both ways until either side ends, or somebody else wants it.
     ///
     /// # Errors
     /// Says how it ended, if not in good order.
     pub async fn run(&mut self, client: &mut Client, exchange: &mut Exchange) -> Result<(), EndState> {
-        let Self { body, taps, websocket, idle, ending } = self;
-        let taps = std::mem::take(taps);
-        let ended = run(body, client, exchange, (*websocket, taps.0, taps.1), *idle, ending).await;
+        let ended = self.run_open(client, exchange).await;
         self.body.finish().await;
+        ended
+    }
+
+    async fn run_open(&mut self, client: &mut Client, exchange: &mut Exchange) -> Result<(), EndState> {
+        let Self { body, taps, websocket, idle, open } = self;
+        let (client_taps, upstream_taps) = std::mem::take(taps);
+        let _open = OpenStream::new();
+        announce(client, *idle).await?;
+        let (Some(mut upstream), Some((downstream, read))) = (body.upgraded(), client.tunnel()) else {
+            return Err(EndState::Truncated);
+        };
+        let rules = websocket.unwrap_or_default();
+        let mut sides = Sides {
+            up: Direction::new(Side::Client, websocket.is_some(), client_taps, std::mem::take(read)),
+            down: Direction::new(Side::Upstream, websocket.is_some(), upstream_taps, upstream.take_read()),
+            downstream,
+            upstream: &mut upstream,
+        };
+        let ended = sides.run(open, (rules, *idle), exchange).await;
+        exchange.body_received += sides.down.received;
+        let (received, sent) = (sides.up.received, sides.down.sent);
+        client.count_tunnel(received, sent);
         ended
     }
 }
@@ -76,78 +101,138 @@ async fn announce(client: &mut Client, idle: Duration) -> Result<(), EndState> {
     }
 }
 
-/// Moves what comes both ways until either side ends, a tap does, or the process. Whether they speak WebSocket, and the
-/// taps of what the client sends, and of what the upstream does.
-async fn run(
-    body: &mut UpstreamBody,
-    client: &mut Client,
-    exchange: &mut Exchange,
-    (websocket, client_taps, upstream_taps): (bool, Option<Box<Taps>>, Option<Box<Taps>>),
-    idle: Duration,
-    ending: &watch::Receiver<bool>,
-) -> Result<(), EndState> {
-    let _open = OpenStream::new();
-    announce(client, idle).await?;
-    let (Some(mut upstream), Some((downstream, read))) = (body.upgraded(), client.tunnel()) else {
-        return Err(EndState::Truncated);
-    };
-    let mut up = Direction::new(Side::Client, websocket, client_taps, std::mem::take(read));
-    let mut down = Direction::new(Side::Upstream, websocket, upstream_taps, upstream.take_read());
-    let mut ending = ending.clone();
-    let mut stopped = pin!(ending.wait_for(|it| *it));
-    let mut deadline = Deadline::after(idle);
-    let mut taken = [None, None];
-    let ended = loop {
-        let moved = poll_fn(|cx| {
-            if let Poll::Ready(Ok(_)) = stopped.as_mut().poll(cx) {
-                return Poll::Ready(Some(Moved::Stopped));
+/// Both connections, and what goes on between them.
+struct Sides<'a> {
+    /// What the client sends.
+    up: Direction,
+    /// What the upstream sends.
+    down: Direction,
+    downstream: &'a mut Downstream,
+    upstream: &'a mut Upgraded,
+}
+
+impl Sides<'_> {
+    /// Moves what comes both ways until either side ends, a tap does, or somebody else wants it.
+    async fn run(
+        &mut self,
+        open: &mut Open,
+        (rules, idle): (WebSocketRules, Duration),
+        exchange: &mut Exchange,
+    ) -> Result<(), EndState> {
+        let mut silence = Instant::now() + idle;
+        let mut pings = rules.pings();
+        let mut heard = self.up.received;
+        let mut deadline = Deadline::idle();
+        let mut taken = [None, None];
+        // What clients are still to be told, once a message of ours may stand.
+        let mut message = None;
+        loop {
+            if message.is_some() && self.down.tell(message.as_ref()) {
+                message = None;
             }
-            let down = down.poll(&mut upstream, &mut *downstream, cx);
-            let up = up.poll(&mut *downstream, &mut upstream, cx);
-            match (down, up) {
-                // A connection says once that it is broken, and what else has come has no reader.
-                (_, Poll::Ready(moved @ Moved::Broken(EndState::ClientGone))) => Poll::Ready(Some(moved)),
-                (Poll::Ready(moved), _) | (Poll::Pending, Poll::Ready(moved)) => Poll::Ready(Some(moved)),
-                _ => deadline.poll_expired(cx).map(|()| None),
+            deadline.arm_at(pings.as_ref().map_or(silence, |it| it.next_look().min(silence)));
+            let moved = poll_fn(|cx| {
+                if let Poll::Ready(signal) = open.poll_signal(cx) {
+                    return Poll::Ready(Some(Moved::Told(signal)));
+                }
+                self.poll(&mut deadline, cx)
+            })
+            .await;
+            open.passed(self.up.received, self.down.sent);
+            if let Some(pings) = pings.as_mut().filter(|_| self.up.received > heard) {
+                heard = self.up.received;
+                pings.heard();
             }
+            match moved {
+                Some(Moved::Some) => silence = Instant::now() + idle,
+                Some(Moved::Over) => return Ok(()),
+                // Behind a farewell it does not matter how a connection ends.
+                Some(Moved::Broken(_)) if self.up.closed() || self.down.closed() => return Ok(()),
+                Some(Moved::Broken(end)) => return Err(end),
+                Some(Moved::Told(Signal::Draining)) => {
+                    let wanted = rules.shutdown_message;
+                    message = wanted.then(|| shutdown_message(exchange.request_id.as_str()));
+                }
+                Some(Moved::Told(Signal::End(cause))) => return self.end_for(cause, exchange).await,
+                Some(Moved::Ended(end, code)) => {
+                    exchange.end = Some(end);
+                    self.close(code).await;
+                    return Ok(());
+                }
+                None if pings.as_ref().is_some_and(Pings::is_lost) => return Err(EndState::ClientGone),
+                None if Instant::now() < silence => {
+                    if let Some(pings) = pings.as_mut().filter(|it| it.is_due()) {
+                        pings.ask(self.down.ping());
+                    }
+                }
+                // Silence is when no byte is taken, not when a socket has no room for more.
+                None if !self.down.waiting.is_empty() => {
+                    if !progressed(acknowledged(self.downstream), &mut taken[0]) {
+                        return Err(EndState::ClientTimeout);
+                    }
+                    silence = Instant::now() + idle;
+                }
+                None if !self.up.waiting.is_empty() && progressed(self.upstream.acknowledged(), &mut taken[1]) => {
+                    silence = Instant::now() + idle;
+                }
+                None => return Err(EndState::Truncated),
+            }
+        }
+    }
+
+    fn poll(&mut self, deadline: &mut Deadline, cx: &mut Context<'_>) -> Poll<Option<Moved>> {
+        let down = self.down.poll(self.upstream, self.downstream, cx);
+        let up = self.up.poll(self.downstream, self.upstream, cx);
+        match (down, up) {
+            // A connection says once that it is broken, and what else has come has no reader.
+            (_, Poll::Ready(moved @ Moved::Broken(EndState::ClientGone))) => Poll::Ready(Some(moved)),
+            (Poll::Ready(moved), _) | (Poll::Pending, Poll::Ready(moved)) => Poll::Ready(Some(moved)),
+            _ => deadline.poll_expired(cx).map(|()| None),
+        }
+    }
+
+    /// Others end it. Both sides are told where they can be; what is no WebSocket is cut.
+    async fn end_for(&mut self, cause: Cause, exchange: &mut Exchange) -> Result<(), EndState> {
+        exchange.end = Some(end_state(cause));
+        match cause {
+            Cause::Stopped => {
+                Box::pin(Deadline::within(FAREWELL_AT_STOP, self.farewell(GOING_AWAY))).await;
+                Ok(())
+            }
+            _ if !self.down.is_websocket() => Err(end_state(cause)),
+            Cause::Revoked | Cause::Expired => {
+                self.close(POLICY_VIOLATION).await;
+                Ok(())
+            }
+            Cause::Closed => {
+                self.close(GOING_AWAY).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells both sides that it ends, and why, and waits a little for them to close in turn.
+    async fn close(&mut self, code: u16) {
+        Box::pin(Deadline::within(FAREWELL, self.farewell(code))).await;
+        let Self { downstream, upstream, .. } = self;
+        let closed = async { tokio::join!(wait_for_close(*downstream), wait_for_close(*upstream)) };
+        Box::pin(Deadline::within(FAREWELL, closed)).await;
+    }
+
+    /// Closes both sides, and writes what they are still to get.
+    async fn farewell(&mut self, code: u16) {
+        let Self { up, down, downstream, upstream } = self;
+        up.close(code);
+        down.close(code);
+        let (mut up_done, mut down_done) = (false, false);
+        poll_fn(|cx| {
+            down_done |=
+                down.poll_write(*downstream, cx).is_ready() && Pin::new(&mut **downstream).poll_flush(cx).is_ready();
+            up_done |= up.poll_write(*upstream, cx).is_ready() && Pin::new(&mut **upstream).poll_flush(cx).is_ready();
+            if up_done && down_done { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
-        match moved {
-            Some(Moved::Some) => deadline.arm(idle),
-            Some(Moved::Over) => break Ok(()),
-            // Behind a farewell it does not matter how a connection ends.
-            Some(Moved::Broken(_)) if up.closed() || down.closed() => break Ok(()),
-            Some(Moved::Broken(end)) => break Err(end),
-            Some(Moved::Stopped) => {
-                exchange.end = Some(EndState::Drained);
-                let words = farewell(GOING_AWAY, (&mut up, &mut down), (downstream, &mut upstream));
-                Box::pin(Deadline::within(FAREWELL_AT_STOP, words)).await;
-                break Ok(());
-            }
-            Some(Moved::Ended(end, code)) => {
-                exchange.end = Some(end);
-                let words = farewell(code, (&mut up, &mut down), (&mut *downstream, &mut upstream));
-                Box::pin(Deadline::within(FAREWELL, words)).await;
-                let closed = async { tokio::join!(wait_for_close(downstream), wait_for_close(&mut upstream)) };
-                Box::pin(Deadline::within(FAREWELL, closed)).await;
-                break Ok(());
-            }
-            // Silence is when no byte is taken, not when a socket has no room for more.
-            None if !down.waiting.is_empty() => {
-                if !progressed(acknowledged(downstream), &mut taken[0]) {
-                    break Err(EndState::ClientTimeout);
-                }
-                deadline.arm(idle);
-            }
-            None if !up.waiting.is_empty() && progressed(upstream.acknowledged(), &mut taken[1]) => {
-                deadline.arm(idle);
-            }
-            None => break Err(EndState::Truncated),
-        }
-    };
-    exchange.body_received += down.received;
-    client.count_tunnel(up.received, down.sent);
-    ended
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -157,8 +242,8 @@ enum Moved {
     Over,
     /// A side's connection is broken.
     Broken(EndState),
-    /// The process stops.
-    Stopped,
+    /// Somebody else has something to say.
+    Told(Signal),
     /// It is to be closed with this code.
     Ended(EndState, u16),
 }
@@ -311,6 +396,36 @@ impl Direction {
         }
     }
 
+    fn is_websocket(&self) -> bool {
+        !matches!(self.through, Through::Bytes)
+    }
+
+    /// Asks whether its receiver is there; whether that could be put in here, between two frames.
+    fn ping(&mut self) -> bool {
+        let may = match &self.through {
+            Through::Bytes => false,
+            Through::Frames(frames) => frames.may_close(),
+            Through::Taps(tapped) => !tapped.closed,
+        };
+        if may {
+            messages::write_frame(PING, b"", self.from == Side::Client, &mut self.waiting);
+        }
+        may
+    }
+
+    /// Says something of ours, between two messages; whether that could be.
+    fn tell(&mut self, message: Option<&Bytes>) -> bool {
+        let may = match &self.through {
+            Through::Bytes => return true, // it is said to nobody
+            Through::Frames(frames) => frames.may_speak(),
+            Through::Taps(tapped) => !tapped.closed,
+        };
+        if let Some(message) = message.filter(|_| may) {
+            messages::write_message(Kind::Text, message, self.from == Side::Client, &mut self.waiting);
+        }
+        may
+    }
+
     /// Says that it ends, behind all that waits, where that is not in the middle of a frame.
     fn close(&mut self, code: u16) {
         let open = match &self.through {
@@ -322,23 +437,6 @@ impl Direction {
             messages::write_close(code, self.from == Side::Client, &mut self.waiting);
         }
     }
-}
-
-/// Closes both sides, and writes what they are still to get.
-async fn farewell(
-    code: u16,
-    (up, down): (&mut Direction, &mut Direction),
-    (client, upstream): (&mut (impl AsyncWrite + Unpin), &mut (impl AsyncWrite + Unpin)),
-) {
-    up.close(code);
-    down.close(code);
-    let (mut up_done, mut down_done) = (false, false);
-    poll_fn(|cx| {
-        down_done |= down.poll_write(client, cx).is_ready() && Pin::new(&mut *client).poll_flush(cx).is_ready();
-        up_done |= up.poll_write(upstream, cx).is_ready() && Pin::new(&mut *upstream).poll_flush(cx).is_ready();
-        if up_done && down_done { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
 }
 
 /// Until a side has closed in turn: a connection that is closed while bytes of it are unread is reset, and a reset

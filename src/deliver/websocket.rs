@@ -1,13 +1,93 @@
 //! Where WebSocket frames end in a stream of bytes (RFC 6455, section 5.2).
 //!
-//! A tunnel passes bytes; only at its end does it matter where a frame stops, because a word of ours
-//! in the middle of one would be taken for its payload. So this counts and understands nothing else.
+//! A tunnel passes bytes; only where something of ours is said does it matter where a frame stops, because a word of
+//! ours in the middle of one would be taken for its payload. So this counts and understands nothing else.
+//!
+//! What a route may want to have said stands here, too: pings, and a message at a stop.
+
+use std::time::{Duration, Instant};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::base::{At, Diagnostics, Period};
+
+/// How the route's WebSockets are kept.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("examples" = [{ "ping": "30s", "shutdown_message": true }]))]
+pub struct WebSocketConfig {
+    /// A client that is silent for so long gets a ping, and is gone if nothing comes of it for as long again. Without
+    /// it, a peer that vanished is noticed after `timeouts.idle`.
+    pub ping: Option<Period>,
+    /// Whether clients get a message as soon as the gateway begins to stop, a text with
+    /// `{"type": "server_shutting_down", …}`. Default false: they get a close frame, 1001, in the end.
+    pub shutdown_message: bool,
+}
+
+/// Compiled.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WebSocketRules {
+    ping: Option<Duration>,
+    pub(super) shutdown_message: bool,
+}
+
+impl WebSocketRules {
+    /// Reports what can't be kept.
+    pub fn compile(config: &WebSocketConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
+        if config.ping.is_some_and(|it| it.0.is_zero()) {
+            diagnostics.error(&at.key("ping"), "a time of zero").help("write how long a client may be silent");
+        }
+        Self { ping: config.ping.map(|it| it.0), shutdown_message: config.shutdown_message }
+    }
+
+    /// What looks after a client that begins now.
+    pub(super) fn pings(&self) -> Option<Pings> {
+        self.ping.map(|period| Pings { period, since: Instant::now(), asked: false })
+    }
+}
+
+/// Whether a client is still there: asked when it is silent.
+#[derive(Debug)]
+pub(super) struct Pings {
+    period: Duration,
+    /// When it was last heard of, or asked.
+    since: Instant,
+    asked: bool,
+}
+
+impl Pings {
+    /// It said something, whatever that was.
+    pub(super) fn heard(&mut self) {
+        (self.since, self.asked) = (Instant::now(), false);
+    }
+
+    /// When to look.
+    pub(super) fn next_look(&self) -> Instant {
+        self.since + self.period
+    }
+
+    /// Whether it was asked and has not answered in time.
+    pub(super) fn is_lost(&self) -> bool {
+        self.asked && self.is_due()
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        Instant::now() >= self.next_look()
+    }
+
+    /// It is asked now, if a frame could be put in; else it is looked again later.
+    pub(super) fn ask(&mut self, asked: bool) {
+        (self.since, self.asked) = (Instant::now(), asked);
+    }
+}
 
 /// The longest head: two bytes, a length of eight, a mask of four.
 const HEAD_MAX: usize = 14;
 const OPCODE: u8 = 0x0f;
 const CLOSE: u8 = 0x08;
 const MASKED: u8 = 0x80;
+const FIN: u8 = 0x80;
 
 /// Follows one direction of a tunnel.
 #[derive(Debug, Default)]
@@ -17,6 +97,8 @@ pub(super) struct Frames {
     head_seen: usize,
     /// Bytes of the current frame's payload that are still to come.
     payload_left: u64,
+    /// The last frame of a message has not passed.
+    in_message: bool,
     closed: bool,
 }
 
@@ -36,6 +118,9 @@ impl Frames {
             if self.head_seen == self.head_length() {
                 self.payload_left = self.payload_length();
                 self.closed |= self.head[0] & OPCODE == CLOSE;
+                if self.head[0] & OPCODE < CLOSE {
+                    self.in_message = self.head[0] & FIN == 0;
+                }
                 self.head_seen = 0;
             }
         }
@@ -44,6 +129,12 @@ impl Frames {
     /// Whether a frame of ours may come next: the last one is whole, and was not a farewell.
     pub(super) fn may_close(&self) -> bool {
         self.head_seen == 0 && self.payload_left == 0 && !self.closed
+    }
+
+    /// Whether a message of ours may come next: frames of control may stand between the fragments of one, but no other
+    /// message (section 5.4).
+    pub(super) fn may_speak(&self) -> bool {
+        self.may_close() && !self.in_message
     }
 
     /// Whether a farewell has passed.

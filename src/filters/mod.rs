@@ -19,6 +19,7 @@ mod response_headers;
 mod rewrite;
 mod security_headers;
 mod settings;
+mod streams;
 mod table;
 
 use http::HeaderValue;

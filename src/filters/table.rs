@@ -22,6 +22,7 @@ use super::trace_context::Traces;
 use super::{BodyRules, Cors, Idempotency, Rewrite, Security};
 use crate::base::{At, Diagnostics};
 use crate::cache::Rules;
+use crate::deliver::{EventRules, WebSocketRules};
 use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step, Taps};
 
 /// A line of the table, for people.
@@ -226,6 +227,10 @@ table! {
         /// Before the request is rewritten, since responses are cached under what clients request; after credentials
         /// have been taken out of it. On the way out first: stored is what the upstream sent.
         cache: Arc<Rules>,
+        /// Behind the cache, which keeps what the upstream sent and not what is said meanwhile.
+        sse: EventRules,
+        /// Likewise; of handshakes nothing is cached.
+        websocket: WebSocketRules,
         /// Behind everything that reads what the client said of itself.
         forwarded: Forwarded,
         /// Last: the operator's word about the request is the last one, also about the headers that the gateway adds.

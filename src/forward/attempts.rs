@@ -32,7 +32,7 @@ use super::worker::Worker;
 use crate::base::{Deadline, Period};
 use crate::client::Client;
 use crate::http as codec;
-use crate::pipeline::{AttemptInfo, Context, LocalService, Refusal, Taps};
+use crate::pipeline::{AttemptInfo, Context, LocalService, Refusal, Scheme, Taps};
 use crate::transport::Transport;
 use crate::upstream::{Endpoint, Live, Picked, Protocol, RetryPolicy, in_words, reading_in_words};
 
@@ -287,15 +287,22 @@ impl Call<'_> {
     }
 
     async fn ask_upstream(mut self, live: &Live) -> Result<UpstreamResponse, ForwardError> {
-        if let Err(wait) = live.admit() {
-            let retry_after = wait.as_secs_f64().ceil().max(1.0) as u64;
-            return Err(ForwardError::Refused(Refusal::BreakerOpen { retry_after }));
+        if let Some(dependency) = live.missing_dependency() {
+            self.info.cause = Some(format!("`{dependency}` is down, which it depends on").into());
+            return Err(ForwardError::Refused(Refusal::DependencyDown { dependency }));
         }
+        live.admit().map_err(breaker_open)?;
         let retries = &live.upstream().retries;
         let key = self.context.balance_key;
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut last = Refusal::NoHealthyEndpoint;
-        let mut next = live.pick(key, &tried);
+        let of_session = self.context.sticky.as_ref().and_then(|it| live.pick_for(it));
+        let mut next = of_session.or_else(|| live.pick(key, &tried));
+        if next.is_none()
+            && let Some(wait) = live.closed_for()
+        {
+            return Err(breaker_open(wait));
+        }
         while let Some(picked) = next.take() {
             if self.is_past_deadline() {
                 return Err(ForwardError::Refused(Refusal::CallDeadline));
@@ -319,6 +326,7 @@ impl Call<'_> {
                         sleep(pause).await;
                         next = Some(other);
                     } else {
+                        self.stick(live, address);
                         if retries.report {
                             let _ = head.insert_header(ATTEMPTS, HeaderValue::from(u16::from(self.info.attempts)));
                         }
@@ -359,6 +367,13 @@ impl Call<'_> {
         }
         let same = live.pick(key, &[])?;
         ((old_connection && unprocessed) || live.may_retry()).then_some(same)
+    }
+
+    /// The request's session stays with the endpoint that answered.
+    fn stick(&mut self, live: &Live, address: SocketAddr) {
+        if let Some(session) = &self.context.sticky {
+            self.info.sticky_cookie = live.stick(session, address, self.context.scheme == Scheme::Https);
+        }
     }
 
     fn tell_of_failure(&self, live: &Live, address: SocketAddr, refusal: &Refusal) {
@@ -720,6 +735,11 @@ async fn ends_in_silence(client: &mut Client, patience: Duration) -> Result<(), 
 pub fn progressed(now: Option<u64>, before: &mut Option<u64>) -> bool {
     let Some(now) = now else { return false };
     before.replace(now).is_none_or(|before| now > before)
+}
+
+fn breaker_open(wait: Duration) -> ForwardError {
+    let retry_after = wait.as_secs_f64().ceil().max(1.0) as u64;
+    ForwardError::Refused(Refusal::BreakerOpen { retry_after })
 }
 
 /// What the client gets to hear of it.

@@ -6,7 +6,6 @@ use pingora::connectors::http::Connector;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::{Error, ErrorType, Result};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 
 use crate::transport::Transport;
 use crate::upstream::Endpoint;
@@ -14,30 +13,28 @@ use crate::upstream::Endpoint;
 /// Idle HTTP/2 connections that one thread keeps at most; those of HTTP/1 are in `pool.rs`.
 const POOL: usize = 1024;
 
-/// One thread's ways to upstreams, and the word that streams have to end.
+/// One thread's ways to upstreams.
 pub struct Worker {
     /// Connections for HTTP/1.
     transport: TransportConnector,
     /// Pingora's client sessions, for HTTP/2.
     pub(super) http2: Connector,
-    /// Becomes true when streams must end because the process does.
-    ending: watch::Receiver<bool>,
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Worker {
     /// How many idle upstream connections one worker keeps at most.
     pub const IDLE_CONNECTIONS: usize = POOL;
 
-    /// To be made on the thread that uses it. `ending` is set once, when the time that requests under
-    /// way were given at a stop is nearly over.
-    pub fn new(ending: watch::Receiver<bool>) -> Self {
+    /// To be made on the thread that uses it.
+    pub fn new() -> Self {
         let options = || Some(ConnectorOptions::new(POOL));
-        Self { transport: TransportConnector::new(options()), http2: Connector::new(options()), ending }
-    }
-
-    /// Becomes true when streams must end because the process does.
-    pub fn ending(&self) -> &watch::Receiver<bool> {
-        &self.ending
+        Self { transport: TransportConnector::new(options()), http2: Connector::new(options()) }
     }
 
     /// A new connection for HTTP/1.

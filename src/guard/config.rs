@@ -6,7 +6,8 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{At, Diagnostics, Period, Secret, networks};
+use crate::alerts::WebhookConfig;
+use crate::base::{At, Diagnostics, Period, networks};
 
 /// Blocks addresses that flood. An address is an IPv4 address or an IPv6 network of 64 bits. Trusted
 /// proxies are never blocked: what comes through them counts for the client behind them.
@@ -26,7 +27,7 @@ pub struct GuardConfig {
     pub block: BlockConfig,
     /// Networks that are never blocked, such as `10.0.0.0/8`.
     pub allow: Vec<String>,
-    /// Who receives each block, beside the log.
+    /// Who receives each block, beside the log: `event`, `at`, `address`, `reason`, `seconds`, `strikes`.
     pub webhook: Option<WebhookConfig>,
 }
 
@@ -50,17 +51,6 @@ pub struct BlockConfig {
     pub longest: Option<Period>,
     /// So many addresses are remembered at most. Default 100000.
     pub max: Option<u32>,
-}
-
-/// Gets a JSON object by POST for each block: `event`, `at`, `address`, `reason`, `seconds`, `strikes`.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct WebhookConfig {
-    /// Where: an `http` or `https` URL. It may hold a credential, so it is shown nowhere.
-    pub url: Secret,
-    /// The value of the field `Authorization`, if it needs one.
-    #[serde(default)]
-    pub authorization: Option<Secret>,
 }
 
 /// Compiled: what is watched, and what follows.
@@ -102,12 +92,8 @@ impl GuardRules {
             diagnostics.error(&block, "the first block is longer than the longest, or no time at all");
         }
         let allow = networks(&config.allow, &at.key("allow"), diagnostics);
-        if let Some(webhook) = &config.webhook
-            && reqwest::Url::parse(webhook.url.expose()).ok().is_none_or(|it| !matches!(it.scheme(), "http" | "https"))
-        {
-            diagnostics
-                .error(&at.key("webhook").key("url"), "not a URL")
-                .help("write it as https://alerts.example.org/x");
+        if let Some(webhook) = &config.webhook {
+            webhook.check(&at.key("webhook"), diagnostics);
         }
         let blocks_max = config.block.max.map_or(100_000, |it| usize::try_from(it).unwrap_or(usize::MAX));
         Self { floods, first, longest, blocks_max, allow, webhook: config.webhook.clone() }

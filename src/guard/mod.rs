@@ -7,7 +7,6 @@
 mod blocklist;
 mod config;
 mod metrics;
-mod webhook;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,23 +16,21 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use pingora_limits::rate::Rate;
+use serde_json::json;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 
+use crate::alerts::Alerts;
 use crate::base::network_of;
 use crate::telemetry::Timestamp;
 
 pub use blocklist::{Block, Full};
-pub use config::{BlockConfig, FloodConfig, GuardConfig, GuardRules, WebhookConfig};
+pub use config::{BlockConfig, FloodConfig, GuardConfig, GuardRules};
 
 use blocklist::Blocklist;
 use metrics::{ALERTS_LOST, blocks, turned_away};
-use webhook::Alert;
 
 /// So many suspects are counted exactly at once. Of more nobody knows until others are cleared.
 const SUSPECTS_MAX: usize = 10_000;
-/// Alerts that wait for the webhook.
-const ALERTS_MAX: usize = 1_024;
 /// How often blocks that are over are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
@@ -67,7 +64,7 @@ pub struct Guard {
     watches: [Option<Watch>; 4],
     allow: Vec<IpNet>,
     blocklist: Blocklist,
-    alerts: Option<mpsc::Sender<Alert>>,
+    alerts: Option<Alerts>,
 }
 
 /// Counts one kind of violation.
@@ -89,11 +86,8 @@ struct Suspect {
 impl Guard {
     /// Begins to watch. Alerts and the end of blocks are looked after on the side runtime.
     pub fn begin(rules: &GuardRules, side: &Handle) -> Arc<Self> {
-        let alerts = rules.webhook.clone().map(|webhook| {
-            let (alerts, waiting) = mpsc::channel(ALERTS_MAX);
-            side.spawn(webhook::deliver(webhook, waiting));
-            alerts
-        });
+        let webhook = rules.webhook.clone();
+        let alerts = webhook.map(|it| Alerts::begin("guard", it, Some(ALERTS_LOST.clone()), side));
         let guard = Arc::new(Self {
             watches: rules.floods.map(|it| it.map(Watch::new)),
             allow: rules.allow.clone(),
@@ -173,10 +167,14 @@ impl Guard {
             strikes = block.strikes, "an address is blocked"
         );
         let Some(alerts) = &self.alerts else { return };
-        let alert = Alert { at: Timestamp::now(), block: block.clone() };
-        if alerts.try_send(alert).is_err() {
-            ALERTS_LOST.inc();
-        }
+        alerts.send(json!({
+            "event": "address_blocked",
+            "at": Timestamp::now().as_str(),
+            "address": block.address.to_string(),
+            "reason": block.reason,
+            "seconds": block.time.as_secs(),
+            "strikes": block.strikes,
+        }));
     }
 }
 

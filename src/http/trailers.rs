@@ -266,7 +266,7 @@ mod tests {
             left
         };
         assert_eq!(left(retain_request_trailers), ["x-levels", "x-sum"]);
-        assert_eq!(left(retain_response_trailers), ["x-account-plan", "x-levels", "x-sum", "x_api_key"]);
+        assert_eq!(left(retain_response_trailers), ["x-account-plan", "x-levels", "x-sum"]);
     }
 
     #[test]

@@ -6,7 +6,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use subtle::ConstantTimeEq;
 
 use super::accounts::ApiKeyRecord;
-use super::principal::{Kind, Principal};
+use super::principal::{Kind, Principal, Validity};
+use super::standing::includes;
 use super::token_error::TokenError;
 
 /// The longest API key in bytes.
@@ -63,10 +64,19 @@ impl Holder {
             roles: words(&record.roles),
             scopes: words(&record.scopes),
             credential: Some(id.into()),
+            validity: Validity { ends: record.expires, ..Validity::default() },
             ..Principal::new(Kind::ApiKey, record.subject.as_str())
         };
         let ApiKeyRecord { hash, expires, revoked, .. } = record;
         Self { hash, expires, revoked, principal: Arc::new(principal) }
+    }
+
+    /// Whether the key still counts, and for all that it did.
+    pub(super) fn stands_by(&self, principal: &Principal) -> bool {
+        !self.revoked
+            && includes(&self.principal.roles, &principal.roles)
+            && includes(&self.principal.scopes, &principal.scopes)
+            && self.principal.tenant == principal.tenant
     }
 }
 

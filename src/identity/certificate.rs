@@ -11,7 +11,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::base::{At, Diagnostics};
 
-use super::principal::{Kind, Principal};
+use super::principal::{Kind, Principal, Validity};
 use super::token_error::TokenError;
 
 /// The longest name of a certificate, in bytes.
@@ -145,6 +145,7 @@ impl ClientCertificate {
             tenant: rules.tenant.clone(),
             roles: rules.roles.clone(),
             credential: Some(self.fingerprint.clone()),
+            validity: Validity { ends: u64::try_from(self.ends.saturating_add(1)).ok(), ..Validity::default() },
             ..Principal::new(Kind::Certificate, name.clone())
         });
         self.last.store(Some(Arc::new((rules.clone(), principal.clone()))));

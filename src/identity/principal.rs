@@ -25,8 +25,21 @@ pub struct Principal {
     pub credential: Option<Arc<str>>,
     /// Names the sign-in that it comes from: the family of its refresh tokens.
     pub session: Option<Arc<str>>,
+    /// For how long its credentials count.
+    pub validity: Validity,
     /// What upstreams are shown of it, once it was made.
     pub identity_token: IdentityToken,
+}
+
+/// For how long credentials count: what has to be looked at again while a connection that they opened lasts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Validity {
+    /// When they were made, in seconds since 1970; 0 if they do not say so.
+    pub issued: u64,
+    /// When they end, the leeway included, in seconds since 1970; none: never.
+    pub ends: Option<u64>,
+    /// Whether they are a token of this gateway, which can take it back.
+    pub own_token: bool,
 }
 
 impl Principal {
@@ -42,6 +55,7 @@ impl Principal {
             scopes: Vec::new(),
             credential: None,
             session: None,
+            validity: Validity::default(),
             identity_token: IdentityToken::default(),
         }
     }

@@ -12,6 +12,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
 use super::metrics::REVOCATIONS;
+use super::principal::Principal;
 
 /// So many at once. Beyond it, everything signed before that moment is taken back: too much rather than too little.
 const MAX: usize = 500_000;
@@ -78,6 +79,18 @@ pub(super) struct Facts<'a> {
     pub(super) jti: Option<&'a str>,
     pub(super) sid: Option<&'a str>,
     pub(super) issued: u64,
+}
+
+impl<'a> Facts<'a> {
+    /// Those of the token that proved a principal.
+    pub(super) fn of(principal: &'a Principal) -> Self {
+        Self {
+            subject: &principal.subject,
+            jti: principal.credential.as_deref(),
+            sid: principal.session.as_deref(),
+            issued: principal.validity.issued,
+        }
+    }
 }
 
 /// All that was taken back and whose tokens could still come.

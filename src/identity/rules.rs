@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::identity_token::IdentityToken;
-use super::principal::{Kind, Principal};
+use super::principal::{Kind, Principal, Validity};
 use super::token_error::TokenError;
 
 /// The longest name of a subject, tenant or token, in bytes.
@@ -60,7 +60,9 @@ impl Rules {
             return Err(TokenError::Early);
         }
         self.check_audience(claims.get("aud"))?;
-        Ok(Accepted { principal: self.principal(claims)?, issued: issued.unwrap_or(0), ends })
+        let issued = issued.unwrap_or(0);
+        let validity = Validity { issued, ends: Some(ends), own_token: self.own };
+        Ok(Accepted { principal: Principal { validity, ..self.principal(claims)? }, issued, ends })
     }
 
     fn check_audience(&self, aud: Option<&Value>) -> Result<(), TokenError> {
@@ -104,6 +106,7 @@ impl Rules {
             scopes,
             credential: name(claims, "jti")?.map(Arc::from),
             session: name(claims, "sid")?.map(Arc::from),
+            validity: Validity::default(),
             identity_token: IdentityToken::default(),
         })
     }

@@ -33,9 +33,9 @@ use crate::base::unix_seconds;
 pub struct Identity {
     known: ArcSwap<Known>,
     verified: Cache<Verified>,
-    revocations: Revocations,
-    accounts: OnceLock<Arc<dyn Accounts>>,
-    api_keys: Lookups<Holder>,
+    pub(super) revocations: Revocations,
+    pub(super) accounts: OnceLock<Arc<dyn Accounts>>,
+    pub(super) api_keys: Lookups<Holder>,
     people: Lookups<Account>,
     /// Goes up with every change of keys: what was verified under others is verified again.
     keys_epoch: Arc<AtomicU64>,
@@ -387,13 +387,7 @@ impl Identity {
             return Ok(verified);
         }
         let principal = &verified.principal;
-        let facts = Facts {
-            subject: &principal.subject,
-            jti: principal.credential.as_deref(),
-            sid: principal.session.as_deref(),
-            issued: verified.issued,
-        };
-        match self.revocations.effect(facts) {
+        match self.revocations.effect(Facts::of(principal)) {
             Effect::None => Ok(verified),
             Effect::Revoked => Err(TokenError::Revoked),
             Effect::Roles(roles) => {

@@ -22,9 +22,13 @@ pub enum EndState {
     Drained,
     /// A filter ended it for what it said, in good order.
     Stopped,
+    /// The credentials that opened it were taken back, or their time was over.
+    Revoked,
+    /// An operator ended it.
+    Closed,
 }
 
-const ALL: [EndState; 8] = [
+const ALL: [EndState; 10] = [
     EndState::Done,
     EndState::Truncated,
     EndState::UpstreamError,
@@ -33,6 +37,8 @@ const ALL: [EndState; 8] = [
     EndState::ClientTimeout,
     EndState::Drained,
     EndState::Stopped,
+    EndState::Revoked,
+    EndState::Closed,
 ];
 
 static ENDS: Lazy<[IntCounter; ALL.len()]> = Lazy::new(|| {
@@ -54,6 +60,8 @@ impl EndState {
             Self::ClientTimeout => "client_timeout",
             Self::Drained => "drained",
             Self::Stopped => "stopped",
+            Self::Revoked => "revoked",
+            Self::Closed => "closed",
         }
     }
 

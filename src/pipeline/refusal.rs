@@ -103,6 +103,11 @@ pub enum Refusal {
         /// Seconds until one may be sent.
         retry_after: u64,
     },
+    /// An upstream that this one depends on can serve nothing.
+    DependencyDown {
+        /// Its name.
+        dependency: Arc<str>,
+    },
     /// No connection could be made to any endpoint that was tried.
     ConnectFailed,
     /// Connecting took too long.
@@ -224,7 +229,8 @@ impl Refusal {
             Self::UpstreamProtocol => Self::ResponseTooLarge { limit: 262_144 },
             Self::ResponseTooLarge { .. } => Self::NoHealthyEndpoint,
             Self::NoHealthyEndpoint => Self::BreakerOpen { retry_after: 60 },
-            Self::BreakerOpen { .. } => Self::IdentityUnavailable,
+            Self::BreakerOpen { .. } => Self::DependencyDown { dependency: "narratives".into() },
+            Self::DependencyDown { .. } => Self::IdentityUnavailable,
             Self::IdentityUnavailable => Self::CheckBusy,
             Self::CheckBusy => Self::IdempotencyFull("responses to requests with a key take all the room there is"),
             Self::IdempotencyFull(_) => Self::StateUnavailable,

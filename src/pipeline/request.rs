@@ -12,6 +12,7 @@ use crate::base::{RequestId, SpanId, TraceId};
 use crate::http::{claimed, unverified_credentials};
 use crate::identity::{Caller, Fields, Principal};
 use crate::pipeline::{EndState, RateLimitStatus, Recording, Refusal, Taps, Upstreams};
+use crate::upstream::StickySession;
 
 /// The caller, and how the request came: all that is known of a request wherever it goes on, also when its client has
 /// left or there never was one.
@@ -45,6 +46,8 @@ pub struct Context {
     pub deadline: Option<Instant>,
     /// What its endpoint goes by, where the upstream balances by a key.
     pub balance_key: Option<u64>,
+    /// The session that it belongs to, where the upstream's are sticky.
+    pub sticky: Option<StickySession>,
     /// How many local services have handed the request on to another upstream.
     pub depth: u8,
     /// What a local service can call; there for services alone.
@@ -137,6 +140,8 @@ pub struct AttemptInfo {
     pub cause: Option<Arc<str>>,
     /// The endpoint that `cause` is about.
     pub failed_endpoint: Option<SocketAddr>,
+    /// The cookie that keeps its session where it is, for the client.
+    pub sticky_cookie: Option<HeaderValue>,
     /// From the request's start until the upstream connection was there.
     pub connected: Option<Duration>,
     /// From the request's start until the answer's head had arrived.
@@ -210,6 +215,7 @@ impl Context {
             forwarded_headers_set: false,
             deadline: None,
             balance_key: None,
+            sticky: None,
             depth: 0,
             upstreams: None,
         }

@@ -134,8 +134,8 @@ impl Proxy {
         let UpstreamResponse { head, mut body } = response;
         let policy = &admitted.route().policy;
         exchange.recording = Some(Box::new(Recording::new(reservation.record_max())));
-        let ending = self.worker.ending();
-        let ended = deliver_parts(head, &mut body, client, exchange, policy, admitted, ending).await;
+        let streaming = admitted.streaming(&self.shared);
+        let ended = deliver_parts(head, &mut body, client, exchange, policy, admitted, &streaming).await;
         let recording = exchange.recording.take();
         match ended {
             Ok(()) => {

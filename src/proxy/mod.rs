@@ -29,6 +29,7 @@ use crate::base::{Deadline, RequestId, shown_millis};
 use crate::cache::Cache;
 use crate::client::Client;
 use crate::config::Configuration;
+use crate::connections::Connections;
 use crate::deliver::{ResponseFilters, Tunnel, Undelivered, deliver};
 use crate::forward::{ForwardError, Forwarder, RequestBody, UpstreamResponse, Worker};
 use crate::guard::{Guard, Stage, Violation};
@@ -82,6 +83,8 @@ pub struct Shared {
     pub cache: Arc<Cache>,
     /// Idempotent requests whose client has left.
     pub orphans: Orphans,
+    /// The connections that last.
+    pub connections: Arc<Connections>,
     /// Whether special words in bodies trigger what clients want to be prepared for.
     pub mocks: bool,
 }
@@ -236,7 +239,7 @@ impl Proxy {
         admitted: &Admitted,
     ) -> Result<(), Unfinished> {
         let policy = &admitted.route().policy;
-        match deliver(response, client, exchange, policy, admitted, self.worker.ending()).await {
+        match deliver(response, client, exchange, policy, admitted, &admitted.streaming(&self.shared)).await {
             Ok(Some(tunnel)) => {
                 cached::finish(exchange, admitted);
                 Err(Unfinished::Tunnel(tunnel))

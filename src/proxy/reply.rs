@@ -227,6 +227,15 @@ impl ErrorBody {
                     "try again after the time that Retry-After names",
                 )
             },
+            Refusal::DependencyDown { dependency } => Self {
+                details: json!({ "dependency": &**dependency }),
+                ..say(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "dependency_unavailable",
+                    "a service that this one depends on is not available",
+                    LATER,
+                )
+            },
             Refusal::NoHealthyEndpoint => {
                 say(StatusCode::SERVICE_UNAVAILABLE, "upstream_unavailable", "the service is not available", LATER)
             }

@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE, SEC_WEBSOCKET_EXTENSIONS};
+use http::header::{
+    ACCEPT_ENCODING, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE, SEC_WEBSOCKET_EXTENSIONS, SET_COOKIE,
+};
 use http::{Method, Uri, Version};
 use parking_lot::{Mutex, MutexGuard};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -16,7 +18,7 @@ use pingora::protocols::http::date::get_cached_date;
 use crate::cache::{CachedResponse, Lookup};
 use crate::client::Client;
 use crate::config::{Action, ActiveConfig, Redirect, Respond, Route};
-use crate::deliver::{DIGESTS, ResponseFilters};
+use crate::deliver::{DIGESTS, ResponseFilters, Streaming};
 use crate::filters::{self, Reservation, ReserveOutcome, StoredResponse};
 use crate::forward::{Destination, ForwardError, call_deadline, hold_body, show_whole, unless_gone};
 use crate::http as codec;
@@ -107,6 +109,17 @@ impl Admitted {
     pub(super) fn on_interim(&self, head: &mut ResponseHeader) {
         if let Some(edits) = &self.route().chain.response_headers {
             edits.edit(head);
+        }
+    }
+
+    /// What a response goes by that lasts.
+    pub(super) fn streaming<'a>(&'a self, shared: &'a Shared) -> Streaming<'a> {
+        let chain = &self.route().chain;
+        Streaming {
+            connections: &shared.connections,
+            metrics: &self.active.routes[self.route].metrics,
+            events: chain.sse.as_ref(),
+            websocket: chain.websocket.as_ref(),
         }
     }
 
@@ -206,7 +219,7 @@ async fn filter(
     let mut context = RequestContext { has_body, peer_trusted, certificate, ..context };
     chain.before_the_body(&mut context).await?;
     drop(context);
-    exchange.balance_key = balance_key(admitted, exchange, client.request(), params);
+    balance_by(admitted, exchange, client.request_mut(), params);
     as_taps_can_read_it(chain, client)?;
     let reservation = match reserve(admitted, shared, exchange, client).await? {
         ReserveOutcome::NoKey => None,
@@ -232,12 +245,19 @@ async fn filter(
     })
 }
 
-/// What the endpoint goes by, where the upstream balances by a key. Before a rewrite: captures are of the path as it came.
-fn balance_key(admitted: &Admitted, exchange: &Exchange, request: &RequestHeader, params: &Params) -> Option<u64> {
-    let Some(Destination::Upstream(live)) = &admitted.active.routes[admitted.route].destination else { return None };
-    let (key, table) = (live.upstream().hash_on.as_ref()?, &admitted.active.snapshot.table);
-    let captured = |name: &str| table.param(admitted.route, params, request.uri.path(), name);
-    key.of_request(&request.headers, exchange.client_ip, captured)
+/// What the endpoint goes by, where the upstream balances by a key or has sticky sessions. Before a rewrite: captures are
+/// of the path as it came; and before requests are compared: the cookie of a session makes none another.
+fn balance_by(admitted: &Admitted, exchange: &mut Exchange, request: &mut RequestHeader, params: &Params) {
+    let Some(Destination::Upstream(live)) = &admitted.active.routes[admitted.route].destination else { return };
+    if let Some(key) = &live.upstream().hash_on {
+        let table = &admitted.active.snapshot.table;
+        let captured = |name: &str| table.param(admitted.route, params, request.uri.path(), name);
+        exchange.balance_key = key.of_request(&request.headers, exchange.client_ip, captured);
+    }
+    exchange.sticky = live.session(request);
+    if let Some(session) = exchange.sticky {
+        exchange.balance_key = exchange.balance_key.or(session.balance_key());
+    }
 }
 
 /// What taps are going to look through comes whole, and in no encoding.
@@ -356,6 +376,10 @@ impl ResponseFilters for Admitted {
             && !lookup.on_response(answer)
         {
             exchange.recording = None;
+        }
+        // Behind what is stored: a session is one client's.
+        if let Some(cookie) = exchange.attempt.sticky_cookie.take() {
+            let _ = answer.append_header(SET_COOKIE, cookie);
         }
         response_filters(&self.route().chain, exchange, answer);
     }

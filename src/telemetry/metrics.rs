@@ -1,14 +1,14 @@
 //! Metric families of requests and of the configuration, and the handles that are resolved once.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use once_cell::sync::Lazy;
 use parking_lot::Mutex;
 use prometheus::{
-    Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, TextEncoder, register_histogram_vec,
-    register_int_counter, register_int_counter_vec, register_int_gauge,
+    Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder,
+    register_histogram_vec, register_int_counter, register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
 };
 
 use super::process;
@@ -52,6 +52,14 @@ pub static STREAMS_OPEN: Lazy<Streams> = Lazy::new(|| Streams {
     total: register_int_counter!("moongate_streams_total", "Event streams and upgraded connections that began")
         .expect(ONCE),
 });
+static LONG_LIVED: Lazy<IntGaugeVec> = Lazy::new(|| {
+    let help = "Connections that last and are under way, by kind: events, websocket, tunnel, body";
+    register_int_gauge_vec!("moongate_long_lived_connections", help, &["route", "kind"]).expect(ONCE)
+});
+static UNTERMINATED: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Event streams that their upstream ended without the marker that the route names";
+    register_int_counter_vec!("moongate_streams_unterminated_total", help, &["route"]).expect(ONCE)
+});
 static RELOAD_SUCCESS: Lazy<IntGauge> = Lazy::new(|| {
     let help = "1 if the last load of the configuration succeeded, 0 if it was refused";
     register_int_gauge!("moongate_config_last_reload_success", help).expect(ONCE)
@@ -71,6 +79,9 @@ pub static RELOADS: Lazy<IntCounterVec> = Lazy::new(|| {
     register_int_counter_vec!("moongate_config_reloads_total", help, &["result"]).expect(ONCE)
 });
 static ROUTES: Lazy<Mutex<HashMap<Arc<str>, Weak<RouteMetrics>>>> = Lazy::new(Mutex::default);
+
+/// The kinds of connections that last, as the label `kind` names them.
+pub const LONG_LIVED_KINDS: [&str; 4] = ["events", "websocket", "tunnel", "body"];
 
 const ONCE: &str = "the name is registered once";
 
@@ -110,6 +121,9 @@ pub struct RouteMetrics {
     duration: Histogram,
     received: IntCounter,
     sent: IntCounter,
+    /// Those of connections that last, a series a kind; few routes have any.
+    long_lived: [OnceLock<IntGauge>; LONG_LIVED_KINDS.len()],
+    unterminated: OnceLock<IntCounter>,
 }
 
 impl RouteMetrics {
@@ -146,8 +160,20 @@ impl RouteMetrics {
             duration: DURATION.with_label_values(&[&*label]),
             received: RECEIVED.with_label_values(&[&*label]),
             sent: SENT.with_label_values(&[&*label]),
+            long_lived: Default::default(),
+            unterminated: OnceLock::new(),
             label,
         }
+    }
+
+    /// How many connections of one of the [`LONG_LIVED_KINDS`] are under way.
+    pub fn long_lived(&self, kind: usize) -> &IntGauge {
+        self.long_lived[kind].get_or_init(|| LONG_LIVED.with_label_values(&[&*self.label, LONG_LIVED_KINDS[kind]]))
+    }
+
+    /// Event streams that ended without their marker.
+    pub fn unterminated(&self) -> &IntCounter {
+        self.unterminated.get_or_init(|| UNTERMINATED.with_label_values(&[&*self.label]))
     }
 
     /// Counts a request that ended; of status 0, if nothing could be answered.
@@ -175,6 +201,10 @@ impl Drop for RouteMetrics {
         let _ = DURATION.remove_label_values(label);
         let _ = RECEIVED.remove_label_values(label);
         let _ = SENT.remove_label_values(label);
+        let _ = UNTERMINATED.remove_label_values(label);
+        for kind in LONG_LIVED_KINDS {
+            let _ = LONG_LIVED.remove_label_values(&[&*self.label, kind]);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ mod timestamp;
 
 pub use log::{LogConfig, LogFormat, LogLevel, flush, line, spawn_flusher, start, stop};
 pub use metrics::{
-    GENERATIONS_ALIVE, IN_FLIGHT, RELOADS, RouteMetrics, STREAMS_OPEN, Streams, exposition, figures,
+    GENERATIONS_ALIVE, IN_FLIGHT, LONG_LIVED_KINDS, RELOADS, RouteMetrics, STREAMS_OPEN, Streams, exposition, figures,
     last_reload_failed, last_reload_succeeded, refused, route_series,
 };
 pub use summary::{Summary, summary};

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use super::compile::Upstream;
 use super::config::Balance;
 use super::endpoint::Endpoint;
 use super::ring::Ring;
@@ -20,6 +21,9 @@ const MISSES: usize = 16;
 pub(super) struct Ready {
     balance: Balance,
     endpoints: Vec<Arc<Endpoint>>,
+    /// Those of `endpoints` that are not healthy are there because too few are.
+    panics: bool,
+    healthy: usize,
     /// Indices in the order of service, for all that is not at random.
     turn: Vec<u16>,
     /// For what is at random: the sum of the weights up to and with each.
@@ -29,49 +33,72 @@ pub(super) struct Ready {
 }
 
 impl Ready {
-    pub(super) fn new(balance: Balance, all: &[Arc<Endpoint>]) -> Self {
-        let endpoints: Vec<_> = all.iter().filter(|it| it.is_healthy()).cloned().collect();
+    pub(super) fn new(upstream: &Upstream, all: &[Arc<Endpoint>]) -> Self {
+        let balance = upstream.balance;
+        let mut endpoints: Vec<_> = all.iter().filter(|it| it.is_healthy()).cloned().collect();
+        let healthy = endpoints.len();
+        let panics = upstream.panic.is_some_and(|it| (healthy as f64) < it * all.len() as f64);
+        if panics {
+            endpoints = all.to_vec();
+        }
         let weights: Vec<u32> = endpoints.iter().map(|it| it.weight()).collect();
         let turn = match balance {
             Balance::RoundRobin | Balance::LeastRequest => smooth_turn(&weights),
             Balance::Random | Balance::PeakEwma | Balance::ConsistentHash => Vec::new(),
         };
-        let ring = match balance {
-            Balance::ConsistentHash => Ring::new(endpoints.iter().map(|it| it.address()).zip(reduced(&weights))),
-            _ => Ring::default(),
+        let ring = match upstream.goes_by_key() {
+            true => Ring::new(endpoints.iter().map(|it| it.address()).zip(reduced(&weights))),
+            false => Ring::default(),
         };
         let sums = weights.iter().scan(0, |sum, weight| {
             *sum += weight;
             Some(*sum)
         });
-        Self { balance, turn, ring, sums: sums.collect(), endpoints }
+        Self { balance, turn, ring, sums: sums.collect(), panics, healthy, endpoints }
     }
 
-    /// Whether this endpoint is among those that get requests.
-    pub(super) fn holds(&self, endpoint: &Arc<Endpoint>) -> bool {
-        self.endpoints.iter().any(|it| Arc::ptr_eq(it, endpoint))
+    /// Whether this is what follows from the health of `all` endpoints.
+    pub(super) fn is_current(&self, endpoint: &Arc<Endpoint>, all: &[Arc<Endpoint>]) -> bool {
+        match self.panics {
+            true => all.iter().filter(|it| it.is_healthy()).count() == self.healthy,
+            false => self.endpoints.iter().any(|it| Arc::ptr_eq(it, endpoint)) == endpoint.is_healthy(),
+        }
+    }
+
+    /// Whether too few endpoints are healthy, so that all get requests.
+    pub(super) fn panics(&self) -> bool {
+        self.panics
     }
 
     pub(super) fn len(&self) -> usize {
         self.endpoints.len()
     }
 
-    /// `key` is for `consistent_hash`; without one, that picks at random.
+    /// `key` is for `consistent_hash`, which picks at random without one, and for sessions without an endpoint.
     pub(super) fn pick(&self, cursor: &AtomicUsize, key: Option<u64>, tried: &[SocketAddr]) -> Option<&Arc<Endpoint>> {
         if self.endpoints.is_empty() {
             return None;
         }
-        let index = match self.balance {
-            Balance::RoundRobin => self.in_turn(cursor.fetch_add(1, Relaxed), tried),
-            Balance::Random => self.draw(None, tried),
-            Balance::PeakEwma => self.sooner_of_two(tried),
-            Balance::ConsistentHash => match key {
-                Some(key) => self.by_key(key, tried),
-                None => self.draw(None, tried),
-            },
-            Balance::LeastRequest => self.less_busy_of_two(cursor.fetch_add(1, Relaxed), tried),
+        let index = match (key, self.balance) {
+            (Some(key), _) => self.by_key(key, tried),
+            (None, Balance::RoundRobin) => self.in_turn(cursor.fetch_add(1, Relaxed), tried),
+            (None, Balance::Random | Balance::ConsistentHash) => self.draw(None, tried),
+            (None, Balance::PeakEwma) => self.sooner_of_two(tried),
+            (None, Balance::LeastRequest) => self.less_busy_of_two(cursor.fetch_add(1, Relaxed), tried),
         };
+        let index = if key.is_none() { index.map(|it| self.or_one_that_is_warm(it, tried)) } else { index };
         index.map(|it| &self.endpoints[self.or_one_that_connects(it, tried)])
+    }
+
+    /// Another one, if this one starts slowly and it is not its turn yet.
+    fn or_one_that_is_warm(&self, index: usize, tried: &[SocketAddr]) -> usize {
+        if !self.endpoints[index].is_held_back() {
+            return index;
+        }
+        let count = self.endpoints.len();
+        let start = fastrand::usize(..count);
+        let warm = |it: &usize| self.will_do(*it, tried) && !self.endpoints[*it].starts_slowly();
+        (start..count).chain(0..start).find(warm).unwrap_or(index)
     }
 
     /// Another one, if connections to this one failed a moment ago and there is one to which they did not.
@@ -155,7 +182,7 @@ impl Ready {
     /// Health may have changed since this was prepared.
     fn will_do(&self, index: usize, tried: &[SocketAddr]) -> bool {
         let endpoint = &self.endpoints[index];
-        endpoint.is_eligible() && !tried.contains(&endpoint.address())
+        (endpoint.is_eligible() || self.panics) && !tried.contains(&endpoint.address())
     }
 
     fn sum_before(&self, index: usize) -> u32 {

@@ -1,6 +1,9 @@
-//! The circuit breaker of an upstream (US-015): when it fails again and again, it gets no requests for a while, then
-//! one, whose outcome decides. Whoever asks meanwhile has an answer at once.
+//! The circuit breaker of an upstream or of an endpoint (US-015): when it fails again and again, it gets no requests for
+//! a while, then one, whose outcome decides. Whoever asks an upstream meanwhile has an answer at once; an endpoint is
+//! left out.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -8,12 +11,13 @@ use prometheus::IntGauge;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::changes::{Change, Changes, Event};
 use super::endpoint::Outcome;
 use super::metrics;
 use super::peak::millis_now;
 use crate::base::{At, Diagnostics, Period};
 
-/// When an upstream that fails gets no more requests. Default: 5 failures in a row within 60s, one request after 60s.
+/// When an upstream, or an endpoint, that fails gets no more requests. Default: 5 failures in a row within 60s, one request after 60s.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BreakerConfig {
@@ -24,11 +28,26 @@ pub struct BreakerConfig {
     pub within: Period,
     /// An open breaker lets one request through after this time; until then all get 503 at once.
     pub retry_after: Period,
+    /// What has a breaker: the upstream as a whole, each of its endpoints for itself, or both.
+    pub per: BreakerScope,
+}
+
+/// What has a breaker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BreakerScope {
+    /// The upstream: failures in a row count whichever endpoints they are of, and all requests get 503.
+    #[default]
+    Upstream,
+    /// Each endpoint: its own failures in a row count, and it is left out.
+    Endpoint,
+    /// Both.
+    Both,
 }
 
 impl Default for BreakerConfig {
     fn default() -> Self {
-        Self { open_after: 5, within: Period::secs(60), retry_after: Period::secs(60) }
+        Self { open_after: 5, within: Period::secs(60), retry_after: Period::secs(60), per: BreakerScope::default() }
     }
 }
 
@@ -38,6 +57,7 @@ pub struct BreakerPolicy {
     open_after: u32,
     within: Duration,
     retry_after: Duration,
+    per: BreakerScope,
 }
 
 impl BreakerPolicy {
@@ -51,7 +71,22 @@ impl BreakerPolicy {
                 diagnostics.error(&at.key(key), "must be longer than nothing").help("60s is the default");
             }
         }
-        Self { open_after: config.open_after, within: config.within.0, retry_after: config.retry_after.0 }
+        Self {
+            open_after: config.open_after,
+            within: config.within.0,
+            retry_after: config.retry_after.0,
+            per: config.per,
+        }
+    }
+
+    /// This, if the upstream has a breaker.
+    pub(super) fn of_upstream(self) -> Option<Self> {
+        (self.per != BreakerScope::Endpoint).then_some(self)
+    }
+
+    /// This, if each endpoint has a breaker.
+    pub(super) fn of_endpoint(self) -> Option<Self> {
+        (self.per != BreakerScope::Upstream).then_some(self)
     }
 }
 
@@ -70,21 +105,27 @@ pub enum BreakerState {
 /// A breaker at work.
 pub(super) struct Breaker {
     policy: BreakerPolicy,
-    upstream: Box<str>,
+    changes: Arc<Changes>,
+    /// Whose it is, if not that of the whole upstream.
+    endpoint: Option<SocketAddr>,
     state: AtomicU8,
     /// Failures in a row.
     failures: AtomicU32,
     /// When the first of them was, or when it was opened, or the probe sent.
     since: AtomicU64,
-    gauges: [IntGauge; 2],
+    gauges: Vec<IntGauge>,
 }
 
 impl Breaker {
-    pub(super) fn new(upstream: &str, policy: BreakerPolicy) -> Self {
-        let gauges = [&metrics::BREAKER, &metrics::CSP_BREAKER].map(|it| it.with_label_values(&[upstream]));
+    pub(super) fn new(policy: BreakerPolicy, endpoint: Option<SocketAddr>, changes: &Arc<Changes>) -> Self {
+        let upstream = changes.upstream();
+        let gauges = match endpoint {
+            None => [&metrics::BREAKER, &metrics::CSP_BREAKER].map(|it| it.with_label_values(&[upstream])).into(),
+            Some(it) => vec![metrics::ENDPOINT_BREAKER.with_label_values(&[upstream, &it.to_string()])],
+        };
         gauges.iter().for_each(|it| it.set(0));
         let (state, failures, since) = (AtomicU8::new(0), AtomicU32::new(0), AtomicU64::new(0));
-        Self { policy, upstream: upstream.into(), state, failures, since, gauges }
+        Self { policy, changes: Arc::clone(changes), endpoint, state, failures, since, gauges }
     }
 
     pub(super) fn policy(&self) -> BreakerPolicy {
@@ -97,6 +138,15 @@ impl Breaker {
             1 => BreakerState::HalfOpen,
             _ => BreakerState::Open,
         }
+    }
+
+    /// How long no request passes; nothing if one would: it is closed, or it is time for a probe.
+    pub(super) fn closed_for(&self) -> Option<Duration> {
+        if self.state() == BreakerState::Closed {
+            return None;
+        }
+        let waited = Duration::from_millis(millis_now().saturating_sub(self.since.load(Relaxed)));
+        self.policy.retry_after.checked_sub(waited).filter(|it| !it.is_zero())
     }
 
     /// Whether a request may go on.
@@ -169,25 +219,28 @@ impl Breaker {
             return;
         }
         self.gauges.iter().for_each(|it| it.set(state as i64));
-        let (upstream, retry_after) = (&self.upstream, Period(self.policy.retry_after));
-        match state {
-            BreakerState::Open => tracing::warn!(
-                event = "breaker_open", upstream = %upstream, retry_after = %retry_after,
-                "the upstream failed again and again, and gets no requests for a while"
-            ),
-            BreakerState::HalfOpen => tracing::info!(
-                event = "breaker_half_open", upstream = %upstream, "one request finds out whether the upstream works again"
-            ),
-            BreakerState::Closed => {
-                tracing::info!(event = "breaker_closed", upstream = %upstream, "the upstream works again");
-            }
-        }
+        let event = match (state, self.endpoint) {
+            (BreakerState::Open, None) => Event::BreakerOpen,
+            (BreakerState::HalfOpen, None) => Event::BreakerHalfOpen,
+            (BreakerState::Closed, None) => Event::BreakerClosed,
+            (BreakerState::Open, Some(_)) => Event::EndpointBreakerOpen,
+            (BreakerState::HalfOpen, Some(_)) => Event::EndpointBreakerHalfOpen,
+            (BreakerState::Closed, Some(_)) => Event::EndpointBreakerClosed,
+        };
+        let time = (state == BreakerState::Open).then_some(self.policy.retry_after);
+        self.changes.tell(&Change { time, ..Change::new(event, self.endpoint) });
     }
 
     /// Its series go with it.
     pub(super) fn retire(&self) {
-        let _ = metrics::BREAKER.remove_label_values(&[&self.upstream]);
-        let _ = metrics::CSP_BREAKER.remove_label_values(&[&self.upstream]);
+        let upstream = self.changes.upstream();
+        match self.endpoint {
+            None => {
+                let _ = metrics::BREAKER.remove_label_values(&[upstream]);
+                let _ = metrics::CSP_BREAKER.remove_label_values(&[upstream]);
+            }
+            Some(it) => drop(metrics::ENDPOINT_BREAKER.remove_label_values(&[upstream, &it.to_string()])),
+        }
     }
 }
 
@@ -199,7 +252,7 @@ mod tests {
         let config = BreakerConfig { retry_after: Period(retry_after), ..BreakerConfig::default() };
         let policy =
             BreakerPolicy { retry_after, ..BreakerPolicy::compile(&config, &At::ROOT, &mut Diagnostics::default()) };
-        Breaker::new(name, policy)
+        Breaker::new(policy, None, &Arc::new(Changes::new(&name.into(), None)))
     }
 
     #[test]

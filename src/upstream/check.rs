@@ -1,12 +1,14 @@
-//! The checks of one upstream. Pingora's health checks do the probing; thresholds, intervals and
+//! The checks of one upstream. Pingora's health checks do the probing by HTTP and TCP; thresholds, intervals and
 //! what follows from a result are ours, because upstreams come and go with reloads.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
 use pingora_load_balancing::Backend;
 use pingora_load_balancing::health_check::{HealthCheck, HttpHealthCheck, TcpHealthCheck};
@@ -17,13 +19,31 @@ use super::compile::{HealthPolicy, Probe, Upstream};
 use super::config::Protocol;
 use super::endpoint::{self, Endpoint};
 use super::failure::in_words;
+use super::grpc_check::GrpcCheck;
 use super::live::Live;
 use crate::base::Period;
 
 /// How many endpoints of an upstream are checked at the same time.
 const CHECKS_AT_ONCE: usize = 64;
 
-type Check = Box<dyn HealthCheck + Send + Sync>;
+/// What one check does.
+enum Check {
+    Pingora(Box<dyn HealthCheck + Send + Sync>),
+    Grpc(Box<GrpcCheck>),
+}
+
+impl Check {
+    /// One check; why it failed, in plain words.
+    async fn run(&self, address: SocketAddr) -> Result<(), String> {
+        match self {
+            Self::Pingora(check) => {
+                let backend = Backend::new(&address.to_string()).expect("a socket address reads as it is shown");
+                check.check(&backend).await.map_err(|error| in_words(&error))
+            }
+            Self::Grpc(check) => check.check(address).await,
+        }
+    }
+}
 
 /// Checks every endpoint of `live` at once and then again and again, those that come later, too, until it is dropped.
 pub(super) async fn check_all(live: Arc<Live>) {
@@ -58,14 +78,13 @@ pub(super) async fn check_all(live: Arc<Live>) {
 
 /// Checks an endpoint for as long as it is one.
 async fn check_one(live: &Live, endpoint: Arc<Endpoint>, policy: &HealthPolicy, check: &Check, permits: &Semaphore) {
-    let backend = Backend::new(&endpoint.address().to_string()).expect("a socket address reads as it is shown");
     while live.has(&endpoint) {
         let permit = permits.acquire().await.expect("the semaphore is never closed");
-        let result = timeout(policy.timeout, check.check(&backend)).await;
+        let result = timeout(policy.timeout, check.run(endpoint.address())).await;
         drop(permit);
         match result {
             Ok(Ok(())) => live.observe(&endpoint, Ok(())),
-            Ok(Err(error)) => live.observe(&endpoint, Err(&in_words(&error))),
+            Ok(Err(reason)) => live.observe(&endpoint, Err(&reason)),
             Err(_) => live.observe(&endpoint, Err(&format!("it does not answer within {}", Period(policy.timeout)))),
         }
         sleep(jittered(policy)).await;
@@ -77,13 +96,27 @@ fn jittered(policy: &HealthPolicy) -> Duration {
 }
 
 fn check(upstream: &Upstream, policy: &HealthPolicy) -> pingora::Result<Check> {
+    let named = |host: &Option<String>| host.as_deref().unwrap_or_else(|| name_of(upstream)).to_owned();
     Ok(match &policy.probe {
-        Probe::Tcp => Box::new(tcp(policy)),
+        Probe::Tcp => Check::Pingora(Box::new(tcp(policy))),
         Probe::Http { path, host, expect } => {
-            let host = host.as_deref().unwrap_or_else(|| name_of(upstream));
-            Box::new(http(upstream, policy, (path, host), expect.clone())?)
+            Check::Pingora(Box::new(http(upstream, policy, (path, &named(host)), expect.clone())?))
+        }
+        Probe::Grpc { service, host } => {
+            Check::Grpc(Box::new(GrpcCheck::new(peer(upstream, policy), &named(host), service)?))
         }
     })
+}
+
+/// The template of a check's connections: each endpoint's address is put in, everything else is as for a request.
+fn peer(upstream: &Upstream, policy: &HealthPolicy) -> HttpPeer {
+    let mut peer = endpoint::peer(upstream, ([0, 0, 0, 0], 1).into());
+    let options = &mut peer.options;
+    options.connection_timeout = Some(policy.timeout);
+    options.total_connection_timeout = Some(policy.timeout);
+    options.read_timeout = Some(policy.timeout);
+    options.write_timeout = Some(policy.timeout);
+    peer
 }
 
 fn tcp(policy: &HealthPolicy) -> TcpHealthCheck {
@@ -104,13 +137,7 @@ fn http(
     expect: Vec<u16>,
 ) -> pingora::Result<HttpHealthCheck> {
     let mut check = HttpHealthCheck::new("localhost", upstream.tls.is_some());
-    // The check puts in each endpoint's address; everything else is as for a request.
-    check.peer_template = endpoint::peer(upstream, ([0, 0, 0, 0], 1).into());
-    let options = &mut check.peer_template.options;
-    options.connection_timeout = Some(policy.timeout);
-    options.total_connection_timeout = Some(policy.timeout);
-    options.read_timeout = Some(policy.timeout);
-    options.write_timeout = Some(policy.timeout);
+    check.peer_template = peer(upstream, policy);
     check.req = RequestHeader::build("GET", path.as_bytes(), Some(2))?;
     check.req.insert_header("host", host)?;
     check.req.insert_header("user-agent", "moongate-health-check")?;

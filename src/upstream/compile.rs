@@ -7,25 +7,28 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{At, Diagnostics, Period};
+use crate::base::{At, Diagnostics, Percent, Period};
 use crate::http as codec;
 
 use super::address::{EndpointAddress, InvalidAddress, SERVICE_NAME_RULE, is_dns_name, is_service_name};
 use super::breaker::BreakerPolicy;
 use super::config::{
-    Balance, DiscoveryConfig, EndpointConfig, HealthConfig, KeepAliveConfig, Protocol, ServiceConfig, UpstreamConfig,
-    WeightedEndpointConfig,
+    Balance, DiscoveryConfig, EndpointConfig, GrpcHealth, HealthConfig, KeepAliveConfig, Protocol, ServiceConfig,
+    UpstreamConfig, WeightedEndpointConfig,
 };
 use super::discovery::{DnsName, Source};
 use super::hash_on::HashKey;
 use super::outliers::OutlierPolicy;
 use super::retries::RetryPolicy;
+use super::sticky::StickyPolicy;
 use super::tls::UpstreamTls;
 
 /// The most endpoints of one upstream; what balancing prepares grows with them.
 pub(super) const ENDPOINTS_MAX: usize = 1000;
 /// What an endpoint's weight can be.
 pub(super) const WEIGHTS: RangeInclusive<u32> = 1..=1000;
+/// The longest name of a service that is asked for by gRPC, in bytes.
+const SERVICE_MAX: usize = 256;
 /// Checks that follow one another faster than this are a mistake, or an attack.
 const EVERY_MIN: Duration = Duration::from_millis(10);
 
@@ -44,12 +47,20 @@ pub struct Upstream {
     pub balance: Balance,
     /// What decides, where that goes by a key.
     pub hash_on: Option<HashKey>,
+    /// What makes requests go to the endpoint of earlier ones, if anything does.
+    pub sticky: Option<StickyPolicy>,
+    /// How long endpoints that are new, or healthy again, get less than their share.
+    pub slow_start: Option<Duration>,
+    /// With so small a part of the endpoints healthy, requests go to all of them.
+    pub panic: Option<f64>,
     /// How they are checked, if at all.
     pub health: Option<HealthPolicy>,
     /// When an endpoint that fails requests is left out, if at all.
     pub outliers: Option<OutlierPolicy>,
     /// When an upstream that fails gets nothing for a while, if at all.
     pub breaker: Option<BreakerPolicy>,
+    /// The upstreams without which it can do nothing.
+    pub depends_on: Vec<Arc<str>>,
     /// When a request is sent again.
     pub retries: RetryPolicy,
     /// What they speak.
@@ -125,6 +136,13 @@ pub enum Probe {
     },
     /// Opens a connection.
     Tcp,
+    /// Asks by gRPC's health protocol.
+    Grpc {
+        /// For this service; empty for the server as a whole.
+        service: String,
+        /// The name to ask for, if not the endpoints' own.
+        host: Option<String>,
+    },
 }
 
 /// Which idle connections are kept.
@@ -153,7 +171,17 @@ impl Upstream {
             }
         }
         let hash_on = HashKey::compile(config, at, diagnostics);
+        let sticky = config.sticky.as_ref().and_then(|it| StickyPolicy::compile(it, &at.key("sticky"), diagnostics));
+        let slow_start = slow_start(config, at, diagnostics);
+        let panic = panic_threshold(config, at, diagnostics);
         let health = config.health.as_ref().and_then(|it| health(it, &at.key("health"), diagnostics));
+        if let Some(Probe::Grpc { .. }) = health.as_ref().map(|it| &it.probe)
+            && config.protocol != Protocol::Http2
+        {
+            diagnostics
+                .error(&at.key("health").key("grpc"), "a `grpc` check needs HTTP/2, and the endpoints speak HTTP/1.1")
+                .help("add `protocol: http2` to the upstream");
+        }
         let outliers = config.outliers.as_ref().map(|it| OutlierPolicy::compile(it, &at.key("outliers"), diagnostics));
         let breaker = config.breaker.as_ref().map(|it| BreakerPolicy::compile(it, &at.key("breaker"), diagnostics));
         let retries = RetryPolicy::compile(&config.retries, &at.key("retries"), diagnostics);
@@ -169,14 +197,23 @@ impl Upstream {
             sources,
             balance: config.balance,
             hash_on,
+            sticky,
+            slow_start,
+            panic,
             health,
             outliers,
             breaker,
+            depends_on: config.depends_on.iter().map(|it| it.as_str().into()).collect(),
             retries,
             protocol: config.protocol,
             tls,
             keep_alive,
         })
+    }
+
+    /// Whether endpoints are found by the hash of a key.
+    pub(super) fn goes_by_key(&self) -> bool {
+        self.balance == Balance::ConsistentHash || self.sticky.as_ref().is_some_and(StickyPolicy::goes_by_key)
     }
 
     /// Parts connections that must not be shared although they lead to the same address. Pingora
@@ -188,6 +225,24 @@ impl Upstream {
         self.tls.as_ref().map(UpstreamTls::fingerprint).hash(&mut hasher);
         hasher.finish()
     }
+}
+
+fn slow_start(config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Duration> {
+    let Period(length) = config.slow_start?;
+    if length.is_zero() {
+        diagnostics.error(&at.key("slow_start"), "must be longer than nothing").help("30s is a good beginning");
+    }
+    Some(length)
+}
+
+fn panic_threshold(config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<f64> {
+    let Percent(threshold) = config.panic?;
+    if config.health.is_none() {
+        diagnostics
+            .error_at_key(&at.key("panic"), "without checks, all endpoints count as healthy")
+            .help("add `health: { http: /health }`, or remove this");
+    }
+    Some(threshold)
 }
 
 fn kind(config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<UpstreamKind> {
@@ -210,6 +265,10 @@ fn kind(config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> 
             ("tls", config.tls.is_some()),
             ("outliers", config.outliers.is_some()),
             ("breaker", config.breaker.is_some()),
+            ("sticky", config.sticky.is_some()),
+            ("slow_start", config.slow_start.is_some()),
+            ("panic", config.panic.is_some()),
+            ("depends_on", !config.depends_on.is_empty()),
         ];
         for (key, _) in alien.iter().filter(|(_, written)| *written) {
             diagnostics
@@ -393,8 +452,13 @@ fn health(config: &HealthConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> 
 
 fn probe(config: &HealthConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Probe> {
     statuses(&config.expect, &at.key("expect"), diagnostics);
-    match (&config.http, config.tcp.unwrap_or(false)) {
-        (Some(path), false) => {
+    let service = match &config.grpc {
+        Some(GrpcHealth::Service(name)) => Some(name.as_str()),
+        Some(GrpcHealth::Server(true)) => Some(""),
+        Some(GrpcHealth::Server(false)) | None => None,
+    };
+    match (&config.http, config.tcp.unwrap_or(false), service) {
+        (Some(path), false, None) => {
             let well_formed = path.parse::<http::uri::PathAndQuery>().is_ok() && !path.contains('#');
             if !path.starts_with('/') || !well_formed {
                 diagnostics
@@ -404,20 +468,32 @@ fn probe(config: &HealthConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> O
             host_of(config, &at.key("host"), diagnostics);
             Some(Probe::Http { path: path.clone(), host: config.host.clone(), expect: config.expect.clone() })
         }
-        (None, true) => {
+        (None, true, None) => {
             if config.host.is_some() {
                 diagnostics
                     .error_at_key(&at.key("host"), "a `tcp` check asks for no name")
-                    .help("check with `http`, or remove this");
+                    .help("check with `http` or `grpc`, or remove this");
             }
             Some(Probe::Tcp)
         }
-        (Some(_), true) => {
-            diagnostics.error(at, "a check is either `http` or `tcp`, not both").help("`http` opens a connection, too");
+        (None, false, Some(service)) => {
+            if service.len() > SERVICE_MAX {
+                let message = format!("a name of {} characters", service.len());
+                diagnostics.error(&at.key("grpc"), message).help(format!("at most {SERVICE_MAX}"));
+            }
+            host_of(config, &at.key("host"), diagnostics);
+            Some(Probe::Grpc { service: service.to_owned(), host: config.host.clone() })
+        }
+        (None, false, None) => {
+            diagnostics
+                .error(at, "it does not say what to check")
+                .help("add `http: /health`, `grpc: true` or `tcp: true`");
             None
         }
-        (None, false) => {
-            diagnostics.error(at, "it does not say what to check").help("add `http: /health` or `tcp: true`");
+        _ => {
+            diagnostics
+                .error(at, "a check is either `http`, `tcp` or `grpc`, not more than one")
+                .help("`http` and `grpc` open a connection, too");
             None
         }
     }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::breaker::BreakerConfig;
 use super::outliers::OutliersConfig;
 use super::retries::RetriesConfig;
+use super::sticky::StickyConfig;
 use crate::base::{Percent, Period, Secret};
 
 /// One entry of `upstreams:`, a named group of endpoints or a local service.
@@ -30,12 +31,24 @@ pub struct UpstreamConfig {
     pub balance: Balance,
     /// What decides with `balance: consistent_hash`.
     pub hash_on: Option<HashOn>,
+    /// Sends the requests of a session to the same endpoint (CP2-A).
+    pub sticky: Option<StickyConfig>,
+    /// An endpoint that is new, or healthy again, gets a growing share of the requests over this time, from a tenth on.
+    /// What goes by a key or a session is not held back.
+    pub slow_start: Option<Period>,
+    /// While fewer of the endpoints are healthy, requests go to all of them: the checks are not believed. Default: never, and
+    /// without a healthy endpoint requests get 503 at once.
+    pub panic: Option<Percent>,
     /// How to find out whether an endpoint works; without it, every endpoint counts as healthy.
     pub health: Option<HealthConfig>,
     /// Leaves out endpoints that fail requests, whatever their checks say: `{}` for the defaults.
     pub outliers: Option<OutliersConfig>,
     /// Sends an upstream that fails again and again nothing for a while: `{}` for the defaults.
     pub breaker: Option<BreakerConfig>,
+    /// Upstreams without which this one can do nothing: its health is no better than theirs. While one of them has no
+    /// endpoint that gets requests, or its breaker is open, requests get 503 at once.
+    #[schemars(extend("examples" = [["narratives"]]))]
+    pub depends_on: Vec<String>,
     /// When a request is sent again, to another endpoint.
     pub retries: RetriesConfig,
     /// The protocol that the endpoints speak.
@@ -201,18 +214,21 @@ pub enum Protocol {
     Http2,
 }
 
-/// How to find out whether an endpoint works: `http` or `tcp`, one of the two.
+/// How to find out whether an endpoint works: `http`, `tcp` or `grpc`, one of these.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("examples" = [{ "http": "/health" }]))]
 pub struct HealthConfig {
     /// Ask for this path with GET, such as `/health`.
     pub http: Option<String>,
-    /// The name to ask for with `http`, as `Host`. Default: the name that endpoints have, which is `tls.sni`, or else the
+    /// The name to ask for with `http` or `grpc`, as `Host`. Default: the name that endpoints have, which is `tls.sni`, or else the
     /// upstream's own.
     pub host: Option<String>,
     /// Open a TCP connection and close it again.
     pub tcp: Option<bool>,
+    /// Ask by gRPC's health protocol (`grpc.health.v1.Health/Check`), where `SERVING` passes: `true` for the server as a
+    /// whole, or the name of a service. Needs `protocol: http2`.
+    pub grpc: Option<GrpcHealth>,
     /// From the end of one check to the next.
     pub every: Period,
     /// A check that takes longer has failed; shorter than `every`.
@@ -230,12 +246,24 @@ pub struct HealthConfig {
     pub jitter: Percent,
 }
 
+/// What gRPC's health protocol asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(extend("examples" = [true]))]
+pub enum GrpcHealth {
+    /// The server as a whole: `true`.
+    Server(bool),
+    /// This service, such as `tta.narratives.v1.Narratives`.
+    Service(String),
+}
+
 impl Default for HealthConfig {
     fn default() -> Self {
         Self {
             http: None,
             host: None,
             tcp: None,
+            grpc: None,
             every: Period::secs(5),
             timeout: Period::secs(1),
             fail_after: 3,

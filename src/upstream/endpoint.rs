@@ -13,6 +13,8 @@ use pingora::upstreams::peer::{HttpPeer, Peer};
 use prometheus::{IntCounter, IntGauge};
 use serde::Serialize;
 
+use super::breaker::{Breaker, BreakerPolicy, BreakerState};
+use super::changes::Changes;
 use super::compile::{EndpointSpec, HealthPolicy, Upstream};
 use super::config::{Balance, Protocol};
 use super::metrics;
@@ -28,6 +30,8 @@ const H2_STREAMS: usize = 100;
 const LATENCY_SHARE: f64 = 0.1;
 /// How long others are preferred after a connection failed, in milliseconds.
 const REFUSING_FOR: u64 = 1_000;
+/// What an endpoint that starts slowly gets at least of its share.
+const SLOW_SHARE_MIN: f64 = 0.1;
 /// What a failure counts as, where balancing goes by latency.
 const FAILURE_COUNTS_AS: Duration = Duration::from_secs(1);
 /// The longest reason of a failed check that is kept, in characters.
@@ -61,6 +65,7 @@ pub enum Outcome {
 pub(super) struct Shared {
     pub(super) in_flight: Arc<AtomicU32>,
     pub(super) resilience: Arc<Resilience>,
+    pub(super) changes: Arc<Changes>,
 }
 
 /// One address of an upstream, with its live state.
@@ -72,17 +77,32 @@ pub struct Endpoint {
     group: Option<Arc<AtomicU32>>,
     /// Balancing goes by how soon it answers.
     timed: bool,
+    slow_start: Option<Duration>,
     resilience: Arc<Resilience>,
+    /// Its own, beside the upstream's.
+    breaker: Option<Arc<Breaker>>,
     pub(super) state: Arc<State>,
 }
 
 impl Endpoint {
     pub(super) fn new(upstream: &Upstream, spec: &EndpointSpec, state: Arc<State>, shared: &Shared) -> Self {
         let peer = peer(upstream, spec.address);
-        let group = (upstream.balance == Balance::ConsistentHash).then(|| Arc::clone(&shared.in_flight));
+        let group = upstream.goes_by_key().then(|| Arc::clone(&shared.in_flight));
         let timed = upstream.balance == Balance::PeakEwma;
         let resilience = Arc::clone(&shared.resilience);
-        Self { spec: spec.clone(), key: peer.reuse_hash(), peer, group, timed, resilience, state }
+        let policy = upstream.breaker.and_then(BreakerPolicy::of_endpoint);
+        let breaker = state.breaker(policy, spec.address, &shared.changes);
+        Self {
+            spec: spec.clone(),
+            key: peer.reuse_hash(),
+            peer,
+            group,
+            timed,
+            resilience,
+            breaker,
+            slow_start: upstream.slow_start,
+            state,
+        }
     }
 
     /// What it was made of.
@@ -133,11 +153,44 @@ impl Endpoint {
 
     /// Whether it gets requests.
     pub fn is_eligible(&self) -> bool {
-        self.is_healthy() && !self.is_ejected()
+        self.is_healthy() && !self.is_ejected() && self.closed_for().is_none()
     }
 
-    fn take_in(&self, outcome: Outcome) {
-        self.resilience.record(self.address(), &self.state.record, outcome);
+    /// Whether it gets less than its share for now.
+    pub(super) fn starts_slowly(&self) -> bool {
+        self.slow_start.is_some_and(|it| self.state.warm(it) < 1.0)
+    }
+
+    /// As [`Endpoint::starts_slowly`], and this request is not for it.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.slow_start.is_some_and(|it| {
+            let warm = self.state.warm(it);
+            warm < 1.0 && fastrand::f64() >= warm.max(SLOW_SHARE_MIN)
+        })
+    }
+
+    /// What its breaker does, if it has one.
+    pub fn breaker(&self) -> Option<BreakerState> {
+        self.breaker.as_ref().map(|it| it.state())
+    }
+
+    /// How long its breaker lets nothing through, if it does.
+    pub(super) fn closed_for(&self) -> Option<Duration> {
+        self.breaker.as_ref().and_then(|it| it.closed_for())
+    }
+
+    pub(super) fn record(&self) -> &Record {
+        &self.state.record
+    }
+
+    fn take_in(&self, outcome: Outcome, latency: Duration, probes: bool) {
+        self.resilience.record(self.address(), &self.state.record, outcome, latency);
+        // While it is not closed the probe alone decides, and not what was sent before it opened.
+        if let Some(breaker) = &self.breaker
+            && (probes || breaker.state() == BreakerState::Closed)
+        {
+            breaker.record(outcome);
+        }
     }
 
     /// Whether a connection to it failed a moment ago: others are better, as long as there are any.
@@ -206,8 +259,11 @@ pub(super) struct State {
     latency: AtomicU64,
     peak: Peak,
     record: Record,
+    breaker: Mutex<Option<Arc<Breaker>>>,
     /// Milliseconds; 0 if no connection failed yet.
     refusing_until: AtomicU64,
+    /// When it came, or became healthy again, in milliseconds; 0 if that is long ago.
+    fresh_since: AtomicU64,
     notes: Mutex<Notes>,
     labels: [String; 2],
     healthy: IntGauge,
@@ -247,7 +303,9 @@ impl State {
             latency: AtomicU64::new(0),
             peak: Peak::default(),
             record: Record::default(),
+            breaker: Mutex::default(),
             refusing_until: AtomicU64::new(0),
+            fresh_since: AtomicU64::new(0),
             notes: Mutex::new(Notes::new()),
             healthy: metrics::HEALTHY.with_label_values(&pair),
             in_flight_gauge: metrics::IN_FLIGHT.with_label_values(&pair),
@@ -266,6 +324,32 @@ impl State {
             1 => Health::Healthy,
             _ => Health::Unhealthy,
         }
+    }
+
+    /// From now on it counts as new.
+    pub(super) fn start_slowly(&self) {
+        self.fresh_since.store(millis_now().max(1), Relaxed);
+    }
+
+    /// Which part of `slow_start` is over.
+    fn warm(&self, slow_start: Duration) -> f64 {
+        let since = self.fresh_since.load(Relaxed);
+        if since == 0 { 1.0 } else { millis_now().saturating_sub(since) as f64 / slow_start.as_millis().max(1) as f64 }
+    }
+
+    /// The breaker that it had, if that is what is wanted; else another one.
+    fn breaker(
+        &self,
+        policy: Option<BreakerPolicy>,
+        address: SocketAddr,
+        changes: &Arc<Changes>,
+    ) -> Option<Arc<Breaker>> {
+        let mut breaker = self.breaker.lock();
+        if breaker.as_ref().map(|it| it.policy()) != policy {
+            breaker.take().iter().for_each(|it| it.retire());
+            *breaker = policy.map(|it| Arc::new(Breaker::new(it, Some(address), changes)));
+        }
+        breaker.clone()
     }
 
     pub(super) fn notes(&self) -> Notes {
@@ -313,6 +397,7 @@ impl State {
     pub(super) fn retire(&self) {
         let pair = [self.labels[0].as_str(), self.labels[1].as_str()];
         // A series may be gone already if two fleets in one process share a name, as in tests.
+        self.breaker.lock().iter().for_each(|it| it.retire());
         let _ = metrics::HEALTHY.remove_label_values(&pair);
         let _ = metrics::IN_FLIGHT.remove_label_values(&pair);
         for outcome in [Outcome::Success, Outcome::Failure, Outcome::Abandoned] {
@@ -370,16 +455,24 @@ fn judge(health: Health, passed: bool, streak: &mut u32, policy: &HealthPolicy) 
 /// An endpoint that was picked for a request: counts as in flight until it is dropped.
 pub struct Picked {
     endpoint: Arc<Endpoint>,
+    /// Its outcome decides what becomes of the endpoint's breaker.
+    probes: bool,
     counted: bool,
 }
 
 impl Picked {
-    pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
+    /// `None` if the endpoint's breaker waits for a probe, and somebody else's request was quicker to become it.
+    pub(super) fn new(endpoint: Arc<Endpoint>) -> Option<Self> {
+        let guarded = endpoint.breaker.as_ref().filter(|it| it.state() != BreakerState::Closed);
+        let probes = guarded.is_some();
+        if guarded.is_some_and(|it| it.admit().is_err()) {
+            return None;
+        }
         endpoint.state.in_flight.fetch_add(1, Relaxed);
         if let Some(group) = &endpoint.group {
             group.fetch_add(1, Relaxed);
         }
-        Self { endpoint, counted: false }
+        Some(Self { endpoint, probes, counted: false })
     }
 
     /// Which one it is.
@@ -400,7 +493,7 @@ impl Picked {
             return;
         }
         self.endpoint.state.count(outcome);
-        self.endpoint.take_in(outcome);
+        self.endpoint.take_in(outcome, latency, self.probes);
         if outcome == Outcome::Success {
             self.endpoint.state.average(latency);
         }
@@ -419,7 +512,7 @@ impl Drop for Picked {
     fn drop(&mut self) {
         if !self.counted {
             self.endpoint.state.count(Outcome::Abandoned);
-            self.endpoint.take_in(Outcome::Abandoned);
+            self.endpoint.take_in(Outcome::Abandoned, Duration::ZERO, self.probes);
         }
         self.endpoint.state.in_flight.fetch_sub(1, Relaxed);
         if let Some(group) = &self.endpoint.group {

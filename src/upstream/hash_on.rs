@@ -82,7 +82,7 @@ impl HashKey {
 }
 
 /// The value of the first cookie of this name (RFC 6265, 4.2).
-fn cookie<'f>(fields: &'f HeaderMap, name: &str) -> Option<&'f [u8]> {
+pub(super) fn cookie<'f>(fields: &'f HeaderMap, name: &str) -> Option<&'f [u8]> {
     let lines = fields.get_all(COOKIE).iter().map(|it| it.as_bytes());
     let mut pairs = lines.flat_map(|it| it.split(|it| *it == b';')).map(<[u8]>::trim_ascii);
     pairs.find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))

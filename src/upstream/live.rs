@@ -7,17 +7,23 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use parking_lot::Mutex;
+use pingora::http::RequestHeader;
 use prometheus::IntCounter;
 use tokio::sync::watch;
 
 use super::balance::Ready;
 use super::breaker::BreakerState;
-use super::compile::{ENDPOINTS_MAX, EndpointSpec, Upstream};
+use super::changes::{Change, Changes, Event};
+use super::compile::{ENDPOINTS_MAX, EndpointSpec, Upstream, UpstreamKind};
+use super::dependencies::Dependencies;
 use super::discovery::Feed;
 use super::endpoint::{Endpoint, Health, Picked, Shared, State};
 use super::metrics;
 use super::resilience::Resilience;
+use super::sticky::{Sticky, StickySession};
+use crate::alerts::Alerts;
 
 const PASS: &str = "pass";
 const FAIL: &str = "fail";
@@ -36,6 +42,8 @@ pub struct Live {
     generation: watch::Sender<u64>,
     cursor: AtomicUsize,
     shared: Shared,
+    sticky: Option<Arc<Sticky>>,
+    dependencies: Option<Dependencies>,
     passed: IntCounter,
     failed: IntCounter,
     changes: IntCounter,
@@ -45,21 +53,51 @@ pub struct Live {
 struct View {
     endpoints: Vec<Arc<Endpoint>>,
     ready: Ready,
+    /// Where sticky sessions' endpoints are in the list.
+    of_sessions: HashMap<u64, usize>,
+}
+
+impl View {
+    fn new(upstream: &Upstream, sticky: Option<&Arc<Sticky>>, endpoints: Vec<Arc<Endpoint>>) -> Self {
+        let ready = Ready::new(upstream, &endpoints);
+        let named = |sticky: &Arc<Sticky>| {
+            endpoints.iter().enumerate().map(|(index, it)| (sticky.endpoint_id(it.address()), index)).collect()
+        };
+        Self { ready, of_sessions: sticky.map(named).unwrap_or_default(), endpoints }
+    }
+
+    /// The endpoint that a session belongs to, if it is still there.
+    fn of_session(&self, session: &StickySession) -> Option<&Arc<Endpoint>> {
+        self.of_sessions.get(&session.endpoint?).map(|it| &self.endpoints[*it])
+    }
 }
 
 impl Live {
     /// Takes over from `old` what goes on living.
-    pub(super) fn new(upstream: Arc<Upstream>, feeds: Vec<Arc<Feed>>, old: Option<&Live>) -> Self {
+    pub(super) fn new(
+        upstream: Arc<Upstream>,
+        feeds: Vec<Arc<Feed>>,
+        old: Option<&Live>,
+        alerts: Option<&Alerts>,
+    ) -> Self {
         let name: &str = &upstream.name;
         // What is in flight goes on, and is counted down where it was counted up.
         let in_flight = old.map_or_else(Arc::default, |it| Arc::clone(&it.shared.in_flight));
-        let shared = Shared { in_flight, resilience: resilience(&upstream, old) };
+        let changes = old.map(|it| Arc::clone(&it.shared.changes));
+        let changes = changes.unwrap_or_else(|| Arc::new(Changes::new(&upstream.name, alerts.cloned())));
+        let shared = Shared { in_flight, resilience: resilience(&upstream, &changes, old), changes };
         let endpoints = {
             let former = old.map(Live::endpoints).unwrap_or_default();
             let former: HashMap<SocketAddr, &Arc<Endpoint>> = former.iter().map(|it| (it.address(), it)).collect();
             let alive = |spec: &EndpointSpec| {
                 let state = former.get(&spec.address).map(|it| Arc::clone(&it.state));
-                let state = state.unwrap_or_else(|| Arc::new(State::new(name, spec.address)));
+                let state = state.unwrap_or_else(|| {
+                    let state = Arc::new(State::new(name, spec.address));
+                    if old.is_some() {
+                        state.start_slowly();
+                    }
+                    state
+                });
                 Arc::new(Endpoint::new(&upstream, spec, state, &shared))
             };
             wanted(&upstream, &feeds).iter().map(alive).collect::<Vec<_>>()
@@ -67,15 +105,22 @@ impl Live {
         if upstream.health.is_none() {
             endpoints.iter().for_each(|it| it.state.forget_health());
         }
-        let ready = Ready::new(upstream.balance, &endpoints);
+        if upstream.outliers.is_none() {
+            endpoints.iter().for_each(|it| it.record().forget());
+        }
+        let sticky = sticky(&upstream, old);
         count(&shared, &endpoints);
+        let former = old.and_then(|it| it.dependencies.as_ref());
+        let dependencies = Dependencies::of(&upstream, &shared.changes, former);
         Self {
-            view: ArcSwap::from_pointee(View { endpoints, ready }),
+            view: ArcSwap::from_pointee(View::new(&upstream, sticky.as_ref(), endpoints)),
+            sticky,
             feeds,
             preparing: Mutex::new(()),
             generation: watch::Sender::new(0),
             cursor: AtomicUsize::new(0),
             shared,
+            dependencies,
             passed: metrics::CHECKS.with_label_values(&[name, PASS]),
             failed: metrics::CHECKS.with_label_values(&[name, FAIL]),
             changes: metrics::CHANGES.with_label_values(&[name]),
@@ -127,7 +172,77 @@ impl Live {
     /// struggling upstream gets the quiet it needs.
     pub fn pick(&self, key: Option<u64>, tried: &[SocketAddr]) -> Option<Picked> {
         let view = self.view.load();
-        view.ready.pick(&self.cursor, key, tried).map(|it| Picked::new(Arc::clone(it)))
+        loop {
+            let endpoint = view.ready.pick(&self.cursor, key, tried)?;
+            // One whose probe somebody else sends is not picked again before that is lost.
+            if let Some(picked) = Picked::new(Arc::clone(endpoint)) {
+                return Some(picked);
+            }
+        }
+    }
+
+    /// The session of a request, where they are sticky. What carries it for the gateway alone is taken out.
+    pub fn session(&self, request: &mut RequestHeader) -> Option<StickySession> {
+        self.sticky.as_ref()?.session(request)
+    }
+
+    /// The endpoint that a session belongs to, if that gets requests.
+    pub fn pick_for(&self, session: &StickySession) -> Option<Picked> {
+        let view = self.view.load();
+        let endpoint = view.of_session(session).filter(|it| it.is_eligible() && !it.is_refusing());
+        let picked = endpoint.and_then(|it| Picked::new(Arc::clone(it)));
+        if let Some(sticky) = &self.sticky {
+            sticky.count(picked.is_some());
+        }
+        picked
+    }
+
+    /// Remembers that a session belongs to this endpoint: the cookie that its client has to get, if it has to.
+    pub fn stick(&self, session: &StickySession, address: SocketAddr, secure: bool) -> Option<HeaderValue> {
+        let moved = self.view.load().of_session(session).is_none_or(|it| it.address() != address);
+        self.sticky.as_ref()?.remember(session, address, moved, secure)
+    }
+
+    /// When to come again, if no endpoint can be picked because their breakers are open.
+    pub fn closed_for(&self) -> Option<Duration> {
+        let view = self.view.load();
+        view.endpoints.iter().filter(|it| it.is_healthy()).filter_map(|it| it.closed_for()).min()
+    }
+
+    /// What it depends on, if it depends on anything.
+    pub(super) fn dependencies(&self) -> Option<&Dependencies> {
+        self.dependencies.as_ref()
+    }
+
+    /// An upstream that this one depends on, and that can serve nothing: requests would be in vain.
+    pub fn missing_dependency(&self) -> Option<Arc<str>> {
+        self.dependencies.as_ref()?.missing()
+    }
+
+    /// Whether a request could be sent: some endpoint gets requests, and no breaker is against it.
+    pub(super) fn can_serve(&self) -> bool {
+        let local = matches!(self.upstream.kind, UpstreamKind::Local(_));
+        local || (!self.breaker_is_open() && self.has_eligible())
+    }
+
+    fn has_eligible(&self) -> bool {
+        let view = self.view.load();
+        view.ready.panics() || view.endpoints.iter().any(|it| it.is_eligible())
+    }
+
+    /// Whether its breaker lets nothing through; one that waits for its probe does.
+    pub(super) fn breaker_is_open(&self) -> bool {
+        self.shared.resilience.closed_for().is_some()
+    }
+
+    /// Whether its requests can't be served, for lack of endpoints or of what it depends on.
+    pub(super) fn is_down(&self) -> bool {
+        !self.can_serve() || self.missing_dependency().is_some()
+    }
+
+    /// Judges the endpoints by the windows that ended: that of failures, and that of latencies.
+    pub(super) fn judge(&self, ended: [bool; 2]) {
+        self.shared.resilience.judge(&self.endpoints(), ended);
     }
 
     /// Whether a request may go on: the breaker, if there is one, is closed, or the request is its probe.
@@ -135,6 +250,11 @@ impl Live {
     /// # Errors
     /// In how long to come again.
     pub fn admit(&self) -> Result<(), Duration> {
+        let closed = self.breaker().is_none_or(|it| it == BreakerState::Closed);
+        // A probe that could be sent to nobody would be lost, and nothing let through for as long again.
+        if !closed && !self.breaker_is_open() && !self.has_eligible() {
+            return Err(self.closed_for().unwrap_or_default());
+        }
         self.shared.resilience.admit()
     }
 
@@ -174,16 +294,16 @@ impl Live {
                 }
                 None => {
                     let state = Arc::new(State::new(&self.upstream.name, spec.address));
+                    state.start_slowly();
                     endpoints.push(Arc::new(Endpoint::new(&self.upstream, spec, state, &self.shared)));
                     fresh.push(spec.address);
                 }
             }
         }
-        let ready = Ready::new(self.upstream.balance, &endpoints);
         let stay: HashSet<SocketAddr> = wanted.iter().map(|it| it.address).collect();
         let gone: Vec<_> = view.endpoints.iter().filter(|it| !stay.contains(&it.address())).cloned().collect();
         count(&self.shared, &endpoints);
-        self.view.store(Arc::new(View { endpoints, ready }));
+        self.store(View::new(&self.upstream, self.sticky.as_ref(), endpoints));
         fresh.into_iter().for_each(|it| self.announce_added(it));
         gone.iter().for_each(|it| self.announce_removed(it));
         self.generation.send_modify(|it| *it += 1);
@@ -199,7 +319,11 @@ impl Live {
         }
         let change = endpoint.state.observe(policy, result);
         // Compared on every check: the checker of this upstream's former self may have had a last word.
-        if self.view.load().ready.holds(endpoint) != endpoint.is_healthy() {
+        if change == Some(Health::Healthy) {
+            endpoint.state.start_slowly();
+        }
+        let view = self.view.load();
+        if !view.ready.is_current(endpoint, &view.endpoints) {
             self.prepare();
         }
         if let Some(health) = change {
@@ -209,24 +333,46 @@ impl Live {
     }
 
     fn announce(&self, endpoint: &Endpoint, health: Health, reason: &str) {
-        let (upstream, address) = (&self.upstream.name, endpoint.address());
-        match health {
-            Health::Unhealthy => tracing::warn!(
-                event = "endpoint_unhealthy", upstream = %upstream, endpoint = %address, reason = %reason,
-                eligible = self.eligible(), "the endpoint gets no more requests"
-            ),
-            Health::Healthy | Health::Unknown => tracing::info!(
-                event = "endpoint_healthy", upstream = %upstream, endpoint = %address,
-                eligible = self.eligible(), "the endpoint gets requests"
-            ),
-        }
+        let (event, reason) = match health {
+            Health::Unhealthy => (Event::EndpointUnhealthy, Some(reason)),
+            Health::Healthy | Health::Unknown => (Event::EndpointHealthy, None),
+        };
+        let eligible = Some(self.eligible());
+        self.shared.changes.tell(&Change { reason, eligible, ..Change::new(event, Some(endpoint.address())) });
     }
 
     fn prepare(&self) {
         let _one_at_a_time = self.preparing.lock();
         let endpoints = self.view.load().endpoints.clone();
-        let ready = Ready::new(self.upstream.balance, &endpoints);
-        self.view.store(Arc::new(View { endpoints, ready }));
+        self.store(View::new(&self.upstream, self.sticky.as_ref(), endpoints));
+    }
+
+    fn store(&self, view: View) {
+        let (panics, eligible) = (view.ready.panics(), view.ready.len());
+        let before = self.view.swap(Arc::new(view)).ready.panics();
+        if panics != before {
+            self.tell_of_panic(panics, eligible);
+        }
+    }
+
+    fn tell_of_panic(&self, panics: bool, eligible: usize) {
+        let upstream = &self.upstream.name;
+        metrics::PANIC.with_label_values(&[&**upstream]).set(panics.into());
+        if panics {
+            tracing::warn!(
+                event = "upstream_panic", upstream = %upstream, eligible,
+                "so few endpoints are healthy that requests go to all of them"
+            );
+        } else {
+            tracing::info!(
+                event = "upstream_panic_over", upstream = %upstream, eligible, "requests go to healthy endpoints alone"
+            );
+        }
+    }
+
+    /// Whether so few endpoints are healthy that requests go to all of them.
+    pub(super) fn panics(&self) -> bool {
+        self.view.load().ready.panics()
     }
 
     /// Endpoints that `other` has not.
@@ -255,28 +401,43 @@ impl Live {
     pub(super) fn retire(&self) {
         let name: &str = &self.upstream.name;
         self.shared.resilience.retire();
+        self.sticky.iter().for_each(|it| it.retire());
+        self.shared.changes.retire();
+        self.dependencies.iter().for_each(Dependencies::retire);
         for result in ["sent", "over_budget"] {
             let _ = metrics::RETRIES.remove_label_values(&[name, result]);
         }
+        let _ = metrics::PANIC.remove_label_values(&[name]);
         let _ = metrics::CHANGES.remove_label_values(&[name]);
         let _ = metrics::CHECKS.remove_label_values(&[name, PASS]);
         let _ = metrics::CHECKS.remove_label_values(&[name, FAIL]);
     }
 }
 
+/// As [`resilience`]: what is remembered stays.
+fn sticky(upstream: &Upstream, old: Option<&Live>) -> Option<Arc<Sticky>> {
+    match old.and_then(|it| it.sticky.as_ref()) {
+        Some(same) if Some(same.policy()) == upstream.sticky.as_ref() => Some(Arc::clone(same)),
+        other => {
+            other.into_iter().for_each(|it| it.retire());
+            upstream.sticky.as_ref().map(|it| Arc::new(Sticky::new(&upstream.name, it)))
+        }
+    }
+}
+
 /// What the upstream had before, if that is what it wants.
-fn resilience(upstream: &Upstream, old: Option<&Live>) -> Arc<Resilience> {
+fn resilience(upstream: &Upstream, changes: &Arc<Changes>, old: Option<&Live>) -> Arc<Resilience> {
     match old.map(|it| &it.shared.resilience) {
         Some(same) if same.fits(upstream) => Arc::clone(same),
         other => {
             other.into_iter().for_each(|it| it.retire());
-            Arc::new(Resilience::new(upstream))
+            Arc::new(Resilience::new(upstream, changes))
         }
     }
 }
 
 fn count(shared: &Shared, endpoints: &[Arc<Endpoint>]) {
-    shared.resilience.endpoints(endpoints.len(), endpoints.iter().filter(|it| it.is_ejected()).count());
+    shared.resilience.endpoints(endpoints.len(), endpoints.iter().filter(|it| it.record().is_counted()).count());
 }
 
 /// The endpoints that there should be now: of an address that is there twice, the first counts.

@@ -49,6 +49,21 @@ pub(super) static BREAKER: Lazy<IntGaugeVec> = Lazy::new(|| {
     register_int_gauge_vec!("moongate_breaker_state", help, &["upstream"]).expect(ONCE)
 });
 
+pub(super) static ENDPOINT_BREAKER: Lazy<IntGaugeVec> = Lazy::new(|| {
+    let help = "The breaker of an endpoint: 0 closed, 1 half open, 2 open.";
+    register_int_gauge_vec!("moongate_endpoint_breaker_state", help, &["upstream", "endpoint"]).expect(ONCE)
+});
+
+pub(super) static HEALTH_CHANGES: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Changes of the health of upstreams and their endpoints, by the event that the log has for them.";
+    register_int_counter_vec!("moongate_health_changes_total", help, &["upstream", "event"]).expect(ONCE)
+});
+
+pub(super) static DEPENDENCIES: Lazy<IntGaugeVec> = Lazy::new(|| {
+    let help = "Whether all that an upstream depends on can serve: 1 if so, 0 if its requests get 503.";
+    register_int_gauge_vec!("moongate_upstream_dependencies_up", help, &["upstream"]).expect(ONCE)
+});
+
 /// US-015.3: the name that dashboards know.
 pub(super) static CSP_BREAKER: Lazy<IntGaugeVec> = Lazy::new(|| {
     let help = "The breaker of an upstream: 0 closed, 1 half open, 2 open.";
@@ -63,4 +78,26 @@ pub(super) static EJECTIONS: Lazy<IntCounterVec> = Lazy::new(|| {
 pub(super) static RETRIES: Lazy<IntCounterVec> = Lazy::new(|| {
     let help = "Requests that would be sent again, by what came of it: sent, or over_budget.";
     register_int_counter_vec!("moongate_upstream_retries_total", help, &["upstream", "result"]).expect(ONCE)
+});
+
+pub(super) static PANIC: Lazy<IntGaugeVec> = Lazy::new(|| {
+    let help = "Whether so few endpoints are healthy that requests go to all of them.";
+    register_int_gauge_vec!("moongate_upstream_panic", help, &["upstream"]).expect(ONCE)
+});
+
+/// CP2-A: the name that dashboards know.
+pub(super) static STICKY_HITS: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Requests of sticky sessions that went to the endpoint of their session.";
+    register_int_counter_vec!("sticky_hits_total", help, &["upstream"]).expect(ONCE)
+});
+
+/// CP2-A: the name that dashboards know.
+pub(super) static STICKY_MISSES: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Requests of sticky sessions that had no endpoint yet, or one that gets no requests.";
+    register_int_counter_vec!("sticky_miss_total", help, &["upstream"]).expect(ONCE)
+});
+
+pub(super) static STICKY_SESSIONS: Lazy<IntGaugeVec> = Lazy::new(|| {
+    let help = "Sticky sessions that the gateway remembers; those with a cookie are remembered by clients.";
+    register_int_gauge_vec!("moongate_sticky_sessions", help, &["upstream"]).expect(ONCE)
 });

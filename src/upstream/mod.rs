@@ -8,15 +8,19 @@
 mod address;
 mod balance;
 mod breaker;
+mod changes;
 mod check;
 mod compile;
 mod config;
+mod dependencies;
 mod discovery;
 mod endpoint;
 mod failure;
+mod grpc_check;
 mod hash_on;
 mod live;
 mod metrics;
+mod outlier_window;
 mod outliers;
 mod peak;
 mod registry;
@@ -25,19 +29,22 @@ mod resilience;
 mod retries;
 mod retry_budget;
 mod ring;
+mod sticky;
 mod supervisor;
 mod tls;
+mod watch;
 
 #[cfg(test)]
 mod tests;
 
 pub use address::{EndpointAddress, InvalidAddress, SERVICE_NAME_RULE, is_service_name};
-pub use breaker::{BreakerConfig, BreakerPolicy, BreakerState};
+pub use breaker::{BreakerConfig, BreakerPolicy, BreakerScope, BreakerState};
 pub use compile::{EndpointSpec, HealthPolicy, KeepAlive, LocalUpstream, Probe, Upstream, UpstreamKind};
 pub use config::{
-    Balance, DiscoveryConfig, DnsConfig, EndpointConfig, HashOn, HealthConfig, KeepAliveConfig, Protocol,
+    Balance, DiscoveryConfig, DnsConfig, EndpointConfig, GrpcHealth, HashOn, HealthConfig, KeepAliveConfig, Protocol,
     RegistrySourceConfig, ServiceConfig, SrvConfig, UpstreamConfig, UpstreamTlsConfig, WeightedEndpointConfig,
 };
+pub use dependencies::check_dependencies;
 pub use discovery::{
     Discovery, DnsName, Instance, Instances, RegisterError, Registered, Registration, Resolver, ResolverConfig,
     ResolverRules, Source,
@@ -46,8 +53,9 @@ pub use endpoint::{Endpoint, Health, Outcome, Picked};
 pub use failure::{in_words, reading_in_words};
 pub use hash_on::HashKey;
 pub use live::Live;
-pub use outliers::{OutlierPolicy, OutliersConfig};
+pub use outliers::{ErrorRateConfig, LatencyConfig, OutlierPolicy, OutliersConfig};
 pub use registry::UpstreamRegistry;
-pub use report::{EndpointReport, SourceReport, UpstreamReport};
+pub use report::{DependencyReport, EjectionReport, EndpointReport, SourceReport, UpstreamReport};
 pub use retries::{RetriesConfig, RetryCause, RetryOn, RetryPolicy};
+pub use sticky::{StickyConfig, StickyPolicy, StickySession};
 pub use tls::UpstreamTls;

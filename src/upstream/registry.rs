@@ -1,5 +1,6 @@
 //! All upstreams that live. A reload hands in the compiled ones; what did not change lives on.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -8,10 +9,12 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::compile::Upstream;
+use super::dependencies::needed_by;
 use super::discovery::{Discovery, Feed, Source};
 use super::live::Live;
 use super::report::UpstreamReport;
 use super::supervisor::supervise;
+use crate::alerts::Alerts;
 
 /// All upstreams that live, and the supervisor of their health checkers.
 pub struct UpstreamRegistry {
@@ -20,6 +23,7 @@ pub struct UpstreamRegistry {
     applying: Mutex<()>,
     supervisor: Mutex<Option<AbortHandle>>,
     discovery: OnceLock<Discovery>,
+    alerts: OnceLock<Alerts>,
 }
 
 impl UpstreamRegistry {
@@ -30,6 +34,7 @@ impl UpstreamRegistry {
             applying: Mutex::new(()),
             supervisor: Mutex::new(None),
             discovery: OnceLock::new(),
+            alerts: OnceLock::new(),
         }
     }
 
@@ -45,6 +50,11 @@ impl UpstreamRegistry {
     /// Follows sources of endpoints from now on: before, upstreams have those alone that are listed. Once.
     pub fn discover(&self, discovery: Discovery) {
         let _ = self.discovery.set(discovery);
+    }
+
+    /// Sends each change of health there, too: of upstreams that come from now on. Once.
+    pub fn alert(&self, alerts: Alerts) {
+        let _ = self.alerts.set(alerts);
     }
 
     /// What follows sources, if anything does.
@@ -66,7 +76,7 @@ impl UpstreamRegistry {
             .iter()
             .map(|upstream| {
                 let own = feeds.drain(..upstream.sources.len().min(feeds.len())).collect();
-                live(upstream, own, &old)
+                live(upstream, own, &old, self.alerts.get())
             })
             .collect();
         for live in &new {
@@ -77,6 +87,7 @@ impl UpstreamRegistry {
         for live in &old {
             retire(live, named(&new, &live.upstream().name));
         }
+        link(&new);
         self.lives.send_replace(new.clone());
         new
     }
@@ -93,6 +104,11 @@ impl UpstreamRegistry {
     /// What the admin API shows, in the order in which the upstreams were handed in.
     pub fn report(&self) -> Vec<UpstreamReport> {
         self.lives.borrow().iter().map(|it| UpstreamReport::new(it)).collect()
+    }
+
+    /// How many upstreams can't serve, for lack of endpoints or of what they depend on.
+    pub fn down(&self) -> usize {
+        self.lives.borrow().iter().filter(|it| it.is_down()).count()
     }
 
     /// Brings metrics up to date that would cost requests too much to keep so. Call it before a scrape.
@@ -117,10 +133,20 @@ impl Drop for UpstreamRegistry {
     }
 }
 
-fn live(upstream: &Arc<Upstream>, feeds: Vec<Arc<Feed>>, old: &[Arc<Live>]) -> Arc<Live> {
+fn live(upstream: &Arc<Upstream>, feeds: Vec<Arc<Feed>>, old: &[Arc<Live>], alerts: Option<&Alerts>) -> Arc<Live> {
     match old.iter().find(|it| it.upstream().name == upstream.name) {
         Some(same) if same.upstream() == upstream => Arc::clone(same),
-        former => Arc::new(Live::new(Arc::clone(upstream), feeds, former.map(|it| &**it))),
+        former => Arc::new(Live::new(Arc::clone(upstream), feeds, former.map(|it| &**it), alerts)),
+    }
+}
+
+/// Lets upstreams look at those that they depend on.
+fn link(lives: &[Arc<Live>]) {
+    let by_name: HashMap<&str, &Arc<Live>> = lives.iter().map(|it| (&*it.upstream().name, it)).collect();
+    for live in lives {
+        if let Some(dependencies) = live.dependencies() {
+            dependencies.link(needed_by(live, &by_name));
+        }
     }
 }
 

@@ -25,12 +25,27 @@ pub struct UpstreamReport {
     pub balance: Option<Balance>,
     /// What its breaker does, if it has one.
     pub breaker: Option<BreakerState>,
+    /// What it depends on, those of its dependencies too, and whether each can serve.
+    pub depends_on: Vec<DependencyReport>,
+    /// The dependency for lack of which its requests get 503.
+    pub blocked_by: Option<String>,
+    /// Whether so few endpoints are healthy that requests go to all of them.
+    pub panic: bool,
     /// How many endpoints get requests.
     pub eligible: usize,
     /// Where they come from, beside those that are listed.
     pub discovery: Vec<SourceReport>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointReport>,
+}
+
+/// An upstream that another one depends on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DependencyReport {
+    /// Its name.
+    pub upstream: String,
+    /// Whether it can serve: an endpoint of its own gets requests, and its breaker is not open.
+    pub available: bool,
 }
 
 /// A source of endpoints, as the admin API shows it.
@@ -59,6 +74,12 @@ pub struct EndpointReport {
     pub health: Health,
     /// Whether it is left out for now because it failed too many requests.
     pub ejected: bool,
+    /// The last time that it was left out.
+    pub ejection: Option<EjectionReport>,
+    /// What its own breaker does, if it has one.
+    pub breaker: Option<BreakerState>,
+    /// Whether it gets less than its share, because it is new or healthy again.
+    pub slow_start: bool,
     /// Whether its first check is still to come.
     pub pending: bool,
     /// Since when its health is as it is.
@@ -77,6 +98,17 @@ pub struct EndpointReport {
     pub failures: u64,
     /// The moving average of the time to an answer's head.
     pub latency_ms: Option<f64>,
+}
+
+/// That an endpoint was left out.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EjectionReport {
+    /// When.
+    pub at: u64,
+    /// Until when.
+    pub until: u64,
+    /// Why, in plain words.
+    pub reason: String,
 }
 
 /// A request that could not be connected.
@@ -102,11 +134,19 @@ impl UpstreamReport {
             balance: local.is_none().then_some(upstream.balance),
             local,
             breaker: live.breaker(),
+            depends_on: dependencies(live),
+            blocked_by: live.missing_dependency().map(|it| it.to_string()),
+            panic: live.panics(),
             eligible: live.eligible(),
             discovery: live.feeds().iter().map(|it| SourceReport::new(it)).collect(),
             endpoints: live.endpoints().iter().map(|it| EndpointReport::new(it, checked)).collect(),
         }
     }
+}
+
+fn dependencies(live: &Live) -> Vec<DependencyReport> {
+    let each = live.dependencies().map(|it| it.each()).unwrap_or_default();
+    each.into_iter().map(|(name, available)| DependencyReport { upstream: name.to_string(), available }).collect()
 }
 
 impl SourceReport {
@@ -130,6 +170,13 @@ impl EndpointReport {
             zone: endpoint.zone().map(str::to_owned),
             health: endpoint.health(),
             ejected: endpoint.is_ejected(),
+            ejection: endpoint.record().last_ejection().map(|it| EjectionReport {
+                at: millis(it.at),
+                until: millis(it.at + it.time),
+                reason: it.reason,
+            }),
+            breaker: endpoint.breaker(),
+            slow_start: endpoint.starts_slowly(),
             pending: checked && endpoint.health() == Health::Unknown,
             since: millis(notes.since),
             last_check: notes.last_check.map(millis),

@@ -2,11 +2,13 @@
 //! endpoints of an upstream; it lives on through reloads that do not change its settings.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::breaker::{Breaker, BreakerState};
+use super::breaker::{Breaker, BreakerPolicy, BreakerState};
+use super::changes::Changes;
 use super::compile::Upstream;
-use super::endpoint::Outcome;
+use super::endpoint::{Endpoint, Outcome};
 use super::outliers::{Outliers, Record};
 use super::retry_budget::RetryBudget;
 
@@ -18,10 +20,11 @@ pub(super) struct Resilience {
 }
 
 impl Resilience {
-    pub(super) fn new(upstream: &Upstream) -> Self {
+    pub(super) fn new(upstream: &Upstream, changes: &Arc<Changes>) -> Self {
+        let breaker = upstream.breaker.and_then(BreakerPolicy::of_upstream);
         Self {
-            breaker: upstream.breaker.map(|it| Breaker::new(&upstream.name, it)),
-            outliers: upstream.outliers.map(|it| Outliers::new(&upstream.name, it)),
+            breaker: breaker.map(|it| Breaker::new(it, None, changes)),
+            outliers: upstream.outliers.map(|it| Outliers::new(it, changes)),
             budget: RetryBudget::new(upstream.retries.budget),
             share: upstream.retries.budget,
         }
@@ -29,13 +32,18 @@ impl Resilience {
 
     /// Whether it is what this upstream wants.
     pub(super) fn fits(&self, upstream: &Upstream) -> bool {
-        self.breaker.as_ref().map(Breaker::policy) == upstream.breaker
+        self.breaker.as_ref().map(Breaker::policy) == upstream.breaker.and_then(BreakerPolicy::of_upstream)
             && self.outliers.as_ref().map(Outliers::policy) == upstream.outliers
             && self.share == upstream.retries.budget
     }
 
     pub(super) fn breaker(&self) -> Option<BreakerState> {
         self.breaker.as_ref().map(Breaker::state)
+    }
+
+    /// How long the breaker lets nothing through, if it does.
+    pub(super) fn closed_for(&self) -> Option<Duration> {
+        self.breaker.as_ref().and_then(Breaker::closed_for)
     }
 
     pub(super) fn admit(&self) -> Result<(), Duration> {
@@ -53,13 +61,26 @@ impl Resilience {
         }
     }
 
-    /// Takes in how a request to an endpoint ended.
-    pub(super) fn record(&self, address: SocketAddr, record: &Record, outcome: Outcome) {
+    /// Takes in how a request to an endpoint ended, and what its answer's head took.
+    pub(super) fn record(&self, address: SocketAddr, record: &Record, outcome: Outcome, latency: Duration) {
         if let Some(breaker) = &self.breaker {
             breaker.record(outcome);
         }
         if let Some(outliers) = &self.outliers {
-            outliers.record(address, record, outcome);
+            outliers.record(address, record, outcome, latency);
+        }
+    }
+
+    /// Lets those in whose time is over, and judges the endpoints by the windows that ended: that of failures, and that
+    /// of latencies.
+    pub(super) fn judge(&self, endpoints: &[Arc<Endpoint>], [errors, latencies]: [bool; 2]) {
+        let Some(outliers) = &self.outliers else { return };
+        endpoints.iter().for_each(|it| outliers.readmit(it.address(), it.record()));
+        if errors {
+            outliers.judge_errors(endpoints);
+        }
+        if latencies {
+            outliers.judge_latencies(endpoints);
         }
     }
 

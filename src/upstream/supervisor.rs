@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use super::check::check_all;
 use super::live::Live;
+use super::watch::{is_watched, watch as watch_live};
 
 /// What is found within this time is taken in at once.
 const TOGETHER: Duration = Duration::from_millis(20);
@@ -30,9 +31,9 @@ pub(super) async fn supervise(mut wanted: watch::Receiver<Vec<Arc<Live>>>) {
     }
 }
 
-/// Checks the endpoints of an upstream, and takes in those that its sources find.
+/// Checks the endpoints of an upstream, judges them by what they do, and takes in those that its sources find.
 async fn tend(live: Arc<Live>) {
-    tokio::join!(check_all(Arc::clone(&live)), follow_feeds(&live));
+    tokio::join!(check_all(Arc::clone(&live)), follow_feeds(&live), watch_live(&live));
 }
 
 async fn follow_feeds(live: &Live) {
@@ -62,7 +63,8 @@ impl Checkers {
             }
             stays
         });
-        for live in wanted.iter().filter(|it| it.upstream().health.is_some() || !it.feeds().is_empty()) {
+        let is_tended = |it: &Live| it.upstream().health.is_some() || !it.feeds().is_empty() || is_watched(it);
+        for live in wanted.iter().filter(|it| is_tended(it)) {
             if !self.running.iter().any(|(known, _)| Arc::ptr_eq(known, live)) {
                 let task = self.tasks.spawn(tend(Arc::clone(live)));
                 self.running.push((Arc::clone(live), task));

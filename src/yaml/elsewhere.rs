@@ -20,6 +20,11 @@ pub(super) fn word(theirs: &str, known: &[&str]) -> Option<&'static str> {
     find(WORDS, theirs, known)
 }
 
+/// What a key that is no switch here would switch on; `known` are those of the mapping that it stands for.
+pub(super) fn switch(theirs: &str, known: &[&str]) -> Option<&'static str> {
+    find(SWITCHES, theirs, known)
+}
+
 /// What is to be done without a variable that another gateway has.
 pub(super) fn variable(name: &str) -> Option<&'static str> {
     VARIABLES.iter().find(|it| it.0 == name).map(|it| it.1)
@@ -46,6 +51,9 @@ const ALWAYS_VERIFIED: &str =
 const EXACT: &str = "write `{ exact: TEXT }`, `{ prefix: TEXT }` or `{ present: true }`";
 const TOKENS: &str = "write `jwt: {}`; keys and issuers stand under `tokens` in gateway.yaml";
 const TO_TLS: &str = "write `tls: { sni: NAME }` in the upstream; `protocol` says `http1` or `http2`";
+
+const SWITCHES: &[Entry] =
+    &[entry("websocket", "shutdown_message", "it belongs under `match`: `match: { path: /a, websocket: true }`")];
 
 const KEYS: &[Entry] = &[
     // A route and what it takes.

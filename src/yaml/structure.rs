@@ -478,6 +478,11 @@ impl Explainer<'_> {
         let closed = |it: &&&Value| it.get("properties").is_some() || it["additionalProperties"] == false;
         let schema = schemas.iter().filter(closed).find(|it| kinds(it).contains(&"object"))?;
         let known = keys(schema.get("properties"));
+        if value.is_boolean()
+            && let Some(help) = elsewhere::switch(place.rsplit('/').next().unwrap_or_default(), &known)
+        {
+            return Some(help.to_owned());
+        }
         let needed: Vec<&str> =
             schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
         match shortest {

@@ -280,8 +280,7 @@ fn trailers_undo_nothing_that_a_route_sets_or_removes_and_show_no_credentials() 
 
 #[test]
 fn trailers_of_answers_undo_nothing_that_a_route_says_of_them() {
-    let trailers =
-        "X-Level: evil\r\nx_level: evil\r\nX-Debug: evil\r\nx-auth-user: evil\r\ncontent_type: evil\r\nx-sum: 1\r\n\
+    let trailers = "X-Level: evil\r\nx_level: evil\r\nX-Debug: evil\r\nx-auth-user: evil\r\ncontent_type: evil\r\nx-sum: 1\r\n\
          x-account-plan: mine\r\n";
     let answer = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n{trailers}\r\n");
     let upstream = RawUpstream::start(move |_| Script::new().send(&answer));

@@ -10,14 +10,14 @@ use serde_json::Value;
 use crate::support::*;
 
 /// Answers with the status that it was told, and counts.
-struct Backend {
-    upstream: RawUpstream,
+pub struct Backend {
+    pub upstream: RawUpstream,
     failing: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
 }
 
 impl Backend {
-    fn start(name: &'static str) -> Self {
+    pub fn start(name: &'static str) -> Self {
         let (failing, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (fails, counts) = (failing.clone(), asked.clone());
         let upstream = RawUpstream::start(move |_| {
@@ -28,16 +28,17 @@ impl Backend {
         Self { upstream, failing, asked }
     }
 
-    fn fail(&self, failing: bool) {
+    pub fn fail(&self, failing: bool) {
         self.failing.store(failing, Ordering::SeqCst);
     }
 
-    fn asked(&self) -> usize {
+    pub fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
 }
 
-fn gateway(upstream: &str, endpoints: &[SocketAddr]) -> Gateway {
+/// One upstream `backend` with these settings and endpoints, and a route to it.
+pub fn gateway(upstream: &str, endpoints: &[SocketAddr]) -> Gateway {
     let list: Vec<String> = endpoints.iter().map(|it| format!("\"{it}\"")).collect();
     Gateway::start(format!(
         "version: 1
@@ -51,7 +52,7 @@ routes: [{{ name: all, match: {{ path: \"/{{*rest}}\" }}, upstream: backend }}]
     ))
 }
 
-fn upstream(gateway: &Gateway) -> Value {
+pub fn upstream(gateway: &Gateway) -> Value {
     let page: Value = serde_json::from_str(&gateway.admin_get("/admin/upstreams").text()).unwrap();
     page["upstreams"].as_array().unwrap().iter().find(|it| it["name"] == "backend").unwrap().clone()
 }

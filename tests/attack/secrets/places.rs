@@ -23,6 +23,7 @@ auth:
       ‹client_secret›
       redirect_uri: "https://app.example.org/api/v1/auth/oidc/clinic/callback"
 guard: { webhook: { ‹url›, ‹authorization› } }
+alerts: { health: { ‹url›, ‹authorization› } }
 "#;
 
 pub(super) const ROUTES: &str = r#"
@@ -38,6 +39,7 @@ upstreams:
   app:
     discovery: { static: ["127.0.0.1:9"] }
     tls: { sni: app.example.org, ‹client_key› }
+    sticky: { cookie: app, ‹key› }
 routes:
   - name: app
     match: { path: "/{*rest}", headers: { ‹x-origin› }, query: { ‹q› } }
