@@ -49,8 +49,11 @@ impl HeaderEditsConfig {
     }
 }
 
+/// Values of fields by their names.
+type Values = BTreeMap<String, String>;
+
 /// The fields of which a value differs from what is shown.
-pub(super) fn brought(pairs: [(&BTreeMap<String, String>, &BTreeMap<String, String>); 2]) -> BTreeSet<String> {
+pub(super) fn brought(pairs: [(&Values, &Values); 2]) -> BTreeSet<String> {
     let differ = |(sent, shown): (&BTreeMap<String, String>, &BTreeMap<String, String>)| {
         let other = sent.iter().filter(|(name, value)| shown.get(*name) != Some(*value));
         other.map(|it| it.0.to_ascii_lowercase()).collect::<Vec<_>>()
