@@ -20,7 +20,7 @@ use crate::identity::Roles;
 use crate::pipeline::{Filters, Scope, ServiceScope};
 use crate::routing::{MatchConfig, Table, Template, known_variable};
 use crate::services::{ServiceRegistry, ServiceSettings};
-use crate::upstream::{Source, Upstream, UpstreamKind, check_dependencies};
+use crate::upstream::{Priority, Source, Upstream, UpstreamKind, check_dependencies};
 
 /// All routes and upstreams, compiled.
 #[derive(Debug)]
@@ -108,6 +108,9 @@ pub struct Description {
     /// Whether it takes paths with parameters.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub path_parameters: bool,
+    /// Who is served first where its upstream is at its limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
     /// The steps that its requests pass, in order, each with its settings.
     pub steps: Vec<StepDescription>,
     /// Limits of the exchange.
@@ -576,7 +579,9 @@ fn policy(layers: &[Layer<'_>]) -> Policy {
     let timeouts: Vec<(&TimeoutsConfig, At<'_>)> =
         layers.iter().zip(&places).map(|(layer, at)| (&layer.settings.timeouts, at.key("timeouts"))).collect();
     let body_limit = layers.iter().rev().find_map(|it| it.settings.body_limit).map_or(Policy::BODY_LIMIT, |it| it.0);
-    Policy::compile(&timeouts, body_limit, &mut Diagnostics::default()) // each was checked where it stands
+    let priority = layers.iter().rev().find_map(|it| it.settings.priority).unwrap_or_default();
+    // Each was checked where it stands.
+    Policy { priority, ..Policy::compile(&timeouts, body_limit, &mut Diagnostics::default()) }
 }
 
 /// The answer's head can't be waited for longer than for the whole exchange.
@@ -602,6 +607,7 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, poli
         action,
         upgrade: written.upgrade.clone(),
         path_parameters: layers.iter().rev().find_map(|it| it.settings.path_parameters).unwrap_or_default(),
+        priority: layers.iter().rev().find_map(|it| it.settings.priority),
         steps: Chain::describe(layers, scope),
         timeouts: BTreeMap::from([
             ("connect", Period(policy.connect)),

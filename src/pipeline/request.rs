@@ -142,6 +142,8 @@ pub struct AttemptInfo {
     pub failed_endpoint: Option<SocketAddr>,
     /// The cookie that keeps its session where it is, for the client.
     pub sticky_cookie: Option<HeaderValue>,
+    /// How long it waited for an upstream that was at its limit; `None` if it did not.
+    pub queued: Option<Duration>,
     /// From the request's start until the upstream connection was there.
     pub connected: Option<Duration>,
     /// From the request's start until the answer's head had arrived.

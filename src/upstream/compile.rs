@@ -12,12 +12,14 @@ use crate::http as codec;
 
 use super::address::{EndpointAddress, InvalidAddress, SERVICE_NAME_RULE, is_dns_name, is_service_name};
 use super::breaker::BreakerPolicy;
+use super::concurrency::ConcurrencyPolicy;
 use super::config::{
     Balance, DiscoveryConfig, EndpointConfig, GrpcHealth, HealthConfig, KeepAliveConfig, Protocol, ServiceConfig,
     UpstreamConfig, WeightedEndpointConfig,
 };
 use super::discovery::{DnsName, Source};
 use super::hash_on::HashKey;
+use super::hedge::HedgePolicy;
 use super::outliers::OutlierPolicy;
 use super::retries::RetryPolicy;
 use super::sticky::StickyPolicy;
@@ -63,6 +65,10 @@ pub struct Upstream {
     pub depends_on: Vec<Arc<str>>,
     /// When a request is sent again.
     pub retries: RetryPolicy,
+    /// When it is sent to a second endpoint without waiting for the first, if ever.
+    pub hedge: Option<HedgePolicy>,
+    /// How many requests at once there may be, if that has a limit.
+    pub concurrency: Option<ConcurrencyPolicy>,
     /// What they speak.
     pub protocol: Protocol,
     /// With TLS, and whose.
@@ -185,6 +191,9 @@ impl Upstream {
         let outliers = config.outliers.as_ref().map(|it| OutlierPolicy::compile(it, &at.key("outliers"), diagnostics));
         let breaker = config.breaker.as_ref().map(|it| BreakerPolicy::compile(it, &at.key("breaker"), diagnostics));
         let retries = RetryPolicy::compile(&config.retries, &at.key("retries"), diagnostics);
+        let hedge = config.hedge.as_ref().map(|it| HedgePolicy::compile(it, &at.key("hedge"), diagnostics));
+        let concurrency = config.concurrency.as_ref();
+        let concurrency = concurrency.map(|it| ConcurrencyPolicy::compile(it, &at.key("concurrency"), diagnostics));
         let tls = config.tls.as_ref().and_then(|it| UpstreamTls::compile(it, &at.key("tls"), diagnostics));
         let keep_alive = keep_alive(&config.keep_alive, &at.key("keep_alive"), diagnostics);
         if diagnostics.iter().count() > known {
@@ -205,6 +214,8 @@ impl Upstream {
             breaker,
             depends_on: config.depends_on.iter().map(|it| it.as_str().into()).collect(),
             retries,
+            hedge,
+            concurrency,
             protocol: config.protocol,
             tls,
             keep_alive,
@@ -269,6 +280,8 @@ fn kind(config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> 
             ("slow_start", config.slow_start.is_some()),
             ("panic", config.panic.is_some()),
             ("depends_on", !config.depends_on.is_empty()),
+            ("hedge", config.hedge.is_some()),
+            ("concurrency", config.concurrency.is_some()),
         ];
         for (key, _) in alien.iter().filter(|(_, written)| *written) {
             diagnostics

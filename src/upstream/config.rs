@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::breaker::BreakerConfig;
+use super::concurrency::ConcurrencyConfig;
+use super::hedge::HedgeConfig;
 use super::outliers::OutliersConfig;
 use super::retries::RetriesConfig;
 use super::sticky::StickyConfig;
@@ -51,6 +53,10 @@ pub struct UpstreamConfig {
     pub depends_on: Vec<String>,
     /// When a request is sent again, to another endpoint.
     pub retries: RetriesConfig,
+    /// Sends a request whose answer is late to a second endpoint too.
+    pub hedge: Option<HedgeConfig>,
+    /// How many requests it works on at once, and who waits.
+    pub concurrency: Option<ConcurrencyConfig>,
     /// The protocol that the endpoints speak.
     pub protocol: Protocol,
     /// Speak TLS to the endpoints.

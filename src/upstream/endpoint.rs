@@ -210,6 +210,14 @@ impl Endpoint {
         self.state.notes.lock().connect_failure = Some((SystemTime::now(), reason));
     }
 
+    /// Another one answered sooner: it takes at least so long, which balancing must not miss.
+    pub(super) fn note_outrun(&self, waited: Duration) {
+        self.state.average(waited);
+        if self.timed {
+            self.state.peak.saw(waited);
+        }
+    }
+
     /// Requests that it is working on.
     pub fn in_flight(&self) -> u32 {
         self.state.in_flight.load(Relaxed)

@@ -17,9 +17,11 @@ use super::balance::Ready;
 use super::breaker::BreakerState;
 use super::changes::{Change, Changes, Event};
 use super::compile::{ENDPOINTS_MAX, EndpointSpec, Upstream, UpstreamKind};
+use super::concurrency::Concurrency;
 use super::dependencies::Dependencies;
 use super::discovery::Feed;
 use super::endpoint::{Endpoint, Health, Picked, Shared, State};
+use super::hedge::Hedge;
 use super::metrics;
 use super::resilience::Resilience;
 use super::sticky::{Sticky, StickySession};
@@ -44,6 +46,8 @@ pub struct Live {
     shared: Shared,
     sticky: Option<Arc<Sticky>>,
     dependencies: Option<Dependencies>,
+    hedge: Option<Arc<Hedge>>,
+    concurrency: Option<Arc<Concurrency>>,
     passed: IntCounter,
     failed: IntCounter,
     changes: IntCounter,
@@ -121,6 +125,8 @@ impl Live {
             cursor: AtomicUsize::new(0),
             shared,
             dependencies,
+            hedge: hedge(&upstream, old),
+            concurrency: concurrency(&upstream, old),
             passed: metrics::CHECKS.with_label_values(&[name, PASS]),
             failed: metrics::CHECKS.with_label_values(&[name, FAIL]),
             changes: metrics::CHANGES.with_label_values(&[name]),
@@ -209,6 +215,31 @@ impl Live {
         view.endpoints.iter().filter(|it| it.is_healthy()).filter_map(|it| it.closed_for()).min()
     }
 
+    /// What bounds its requests at once, if anything does.
+    pub fn concurrency(&self) -> Option<&Arc<Concurrency>> {
+        self.concurrency.as_ref()
+    }
+
+    /// When a request is sent to a second endpoint as well, if it is.
+    pub fn hedge_after(&self) -> Option<Duration> {
+        self.hedge.as_ref()?.after()
+    }
+
+    /// Takes in what the answer of a first endpoint took, for the time that is given to others.
+    pub fn saw_first(&self, latency: Duration) {
+        self.hedge.iter().for_each(|it| it.saw(latency));
+    }
+
+    /// A second endpoint was asked because this one had no answer after `waited`; and that of the second came first, or
+    /// not.
+    pub fn count_hedge(&self, first: &Endpoint, waited: Duration, won: bool) {
+        self.hedge.iter().for_each(|it| it.count(won));
+        if won {
+            first.note_outrun(waited);
+            self.saw_first(waited);
+        }
+    }
+
     /// What it depends on, if it depends on anything.
     pub(super) fn dependencies(&self) -> Option<&Dependencies> {
         self.dependencies.as_ref()
@@ -230,9 +261,13 @@ impl Live {
         view.ready.panics() || view.endpoints.iter().any(|it| it.is_eligible())
     }
 
-    /// Whether its breaker lets nothing through; one that waits for its probe does.
+    /// How long its breaker lets nothing through, if it is open; one that waits for its probe does.
+    pub fn breaker_closed_for(&self) -> Option<Duration> {
+        self.shared.resilience.closed_for()
+    }
+
     pub(super) fn breaker_is_open(&self) -> bool {
-        self.shared.resilience.closed_for().is_some()
+        self.breaker_closed_for().is_some()
     }
 
     /// Whether its requests can't be served, for lack of endpoints or of what it depends on.
@@ -402,6 +437,8 @@ impl Live {
         let name: &str = &self.upstream.name;
         self.shared.resilience.retire();
         self.sticky.iter().for_each(|it| it.retire());
+        self.hedge.iter().for_each(|it| it.retire());
+        self.concurrency.iter().for_each(|it| it.retire());
         self.shared.changes.retire();
         self.dependencies.iter().for_each(Dependencies::retire);
         for result in ["sent", "over_budget"] {
@@ -421,6 +458,31 @@ fn sticky(upstream: &Upstream, old: Option<&Live>) -> Option<Arc<Sticky>> {
         other => {
             other.into_iter().for_each(|it| it.retire());
             upstream.sticky.as_ref().map(|it| Arc::new(Sticky::new(&upstream.name, it)))
+        }
+    }
+}
+
+/// As [`resilience`]: what is known of latencies stays.
+fn hedge(upstream: &Upstream, old: Option<&Live>) -> Option<Arc<Hedge>> {
+    match old.and_then(|it| it.hedge.as_ref()) {
+        Some(same) if Some(same.policy()) == upstream.hedge.as_ref() => Some(Arc::clone(same)),
+        other => {
+            other.into_iter().for_each(|it| it.retire());
+            upstream.hedge.map(|it| Arc::new(Hedge::new(&upstream.name, it)))
+        }
+    }
+}
+
+/// What is under way and who waits goes on, under another limit too.
+fn concurrency(upstream: &Upstream, old: Option<&Live>) -> Option<Arc<Concurrency>> {
+    match (old.and_then(|it| it.concurrency.as_ref()), upstream.concurrency) {
+        (Some(same), Some(policy)) => {
+            same.adopt(policy);
+            Some(Arc::clone(same))
+        }
+        (former, wanted) => {
+            former.into_iter().for_each(|it| it.retire());
+            wanted.map(|it| Arc::new(Concurrency::new(&upstream.name, it)))
         }
     }
 }

@@ -101,3 +101,28 @@ pub(super) static STICKY_SESSIONS: Lazy<IntGaugeVec> = Lazy::new(|| {
     let help = "Sticky sessions that the gateway remembers; those with a cookie are remembered by clients.";
     register_int_gauge_vec!("moongate_sticky_sessions", help, &["upstream"]).expect(ONCE)
 });
+
+pub(super) static HEDGES: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Requests that were sent to a second endpoint while the first had not answered, by which answer came first: won (the second's) or lost.";
+    register_int_counter_vec!("moongate_upstream_hedges_total", help, &["upstream", "result"]).expect(ONCE)
+});
+
+pub(super) static CONCURRENCY_LIMIT: Lazy<IntGaugeVec> = Lazy::new(|| {
+    let help = "How many requests at once an upstream may work on, as of this scrape.";
+    register_int_gauge_vec!("moongate_upstream_concurrency_limit", help, &["upstream"]).expect(ONCE)
+});
+
+pub(super) static CONCURRENCY_IN_USE: Lazy<IntGaugeVec> = Lazy::new(|| {
+    let help = "How many requests count against the concurrency limit of an upstream, as of this scrape.";
+    register_int_gauge_vec!("moongate_upstream_concurrency_in_use", help, &["upstream"]).expect(ONCE)
+});
+
+pub(super) static CONCURRENCY_WAITING: Lazy<IntGaugeVec> = Lazy::new(|| {
+    let help = "How many requests wait for an upstream that is at its concurrency limit, as of this scrape.";
+    register_int_gauge_vec!("moongate_upstream_concurrency_waiting", help, &["upstream"]).expect(ONCE)
+});
+
+pub(super) static SHED: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Requests that got 503 because an upstream is at its concurrency limit, by the priority of their route.";
+    register_int_counter_vec!("moongate_upstream_shed_total", help, &["upstream", "priority"]).expect(ONCE)
+});

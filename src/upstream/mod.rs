@@ -11,13 +11,16 @@ mod breaker;
 mod changes;
 mod check;
 mod compile;
+mod concurrency;
 mod config;
 mod dependencies;
 mod discovery;
 mod endpoint;
 mod failure;
+mod gradient;
 mod grpc_check;
 mod hash_on;
+mod hedge;
 mod live;
 mod metrics;
 mod outlier_window;
@@ -40,6 +43,10 @@ mod tests;
 pub use address::{EndpointAddress, InvalidAddress, SERVICE_NAME_RULE, is_service_name};
 pub use breaker::{BreakerConfig, BreakerPolicy, BreakerScope, BreakerState};
 pub use compile::{EndpointSpec, HealthPolicy, KeepAlive, LocalUpstream, Probe, Upstream, UpstreamKind};
+pub use concurrency::{
+    AdaptiveWord, Admission, Concurrency, ConcurrencyConfig, ConcurrencyMax, ConcurrencyPolicy, ConcurrencyReport,
+    Permit, Priority, Turn,
+};
 pub use config::{
     Balance, DiscoveryConfig, DnsConfig, EndpointConfig, GrpcHealth, HashOn, HealthConfig, KeepAliveConfig, Protocol,
     RegistrySourceConfig, ServiceConfig, SrvConfig, UpstreamConfig, UpstreamTlsConfig, WeightedEndpointConfig,
@@ -52,6 +59,7 @@ pub use discovery::{
 pub use endpoint::{Endpoint, Health, Outcome, Picked};
 pub use failure::{in_words, reading_in_words};
 pub use hash_on::HashKey;
+pub use hedge::{HedgeAfter, HedgeBudget, HedgeConfig, HedgePolicy, Quantile};
 pub use live::Live;
 pub use outliers::{ErrorRateConfig, LatencyConfig, OutlierPolicy, OutliersConfig};
 pub use registry::UpstreamRegistry;

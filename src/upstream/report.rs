@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::breaker::BreakerState;
 use super::compile::UpstreamKind;
+use super::concurrency::ConcurrencyReport;
 use super::config::Balance;
 use super::discovery::Feed;
 use super::endpoint::{Endpoint, Health};
@@ -31,6 +32,10 @@ pub struct UpstreamReport {
     pub blocked_by: Option<String>,
     /// Whether so few endpoints are healthy that requests go to all of them.
     pub panic: bool,
+    /// How many requests at once there may be, if that has a limit, and how many there are.
+    pub concurrency: Option<ConcurrencyReport>,
+    /// After how long a request goes to a second endpoint as well; nothing if it does not, or too little is known yet.
+    pub hedge_after_ms: Option<f64>,
     /// How many endpoints get requests.
     pub eligible: usize,
     /// Where they come from, beside those that are listed.
@@ -137,6 +142,8 @@ impl UpstreamReport {
             depends_on: dependencies(live),
             blocked_by: live.missing_dependency().map(|it| it.to_string()),
             panic: live.panics(),
+            concurrency: live.concurrency().map(|it| it.report()),
+            hedge_after_ms: live.hedge_after().map(|it| shown_millis(it.as_secs_f64())),
             eligible: live.eligible(),
             discovery: live.feeds().iter().map(|it| SourceReport::new(it)).collect(),
             endpoints: live.endpoints().iter().map(|it| EndpointReport::new(it, checked)).collect(),
