@@ -309,8 +309,9 @@ fn look_at_routes(path: &Path, surroundings: Surroundings<'_>) -> Result<Looked<
     });
     let mut diagnostics = Diagnostics::default();
     let file: Option<RoutesFile> = document.load(&mut diagnostics);
-    let content = file.map(|file| {
+    let content = file.map(|mut file| {
         let shown = shown(&document, &mut diagnostics);
+        shown.iter().for_each(|it| file.note_brought(it));
         let snapshot = Snapshot::compile(&file, shown.as_ref().unwrap_or(&file), known, mode, &mut diagnostics);
         let mut hasher = DefaultHasher::new();
         serde_json::to_string(&file).unwrap_or_default().hash(&mut hasher);

@@ -78,6 +78,7 @@ pub struct RequestBody<'a> {
     client: Option<&'a mut Client>,
     whole: Option<Bytes>,
     taps: Option<Box<Taps>>,
+    edited: Option<Arc<[HeaderName]>>,
     interim: Option<&'a (dyn Fn(&mut ResponseHeader) + Send + Sync)>,
     report: Option<&'a Mutex<AttemptInfo>>,
 }
@@ -85,18 +86,23 @@ pub struct RequestBody<'a> {
 impl<'a> RequestBody<'a> {
     /// All of it is at hand, and no client waits for it.
     pub fn bytes(body: Bytes) -> Self {
-        Self { client: None, whole: Some(body), taps: None, interim: None, report: None }
+        Self { client: None, whole: Some(body), taps: None, edited: None, interim: None, report: None }
     }
 
     /// It comes from a client, who gets interim answers, and whose leaving ends the attempt; `whole` if all of it has
     /// been read.
     pub fn of(client: &'a mut Client, whole: Option<Bytes>) -> Self {
-        Self { client: Some(client), whole, taps: None, interim: None, report: None }
+        Self { client: Some(client), whole, taps: None, edited: None, interim: None, report: None }
     }
 
     /// Those who see what comes from the client before it goes on; what has been read has been seen.
     pub fn with_taps(self, taps: Option<Box<Taps>>) -> Self {
         Self { taps, ..self }
+    }
+
+    /// Fields that the request's head has the last word about: no trailer takes their place.
+    pub fn with_edited(self, edited: Option<Arc<[HeaderName]>>) -> Self {
+        Self { edited, ..self }
     }
 
     /// What happens to the heads of interim answers before the client gets them.
@@ -138,7 +144,7 @@ impl Forwarder<'_> {
     ) -> Result<UpstreamResponse, ForwardError> {
         info.upstream = Some(self.destination.name().clone());
         let Self { worker, policy, .. } = *self;
-        let RequestBody { mut client, mut whole, mut taps, interim, report } = body;
+        let RequestBody { mut client, mut whole, mut taps, edited, interim, report } = body;
         let (mut declared, mut upgrade) = (None, false);
         if let Some(client) = &mut client
             && whole.is_none()
@@ -165,7 +171,7 @@ impl Forwarder<'_> {
         let upload = match whole {
             _ if upgrade => Upload::none(),
             Some(whole) => Upload::whole(whole),
-            None => Upload::streaming(policy.body_limit, taps),
+            None => Upload::streaming(policy.body_limit, taps, edited),
         };
         let interims = None;
         let call = Call {
