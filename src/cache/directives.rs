@@ -154,7 +154,7 @@ fn is_strange(name: &str, value: &str) -> bool {
 
 fn forbids(text: &[u8]) -> bool {
     let is_there = |word: &&str| text.windows(word.len()).any(|it| it.eq_ignore_ascii_case(word.as_bytes()));
-    FORBIDDING.iter().any(|it| is_there(it))
+    FORBIDDING.iter().any(is_there)
 }
 
 /// The members of a list; a comma within quotes parts nothing. A quote that nobody closes must not
