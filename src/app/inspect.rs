@@ -16,7 +16,7 @@ use crate::pipeline::Filters;
 use crate::proxy::missing_setting;
 use crate::routing::{Explanation, MatchConfig, Request, Target, ValueMatch, ValueRule, Verdict, without_parameters};
 use crate::services::ServiceRegistry;
-use crate::upstream::{LocalUpstream, Upstream, UpstreamKind};
+use crate::upstream::{EndpointSpec, LocalUpstream, Upstream, UpstreamKind};
 use crate::yaml::{schema_for_editors, schema_of};
 
 /// What `moongate check` found.
@@ -225,9 +225,20 @@ fn endpoints(upstream: &Upstream) -> Value {
         UpstreamKind::Local(local) => Some(local.service.to_string()),
         UpstreamKind::Remote => None,
     };
-    let endpoints: Vec<_> =
-        upstream.endpoints.iter().map(|it| json!({ "address": it.address, "weight": it.weight })).collect();
-    json!({ "name": &*upstream.name, "local": local, "balance": upstream.balance, "endpoints": endpoints })
+    let endpoint = |it: &EndpointSpec| {
+        let mut shown = json!({ "address": it.address, "weight": it.weight });
+        if let Some(zone) = &it.zone {
+            shown["zone"] = json!(**zone);
+        }
+        shown
+    };
+    let endpoints: Vec<_> = upstream.endpoints.iter().map(endpoint).collect();
+    json!({ "name": &*upstream.name, "local": local, "balance": upstream.balance, "zones": zones(upstream), "endpoints": endpoints })
+}
+
+/// Which zone is preferred, if one is. The gateway's own is said elsewhere, and this looks at routes alone.
+fn zones(upstream: &Upstream) -> Option<Value> {
+    upstream.own_zone.as_ref().map(|_| json!({ "prefer": "same" }))
 }
 
 fn story(explanation: &Explanation, route: Option<&Route>, upstream: Option<&Upstream>) -> String {
@@ -297,11 +308,13 @@ fn destination(out: &mut String, upstream: &Upstream) {
         }
         UpstreamKind::Remote => {
             let balance = json!(upstream.balance);
-            writeln!(out, "\nupstream   {}, {}", upstream.name, balance.as_str().unwrap_or_default())
+            let zones = if upstream.own_zone.is_some() { ", in the gateway's own zone first" } else { "" };
+            writeln!(out, "\nupstream   {}, {}{zones}", upstream.name, balance.as_str().unwrap_or_default())
         }
     };
     for endpoint in &upstream.endpoints {
-        let _ = writeln!(out, "  {} weight {}", endpoint.address, endpoint.weight);
+        let zone = endpoint.zone.as_deref().map(|it| format!(" zone {it}")).unwrap_or_default();
+        let _ = writeln!(out, "  {} weight {}{zone}", endpoint.address, endpoint.weight);
     }
 }
 

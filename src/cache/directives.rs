@@ -2,13 +2,18 @@
 //! `CDN-Cache-Control` (RFC 9213).
 //!
 //! Where a message says two things, the careful one counts: the shorter lifetime, and a value that is
-//! no number as 0.
+//! no number as 0. What is no directive, but names one that forbids (`private; max-age=60`), counts as `no-store`.
 
 use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::{CACHE_CONTROL, HeaderName};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
+
+use crate::http as codec;
+
+/// What keeps others from using a response: in a member that is no directive, it counts all the same.
+const FORBIDDING: [&str; 3] = ["no-store", "no-cache", "private"];
 
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 
@@ -41,6 +46,8 @@ impl ResponseDirectives {
         }
         let mut directives = Self::default();
         each(headers, |name, value| directives.take(name, Some(value)));
+        // It says nothing that could be read, but it was not meant to allow this.
+        directives.no_store |= headers.get_all(CDN_CACHE_CONTROL).iter().any(|it| forbids(it.as_bytes()));
         directives
     }
 
@@ -128,9 +135,26 @@ fn each(headers: &HeaderMap, mut take: impl FnMut(&str, &str)) {
         let text = String::from_utf8_lossy(line.as_bytes());
         for directive in parts(&text) {
             let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
-            take(name.trim(), value.trim().trim_matches('"'));
+            let (name, value) = (name.trim(), value.trim());
+            if is_strange(name, value) && forbids(directive.as_bytes()) {
+                take("no-store", "");
+            }
+            take(name, value.trim_matches('"'));
         }
     }
+}
+
+/// Whether a member is no directive (RFC 9111, section 5.2), or one whose name holds a word that forbids beside others.
+fn is_strange(name: &str, value: &str) -> bool {
+    let is_token = |it: &str| it.bytes().all(codec::is_token_byte);
+    let quoted = value.strip_prefix('"').and_then(|it| it.strip_suffix('"')).is_some_and(|it| !it.contains('"'));
+    let known = FORBIDDING.iter().any(|it| name.eq_ignore_ascii_case(it));
+    name.is_empty() || !(is_token(name) && (is_token(value) || quoted)) || (!known && forbids(name.as_bytes()))
+}
+
+fn forbids(text: &[u8]) -> bool {
+    let is_there = |word: &&str| text.windows(word.len()).any(|it| it.eq_ignore_ascii_case(word.as_bytes()));
+    FORBIDDING.iter().any(is_there)
 }
 
 /// The members of a list; a comma within quotes parts nothing. A quote that nobody closes must not
@@ -194,6 +218,31 @@ mod tests {
         assert_eq!(answer("x=\"max-age=5, no-store\"").max_age, None);
         assert!(!answer("x=\"a, no-store\"").no_store, "a quoted comma parts nothing");
         assert!(answer("x=\"a, no-store").no_store, "an open quote hides nothing");
+    }
+
+    #[test]
+    fn what_is_no_directive_but_names_one_that_forbids_is_not_stored() {
+        for value in [
+            "private; max-age=60",
+            "no-store; max-age=0",
+            "no-cache; no-store",
+            "private;",
+            "max-age=60 private",
+            "max-age=60; Private",
+            "\"no-store\"",
+            "no-store.",
+            "'no-store'",
+            "x-no-store",
+            "max-age=60, no-store;",
+            "max-age=\"60\" no-store\"\"",
+        ] {
+            assert!(answer(value).no_store, "{value}");
+        }
+        for value in ["private", "no-cache", "private=\"set-cookie\"", "made-up=1", "max-age=60;", "x=\"private\""] {
+            assert!(!answer(value).no_store, "{value}");
+        }
+        let targeted = |value| ResponseDirectives::of(&headers(&[("cdn-cache-control", value)])).no_store;
+        assert!(targeted("max-age=60 private") && targeted("Private") && !targeted("max-age=60 x"));
     }
 
     #[test]

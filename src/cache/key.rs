@@ -13,7 +13,7 @@ use pingora::http::RequestHeader;
 use crate::cache::body;
 use crate::cache::config::{Per, Rules};
 use crate::cache::freshness::Credentials;
-use crate::http::{is_credential, unverified_credentials};
+use crate::http::{claimed, is_credential, unverified_credentials};
 use crate::identity::{Caller, CallerKey, Principal};
 
 /// What trusted proxies say of a client's address beside its scheme and host.
@@ -42,6 +42,8 @@ pub struct CacheRequest<'a> {
     pub principal: Option<&'a Principal>,
     /// The field whose credential proved the caller.
     pub verified: Option<&'a HeaderName>,
+    /// Fields that claim who is asking, or that this is another request, and that the upstream gets.
+    pub claims: &'a [HeaderName],
     /// The body, if [`Rules::needs_body`] says that it is needed.
     pub body: Option<&'a [u8]>,
 }
@@ -52,9 +54,10 @@ impl<'a> CacheRequest<'a> {
         target: &'a Target,
         request: &'a RequestHeader,
         (principal, verified): (Option<&'a Principal>, Option<&'a HeaderName>),
+        claims: &'a [HeaderName],
         body: Option<&'a [u8]>,
     ) -> Self {
-        Self { target, method: &request.method, headers: &request.headers, principal, verified, body }
+        Self { target, method: &request.method, headers: &request.headers, principal, verified, claims, body }
     }
 }
 
@@ -123,10 +126,11 @@ pub(super) fn primary(rules: &Rules, request: &CacheRequest<'_>) -> Result<(Vec<
     for field in PROXIED.iter().filter(|it| request.headers.contains_key(*it)) {
         vary(std::slice::from_ref(field), request.headers, &mut key);
     }
+    // Those that are credentials count as such.
+    optional(&mut key, claimed(request.headers, request.claims, &rules.impersonal).as_ref().map(|it| &it[..]));
     if rules.by_body {
         part(&mut key, request.method.as_str().as_bytes());
-        let media = request.headers.get(CONTENT_TYPE).map(|it| it.as_bytes());
-        part(&mut key, media.unwrap_or_default());
+        let media = media(request.headers, &mut key);
         // The same bytes in another coding are another input.
         vary(&[CONTENT_ENCODING], request.headers, &mut key);
         key.extend_from_slice(&body::fingerprint(media, request.body.unwrap_or_default()));
@@ -134,6 +138,15 @@ pub(super) fn primary(rules: &Rules, request: &CacheRequest<'_>) -> Result<(Vec<
     let credentials = scope(rules, request, &mut key)?;
     vary(&rules.vary, request.headers, &mut key);
     Ok((key, credentials))
+}
+
+/// The type of a body, all of whose lines are in the key; of two, nobody knows which one counts.
+fn media<'h>(headers: &'h HeaderMap, key: &mut Vec<u8>) -> Option<&'h [u8]> {
+    let lines = headers.get_all(CONTENT_TYPE);
+    key.push(u8::try_from(lines.iter().count()).unwrap_or(u8::MAX));
+    lines.iter().for_each(|it| part(key, it.as_bytes()));
+    let mut lines = lines.iter();
+    lines.next().filter(|_| lines.next().is_none()).map(|it| it.as_bytes())
 }
 
 /// Makes a primary key that of the variant for these fields.
@@ -248,6 +261,7 @@ mod tests {
     struct Case<'a> {
         target: &'a str,
         headers: &'a [(&'a str, &'a str)],
+        claims: &'a [HeaderName],
         principal: Option<&'a Principal>,
         body: Option<&'a [u8]>,
     }
@@ -264,6 +278,7 @@ mod tests {
             headers: &headers,
             principal: case.principal,
             verified: Some(&AUTHORIZATION).filter(|_| case.principal.is_some()),
+            claims: case.claims,
             body: case.body,
         };
         primary(rules, &request)
@@ -317,11 +332,42 @@ mod tests {
     }
 
     #[test]
+    fn what_trusted_proxies_claim_parts_responses_whoever_shares_them() {
+        let claims = [HeaderName::from_static("x-original-url"), HeaderName::from_static("x-acme-serial")];
+        let relay = somebody(Kind::Certificate, "relay", Some("clinic"));
+        for per in ["{}", "{ per: public }", "{ per: user }", "{ per: tenant }", "{ vary: [x-a] }"] {
+            for field in ["x-original-url", "x-acme-serial"] {
+                let [one, other] = [[(field, "1")], [(field, "2")]];
+                for principal in [None, Some(&relay)] {
+                    let of = |headers| Case { headers, claims: &claims, principal, ..Case::default() };
+                    let of = |headers| key(&rules(per), &of(headers)).map(|it| it.0);
+                    assert!(of(&one[..]) != of(&other) && of(&one) != of(&[]) && of(&one).is_ok(), "{per} {field}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn the_coding_of_a_body_is_a_part_of_it() {
         let of = |headers| Case { headers, body: Some(b"1"), ..Case::default() };
         let yaml = "{ key: [body], ttl: 1m }";
         differ(yaml, of(&[("content-encoding", "gzip")]), of(&[]));
         differ(yaml, of(&[("content-encoding", "gzip")]), of(&[("content-encoding", "br")]));
+    }
+
+    #[test]
+    fn every_line_of_a_bodys_type_is_a_part_of_it() {
+        const JSON: (&str, &str) = ("content-type", "application/json");
+        const TEXT: (&str, &str) = ("content-type", "text/plain");
+        const ONE_LINE: (&str, &str) = ("content-type", "application/json, text/plain");
+        let of = |headers: &'static [_], body: &'static [u8]| Case { headers, body: Some(body), ..Case::default() };
+        let yaml = "{ key: [body], ttl: 1m }";
+        for other in [&[JSON, TEXT][..], &[TEXT, JSON], &[TEXT], &[JSON, JSON]] {
+            differ(yaml, of(&[JSON], b"1"), of(other, b"1"));
+        }
+        differ(yaml, of(&[JSON, TEXT], b"1"), of(&[ONE_LINE], b"1"));
+        // Of two types, none says that blanks mean nothing.
+        differ(yaml, of(&[JSON, TEXT], b"[1]"), of(&[JSON, TEXT], b"[ 1]"));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, EXPECT, UPGRADE};
-use http::{HeaderMap, Method, Version};
+use http::{HeaderMap, HeaderName, Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::http as codec;
@@ -231,10 +231,10 @@ impl Client {
         either!(mut self, side => side.poll_body(cx))
     }
 
-    /// What came behind the request's body, and may stand there.
-    pub fn take_trailers(&mut self) -> Option<Box<HeaderMap>> {
+    /// What came behind the request's body, and may stand there: nothing in the place of an `edited` field.
+    pub fn take_trailers(&mut self, edited: Option<&[HeaderName]>) -> Option<Box<HeaderMap>> {
         let mut trailers = either!(mut self, side => side.take_trailers())?;
-        codec::retain_trailers(&mut trailers);
+        codec::retain_request_trailers(&mut trailers, edited);
         (!trailers.is_empty()).then_some(trailers)
     }
 

@@ -214,7 +214,8 @@ fn look_at_both(
     let issuers = process.and_then(issuers);
     let given_roles = process.map(|it| it.content.written.given_roles()).filter(|_| issuers.is_some());
     let own_key = process.map(|it| it.content.tokens.can_sign()).filter(|_| issuers.is_some());
-    let known = Known { services, filters, issuers: issuers.as_deref(), own_key, given_roles };
+    let zone = process.map(|it| &*it.content.zone);
+    let known = Known { services, filters, issuers: issuers.as_deref(), own_key, given_roles, zone };
     let looked = look_at_routes(routes, Surroundings { known, mode, secrets: Some(secrets) })?;
     if let (Ok(Looked { content, diagnostics, .. }), Some((_, snapshot))) = (gateway, &looked.content) {
         content.check_roles(&snapshot.roles, diagnostics);
@@ -262,7 +263,7 @@ pub fn compile_routes(
     filters: &Filters,
     mode: Mode,
 ) -> Result<(String, Snapshot), Faults> {
-    let known = Known { services, filters, issuers: None, own_key: None, given_roles: None };
+    let known = Known { services, filters, issuers: None, own_key: None, given_roles: None, zone: None };
     let looked = look_at_routes(path, Surroundings { known, mode, secrets: None })?;
     complete(looked).map(|(routes, _)| routes)
 }
@@ -308,8 +309,9 @@ fn look_at_routes(path: &Path, surroundings: Surroundings<'_>) -> Result<Looked<
     });
     let mut diagnostics = Diagnostics::default();
     let file: Option<RoutesFile> = document.load(&mut diagnostics);
-    let content = file.map(|file| {
+    let content = file.map(|mut file| {
         let shown = shown(&document, &mut diagnostics);
+        shown.iter().for_each(|it| file.note_brought(it));
         let snapshot = Snapshot::compile(&file, shown.as_ref().unwrap_or(&file), known, mode, &mut diagnostics);
         let mut hasher = DefaultHasher::new();
         serde_json::to_string(&file).unwrap_or_default().hash(&mut hasher);

@@ -38,6 +38,10 @@ pub struct GatewayFile {
     /// The address that clients reach the gateway under, such as `https://api.example.org`: what the gateway's own
     /// answers name where they have to name it whole. Default: `tokens.issuer`, if that is one.
     pub public_url: Option<String>,
+    /// The zone that the gateway stands in, such as `eu-a`: upstreams with `zones: { prefer: same }` prefer endpoints in it.
+    /// Default: `MOONGATE_ZONE` from the environment, or none.
+    #[schemars(extend("examples" = ["eu-a"]))]
+    pub zone: Option<String>,
     /// Worker threads: `auto` for one a core, or a number.
     pub threads: Threads,
     /// Blocks addresses that flood. Without it nobody is watched; operators can block all the same.
@@ -244,6 +248,8 @@ pub struct Process {
     pub store: Place,
     /// How names are looked up.
     pub resolver: ResolverRules,
+    /// The zone that it stands in; empty if it does not know.
+    pub zone: String,
     /// As written, for what needs no compilation and to see what a reload would change.
     pub written: GatewayFile,
 }
@@ -291,6 +297,7 @@ impl Process {
             auth: file.auth.compile(&At::ROOT.key("auth"), diagnostics),
             store: Place::compile(file.store.as_ref(), &At::ROOT.key("store"), diagnostics),
             resolver: ResolverRules::compile(&file.resolver, &At::ROOT.key("resolver"), diagnostics),
+            zone: file.zone.clone().or_else(|| std::env::var("MOONGATE_ZONE").ok()).unwrap_or_default(),
             written: file.clone(),
         };
         file.alerts.check(&At::ROOT.key("alerts"), diagnostics);
@@ -364,6 +371,7 @@ impl Process {
         differs(old.trusted_proxies == new.trusted_proxies, &At::ROOT.key("trusted_proxies"), "trusted proxies");
         differs(old.trusted_fields == new.trusted_fields, &At::ROOT.key("trusted_fields"), "trusted fields");
         differs(old.public_url == new.public_url, &At::ROOT.key("public_url"), "the public address");
+        differs(old.zone == new.zone, &At::ROOT.key("zone"), "the gateway's zone");
         differs(old.threads == new.threads, &At::ROOT.key("threads"), "the number of threads");
         differs(old.guard == new.guard, &At::ROOT.key("guard"), "the guard");
         differs(old.alerts == new.alerts, &At::ROOT.key("alerts"), "who is told");

@@ -66,6 +66,23 @@ pub struct RoutesFile {
     pub routes: Vec<RouteConfig>,
 }
 
+impl RoutesFile {
+    /// Notes which values of header fields the environment or the store has brought: in `shown` they are as they are
+    /// written.
+    pub(super) fn note_brought(&mut self, shown: &Self) {
+        self.defaults.headers.note_brought(&shown.defaults.headers);
+        for (policy, shown) in self.policies.values_mut().zip(shown.policies.values()) {
+            policy.headers.note_brought(&shown.headers);
+        }
+        for (route, shown) in self.routes.iter_mut().zip(&shown.routes) {
+            route.settings.headers.note_brought(&shown.settings.headers);
+            if let Some((rewrite, shown)) = route.rewrite.as_mut().zip(shown.rewrite.as_ref()) {
+                rewrite.headers.note_brought(&shown.headers);
+            }
+        }
+    }
+}
+
 /// Routes that the gateway has without being told. A route of the file with the same path takes the place of one, if
 /// it takes `GET` and has no further conditions.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]

@@ -20,7 +20,7 @@ use crate::identity::Roles;
 use crate::pipeline::{Filters, Scope, ServiceScope};
 use crate::routing::{MatchConfig, Table, Template, known_variable};
 use crate::services::{ServiceRegistry, ServiceSettings};
-use crate::upstream::{Source, Upstream, UpstreamKind, check_dependencies};
+use crate::upstream::{Priority, Source, Upstream, UpstreamKind, check_dependencies};
 
 /// All routes and upstreams, compiled.
 #[derive(Debug)]
@@ -108,6 +108,9 @@ pub struct Description {
     /// Whether it takes paths with parameters.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub path_parameters: bool,
+    /// Who is served first where its upstream is at its limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
     /// The steps that its requests pass, in order, each with its settings.
     pub steps: Vec<StepDescription>,
     /// Limits of the exchange.
@@ -147,11 +150,11 @@ impl Snapshot {
         mode: Mode,
         diagnostics: &mut Diagnostics,
     ) -> Self {
-        let Known { services, filters, issuers, own_key, given_roles } = known;
+        let Known { services, filters, issuers, own_key, given_roles, zone } = known;
         let roles = Roles::compile(file.roles.as_ref(), &At::ROOT.key("roles"), diagnostics);
         let roles = given_roles.into_iter().fold(roles, Roles::knowing);
         let nowhere = Scope { roles: &roles, issuers, own_key, filters, ..Scope::nowhere() };
-        let (mut all, mut settings) = upstreams(file, services, diagnostics);
+        let (mut all, mut settings) = upstreams(file, services, zone, diagnostics);
         let built_in = built_in_routes(file, mode);
         let written: Vec<&RouteConfig> = file.routes.iter().chain(built_in.iter().map(|it| &it.route)).collect();
         let at = At::ROOT.key("routes");
@@ -256,7 +259,7 @@ impl BuiltInRoute {
 
     fn upstream(&self) -> Arc<Upstream> {
         let config = crate::upstream::UpstreamConfig { local: Some(self.service.to_owned()), ..Default::default() };
-        let upstream = Upstream::compile(&self.route.name, &config, &At::ROOT, &mut Diagnostics::default());
+        let upstream = Upstream::compile(&self.route.name, &config, None, &At::ROOT, &mut Diagnostics::default());
         Arc::new(upstream.expect("a local upstream has nothing that could be wrong"))
     }
 }
@@ -282,14 +285,19 @@ const CACHE_CLEAR: &str = "moongate-cache-clear";
 
 type Upstreams = (Vec<Arc<Upstream>>, Vec<Option<ServiceSettings>>);
 
-fn upstreams(file: &RoutesFile, services: &ServiceRegistry, diagnostics: &mut Diagnostics) -> Upstreams {
+fn upstreams(
+    file: &RoutesFile,
+    services: &ServiceRegistry,
+    zone: Option<&str>,
+    diagnostics: &mut Diagnostics,
+) -> Upstreams {
     let at = At::ROOT.key("upstreams");
     let names: Vec<&str> = file.upstreams.keys().map(String::as_str).collect();
     let (mut upstreams, mut all_settings) = (Vec::new(), Vec::new());
     check_dependencies(&file.upstreams, &at, diagnostics);
     for (name, written) in &file.upstreams {
         let at = at.key(name);
-        let Some(upstream) = Upstream::compile(name, written, &at, diagnostics) else { continue };
+        let Some(upstream) = Upstream::compile(name, written, zone, &at, diagnostics) else { continue };
         let Some(settings) = settings_of(&upstream, services, &names, &at, diagnostics) else { continue };
         upstreams.push(Arc::new(upstream));
         all_settings.push(settings);
@@ -378,6 +386,8 @@ pub struct Known<'a> {
     pub own_key: Option<bool>,
     /// The roles that `gateway.yaml` gives by name, if they are known.
     pub given_roles: Option<Vec<String>>,
+    /// The zone that the gateway stands in, empty if it does not know, if `gateway.yaml` is known.
+    pub zone: Option<&'a str>,
 }
 
 struct Compiler<'a> {
@@ -576,7 +586,9 @@ fn policy(layers: &[Layer<'_>]) -> Policy {
     let timeouts: Vec<(&TimeoutsConfig, At<'_>)> =
         layers.iter().zip(&places).map(|(layer, at)| (&layer.settings.timeouts, at.key("timeouts"))).collect();
     let body_limit = layers.iter().rev().find_map(|it| it.settings.body_limit).map_or(Policy::BODY_LIMIT, |it| it.0);
-    Policy::compile(&timeouts, body_limit, &mut Diagnostics::default()) // each was checked where it stands
+    let priority = layers.iter().rev().find_map(|it| it.settings.priority).unwrap_or_default();
+    // Each was checked where it stands.
+    Policy { priority, ..Policy::compile(&timeouts, body_limit, &mut Diagnostics::default()) }
 }
 
 /// The answer's head can't be waited for longer than for the whole exchange.
@@ -602,6 +614,7 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, poli
         action,
         upgrade: written.upgrade.clone(),
         path_parameters: layers.iter().rev().find_map(|it| it.settings.path_parameters).unwrap_or_default(),
+        priority: layers.iter().rev().find_map(|it| it.settings.priority),
         steps: Chain::describe(layers, scope),
         timeouts: BTreeMap::from([
             ("connect", Period(policy.connect)),

@@ -68,11 +68,12 @@ impl TrustedFields {
 
     /// Whose claim a field is; none for what everybody may send.
     pub fn claim(&self, name: &HeaderName) -> Option<Claim> {
-        let listed = |list: &[String]| list.iter().any(|it| takes(it, name.as_str().as_bytes()));
+        let bytes = name.as_str().as_bytes();
+        let listed = |list: &[String]| list.iter().position(|it| takes(it, bytes));
         match claim(name) {
             // What is made anew for upstreams is never anybody's.
-            Some(Claim::Proxies) if listed(&self.anybody) && !is_gateway_header(name) => None,
-            None if listed(&self.more) => Some(by_spelling(name.as_str().as_bytes())),
+            Some(Claim::Proxies) if listed(&self.anybody).is_some() && !is_gateway_header(name) => Some(Claim::Anybody),
+            None => listed(&self.more).map(|it| by_spelling(&self.more[it], bytes)),
             claim => claim,
         }
     }
@@ -124,7 +125,8 @@ mod tests {
         for name in ["x_acme_user", "X.Org", "x_http_method_override"] {
             assert_eq!(of(name), Some(Claim::Gateway), "{name}");
         }
-        for name in ["x-http-method-override", "x-orgs", "accept"] {
+        assert_eq!(of("x-http-method-override"), Some(Claim::Anybody));
+        for name in ["x-orgs", "accept"] {
             assert_eq!(of(name), None, "{name}");
         }
     }

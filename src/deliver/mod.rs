@@ -458,7 +458,7 @@ impl<'a> Delivery<'a> {
                 if self.tapped.is_some() {
                     return self.end_tapped(trailers);
                 }
-                Part::End(trailers)
+                Part::End(self.checked(trailers))
             }
         };
         self.queue(part)
@@ -678,7 +678,15 @@ impl Delivery<'_> {
         for (_, unit) in units {
             self.queue(Part::Data(unit))?;
         }
+        let trailers = self.checked(trailers);
         self.queue(Part::End(trailers))
+    }
+
+    /// Trailers that may stand behind the answer, about whose fields its head has the last word.
+    fn checked(&self, trailers: Option<Box<HeaderMap>>) -> Option<Box<HeaderMap>> {
+        let mut trailers = trailers?;
+        codec::retain_response_trailers(&mut trailers, self.exchange.edited.response.as_deref());
+        (!trailers.is_empty()).then_some(trailers)
     }
 
     /// What a tap can't look through does not pass.

@@ -1,7 +1,8 @@
 //! Sets, adds and removes header fields, of requests on their way in and of answers on their way out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use http::header::{HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -25,9 +26,17 @@ pub struct HeaderEditsConfig {
     pub add: BTreeMap<String, String>,
     /// Fields that go.
     pub remove: Vec<String>,
+    /// Fields whose value the environment or the store has brought, in small letters.
+    #[serde(skip)]
+    pub(super) brought: BTreeSet<String>,
 }
 
 impl HeaderEditsConfig {
+    /// Notes the values that people do not see as they are sent: `shown` has them as they are written.
+    pub fn note_brought(&mut self, shown: &Self) {
+        self.brought = brought([(&self.set, &shown.set), (&self.add, &shown.add)]);
+    }
+
     /// The same for people's eyes: without the values of fields that carry credentials, and without what looks like one.
     pub(super) fn shown(mut self) -> Self {
         for (name, value) in self.set.iter_mut().chain(&mut self.add) {
@@ -40,9 +49,23 @@ impl HeaderEditsConfig {
     }
 }
 
+/// Values of fields by their names.
+type Values = BTreeMap<String, String>;
+
+/// The fields of which a value differs from what is shown.
+pub(super) fn brought(pairs: [(&Values, &Values); 2]) -> BTreeSet<String> {
+    let differ = |(sent, shown): (&BTreeMap<String, String>, &BTreeMap<String, String>)| {
+        let other = sent.iter().filter(|(name, value)| shown.get(*name) != Some(*value));
+        other.map(|it| it.0.to_ascii_lowercase()).collect::<Vec<_>>()
+    };
+    pairs.into_iter().flat_map(differ).collect()
+}
+
 /// Compiled edits.
 #[derive(Clone, Default, PartialEq)]
 pub struct HeaderEdits {
+    /// All of them.
+    names: Arc<[HeaderName]>,
     remove: Vec<HeaderName>,
     set: Vec<(HeaderName, HeaderValue)>,
     add: Vec<(HeaderName, HeaderValue)>,
@@ -67,8 +90,7 @@ const TEMPLATES: &str = "link-template";
 /// Shows the names alone: the values may be secrets.
 impl fmt::Debug for HeaderEdits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.set.iter().chain(&self.add).map(|it| &it.0).chain(&self.remove);
-        f.debug_list().entries(names).finish()
+        f.debug_list().entries(&*self.names).finish()
     }
 }
 
@@ -86,9 +108,12 @@ impl HeaderEdits {
                 }
                 let name = field_name(name, &at, diagnostics);
                 match HeaderValue::from_str(value) {
-                    // Sensitive: HPACK must not index it (RFC 7541, section 7.1.3).
+                    // Sensitive: HPACK must not index it (RFC 7541, section 7.1.3), and nobody is to be shown it.
                     Ok(mut value) => {
-                        value.set_sensitive(name.as_ref().is_some_and(|it| names_credential(it.as_str().as_bytes())));
+                        let secret = |it: &HeaderName| {
+                            config.brought.contains(it.as_str()) || names_credential(it.as_str().as_bytes())
+                        };
+                        value.set_sensitive(name.as_ref().is_some_and(secret));
                         into.extend(name.map(|name| (name, value)));
                     }
                     Err(_) => drop(diagnostics.error(&at, "not a header value: it has control characters")),
@@ -99,7 +124,13 @@ impl HeaderEdits {
         for (number, name) in config.remove.iter().enumerate() {
             edits.remove.extend(field_name(name, &at.index(number), diagnostics));
         }
+        edits.names = edits.set.iter().chain(&edits.add).map(|it| &it.0).chain(&edits.remove).cloned().collect();
         edits
+    }
+
+    /// The fields that they concern.
+    pub fn names(&self) -> &Arc<[HeaderName]> {
+        &self.names
     }
 
     /// Whether there is nothing to do.
@@ -201,6 +232,19 @@ mod tests {
         names.sort_unstable();
         assert_eq!(names, ["x-ten-ant", "x-tenant", "x-tenants"]);
         assert_eq!(request.headers["x-tenant"], "a");
+    }
+
+    #[test]
+    fn what_the_environment_or_the_store_brings_is_sensitive_whatever_its_name() {
+        let mut config: HeaderEditsConfig =
+            serde_yaml::from_str("{ set: { X-Partner: hunter2, x-plain: a }, add: { x-pw: hunter2 } }").unwrap();
+        let shown = serde_yaml::from_str("{ set: { X-Partner: '${P}', x-plain: a }, add: { x-pw: 'secret:p' } }");
+        config.note_brought(&shown.unwrap());
+        let edits = HeaderEdits::compile(&config, &At::ROOT, &mut Diagnostics::default());
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        edits.on_request(&mut request);
+        let sensitive = |name: &str| request.headers[name].is_sensitive();
+        assert_eq!(["x-partner", "x-pw", "x-plain"].map(sensitive), [true, true, false]);
     }
 
     #[test]

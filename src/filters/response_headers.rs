@@ -1,12 +1,12 @@
 //! Header fields of responses, as the operator wants them: the last word about them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pingora::http::ResponseHeader;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::header_edits::{HeaderEdits, HeaderEditsConfig};
+use super::header_edits::{HeaderEdits, HeaderEditsConfig, brought};
 use super::security_headers::Security;
 use super::settings::{BuiltIn, Layer, StepDescription};
 use crate::base::{At, Diagnostics, Secret};
@@ -26,12 +26,20 @@ pub struct HeadersConfig {
     pub add: BTreeMap<String, String>,
     /// Fields that go.
     pub remove: Vec<String>,
+    /// Fields whose value the environment or the store has brought, in small letters.
+    #[serde(skip)]
+    brought: BTreeSet<String>,
 }
 
 impl HeadersConfig {
     fn edits(&self) -> HeaderEditsConfig {
-        let Self { set, add, remove, .. } = self.clone();
-        HeaderEditsConfig { set, add, remove }
+        let Self { set, add, remove, brought, .. } = self.clone();
+        HeaderEditsConfig { set, add, remove, brought }
+    }
+
+    /// Notes the values that people do not see as they are sent: `shown` has them as they are written.
+    pub fn note_brought(&mut self, shown: &Self) {
+        self.brought = brought([(&self.set, &shown.set), (&self.add, &shown.add)]);
     }
 }
 
@@ -55,7 +63,8 @@ impl Filter for ResponseHeaders {
         Some(Self(HeaderEdits::compile(config, at, diagnostics))).filter(|it| !it.0.is_empty())
     }
 
-    fn on_response(&self, _: &mut Exchange, response: &mut ResponseHeader) {
+    fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader) {
+        exchange.edited.response = Some(self.0.names().clone());
         self.edit(response);
     }
 }
@@ -64,7 +73,7 @@ impl BuiltIn for ResponseHeaders {
     /// A later layer's word about a field replaces that of an earlier one.
     fn settings(layers: &[Layer<'_>], _: &Scope<'_>) -> Option<HeaderEditsConfig> {
         let mut edits = HeaderEditsConfig::default();
-        for HeadersConfig { set, add, remove, .. } in layers.iter().map(|it| &it.settings.headers) {
+        for HeadersConfig { set, add, remove, brought, .. } in layers.iter().map(|it| &it.settings.headers) {
             let lower = |fields: &BTreeMap<String, String>| -> BTreeMap<String, String> {
                 fields.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect()
             };
@@ -74,6 +83,8 @@ impl BuiltIn for ResponseHeaders {
             edits.set.retain(|name, _| !named(name));
             edits.add.retain(|name, _| !named(name));
             edits.remove.retain(|name| !named(name));
+            edits.brought.retain(|name| !named(name));
+            edits.brought.extend(brought.iter().cloned());
             edits.set.extend(set);
             edits.add.extend(add);
             edits.remove.extend(remove);

@@ -67,6 +67,7 @@ impl Filter for Rewrite {
         if !self.headers.is_empty() {
             exchange.set_forwarded_headers(request);
             exchange.forwarded_headers_set = true;
+            exchange.edited.request = Some(self.headers.names().clone());
             self.headers.on_request(request);
         }
         Ok(())

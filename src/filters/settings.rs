@@ -17,7 +17,7 @@ use crate::deliver::{SseConfig, WebSocketConfig};
 use crate::forward::TimeoutsConfig;
 use crate::identity::Identity;
 use crate::pipeline::{Filter, Scope};
-use crate::upstream::Live;
+use crate::upstream::{Live, Priority};
 
 /// Settings that `defaults`, policies and routes share. A route's own setting wins over those of the
 /// policies it uses (the last one named first), and these win over `defaults`.
@@ -29,6 +29,8 @@ pub struct PolicyConfig {
     /// Whether paths may have parameters, `/a;v=1/b`. Without it, such a path gets 400 where it is protected by `auth`,
     /// or would belong to another route without its parameters: many servers cut them off.
     pub path_parameters: Option<bool>,
+    /// Whose requests are served first, and shed last, where an upstream is at its `concurrency` (R5.2). Default `normal`.
+    pub priority: Option<Priority>,
     /// The largest request body. Default 256KiB.
     pub body_limit: Option<ByteSize>,
     /// Header fields of answers.

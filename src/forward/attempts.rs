@@ -1,9 +1,13 @@
 //! From an admitted request to the head of its answer: which endpoint, over which link, and when to try again.
 
+mod hedge;
+mod turn;
+
 use std::borrow::Cow;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -34,7 +38,7 @@ use crate::client::Client;
 use crate::http as codec;
 use crate::pipeline::{AttemptInfo, Context, LocalService, Refusal, Scheme, Taps};
 use crate::transport::Transport;
-use crate::upstream::{Endpoint, Live, Picked, Protocol, RetryPolicy, in_words, reading_in_words};
+use crate::upstream::{Endpoint, Live, Outcome, Permit, Picked, Protocol, RetryPolicy, in_words, reading_in_words};
 
 /// Tells clients how often a request was sent.
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-moongate-attempts");
@@ -74,6 +78,7 @@ pub struct RequestBody<'a> {
     client: Option<&'a mut Client>,
     whole: Option<Bytes>,
     taps: Option<Box<Taps>>,
+    edited: Option<Arc<[HeaderName]>>,
     interim: Option<&'a (dyn Fn(&mut ResponseHeader) + Send + Sync)>,
     report: Option<&'a Mutex<AttemptInfo>>,
 }
@@ -81,18 +86,23 @@ pub struct RequestBody<'a> {
 impl<'a> RequestBody<'a> {
     /// All of it is at hand, and no client waits for it.
     pub fn bytes(body: Bytes) -> Self {
-        Self { client: None, whole: Some(body), taps: None, interim: None, report: None }
+        Self { client: None, whole: Some(body), taps: None, edited: None, interim: None, report: None }
     }
 
     /// It comes from a client, who gets interim answers, and whose leaving ends the attempt; `whole` if all of it has
     /// been read.
     pub fn of(client: &'a mut Client, whole: Option<Bytes>) -> Self {
-        Self { client: Some(client), whole, taps: None, interim: None, report: None }
+        Self { client: Some(client), whole, taps: None, edited: None, interim: None, report: None }
     }
 
     /// Those who see what comes from the client before it goes on; what has been read has been seen.
     pub fn with_taps(self, taps: Option<Box<Taps>>) -> Self {
         Self { taps, ..self }
+    }
+
+    /// Fields that the request's head has the last word about: no trailer takes their place.
+    pub fn with_edited(self, edited: Option<Arc<[HeaderName]>>) -> Self {
+        Self { edited, ..self }
     }
 
     /// What happens to the heads of interim answers before the client gets them.
@@ -134,7 +144,7 @@ impl Forwarder<'_> {
     ) -> Result<UpstreamResponse, ForwardError> {
         info.upstream = Some(self.destination.name().clone());
         let Self { worker, policy, .. } = *self;
-        let RequestBody { mut client, mut whole, mut taps, interim, report } = body;
+        let RequestBody { mut client, mut whole, mut taps, edited, interim, report } = body;
         let (mut declared, mut upgrade) = (None, false);
         if let Some(client) = &mut client
             && whole.is_none()
@@ -161,7 +171,7 @@ impl Forwarder<'_> {
         let upload = match whole {
             _ if upgrade => Upload::none(),
             Some(whole) => Upload::whole(whole),
-            None => Upload::streaming(policy.body_limit, taps),
+            None => Upload::streaming(policy.body_limit, taps, edited),
         };
         let interims = None;
         let call = Call {
@@ -177,6 +187,8 @@ impl Forwarder<'_> {
             upgrade,
             interim,
             interims,
+            permit: None,
+            outrun: None,
         };
         match self.destination {
             Destination::Upstream(live) => call.ask_upstream(live).await,
@@ -202,7 +214,14 @@ struct Call<'a> {
     interim: Option<&'a (dyn Fn(&mut ResponseHeader) + Send + Sync)>,
     /// The attempt whose interim answers the client has got: it gets those of no other.
     interims: Option<u8>,
+    /// Its place among the requests that the upstream works on, where those have a limit.
+    permit: Option<Permit>,
+    /// Set once another endpoint has answered first.
+    outrun: Option<Arc<AtomicBool>>,
 }
+
+/// An endpoint's answer, of which the head is there.
+type Answered = (Box<ResponseHeader>, Link, Attempt);
 
 /// An attempt that came to nothing.
 struct Failed {
@@ -214,6 +233,11 @@ struct Failed {
 impl Failed {
     fn unsent(refusal: Refusal) -> Self {
         Self { why: ForwardError::Refused(refusal), unprocessed: true }
+    }
+
+    /// The endpoint took longer than anybody waits.
+    fn came_too_late(&self) -> bool {
+        matches!(self.why, ForwardError::Refused(Refusal::FirstByteTimeout | Refusal::ExchangeTimeout))
     }
 }
 
@@ -285,6 +309,9 @@ impl Call<'_> {
             self.info.cause = Some(format!("`{dependency}` is down, which it depends on").into());
             return Err(ForwardError::Refused(Refusal::DependencyDown { dependency }));
         }
+        if let Some(limit) = live.concurrency() {
+            self.permit = Some(self.turn(live, limit).await?);
+        }
         live.admit().map_err(breaker_open)?;
         let retries = &live.upstream().retries;
         let key = self.context.balance_key;
@@ -306,21 +333,21 @@ impl Call<'_> {
             self.info.endpoint = Some(address);
             self.report();
             tried.push(address);
-            let last_attempt = self.info.attempts >= retries.attempts;
-            match self.attempt(live, picked).await {
+            match self.first_of_two(live, picked, &mut tried).await {
                 Ok((mut head, link, mut attempt)) => {
-                    if !last_attempt
+                    if self.info.attempts < retries.attempts
                         && let Some(pause) = self.pause_after_status(live, &head)
                         && let Some(other) = live.pick(key, &tried)
                         && live.may_retry()
                     {
                         attempt.picked.record(attempt.outcome, attempt.latency);
+                        self.permit = attempt.permit.take();
                         self.release(link, &attempt.endpoint, live).await;
                         drop(attempt);
                         sleep(pause).await;
                         next = Some(other);
                     } else {
-                        self.stick(live, address);
+                        self.stick(live, attempt.endpoint.address());
                         if retries.report {
                             let _ = head.insert_header(ATTEMPTS, HeaderValue::from(u16::from(self.info.attempts)));
                         }
@@ -329,7 +356,8 @@ impl Call<'_> {
                 }
                 Err(failed) => {
                     let ForwardError::Refused(refusal) = failed.why else { return Err(failed.why) };
-                    if last_attempt || !self.may_try_again(live, &refusal, failed.unprocessed) {
+                    if self.info.attempts >= retries.attempts || !self.may_try_again(live, &refusal, failed.unprocessed)
+                    {
                         return Err(ForwardError::Refused(refusal));
                     }
                     self.tell_of_failure(live, address, &refusal);
@@ -412,11 +440,7 @@ impl Call<'_> {
         is_idempotent(&self.request.method) || (retries.keyed && keyed())
     }
 
-    async fn attempt(
-        &mut self,
-        live: &Live,
-        mut picked: Picked,
-    ) -> Result<(Box<ResponseHeader>, Link, Attempt), Failed> {
+    async fn attempt(&mut self, live: &Live, mut picked: Picked) -> Result<Answered, Failed> {
         let began = Instant::now();
         let endpoint = picked.endpoint().clone();
         let link = match live.upstream().protocol {
@@ -445,13 +469,20 @@ impl Call<'_> {
         let (head, link) = match answered {
             Ok(answered) => answered,
             Err(failed) => {
+                if let (Some(permit), true) = (&self.permit, failed.came_too_late()) {
+                    permit.saw(began.elapsed());
+                }
                 picked.record(classify(Err(&failed.why)), Duration::ZERO);
                 return Err(failed);
             }
         };
         let outcome = classify(Ok(head.status));
         let (worker, keep, latency) = (self.worker.clone(), live.upstream().keep_alive.idle, began.elapsed());
-        Ok((head, link, Attempt { endpoint, picked, worker, keep, latency, outcome }))
+        let permit = self.permit.take();
+        if outcome == Outcome::Success {
+            permit.iter().for_each(|it| it.saw(latency));
+        }
+        Ok((head, link, Attempt { endpoint, picked, worker, keep, latency, outcome, permit }))
     }
 
     /// Why an endpoint that took the connection gave no answer, in plain words for operators.
@@ -646,8 +677,11 @@ impl Call<'_> {
     }
 
     async fn next(&mut self, link: &mut Link, deadline: &mut Deadline) -> Event {
-        let Self { client, upload, request, .. } = self;
+        let Self { client, upload, request, outrun, .. } = self;
         poll_fn(|cx| {
+            if outrun.as_ref().is_some_and(|it| it.load(Relaxed)) {
+                return Poll::Ready(Event::ClientGone); // nobody waits for this answer
+            }
             link.poll_out(cx);
             let head = match link {
                 Link::Http1(link) => link.poll_head(&request.method, cx),

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{At, ByteSize, Diagnostics, Period};
+use crate::upstream::Priority;
 
 /// The `timeouts` section of a route, of a policy, or of `defaults`. None of them can be switched off.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -49,6 +50,8 @@ pub struct Policy {
     pub websocket_idle: Duration,
     /// The largest request body, in bytes.
     pub body_limit: u64,
+    /// Who is served first where an upstream is at its limit (R5.2).
+    pub priority: Priority,
 }
 
 /// How fast a peer moves what it has to, while nothing else is waited for.
@@ -112,6 +115,7 @@ impl Policy {
             grpc_timeout_max: None,
             websocket_idle: Duration::from_secs(3600),
             body_limit,
+            priority: Priority::default(),
         };
         for (number, (layer, at)) in layers.iter().enumerate() {
             let mut set = |place: &mut Duration, written: Option<Period>, name: &str| {

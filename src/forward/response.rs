@@ -23,7 +23,7 @@ use crate::client::Client;
 use crate::http as codec;
 use crate::pipeline::Refusal;
 use crate::transport::Transport;
-use crate::upstream::{Endpoint, Outcome, Picked};
+use crate::upstream::{Endpoint, Outcome, Permit, Picked};
 
 /// A part of an answer's body.
 #[derive(Debug)]
@@ -169,6 +169,8 @@ pub(super) struct Attempt {
     pub(super) latency: Duration,
     /// What the head says of the endpoint.
     pub(super) outcome: Outcome,
+    /// Its place among the requests that the upstream works on, where those have a limit.
+    pub(super) permit: Option<Permit>,
 }
 
 /// The raw byte stream behind an answer 101.
@@ -271,9 +273,11 @@ impl UpstreamBody {
     }
 
     /// Records how it went, as far as that shows before the end: for streams, which may last for hours.
+    /// They do not count against the upstream's `concurrency` from there on.
     pub fn record_head(&mut self) {
         if let Some(attempt) = &mut self.attempt {
             attempt.picked.record(attempt.outcome, attempt.latency);
+            attempt.permit = None;
         }
     }
 

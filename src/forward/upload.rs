@@ -1,8 +1,10 @@
 //! A request's body on its way from a client to an upstream, and what is kept of it for another attempt.
 
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderName;
 
 use super::response::Link;
 use crate::client::{Client, ClientError};
@@ -35,6 +37,8 @@ pub(super) struct Upload {
     whole: Option<Bytes>,
     /// Those who see what a client sends before it goes on.
     taps: Option<Box<Taps>>,
+    /// Fields whose place no trailer may take.
+    edited: Option<Arc<[HeaderName]>>,
     /// What was handed to an upstream, as long as all of it fits.
     kept: Vec<Bytes>,
     /// Bytes that were taken from the client, and that went on.
@@ -53,9 +57,10 @@ impl Upload {
         Self { whole: Some(body), read_to_end: true, ..Self::default() }
     }
 
-    /// Of a body that a client is going to send, at most `limit` bytes of it.
-    pub(super) fn streaming(limit: u64, taps: Option<Box<Taps>>) -> Self {
-        Self { limit, taps, ..Self::default() }
+    /// Of a body that a client is going to send, at most `limit` bytes of it; no trailer may take the place of an `edited`
+    /// field.
+    pub(super) fn streaming(limit: u64, taps: Option<Box<Taps>>, edited: Option<Arc<[HeaderName]>>) -> Self {
+        Self { limit, taps, edited, ..Self::default() }
     }
 
     /// Of a connection that is going to change protocols: there is nothing to send.
@@ -124,7 +129,7 @@ impl Upload {
                 }
                 self.read_to_end = true;
                 self.done = true;
-                link.end(client.take_trailers());
+                link.end(client.take_trailers(self.edited.as_deref()));
             }
             Err(error) => return Poll::Ready(Err(UploadError::Client(error))),
         }

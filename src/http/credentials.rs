@@ -28,12 +28,12 @@ const HARMLESS: [HeaderName; 14] = [
     REFERER,
 ];
 
-/// How the names of such fields begin that a browser adds, or the gateway itself. What it says of a principal says
-/// nothing that the principal does not.
-const HARMLESS_PREFIXES: [&str; 2] = ["sec-", "x-moongate-"];
+/// How the names of such fields begin that negotiate, describe a body, state a condition, that a browser adds, or the
+/// gateway itself. What it says of a principal says nothing that the principal does not.
+const HARMLESS_PREFIXES: [&str; 5] = ["accept-", "content-", "if-", "sec-", "x-moongate-"];
 
 /// What such names have in them, wherever in a word it stands.
-const TELLING: [&str; 22] = [
+const TELLING: [&str; 25] = [
     "auth",
     "token",
     "session",
@@ -41,6 +41,9 @@ const TELLING: [&str; 22] = [
     "credential",
     "cookie",
     "apikey",
+    "password",
+    "passphrase",
+    "passcode",
     "user",
     "tenant",
     "account",
@@ -58,6 +61,139 @@ const TELLING: [&str; 22] = [
     "principal",
 ];
 
+/// Short words count only as a whole: `x-org`, but not `origin`; `x-pin`, but not `x-ping`.
+const TELLING_WORDS: [&str; 90] = [
+    "accesskey",
+    "actor",
+    "appkey",
+    "assertion",
+    "badge",
+    "bearer",
+    "behalf",
+    "beneficiary",
+    "birthdate",
+    "birthday",
+    "caller",
+    "caregiver",
+    "carer",
+    "cert",
+    "child",
+    "citizen",
+    "claims",
+    "company",
+    "consumer",
+    "cred",
+    "creds",
+    "csrf",
+    "delegate",
+    "dn",
+    "dob",
+    "doctor",
+    "dpop",
+    "email",
+    "employee",
+    "encounter",
+    "eppn",
+    "eptid",
+    "family",
+    "group",
+    "groups",
+    "guardian",
+    "hmac",
+    "hospital",
+    "household",
+    "insured",
+    "jwt",
+    "login",
+    "mail",
+    "mfa",
+    "mrn",
+    "nhs",
+    "npi",
+    "nurse",
+    "org",
+    "orgid",
+    "orgs",
+    "otp",
+    "owner",
+    "pass",
+    "passkey",
+    "passport",
+    "passwd",
+    "phone",
+    "physician",
+    "pin",
+    "practice",
+    "practitioner",
+    "pupil",
+    "pw",
+    "pwd",
+    "resident",
+    "role",
+    "roles",
+    "scope",
+    "scopes",
+    "sid",
+    "signature",
+    "ssn",
+    "staff",
+    "student",
+    "sub",
+    "subject",
+    "subscriber",
+    "subscription",
+    "subscriptionkey",
+    "team",
+    "teams",
+    "ticket",
+    "totp",
+    "uid",
+    "universalid",
+    "upn",
+    "ward",
+    "workspace",
+    "xsrf",
+];
+
+/// What a `key` may be of without saying who asks. A `provider`'s pays for an answer and does not choose it.
+const PLAIN_KEYS: [&str; 11] = [
+    "cache",
+    "dedup",
+    "idempotency",
+    "order",
+    "partition",
+    "provider",
+    "public",
+    "routing",
+    "sort",
+    "surrogate",
+    "trace",
+];
+
+/// What a `code` may be of without opening anything.
+const PLAIN_CODES: [&str; 12] = [
+    "area", "country", "currency", "error", "lang", "language", "locale", "postal", "region", "response", "status",
+    "zip",
+];
+
+/// Whose `id` or `number` says for whom a request is.
+const WHOSE_NUMBER: [&str; 14] = [
+    "anonymous",
+    "case",
+    "client",
+    "contract",
+    "department",
+    "device",
+    "facility",
+    "health",
+    "insurance",
+    "policy",
+    "project",
+    "provider",
+    "visit",
+    "visitor",
+];
+
 /// Whether a field of this name may say who the caller is, or for whom.
 pub fn is_credential(field: &HeaderName) -> bool {
     if HARMLESS.contains(field) {
@@ -73,19 +209,15 @@ pub fn is_credential(field: &HeaderName) -> bool {
     TELLING.iter().any(|it| name.contains(it)) || has_telling_word(name)
 }
 
-/// Short words count only as a whole: `x-org`, but not `origin`.
 fn has_telling_word(name: &str) -> bool {
     let mut before = "";
     name.split(|it: char| !it.is_ascii_alphanumeric()).any(|word| {
         let first = std::mem::replace(&mut before, word);
         match word {
-            "org" | "orgs" | "orgid" | "company" | "team" | "teams" | "group" | "groups" | "workspace" | "practice"
-            | "hospital" | "role" | "roles" | "scope" | "scopes" | "claims" | "email" | "mail" | "login" | "uid"
-            | "sub" | "subject" | "owner" | "actor" | "caller" | "consumer" | "behalf" | "staff" | "employee"
-            | "mrn" | "nhs" | "ssn" | "phone" | "jwt" | "cert" | "dn" | "csrf" | "xsrf" | "signature" | "hmac" => true,
-            "key" => first == "api",
-            "id" => matches!(first, "client" | "device"),
-            _ => false,
+            "key" | "keys" => !PLAIN_KEYS.contains(&first),
+            "code" => !PLAIN_CODES.contains(&first),
+            "id" | "number" | "no" | "nr" => WHOSE_NUMBER.contains(&first),
+            _ => TELLING_WORDS.binary_search(&word).is_ok(),
         }
     })
 }
@@ -98,7 +230,16 @@ pub fn unverified_credentials(
     impersonal: &[HeaderName],
 ) -> Option<[u8; 32]> {
     let open = |it: &&HeaderName| verified != Some(*it) && !impersonal.contains(it) && is_credential(it);
-    let mut names: Vec<&HeaderName> = headers.keys().filter(open).collect();
+    digest_of(headers, headers.keys().filter(open).collect())
+}
+
+/// A digest of those of these `claims` that are there and are no credentials, with their names; `None` if there are none.
+pub fn claimed(headers: &HeaderMap, claims: &[HeaderName], impersonal: &[HeaderName]) -> Option<[u8; 32]> {
+    let open = |it: &&HeaderName| headers.contains_key(*it) && !impersonal.contains(it) && !is_credential(it);
+    digest_of(headers, claims.iter().filter(open).collect())
+}
+
+fn digest_of(headers: &HeaderMap, mut names: Vec<&HeaderName>) -> Option<[u8; 32]> {
     if names.is_empty() {
         return None;
     }
@@ -162,6 +303,38 @@ mod tests {
             "x-on-behalf-of",
             "ssl-client-s-dn",
             "remote-user",
+            "ocp-apim-subscription-key",
+            "x-functions-key",
+            "x-access-key",
+            "x-app-key",
+            "x-key",
+            "x-password",
+            "x-passcode",
+            "x-pass",
+            "x-pin",
+            "x-access-code",
+            "x-sid",
+            "sid",
+            "dpop",
+            "x-ticket",
+            "x-assertion",
+            "x-bearer",
+            "x-passport",
+            "x-subscriber-id",
+            "x-resident",
+            "x-encounter-id",
+            "x-visit-id",
+            "x-case-id",
+            "x-health-id",
+            "x-insurance-id",
+            "x-policy-number",
+            "x-student",
+            "x-child-id",
+            "x-doctor",
+            "x-nurse",
+            "x-guardian",
+            "iv-creds",
+            "sm_universalid",
         ] {
             assert!(is_credential(&HeaderName::from_static(name)), "{name}");
         }
@@ -188,9 +361,78 @@ mod tests {
             "dnt",
             "x-api-version",
             "x-moongate-tenant",
+            "accept-charset",
+            "accept-profile",
+            "cache-control",
+            "content-profile",
+            "content-digest",
+            "if-match",
+            "if-range",
+            "if-unmodified-since",
+            "tracestate",
+            "x-correlation-id",
+            "x-amzn-trace-id",
+            "x-requested-with",
+            "x-idempotency-key",
+            "x-cache-key",
+            "x-provider-key",
+            "surrogate-key",
+            "public-key-pins",
+            "x-country-code",
+            "x-ping",
+            "x-case",
+            "x-health",
+            "x-encoding",
+            "x-compass",
+            "sec-fetch-user",
+            "grpc-timeout",
+            "grpc-encoding",
+            "priority",
+            "x-b3-sampled",
+            "cdn-loop",
+            "cf-ray",
+            "cf-ipcountry",
+            "cloudfront-viewer-country",
+            "x-amz-cf-id",
+            "x-azure-ref",
+            "x-cloud-trace-context",
+            "x-datadog-parent-id",
+            "newrelic",
+            "sentry-trace",
+            "baggage",
+            "x-request-start",
+            "x-queue-start",
+            "device-memory",
+            "viewport-width",
+            "save-data",
+            "downlink",
+            "purpose",
+            "early-data",
+            "last-event-id",
+            "upgrade-insecure-requests",
+            "want-repr-digest",
+            "prefer",
+            "soapaction",
+            "connect-protocol-version",
+            "x-grpc-web",
+            "x-client-version",
+            "x-client-name",
+            "x-app-version",
+            "x-build-number",
+            "x-page-number",
+            "x-platform",
+            "x-device-type",
+            "x-timezone",
+            "x-locale",
+            "x-currency-code",
         ] {
             assert!(!is_credential(&HeaderName::from_static(name)), "{name}");
         }
+    }
+
+    #[test]
+    fn words_can_be_looked_up() {
+        assert!(TELLING_WORDS.is_sorted());
     }
 
     fn digest(fields: &[(&'static str, &'static str)]) -> Option<[u8; 32]> {

@@ -129,7 +129,7 @@ impl ConnectionOptions {
 }
 
 /// A byte of a token (RFC 9110, section 5.6.2).
-pub(super) fn is_token_byte(byte: u8) -> bool {
+pub fn is_token_byte(byte: u8) -> bool {
     const TOKEN: [bool; 256] = {
         let (mut table, mut byte) = ([false; 256], 0);
         while byte < 128 {

@@ -24,17 +24,17 @@ mod write;
 mod properties;
 
 pub use body::{BodyDecoder, BodyError, Decoded};
-pub use claims::{Claim, by_spelling, claim, fold_alike, takes};
-pub use credentials::{is_credential, unverified_credentials};
+pub use claims::{Claim, by_spelling, claim, fold_alike, parts_requests, takes};
+pub use credentials::{claimed, is_credential, unverified_credentials};
 pub use fields::{
-    bearer, essence, has_token, is_encoded, is_event_stream, is_grpc, is_hop_by_hop, length, media_type_is,
-    strip_hop_by_hop, tokens,
+    bearer, essence, has_token, is_encoded, is_event_stream, is_grpc, is_hop_by_hop, is_token_byte, length,
+    media_type_is, strip_hop_by_hop, tokens,
 };
 pub use framing::Framing;
 pub use request::{RequestHead, folds_into_framing, read_request};
 pub use response::{ResponseHead, read_response};
 pub use scan::{HeadError, HeadScan};
 pub use target::{authority_is_plain, is_same_authority, normal_authority};
-pub use trailers::{may_be_trailer, retain_trailers};
+pub use trailers::{may_be_trailer, retain_request_trailers, retain_response_trailers};
 pub use weights::weighted;
 pub use write::{chunk_head, write_field, write_last_chunk, write_response_head};

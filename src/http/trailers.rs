@@ -2,9 +2,11 @@
 
 use bytes::BytesMut;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use smallvec::SmallVec;
 
 use super::body::BodyError;
-use super::claims::claim;
+use super::claims::{claim, fold_alike};
+use super::credentials::is_credential;
 use super::fields::{is_hop_by_hop, is_token_byte};
 
 /// The whole section with its empty line, in bytes.
@@ -16,19 +18,21 @@ const NAME: BodyError = BodyError::Malformed("a trailer field's name is not a to
 const VALUE: BodyError = BodyError::Malformed("a trailer field holds a control character");
 const LINE_END: BodyError = BodyError::Malformed("a trailer field does not end in CR LF");
 
-/// Fields that a reader would need before the body, or that say who requests what (RFC 9110, section 6.5.1).
-const NOT_TRAILERS: [&str; 31] = [
+/// Fields that a reader would need before the body, or that say who requests what (RFC 9110, section 6.5.1). With dashes
+/// for all that servers fold into them.
+const NOT_TRAILERS: [&str; 34] = [
     "accept",
     "age",
     "authorization",
     "cache-control",
-    "content_length",
+    "connection",
     "cookie",
     "date",
     "expect",
     "expires",
     "from",
     "host",
+    "keep-alive",
     "last-modified",
     "location",
     "max-forwards",
@@ -36,6 +40,7 @@ const NOT_TRAILERS: [&str; 31] = [
     "pragma",
     "proxy-authenticate",
     "proxy-authorization",
+    "proxy-connection",
     "range",
     "referer",
     "retry-after",
@@ -43,7 +48,8 @@ const NOT_TRAILERS: [&str; 31] = [
     "status",
     "traceparent",
     "tracestate",
-    "transfer_encoding",
+    "trailer",
+    "transfer-encoding",
     "vary",
     "via",
     "www-authenticate",
@@ -54,18 +60,37 @@ const NOT_TRAILERS: [&str; 31] = [
 /// Whether a field may be sent behind a body: it neither frames nor routes the message, nor says who requests it, for
 /// how long it may be kept, or how the body is to be read (RFC 9110, section 6.5.1).
 ///
-/// Digests may: they are known at the end only (RFC 9530, section 2).
+/// Digests may: they are known at the end only (RFC 9530, section 2). Some servers put trailers among the fields of the
+/// head, and fold their names: no claim may come that way, nor another spelling of what may not.
 pub fn may_be_trailer(name: &HeaderName) -> bool {
-    let text = name.as_str();
-    let beginnings = ["content-", "if-", "access-control-"];
-    let begins_wrong = beginnings.iter().any(|it| text.starts_with(it)) && text != "content-digest";
-    // Some servers put trailers among the fields of the head: no claim may come that way.
-    !begins_wrong && !is_hop_by_hop(name) && claim(name).is_none() && NOT_TRAILERS.binary_search(&text).is_err()
+    let dashed: SmallVec<[u8; 48]> = name.as_str().bytes().map(dash).collect();
+    let beginnings: [&[u8]; 3] = [b"content-", b"if-", b"access-control-"];
+    let begins_wrong = beginnings.iter().any(|it| dashed.starts_with(it)) && name != "content-digest";
+    let is_wrong = || NOT_TRAILERS.binary_search_by(|it| it.as_bytes().cmp(&dashed)).is_ok();
+    !begins_wrong && !is_hop_by_hop(name) && !is_wrong() && claim(name).is_none()
 }
 
-/// Removes what may not be sent behind a body.
-pub fn retain_trailers(trailers: &mut HeaderMap) {
-    let wrong: Vec<HeaderName> = trailers.keys().filter(|it| !may_be_trailer(it)).cloned().collect();
+fn dash(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte } else { b'-' }
+}
+
+/// Removes what may not be sent behind a request's body: credentials too, of which the head alone has those that count,
+/// and what servers could take for one of these `edited` fields, about which the head has the last word.
+pub fn retain_request_trailers(trailers: &mut HeaderMap, edited: Option<&[HeaderName]>) {
+    retain(trailers, |it| may_be_trailer(it) && !is_credential(it) && !is_edited(it, edited));
+}
+
+/// Removes what may not be sent behind a response's body, and what could be taken for one of these `edited` fields.
+pub fn retain_response_trailers(trailers: &mut HeaderMap, edited: Option<&[HeaderName]>) {
+    retain(trailers, |it| may_be_trailer(it) && !is_edited(it, edited));
+}
+
+fn is_edited(name: &HeaderName, edited: Option<&[HeaderName]>) -> bool {
+    edited.is_some_and(|it| it.iter().any(|it| fold_alike(it, name)))
+}
+
+fn retain(trailers: &mut HeaderMap, may_stay: impl Fn(&HeaderName) -> bool) {
+    let wrong: Vec<HeaderName> = trailers.keys().filter(|it| !may_stay(it)).cloned().collect();
     for name in &wrong {
         trailers.remove(name);
     }
@@ -229,16 +254,36 @@ mod tests {
     }
 
     #[test]
+    fn what_the_head_has_the_last_word_about_is_no_trailer_in_any_spelling() {
+        let left = |retain: fn(&mut HeaderMap, Option<&[HeaderName]>)| {
+            let mut trailers = HeaderMap::new();
+            for name in ["x-level", "x_level", "x.level", "x-levels", "x-sum", "x_api_key", "x-account-plan"] {
+                trailers.append(HeaderName::from_static(name), HeaderValue::from_static("1"));
+            }
+            retain(&mut trailers, Some(&[HeaderName::from_static("x-level")]));
+            let mut left: Vec<_> = trailers.keys().map(|it| it.as_str().to_owned()).collect();
+            left.sort_unstable();
+            left
+        };
+        assert_eq!(left(retain_request_trailers), ["x-levels", "x-sum"]);
+        assert_eq!(left(retain_response_trailers), ["x-account-plan", "x-levels", "x-sum"]);
+    }
+
+    #[test]
     fn some_fields_may_not_be_trailers() {
         assert!(NOT_TRAILERS.is_sorted());
         for name in ["grpc-status", "grpc-message", "etag", "server-timing", "content-digest", "repr-digest", "x-sum"] {
             assert!(may_be_trailer(&name.parse().unwrap()), "{name}");
         }
         let more = ["content-length", "content-type", "transfer-encoding", "te", "trailer", "connection", "upgrade"];
-        let more = more.iter().chain(&["if-match", "x-forwarded-for", "proxy-connection", "keep-alive"]);
+        let more = more.iter().chain(&["if-match", "x-forwarded-for", "x-auth-user", "sm_user"]);
         for name in NOT_TRAILERS.iter().chain(more) {
             assert!(!may_be_trailer(&name.parse().unwrap()), "{name}");
+            for byte in ["_", "."] {
+                assert!(!may_be_trailer(&name.replace('-', byte).parse().unwrap()), "{name}");
+            }
         }
+        assert!(!may_be_trailer(&"content_digest".parse().unwrap()));
         let section = b"Content-Length: 99\r\nHost: evil\r\nSum: 1\r\nTransfer-Encoding: x\r\nSet-Cookie: a\r\n\r\n";
         assert_eq!(read(section), Ok(Some("sum=1|".into())));
     }

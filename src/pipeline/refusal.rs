@@ -110,6 +110,8 @@ pub enum Refusal {
         /// Its name.
         dependency: Arc<str>,
     },
+    /// The upstream works on as many requests as it may, and there is no room to wait in, or it was waited for too long.
+    UpstreamOverloaded,
     /// No connection could be made to any endpoint that was tried.
     ConnectFailed,
     /// Connecting took too long.
@@ -233,7 +235,8 @@ impl Refusal {
             Self::ResponseTooLarge { .. } => Self::NoHealthyEndpoint,
             Self::NoHealthyEndpoint => Self::BreakerOpen { retry_after: 60 },
             Self::BreakerOpen { .. } => Self::DependencyDown { dependency: "narratives".into() },
-            Self::DependencyDown { .. } => Self::IdentityUnavailable,
+            Self::DependencyDown { .. } => Self::UpstreamOverloaded,
+            Self::UpstreamOverloaded => Self::IdentityUnavailable,
             Self::IdentityUnavailable => Self::CheckBusy,
             Self::CheckBusy => Self::IdempotencyFull("responses to requests with a key take all the room there is"),
             Self::IdempotencyFull(_) => Self::StateUnavailable,

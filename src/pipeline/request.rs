@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::base::{RequestId, SpanId, TraceId};
-use crate::http::unverified_credentials;
+use crate::http::{claimed, unverified_credentials};
 use crate::identity::{Caller, Fields, Principal};
 use crate::pipeline::{EndState, RateLimitStatus, Recording, Refusal, Taps, Upstreams};
 use crate::upstream::StickySession;
@@ -66,6 +66,11 @@ pub struct Exchange {
     pub rate_limit_status: Option<RateLimitStatus>,
     /// The field whose credential proved the principal; `None` if it stood in none.
     pub verified_field: Option<HeaderName>,
+    /// Fields that claim who is asking, or that the request means another one, and that upstreams get: those of trusted
+    /// proxies, and those that the operator lets everybody send.
+    pub claims: Vec<HeaderName>,
+    /// Fields that the route sets or removes, in the request and in the answer: no trailer may take their place.
+    pub edited: Edited,
     /// The target as it was received, kept only when the route rewrites it.
     pub target_received: Option<http::Uri>,
     /// The request's whole body, where a step had to see it before it went anywhere.
@@ -86,6 +91,15 @@ pub struct Exchange {
     pub refusal: Option<Refusal>,
     /// How it ended; unset while it goes on.
     pub end: Option<EndState>,
+}
+
+/// Fields that a route's edits have the last word about.
+#[derive(Clone, Debug, Default)]
+pub struct Edited {
+    /// Of requests.
+    pub request: Option<Arc<[HeaderName]>>,
+    /// Of answers.
+    pub response: Option<Arc<[HeaderName]>>,
 }
 
 /// The page that calls.
@@ -130,6 +144,8 @@ pub struct AttemptInfo {
     pub failed_endpoint: Option<SocketAddr>,
     /// The cookie that keeps its session where it is, for the client.
     pub sticky_cookie: Option<HeaderValue>,
+    /// How long it waited for an upstream that was at its limit; `None` if it did not.
+    pub queued: Option<Duration>,
     /// From the request's start until the upstream connection was there.
     pub connected: Option<Duration>,
     /// From the request's start until the answer's head had arrived.
@@ -218,6 +234,8 @@ impl Exchange {
             origin: None,
             rate_limit_status: None,
             verified_field: None,
+            claims: Vec::new(),
+            edited: Edited::default(),
             target_received: None,
             body: None,
             recording: None,
@@ -235,6 +253,12 @@ impl Exchange {
     pub fn caller(&self, headers: &HeaderMap, impersonal: &[HeaderName]) -> Caller<'_> {
         let unverified = unverified_credentials(headers, self.verified_field.as_ref(), impersonal);
         Caller { principal: self.context.principal.as_deref(), unverified }
+    }
+
+    /// A digest of the claims among these fields that are no credentials, which [`caller`](Self::caller) has: what they
+    /// differ in makes two requests of one. `None` if there are none.
+    pub fn claimed(&self, headers: &HeaderMap, impersonal: &[HeaderName]) -> Option<[u8; 32]> {
+        claimed(headers, &self.claims, impersonal)
     }
 }
 

@@ -86,6 +86,9 @@ pub(super) fn write(exchange: &Exchange, facts: &Facts<'_>) {
         }
         out.number(br#","bytes_received":"#, facts.bytes_received);
         out.number(br#","bytes_sent":"#, facts.bytes_sent);
+        if let Some(queued) = exchange.attempt.queued {
+            out.millis(br#","queued_ms":"#, queued);
+        }
         if let Some(connected) = exchange.attempt.connected {
             out.millis(br#","connect_ms":"#, connected);
         }

@@ -19,6 +19,7 @@ use crate::config::{Process, TrustedFields, TrustedProxies};
 use crate::http::{self as codec, Claim};
 use crate::pipeline::{
     Proxied, Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PREFIX, X_FORWARDED_PROTO,
+    is_gateway_header,
 };
 use crate::routing::Target;
 
@@ -86,30 +87,38 @@ impl<'p> Arrival<'p> {
         }
     }
 
-    /// Takes out of a request what nobody vouches for, and lets stand in it what does count.
-    pub(super) fn settle(&self, request: &mut RequestHeader) {
-        self.remove_claims(request);
+    /// Takes out of a request what nobody vouches for, and lets stand in it what does count. Returns the claims that
+    /// stay as they came: upstreams may go by them.
+    pub(super) fn settle(&self, request: &mut RequestHeader) -> Vec<HeaderName> {
+        let stay = self.remove_claims(request);
         if self.trusted {
             self.write_claims(request);
         }
         self.settle_host(request);
+        stay
     }
 
     /// What `Connection` names is the client's connection's (RFC 9110, section 7.6.1), and goes before anything of ours
     /// is there that could have such a name.
-    fn remove_claims(&self, request: &mut RequestHeader) {
+    fn remove_claims(&self, request: &mut RequestHeader) -> Vec<HeaderName> {
         let mut wrong: SmallVec<[HeaderName; 4]> = SmallVec::new();
+        let mut stay = Vec::new();
         for name in request.headers.keys() {
             match self.fields.claim(name) {
                 None if *name == CONNECTION => wrong.extend(named(&request.headers)),
                 None => {}
-                Some(Claim::Proxies) if self.trusted => {}
-                Some(_) => wrong.push(name.clone()),
+                // What is made anew stands in the exchange.
+                Some(Claim::Proxies) if self.trusted && is_gateway_header(name) => {}
+                Some(Claim::Proxies) if !self.trusted => wrong.push(name.clone()),
+                Some(Claim::Gateway) => wrong.push(name.clone()),
+                Some(Claim::Proxies | Claim::Anybody) if codec::parts_requests(name) => stay.push(name.clone()),
+                Some(Claim::Proxies | Claim::Anybody) => {}
             }
         }
         for name in &wrong {
             request.remove_header(name);
         }
+        stay
     }
 
     /// Conditions of routes see one value, and one that counts.

@@ -69,13 +69,14 @@ pub(super) async fn lookup(
     let (principal, body) = (exchange.principal.clone(), exchange.body.clone());
     let verified = exchange.verified_field.clone();
     let caller = (principal.as_deref(), verified.as_ref());
-    let asked = CacheRequest::new(&target, client.request(), caller, body.as_deref());
+    let claims = exchange.claims.clone();
+    let asked = CacheRequest::new(&target, client.request(), caller, &claims, body.as_deref());
     let result = match shared.cache.lookup_in_memory(rules, asked, &tags) {
         Some(result) => result,
         None => {
             // What has to be waited for is waited for only as long as the client does.
             let request = Box::new(client.request().clone());
-            let asked = CacheRequest::new(&target, &request, caller, body.as_deref());
+            let asked = CacheRequest::new(&target, &request, caller, &claims, body.as_deref());
             let lookup = Box::pin(shared.cache.lookup(rules, asked, &tags));
             unless_gone(client, lookup).await?
         }
@@ -194,7 +195,9 @@ impl Proxy {
         loop {
             let interim = |head: &mut ResponseHeader| admitted.on_interim(head);
             let taps = exchange.request_taps.take();
-            let body = RequestBody::of(client, exchange.body.clone()).with_taps(taps).with_interim(&interim);
+            let edited = exchange.edited.request.clone();
+            let body = RequestBody::of(client, exchange.body.clone());
+            let body = body.with_taps(taps).with_edited(edited).with_interim(&interim);
             let Exchange { context, attempt, .. } = &mut *exchange;
             let response = self.forwarder(admitted).forward(&request, body, context, attempt).await?;
             if !is_about_something_else(fill, &response.head) {

@@ -213,7 +213,9 @@ impl Proxy {
         let request = client.shared_request();
         let interim = |head: &mut ResponseHeader| admitted.on_interim(head);
         let taps = exchange.request_taps.take_if(|_| !client.wants_upgrade()); // else the tunnel takes them
-        let body = RequestBody::of(client, exchange.body.clone()).with_taps(taps).with_interim(&interim);
+        let edited = exchange.edited.request.clone();
+        let body = RequestBody::of(client, exchange.body.clone());
+        let body = body.with_taps(taps).with_edited(edited).with_interim(&interim);
         let Exchange { context, attempt, .. } = &mut *exchange;
         match self.forwarder(admitted).forward(&request, body, context, attempt).await {
             Ok(response) => self.deliver(response, client, exchange, admitted).await,

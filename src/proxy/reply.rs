@@ -243,6 +243,12 @@ impl ErrorBody {
                     LATER,
                 )
             },
+            Refusal::UpstreamOverloaded => say(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "upstream_overloaded",
+                "the service has as much to do as it can",
+                LATER,
+            ),
             Refusal::NoHealthyEndpoint => {
                 say(StatusCode::SERVICE_UNAVAILABLE, "upstream_unavailable", "the service is not available", LATER)
             }

@@ -142,7 +142,7 @@ pub(super) async fn request_filters(
     strict::check(client)?;
     // Likewise: what nobody vouches for is not there, on whatever way the request goes on.
     let request = client.request_mut();
-    arrival.settle(request);
+    exchange.claims = arrival.settle(request);
     let peer_trusted = arrival.trusted;
 
     // Before the first refusal that can name them: every answer and line of the log does.

@@ -103,12 +103,12 @@ fn report_of(head: &Parts, context: &Context) -> Value {
 }
 
 /// Each field with its values. A page that can make a browser send a request must not read here what the browser hides
-/// from it.
+/// from it, and nobody what the operator keeps in the environment or the store.
 fn fields(headers: &HeaderMap) -> Value {
     let hidden = |name: &HeaderName| {
         [AUTHORIZATION, COOKIE].contains(name) || ["x-api-key", "x-moongate-identity"].contains(&name.as_str())
     };
-    let shown = |name: &HeaderName, value: &HeaderValue| match hidden(name) {
+    let shown = |name: &HeaderName, value: &HeaderValue| match hidden(name) || value.is_sensitive() {
         true => "(hidden)".to_owned(),
         false => String::from_utf8_lossy(value.as_bytes()).into_owned(),
     };

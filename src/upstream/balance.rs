@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use super::compile::Upstream;
 use super::config::Balance;
@@ -17,30 +17,32 @@ const LOAD_MAX: f64 = 1.25;
 /// How many draws or steps may hit an endpoint that will not do, before all are looked at in turn.
 const MISSES: usize = 16;
 
-/// The endpoints that get requests, prepared for picking.
-pub(super) struct Ready {
+/// Endpoints that get requests, prepared for picking.
+pub(super) struct Pool {
     balance: Balance,
     endpoints: Vec<Arc<Endpoint>>,
     /// Those of `endpoints` that are not healthy are there because too few are.
     panics: bool,
-    healthy: usize,
     /// Indices in the order of service, for all that is not at random.
     turn: Vec<u16>,
     /// For what is at random: the sum of the weights up to and with each.
     sums: Vec<u32>,
     /// For what goes by a key.
     ring: Ring,
+    /// The requests in flight at them, where that goes by a key.
+    in_flight: Vec<Arc<AtomicU32>>,
 }
 
-impl Ready {
-    pub(super) fn new(upstream: &Upstream, all: &[Arc<Endpoint>]) -> Self {
+/// What a pick came to.
+pub(super) struct Choice<'a> {
+    pub(super) endpoint: &'a Arc<Endpoint>,
+    /// It starts slowly and it was not its turn, or connections to it failed a moment ago; there is no better one here.
+    pub(super) reluctant: bool,
+}
+
+impl Pool {
+    pub(super) fn new(upstream: &Upstream, endpoints: Vec<Arc<Endpoint>>, panics: bool) -> Self {
         let balance = upstream.balance;
-        let mut endpoints: Vec<_> = all.iter().filter(|it| it.is_healthy()).cloned().collect();
-        let healthy = endpoints.len();
-        let panics = upstream.panic.is_some_and(|it| (healthy as f64) < it * all.len() as f64);
-        if panics {
-            endpoints = all.to_vec();
-        }
         let weights: Vec<u32> = endpoints.iter().map(|it| it.weight()).collect();
         let turn = match balance {
             Balance::RoundRobin | Balance::LeastRequest => smooth_turn(&weights),
@@ -54,20 +56,17 @@ impl Ready {
             *sum += weight;
             Some(*sum)
         });
-        Self { balance, turn, ring, sums: sums.collect(), panics, healthy, endpoints }
-    }
-
-    /// Whether this is what follows from the health of `all` endpoints.
-    pub(super) fn is_current(&self, endpoint: &Arc<Endpoint>, all: &[Arc<Endpoint>]) -> bool {
-        match self.panics {
-            true => all.iter().filter(|it| it.is_healthy()).count() == self.healthy,
-            false => self.endpoints.iter().any(|it| Arc::ptr_eq(it, endpoint)) == endpoint.is_healthy(),
+        let mut in_flight: Vec<Arc<AtomicU32>> = Vec::new();
+        for group in endpoints.iter().filter_map(|it| it.group()) {
+            if !in_flight.iter().any(|it| Arc::ptr_eq(it, group)) {
+                in_flight.push(Arc::clone(group));
+            }
         }
+        Self { balance, turn, ring, sums: sums.collect(), panics, in_flight, endpoints }
     }
 
-    /// Whether too few endpoints are healthy, so that all get requests.
-    pub(super) fn panics(&self) -> bool {
-        self.panics
+    pub(super) fn has(&self, endpoint: &Arc<Endpoint>) -> bool {
+        self.endpoints.iter().any(|it| Arc::ptr_eq(it, endpoint))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -75,7 +74,7 @@ impl Ready {
     }
 
     /// `key` is for `consistent_hash`, which picks at random without one, and for sessions without an endpoint.
-    pub(super) fn pick(&self, cursor: &AtomicUsize, key: Option<u64>, tried: &[SocketAddr]) -> Option<&Arc<Endpoint>> {
+    pub(super) fn pick(&self, cursor: &AtomicUsize, key: Option<u64>, tried: &[SocketAddr]) -> Option<Choice<'_>> {
         if self.endpoints.is_empty() {
             return None;
         }
@@ -85,30 +84,32 @@ impl Ready {
             (None, Balance::Random | Balance::ConsistentHash) => self.draw(None, tried),
             (None, Balance::PeakEwma) => self.sooner_of_two(tried),
             (None, Balance::LeastRequest) => self.less_busy_of_two(cursor.fetch_add(1, Relaxed), tried),
-        };
-        let index = if key.is_none() { index.map(|it| self.or_one_that_is_warm(it, tried)) } else { index };
-        index.map(|it| &self.endpoints[self.or_one_that_connects(it, tried)])
+        }?;
+        let (mut index, mut reluctant) = (index, false);
+        if key.is_none() && self.endpoints[index].is_held_back() {
+            let warm = self.one_that_is_warm(tried);
+            (index, reluctant) = (warm.unwrap_or(index), warm.is_none());
+        }
+        if self.endpoints[index].is_refusing() {
+            let connects = self.one_that_connects(index, tried);
+            (index, reluctant) = (connects.unwrap_or(index), connects.is_none());
+        }
+        Some(Choice { endpoint: &self.endpoints[index], reluctant })
     }
 
-    /// Another one, if this one starts slowly and it is not its turn yet.
-    fn or_one_that_is_warm(&self, index: usize, tried: &[SocketAddr]) -> usize {
-        if !self.endpoints[index].is_held_back() {
-            return index;
-        }
+    /// One that does not start slowly.
+    fn one_that_is_warm(&self, tried: &[SocketAddr]) -> Option<usize> {
         let count = self.endpoints.len();
         let start = fastrand::usize(..count);
         let warm = |it: &usize| self.will_do(*it, tried) && !self.endpoints[*it].starts_slowly();
-        (start..count).chain(0..start).find(warm).unwrap_or(index)
+        (start..count).chain(0..start).find(warm)
     }
 
-    /// Another one, if connections to this one failed a moment ago and there is one to which they did not.
-    fn or_one_that_connects(&self, index: usize, tried: &[SocketAddr]) -> usize {
-        if !self.endpoints[index].is_refusing() {
-            return index;
-        }
+    /// Another one, to which connections did not fail a moment ago.
+    fn one_that_connects(&self, index: usize, tried: &[SocketAddr]) -> Option<usize> {
         let connects = |it: &usize| self.will_do(*it, tried) && !self.endpoints[*it].is_refusing();
         let count = self.endpoints.len();
-        (index + 1..count).chain(0..index).find(connects).unwrap_or(index)
+        (index + 1..count).chain(0..index).find(connects)
     }
 
     fn in_turn(&self, position: usize, tried: &[SocketAddr]) -> Option<usize> {
@@ -159,7 +160,7 @@ impl Ready {
     /// share (Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with bounded loads", 2016).
     fn by_key(&self, key: u64, tried: &[SocketAddr]) -> Option<usize> {
         let total = *self.sums.last()?;
-        let in_flight = self.endpoints[0].group_in_flight();
+        let in_flight: u32 = self.in_flight.iter().map(|it| it.load(Relaxed)).sum();
         let has_room = |it: &usize| {
             let endpoint = &self.endpoints[*it];
             let share = f64::from(in_flight + 1) * f64::from(endpoint.weight()) / f64::from(total);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tracing::field::display;
 
 use super::metrics;
@@ -134,11 +135,12 @@ impl Change<'_> {
 pub(super) struct Changes {
     upstream: Arc<str>,
     alerts: Option<Alerts>,
+    told: Notify,
 }
 
 impl Changes {
     pub(super) fn new(upstream: &Arc<str>, alerts: Option<Alerts>) -> Self {
-        Self { upstream: Arc::clone(upstream), alerts }
+        Self { upstream: Arc::clone(upstream), alerts, told: Notify::new() }
     }
 
     /// Whose changes they are.
@@ -146,10 +148,16 @@ impl Changes {
         &self.upstream
     }
 
+    /// Returns when something has been told since this was asked last: for one who listens.
+    pub(super) async fn told(&self) {
+        self.told.notified().await;
+    }
+
     pub(super) fn tell(&self, change: &Change<'_>) {
         let Change { event, endpoint, reason, time, eligible, dependency } = *change;
         let (upstream, (word, sentence)) = (&*self.upstream, event.words());
         metrics::HEALTH_CHANGES.with_label_values(&[upstream, word]).inc();
+        self.told.notify_one();
         let (endpoint, time) = (endpoint.map(display), time.map(|it| display(Period(it))));
         if event.is_bad() {
             tracing::warn!(event = word, upstream, endpoint, reason, dependency, time, eligible, "{sentence}");

@@ -12,16 +12,19 @@ use crate::http as codec;
 
 use super::address::{EndpointAddress, InvalidAddress, SERVICE_NAME_RULE, is_dns_name, is_service_name};
 use super::breaker::BreakerPolicy;
+use super::concurrency::ConcurrencyPolicy;
 use super::config::{
     Balance, DiscoveryConfig, EndpointConfig, GrpcHealth, HealthConfig, KeepAliveConfig, Protocol, ServiceConfig,
     UpstreamConfig, WeightedEndpointConfig,
 };
 use super::discovery::{DnsName, Source};
 use super::hash_on::HashKey;
+use super::hedge::HedgePolicy;
 use super::outliers::OutlierPolicy;
 use super::retries::RetryPolicy;
 use super::sticky::StickyPolicy;
 use super::tls::UpstreamTls;
+use super::zones;
 
 /// The most endpoints of one upstream; what balancing prepares grows with them.
 pub(super) const ENDPOINTS_MAX: usize = 1000;
@@ -49,6 +52,8 @@ pub struct Upstream {
     pub hash_on: Option<HashKey>,
     /// What makes requests go to the endpoint of earlier ones, if anything does.
     pub sticky: Option<StickyPolicy>,
+    /// The gateway's own zone, if its endpoints are preferred.
+    pub own_zone: Option<Arc<str>>,
     /// How long endpoints that are new, or healthy again, get less than their share.
     pub slow_start: Option<Duration>,
     /// With so small a part of the endpoints healthy, requests go to all of them.
@@ -63,6 +68,10 @@ pub struct Upstream {
     pub depends_on: Vec<Arc<str>>,
     /// When a request is sent again.
     pub retries: RetryPolicy,
+    /// When it is sent to a second endpoint without waiting for the first, if ever.
+    pub hedge: Option<HedgePolicy>,
+    /// How many requests at once there may be, if that has a limit.
+    pub concurrency: Option<ConcurrencyPolicy>,
     /// What they speak.
     pub protocol: Protocol,
     /// With TLS, and whose.
@@ -153,8 +162,15 @@ pub struct KeepAlive {
 }
 
 impl Upstream {
-    /// Reports every fault of the section at `at`; `None` if there is any.
-    pub fn compile(name: &str, config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
+    /// Reports every fault of the section at `at`; `None` if there is any. `zone` is the gateway's own, empty if it has
+    /// none, nothing if that is not known.
+    pub fn compile(
+        name: &str,
+        config: &UpstreamConfig,
+        zone: Option<&str>,
+        at: &At<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Self> {
         let known = diagnostics.iter().count();
         let kind = kind(config, at, diagnostics);
         let Listed { endpoints, names } = match &config.discovery {
@@ -172,6 +188,7 @@ impl Upstream {
         }
         let hash_on = HashKey::compile(config, at, diagnostics);
         let sticky = config.sticky.as_ref().and_then(|it| StickyPolicy::compile(it, &at.key("sticky"), diagnostics));
+        let own_zone = zones::preferred(config.zones.as_ref(), zone, &at.key("zones"), diagnostics);
         let slow_start = slow_start(config, at, diagnostics);
         let panic = panic_threshold(config, at, diagnostics);
         let health = config.health.as_ref().and_then(|it| health(it, &at.key("health"), diagnostics));
@@ -185,6 +202,9 @@ impl Upstream {
         let outliers = config.outliers.as_ref().map(|it| OutlierPolicy::compile(it, &at.key("outliers"), diagnostics));
         let breaker = config.breaker.as_ref().map(|it| BreakerPolicy::compile(it, &at.key("breaker"), diagnostics));
         let retries = RetryPolicy::compile(&config.retries, &at.key("retries"), diagnostics);
+        let hedge = config.hedge.as_ref().map(|it| HedgePolicy::compile(it, &at.key("hedge"), diagnostics));
+        let concurrency = config.concurrency.as_ref();
+        let concurrency = concurrency.map(|it| ConcurrencyPolicy::compile(it, &at.key("concurrency"), diagnostics));
         let tls = config.tls.as_ref().and_then(|it| UpstreamTls::compile(it, &at.key("tls"), diagnostics));
         let keep_alive = keep_alive(&config.keep_alive, &at.key("keep_alive"), diagnostics);
         if diagnostics.iter().count() > known {
@@ -198,6 +218,7 @@ impl Upstream {
             balance: config.balance,
             hash_on,
             sticky,
+            own_zone,
             slow_start,
             panic,
             health,
@@ -205,6 +226,8 @@ impl Upstream {
             breaker,
             depends_on: config.depends_on.iter().map(|it| it.as_str().into()).collect(),
             retries,
+            hedge,
+            concurrency,
             protocol: config.protocol,
             tls,
             keep_alive,
@@ -266,9 +289,12 @@ fn kind(config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> 
             ("outliers", config.outliers.is_some()),
             ("breaker", config.breaker.is_some()),
             ("sticky", config.sticky.is_some()),
+            ("zones", config.zones.is_some()),
             ("slow_start", config.slow_start.is_some()),
             ("panic", config.panic.is_some()),
             ("depends_on", !config.depends_on.is_empty()),
+            ("hedge", config.hedge.is_some()),
+            ("concurrency", config.concurrency.is_some()),
         ];
         for (key, _) in alien.iter().filter(|(_, written)| *written) {
             diagnostics

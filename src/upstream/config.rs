@@ -9,9 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::breaker::BreakerConfig;
+use super::concurrency::ConcurrencyConfig;
+use super::hedge::HedgeConfig;
 use super::outliers::OutliersConfig;
 use super::retries::RetriesConfig;
 use super::sticky::StickyConfig;
+use super::zones::ZonesConfig;
 use crate::base::{Percent, Period, Secret};
 
 /// One entry of `upstreams:`, a named group of endpoints or a local service.
@@ -33,6 +36,8 @@ pub struct UpstreamConfig {
     pub hash_on: Option<HashOn>,
     /// Sends the requests of a session to the same endpoint (CP2-A).
     pub sticky: Option<StickyConfig>,
+    /// Prefers endpoints in the gateway's own zone, as long as enough of them get requests.
+    pub zones: Option<ZonesConfig>,
     /// An endpoint that is new, or healthy again, gets a growing share of the requests over this time, from a tenth on.
     /// What goes by a key or a session is not held back.
     pub slow_start: Option<Period>,
@@ -51,6 +56,10 @@ pub struct UpstreamConfig {
     pub depends_on: Vec<String>,
     /// When a request is sent again, to another endpoint.
     pub retries: RetriesConfig,
+    /// Sends a request whose answer is late to a second endpoint too.
+    pub hedge: Option<HedgeConfig>,
+    /// How many requests it works on at once, and who waits.
+    pub concurrency: Option<ConcurrencyConfig>,
     /// The protocol that the endpoints speak.
     pub protocol: Protocol,
     /// Speak TLS to the endpoints.
@@ -162,7 +171,7 @@ pub struct WeightedEndpointConfig {
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 1000))]
     pub weight: u32,
-    /// The zone that it stands in, for the operator's eyes.
+    /// The zone that it stands in: see `zones`.
     #[serde(default)]
     pub zone: Option<String>,
 }

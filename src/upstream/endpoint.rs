@@ -63,7 +63,8 @@ pub enum Outcome {
 /// What all endpoints of an upstream have in common.
 #[derive(Clone)]
 pub(super) struct Shared {
-    pub(super) in_flight: Arc<AtomicU32>,
+    /// Outside and inside the gateway's own zone, where that is preferred.
+    pub(super) in_flight: [Arc<AtomicU32>; 2],
     pub(super) resilience: Arc<Resilience>,
     pub(super) changes: Arc<Changes>,
 }
@@ -73,8 +74,11 @@ pub struct Endpoint {
     spec: EndpointSpec,
     peer: HttpPeer,
     key: u64,
-    /// Requests in flight at all endpoints of the upstream, where balancing has to know.
+    /// Requests in flight at it and those that it shares them with, where balancing has to know.
     group: Option<Arc<AtomicU32>>,
+    /// The requests of its zone, where the gateway's own is preferred.
+    zone: Option<IntCounter>,
+    own_zone: bool,
     /// Balancing goes by how soon it answers.
     timed: bool,
     slow_start: Option<Duration>,
@@ -87,7 +91,9 @@ pub struct Endpoint {
 impl Endpoint {
     pub(super) fn new(upstream: &Upstream, spec: &EndpointSpec, state: Arc<State>, shared: &Shared) -> Self {
         let peer = peer(upstream, spec.address);
-        let group = upstream.goes_by_key().then(|| Arc::clone(&shared.in_flight));
+        let own_zone = upstream.own_zone.is_some() && upstream.own_zone == spec.zone;
+        let zone = upstream.own_zone.as_ref().map(|_| metrics::zone_requests(&upstream.name, own_zone));
+        let group = upstream.goes_by_key().then(|| Arc::clone(&shared.in_flight[usize::from(own_zone)]));
         let timed = upstream.balance == Balance::PeakEwma;
         let resilience = Arc::clone(&shared.resilience);
         let policy = upstream.breaker.and_then(BreakerPolicy::of_endpoint);
@@ -97,6 +103,8 @@ impl Endpoint {
             key: peer.reuse_hash(),
             peer,
             group,
+            zone,
+            own_zone,
             timed,
             resilience,
             breaker,
@@ -210,14 +218,27 @@ impl Endpoint {
         self.state.notes.lock().connect_failure = Some((SystemTime::now(), reason));
     }
 
+    /// Another one answered sooner: it takes at least so long, which balancing must not miss.
+    pub(super) fn note_outrun(&self, waited: Duration) {
+        self.state.average(waited);
+        if self.timed {
+            self.state.peak.saw(waited);
+        }
+    }
+
     /// Requests that it is working on.
     pub fn in_flight(&self) -> u32 {
         self.state.in_flight.load(Relaxed)
     }
 
-    /// Requests in flight at all endpoints of the upstream; 0 where balancing does not look at it.
-    pub(super) fn group_in_flight(&self) -> u32 {
-        self.group.as_ref().map_or(0, |it| it.load(Relaxed))
+    /// Requests in flight at it and those that it shares them with, where balancing looks at it.
+    pub(super) fn group(&self) -> Option<&Arc<AtomicU32>> {
+        self.group.as_ref()
+    }
+
+    /// Whether it stands in the gateway's own zone, and that is preferred.
+    pub(super) fn is_in_own_zone(&self) -> bool {
+        self.own_zone
     }
 
     /// How long one more request would wait, by its latency and what it is working on; for comparison alone.
@@ -471,6 +492,9 @@ impl Picked {
         endpoint.state.in_flight.fetch_add(1, Relaxed);
         if let Some(group) = &endpoint.group {
             group.fetch_add(1, Relaxed);
+        }
+        if let Some(zone) = &endpoint.zone {
+            zone.inc();
         }
         Some(Self { endpoint, probes, counted: false })
     }

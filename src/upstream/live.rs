@@ -13,14 +13,16 @@ use pingora::http::RequestHeader;
 use prometheus::IntCounter;
 use tokio::sync::watch;
 
-use super::balance::Ready;
 use super::breaker::BreakerState;
 use super::changes::{Change, Changes, Event};
 use super::compile::{ENDPOINTS_MAX, EndpointSpec, Upstream, UpstreamKind};
+use super::concurrency::Concurrency;
 use super::dependencies::Dependencies;
 use super::discovery::Feed;
 use super::endpoint::{Endpoint, Health, Picked, Shared, State};
+use super::hedge::Hedge;
 use super::metrics;
+use super::ready::Ready;
 use super::resilience::Resilience;
 use super::sticky::{Sticky, StickySession};
 use crate::alerts::Alerts;
@@ -40,10 +42,12 @@ pub struct Live {
     preparing: Mutex<()>,
     /// Counts the sets of endpoints.
     generation: watch::Sender<u64>,
-    cursor: AtomicUsize,
+    cursors: [AtomicUsize; 2],
     shared: Shared,
     sticky: Option<Arc<Sticky>>,
     dependencies: Option<Dependencies>,
+    hedge: Option<Arc<Hedge>>,
+    concurrency: Option<Arc<Concurrency>>,
     passed: IntCounter,
     failed: IntCounter,
     changes: IntCounter,
@@ -82,7 +86,7 @@ impl Live {
     ) -> Self {
         let name: &str = &upstream.name;
         // What is in flight goes on, and is counted down where it was counted up.
-        let in_flight = old.map_or_else(Arc::default, |it| Arc::clone(&it.shared.in_flight));
+        let in_flight = old.map(|it| it.shared.in_flight.clone()).unwrap_or_default();
         let changes = old.map(|it| Arc::clone(&it.shared.changes));
         let changes = changes.unwrap_or_else(|| Arc::new(Changes::new(&upstream.name, alerts.cloned())));
         let shared = Shared { in_flight, resilience: resilience(&upstream, &changes, old), changes };
@@ -108,6 +112,9 @@ impl Live {
         if upstream.outliers.is_none() {
             endpoints.iter().for_each(|it| it.record().forget());
         }
+        if upstream.own_zone.is_none() {
+            metrics::retire_zones(name);
+        }
         let sticky = sticky(&upstream, old);
         count(&shared, &endpoints);
         let former = old.and_then(|it| it.dependencies.as_ref());
@@ -118,9 +125,11 @@ impl Live {
             feeds,
             preparing: Mutex::new(()),
             generation: watch::Sender::new(0),
-            cursor: AtomicUsize::new(0),
+            cursors: Default::default(),
             shared,
             dependencies,
+            hedge: hedge(&upstream, old),
+            concurrency: concurrency(&upstream, old),
             passed: metrics::CHECKS.with_label_values(&[name, PASS]),
             failed: metrics::CHECKS.with_label_values(&[name, FAIL]),
             changes: metrics::CHANGES.with_label_values(&[name]),
@@ -167,13 +176,12 @@ impl Live {
 
     /// An endpoint for a request that has `tried` those already, by the request's `key` if there is one.
     ///
-    /// `None` if no healthy one is left. There is no panic mode: when all endpoints are unhealthy,
-    /// the request is answered with 503 instead of being sent where it can not succeed, so that a
-    /// struggling upstream gets the quiet it needs.
+    /// `None` if no healthy one is left. Unless the upstream has a panic threshold, a request is then answered
+    /// with 503 instead of being sent where it can not succeed, so that a struggling upstream gets the quiet it needs.
     pub fn pick(&self, key: Option<u64>, tried: &[SocketAddr]) -> Option<Picked> {
         let view = self.view.load();
         loop {
-            let endpoint = view.ready.pick(&self.cursor, key, tried)?;
+            let endpoint = view.ready.pick(&self.cursors, key, tried)?;
             // One whose probe somebody else sends is not picked again before that is lost.
             if let Some(picked) = Picked::new(Arc::clone(endpoint)) {
                 return Some(picked);
@@ -209,6 +217,31 @@ impl Live {
         view.endpoints.iter().filter(|it| it.is_healthy()).filter_map(|it| it.closed_for()).min()
     }
 
+    /// What bounds its requests at once, if anything does.
+    pub fn concurrency(&self) -> Option<&Arc<Concurrency>> {
+        self.concurrency.as_ref()
+    }
+
+    /// When a request is sent to a second endpoint as well, if it is.
+    pub fn hedge_after(&self) -> Option<Duration> {
+        self.hedge.as_ref()?.after()
+    }
+
+    /// Takes in what the answer of a first endpoint took, for the time that is given to others.
+    pub fn saw_first(&self, latency: Duration) {
+        self.hedge.iter().for_each(|it| it.saw(latency));
+    }
+
+    /// A second endpoint was asked because this one had no answer after `waited`; and that of the second came first, or
+    /// not.
+    pub fn count_hedge(&self, first: &Endpoint, waited: Duration, won: bool) {
+        self.hedge.iter().for_each(|it| it.count(won));
+        if won {
+            first.note_outrun(waited);
+            self.saw_first(waited);
+        }
+    }
+
     /// What it depends on, if it depends on anything.
     pub(super) fn dependencies(&self) -> Option<&Dependencies> {
         self.dependencies.as_ref()
@@ -230,9 +263,13 @@ impl Live {
         view.ready.panics() || view.endpoints.iter().any(|it| it.is_eligible())
     }
 
-    /// Whether its breaker lets nothing through; one that waits for its probe does.
+    /// How long its breaker lets nothing through, if it is open; one that waits for its probe does.
+    pub fn breaker_closed_for(&self) -> Option<Duration> {
+        self.shared.resilience.closed_for()
+    }
+
     pub(super) fn breaker_is_open(&self) -> bool {
-        self.shared.resilience.closed_for().is_some()
+        self.breaker_closed_for().is_some()
     }
 
     /// Whether its requests can't be served, for lack of endpoints or of what it depends on.
@@ -349,9 +386,12 @@ impl Live {
 
     fn store(&self, view: View) {
         let (panics, eligible) = (view.ready.panics(), view.ready.len());
-        let before = self.view.swap(Arc::new(view)).ready.panics();
-        if panics != before {
+        let before = self.view.swap(Arc::new(view));
+        if panics != before.ready.panics() {
             self.tell_of_panic(panics, eligible);
+        }
+        if let Some(zones) = self.view.load().ready.zones() {
+            zones.tell(before.ready.zones().map(|it| it.own_share()));
         }
     }
 
@@ -373,6 +413,22 @@ impl Live {
     /// Whether so few endpoints are healthy that requests go to all of them.
     pub(super) fn panics(&self) -> bool {
         self.view.load().ready.panics()
+    }
+
+    /// Which part of the requests stays in the gateway's own zone, where that is preferred and checks are believed.
+    pub(super) fn own_zone_share(&self) -> Option<f64> {
+        self.view.load().ready.zones().map(|it| it.own_share())
+    }
+
+    /// Works out anew how requests are spread over zones.
+    pub(super) fn weigh_zones(&self) {
+        let view = self.view.load();
+        view.ready.zones().iter().for_each(|it| it.weigh(&view.endpoints));
+    }
+
+    /// Returns when an endpoint's state changed.
+    pub(super) async fn changed(&self) {
+        self.shared.changes.told().await;
     }
 
     /// Endpoints that `other` has not.
@@ -402,11 +458,14 @@ impl Live {
         let name: &str = &self.upstream.name;
         self.shared.resilience.retire();
         self.sticky.iter().for_each(|it| it.retire());
+        self.hedge.iter().for_each(|it| it.retire());
+        self.concurrency.iter().for_each(|it| it.retire());
         self.shared.changes.retire();
         self.dependencies.iter().for_each(Dependencies::retire);
         for result in ["sent", "over_budget"] {
             let _ = metrics::RETRIES.remove_label_values(&[name, result]);
         }
+        metrics::retire_zones(name);
         let _ = metrics::PANIC.remove_label_values(&[name]);
         let _ = metrics::CHANGES.remove_label_values(&[name]);
         let _ = metrics::CHECKS.remove_label_values(&[name, PASS]);
@@ -421,6 +480,31 @@ fn sticky(upstream: &Upstream, old: Option<&Live>) -> Option<Arc<Sticky>> {
         other => {
             other.into_iter().for_each(|it| it.retire());
             upstream.sticky.as_ref().map(|it| Arc::new(Sticky::new(&upstream.name, it)))
+        }
+    }
+}
+
+/// As [`resilience`]: what is known of latencies stays.
+fn hedge(upstream: &Upstream, old: Option<&Live>) -> Option<Arc<Hedge>> {
+    match old.and_then(|it| it.hedge.as_ref()) {
+        Some(same) if Some(same.policy()) == upstream.hedge.as_ref() => Some(Arc::clone(same)),
+        other => {
+            other.into_iter().for_each(|it| it.retire());
+            upstream.hedge.map(|it| Arc::new(Hedge::new(&upstream.name, it)))
+        }
+    }
+}
+
+/// What is under way and who waits goes on, under another limit too.
+fn concurrency(upstream: &Upstream, old: Option<&Live>) -> Option<Arc<Concurrency>> {
+    match (old.and_then(|it| it.concurrency.as_ref()), upstream.concurrency) {
+        (Some(same), Some(policy)) => {
+            same.adopt(policy);
+            Some(Arc::clone(same))
+        }
+        (former, wanted) => {
+            former.into_iter().for_each(|it| it.retire());
+            wanted.map(|it| Arc::new(Concurrency::new(&upstream.name, it)))
         }
     }
 }

@@ -3,7 +3,8 @@
 
 use once_cell::sync::Lazy;
 use prometheus::{
-    IntCounterVec, IntGauge, IntGaugeVec, register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
+    GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, register_gauge_vec, register_int_counter_vec,
+    register_int_gauge, register_int_gauge_vec,
 };
 
 const ONCE: &str = "a family is registered once, under a name of its own";
@@ -85,6 +86,33 @@ pub(super) static PANIC: Lazy<IntGaugeVec> = Lazy::new(|| {
     register_int_gauge_vec!("moongate_upstream_panic", help, &["upstream"]).expect(ONCE)
 });
 
+pub(super) static ZONE_SHARE: Lazy<GaugeVec> = Lazy::new(|| {
+    let help = "Which part of an upstream's requests stays in the gateway's own zone, from 0 to 1.";
+    register_gauge_vec!("moongate_upstream_zone_share", help, &["upstream"]).expect(ONCE)
+});
+
+static ZONE_REQUESTS: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Requests sent to endpoints in the gateway's own zone (own), and to those in others (other).";
+    register_int_counter_vec!("moongate_upstream_zone_requests_total", help, &["upstream", "zone"]).expect(ONCE)
+});
+
+const fn zone_label(own: bool) -> &'static str {
+    if own { "own" } else { "other" }
+}
+
+/// The requests of an upstream inside or outside the gateway's own zone.
+pub(super) fn zone_requests(upstream: &str, own: bool) -> IntCounter {
+    ZONE_REQUESTS.with_label_values(&[upstream, zone_label(own)])
+}
+
+/// Removes what an upstream has for zones.
+pub(super) fn retire_zones(upstream: &str) {
+    let _ = ZONE_SHARE.remove_label_values(&[upstream]);
+    for own in [true, false] {
+        let _ = ZONE_REQUESTS.remove_label_values(&[upstream, zone_label(own)]);
+    }
+}
+
 /// CP2-A: the name that dashboards know.
 pub(super) static STICKY_HITS: Lazy<IntCounterVec> = Lazy::new(|| {
     let help = "Requests of sticky sessions that went to the endpoint of their session.";
@@ -100,4 +128,29 @@ pub(super) static STICKY_MISSES: Lazy<IntCounterVec> = Lazy::new(|| {
 pub(super) static STICKY_SESSIONS: Lazy<IntGaugeVec> = Lazy::new(|| {
     let help = "Sticky sessions that the gateway remembers; those with a cookie are remembered by clients.";
     register_int_gauge_vec!("moongate_sticky_sessions", help, &["upstream"]).expect(ONCE)
+});
+
+pub(super) static HEDGES: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Requests that were sent to a second endpoint while the first had not answered, by which answer came first: won (the second's) or lost.";
+    register_int_counter_vec!("moongate_upstream_hedges_total", help, &["upstream", "result"]).expect(ONCE)
+});
+
+pub(super) static CONCURRENCY_LIMIT: Lazy<IntGaugeVec> = Lazy::new(|| {
+    let help = "How many requests at once an upstream may work on, as of this scrape.";
+    register_int_gauge_vec!("moongate_upstream_concurrency_limit", help, &["upstream"]).expect(ONCE)
+});
+
+pub(super) static CONCURRENCY_IN_USE: Lazy<IntGaugeVec> = Lazy::new(|| {
+    let help = "How many requests count against the concurrency limit of an upstream, as of this scrape.";
+    register_int_gauge_vec!("moongate_upstream_concurrency_in_use", help, &["upstream"]).expect(ONCE)
+});
+
+pub(super) static CONCURRENCY_WAITING: Lazy<IntGaugeVec> = Lazy::new(|| {
+    let help = "How many requests wait for an upstream that is at its concurrency limit, as of this scrape.";
+    register_int_gauge_vec!("moongate_upstream_concurrency_waiting", help, &["upstream"]).expect(ONCE)
+});
+
+pub(super) static SHED: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Requests that got 503 because an upstream is at its concurrency limit, by the priority of their route.";
+    register_int_counter_vec!("moongate_upstream_shed_total", help, &["upstream", "priority"]).expect(ONCE)
 });

@@ -28,17 +28,22 @@ impl Latencies {
 
     /// The median of what was counted, which is forgotten; `None` if that were fewer than `least`.
     pub(super) fn take_median(&self, least: u32) -> Option<Duration> {
+        self.take_quantile(0.5, least)
+    }
+
+    /// As [`Latencies::take_median`]: what this share of all took at most, 0 to 1.
+    pub(super) fn take_quantile(&self, share: f64, least: u32) -> Option<Duration> {
         let counts: Vec<u32> = self.0.iter().map(|it| it.swap(0, Relaxed)).collect();
         let all: u32 = counts.iter().sum();
         if all == 0 || all < least {
             return None;
         }
         let mut before = 0;
-        let middle = counts.iter().position(|it| {
+        let bucket = counts.iter().position(|it| {
             before += it;
-            before * 2 >= all
+            f64::from(before) >= f64::from(all) * share
         })?;
-        Some(middle_of(middle))
+        Some(middle_of(bucket))
     }
 }
 

@@ -115,6 +115,7 @@ impl UpstreamRegistry {
     pub fn refresh_metrics(&self) {
         let lives = self.lives.borrow();
         lives.iter().flat_map(|it| it.endpoints()).for_each(|it| it.state.refresh_metrics());
+        lives.iter().filter_map(|it| it.concurrency()).for_each(|it| it.refresh_metrics());
     }
 }
 

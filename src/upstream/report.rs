@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::breaker::BreakerState;
 use super::compile::UpstreamKind;
+use super::concurrency::ConcurrencyReport;
 use super::config::Balance;
 use super::discovery::Feed;
 use super::endpoint::{Endpoint, Health};
@@ -31,12 +32,27 @@ pub struct UpstreamReport {
     pub blocked_by: Option<String>,
     /// Whether so few endpoints are healthy that requests go to all of them.
     pub panic: bool,
+    /// How many requests at once there may be, if that has a limit, and how many there are.
+    pub concurrency: Option<ConcurrencyReport>,
+    /// After how long a request goes to a second endpoint as well; nothing if it does not, or too little is known yet.
+    pub hedge_after_ms: Option<f64>,
+    /// How requests are spread over zones, if one is preferred.
+    pub zones: Option<ZonesReport>,
     /// How many endpoints get requests.
     pub eligible: usize,
     /// Where they come from, beside those that are listed.
     pub discovery: Vec<SourceReport>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointReport>,
+}
+
+/// How requests are spread over zones.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ZonesReport {
+    /// The gateway's own.
+    pub own: String,
+    /// Which part of the requests stays there, from 0 to 1; nothing while checks are not believed, and zones with them.
+    pub own_share: Option<f64>,
 }
 
 /// An upstream that another one depends on.
@@ -137,6 +153,12 @@ impl UpstreamReport {
             depends_on: dependencies(live),
             blocked_by: live.missing_dependency().map(|it| it.to_string()),
             panic: live.panics(),
+            concurrency: live.concurrency().map(|it| it.report()),
+            hedge_after_ms: live.hedge_after().map(|it| shown_millis(it.as_secs_f64())),
+            zones: upstream.own_zone.as_ref().map(|own| ZonesReport {
+                own: own.to_string(),
+                own_share: live.own_zone_share().map(|it| (it * 1e3).round() / 1e3),
+            }),
             eligible: live.eligible(),
             discovery: live.feeds().iter().map(|it| SourceReport::new(it)).collect(),
             endpoints: live.endpoints().iter().map(|it| EndpointReport::new(it, checked)).collect(),

@@ -47,7 +47,7 @@ impl Ring {
 }
 
 /// Another place for each number (the finalizer of SplitMix64).
-fn mix(key: u64, number: u64) -> u64 {
+pub(super) fn mix(key: u64, number: u64) -> u64 {
     let mut place = key.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(0x9e37_79b9_7f4a_7c15);
     place = (place ^ (place >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     place = (place ^ (place >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

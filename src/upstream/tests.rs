@@ -21,6 +21,8 @@ use crate::base::{At, Diagnostics};
 
 /// Checks often, and yet is patient with a busy machine.
 const OFTEN: &str = "every: 250ms, timeout: 240ms";
+/// The gateway's own zone.
+const ZONE: &str = "a";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Names are shared by all tests of the process, as metrics are.
@@ -32,7 +34,7 @@ fn name(hint: &str) -> String {
 fn try_compile(name: &str, yaml: &str) -> (Option<Upstream>, Vec<String>) {
     let config: UpstreamConfig = serde_yaml::from_str(yaml).unwrap();
     let mut diagnostics = Diagnostics::default();
-    let upstream = Upstream::compile(name, &config, &At::ROOT, &mut diagnostics);
+    let upstream = Upstream::compile(name, &config, Some(ZONE), &At::ROOT, &mut diagnostics);
     (upstream, diagnostics.iter().map(|it| format!("{}: {}", it.path, it.message)).collect())
 }
 

@@ -1,9 +1,9 @@
 //! What is looked at again and again, off the requests' way: endpoints whose window has ended, those whose time out is
-//! over, and upstreams that others depend on.
+//! over, upstreams that others depend on, and how requests are spread over zones.
 
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
+use tokio::time::{Instant as Tick, MissedTickBehavior, interval_at};
 
 use super::live::Live;
 
@@ -12,7 +12,8 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Whether there is anything to look at.
 pub(super) fn is_watched(live: &Live) -> bool {
-    live.upstream().outliers.is_some() || live.dependencies().is_some()
+    let upstream = live.upstream();
+    upstream.outliers.is_some() || upstream.own_zone.is_some() || live.dependencies().is_some()
 }
 
 /// Looks after an upstream until it is dropped.
@@ -23,10 +24,17 @@ pub(super) async fn watch(live: &Live) {
     let windows = live.upstream().outliers.map_or([None; 2], |it| it.windows());
     let every = windows.iter().flatten().min().map_or(EVERY, |it| EVERY.min(*it));
     let mut began = [Instant::now(); 2];
+    let mut looks = interval_at(Tick::now() + every, every);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        sleep(every).await;
-        live.judge(ended(&mut began, windows, Instant::now()));
-        live.missing_dependency();
+        tokio::select! {
+            _ = looks.tick() => {
+                live.judge(ended(&mut began, windows, Instant::now()));
+                live.missing_dependency();
+            }
+            () = live.changed() => {}
+        }
+        live.weigh_zones();
     }
 }
 

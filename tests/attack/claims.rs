@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::support::gateway::CONFIG;
 use crate::support::tokens::{SECRET, token};
-use crate::support::upstream::chunk;
+use crate::support::upstream::{answer_bytes, chunk};
 use crate::support::*;
 
 const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
@@ -123,7 +123,7 @@ fn rfc_9110_7_6_1_a_cached_response_is_that_of_the_request_which_the_upstream_go
 // ── What nobody may put in ──────────────────────────────────────────────────────────────────────
 
 /// Names that upstreams believe, of which each stands for a family.
-const CLAIMS: [&str; 44] = [
+const CLAIMS: [&str; 68] = [
     "X-Forwarded-For",
     "X-Forwarded-Proto",
     "X-Forwarded-Host",
@@ -168,6 +168,30 @@ const CLAIMS: [&str; 44] = [
     "Client-Cert",
     "X-Middleware-Subrequest",
     "Proxy",
+    "WL-Proxy-Client-IP",
+    "WL-Proxy-Client-Cert",
+    "Proxy-Client-IP",
+    "SM_USER",
+    "SM-Universalid",
+    "iv-user",
+    "iv-groups",
+    "OAM_REMOTE_USER",
+    "OIDC_CLAIM_sub",
+    "OIDC-Claim-Email",
+    "Shib-Session-ID",
+    "MELLON_uid",
+    "eppn",
+    "X-Credential-Identifier",
+    "X-Vouch-User",
+    "Tailscale-User-Login",
+    "X-Jwt-Sub",
+    "X-Auth-User",
+    "X-Auth-Username",
+    "X-Forward-For",
+    "HTTP_X_FORWARDED_FOR",
+    "X-Cert-Subject",
+    "Akamai-Client-IP",
+    "Incap-Client-IP",
 ];
 
 /// As it is, and as servers could read it that fold names.
@@ -223,6 +247,68 @@ fn r4_2_what_an_operator_sets_has_no_second_spelling_of_a_clients() {
         gateway.request("GET", "/a", &[(name, "evil")], "");
         has(&last_seen(&upstream), "x-tenant: north");
         assert!(!last_seen(&upstream).contains("evil"), "{name}: {}", last_seen(&upstream));
+    }
+}
+
+#[test]
+fn trailers_undo_nothing_that_a_route_sets_or_removes_and_show_no_credentials() {
+    let upstream = RawUpstream::start(|_| Script::new().read_body().send(answer_bytes(200, &[], b"fine")));
+    let routes = "routes: [{ name: all, match: { path: \"/{*rest}\" }, upstream: up, \
+                  rewrite: { headers: { set: { x-level: low }, add: { x-more: a }, remove: [x-debug] } } }]";
+    let gateway = start(routes, &upstream, "");
+    let names = ["X-Level", "X_Level", "x.level", "X-More", "X-Debug", "X_Debug", "x_api_key", "X-User-Id", "X-Pin"];
+    let more = ["content_type", "Content-Language", "if_match", "transfer.encoding", "SM_USER", "x_request_id"];
+    let lines: String = names.iter().chain(&more).map(|it| format!("{it}: evil\r\n")).collect();
+    let mut client = RawClient::connect(gateway.public());
+    client.send(format!(
+        "POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n{lines}x-sum: 1\r\n\r\n"
+    ));
+    assert_eq!(client.read_response().status, 200);
+    let small: Vec<String> = names.iter().chain(&more).map(|it| it.to_ascii_lowercase()).collect();
+    let mut trailers: Vec<(&str, &str)> = small.iter().map(|it| (it.as_str(), "evil")).collect();
+    trailers.push(("x-two", "1"));
+    assert_eq!(H2Client::connect(gateway.public()).request("POST", "/a", &[], b"hi", Some(&trailers)).status, 200);
+    let seen = String::from_utf8_lossy(&upstream.received().concat()).to_ascii_lowercase();
+    assert!(
+        seen.contains("x-sum: 1")
+            && seen.contains("x-two: 1")
+            && seen.contains("x-level: low")
+            && !seen.contains("evil"),
+        "{seen}"
+    );
+}
+
+#[test]
+fn trailers_of_answers_undo_nothing_that_a_route_says_of_them() {
+    let trailers = "X-Level: evil\r\nx_level: evil\r\nX-Debug: evil\r\nx-auth-user: evil\r\ncontent_type: evil\r\nx-sum: 1\r\n\
+         x-account-plan: mine\r\n";
+    let answer = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n{trailers}\r\n");
+    let upstream = RawUpstream::start(move |_| Script::new().send(&answer));
+    let routes = "routes: [{ name: all, match: { path: \"/{*rest}\" }, upstream: up, \
+                  headers: { set: { x-level: low }, remove: [x-debug] } }]";
+    let gateway = start(routes, &upstream, "");
+    let mut client = RawClient::connect(gateway.public());
+    client.send("GET /a HTTP/1.1\r\nhost: x\r\nte: trailers\r\nconnection: close, te\r\n\r\n");
+    let seen = String::from_utf8_lossy(&client.read_until_close()).to_ascii_lowercase();
+    let answer = H2Client::connect(gateway.public()).get("/a");
+    assert_eq!((answer.header("x-level"), answer.trailer("x-sum")), (Some("low"), Some("1")), "{answer:?}");
+    assert_eq!(answer.trailer("x-account-plan"), Some("mine"), "an answer's words prove nobody: {answer:?}");
+    assert!(!format!("{answer:?}").contains("evil"), "{answer:?}");
+    assert!(seen.contains("x-sum: 1") && seen.contains("x-level: low") && !seen.contains("evil"), "{seen}");
+}
+
+#[test]
+fn echo_shows_nothing_that_the_environment_brings_whatever_it_is_called() {
+    let routes = "version: 1\nupstreams: { e: { local: echo } }\nroutes:\n  - { name: all, match: { path: \"/{*rest}\" }, \
+                  upstream: e, rewrite: { headers: { set: { X-Partner: \"${HUNT}\", x-plain: shown }, \
+                  add: { x-pw: \"a ${HUNT}\" } } } }\n";
+    let gateway =
+        Gateway::with(routes).config(config("")).env("PROXY_JWT_SECRET", SECRET).env("HUNT", "hunter2").start();
+    let seen = gateway.request("GET", "/a", &[("x-mine", "mine")], "");
+    let fields = &seen.json()["headers"];
+    assert!(!seen.text().contains("hunter2"), "{}", seen.text());
+    for (name, value) in [("x-partner", "(hidden)"), ("x-pw", "(hidden)"), ("x-plain", "shown"), ("x-mine", "mine")] {
+        assert_eq!(fields[name][0], value, "{fields}");
     }
 }
 

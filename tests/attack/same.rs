@@ -159,6 +159,12 @@ fn claims_of_nobody_verified() -> Vec<Pair> {
         ("x-email", "alice@a.test", "bob@a.test"),
         ("x-member", "alice", "bob"),
         ("x-role", "admin", "user"),
+        ("ocp-apim-subscription-key", "alice", "bob"),
+        ("x-pin", "1", "2"),
+        ("x-access-code", "1", "2"),
+        ("dpop", "alice", "bob"),
+        ("x-encounter-id", "1", "2"),
+        ("x-student", "alice", "bob"),
     ];
     let mut pairs: Vec<Pair> = fields
         .iter()
@@ -191,6 +197,12 @@ fn things() -> Vec<Pair> {
         pair("two bodies", Differ::Body, Asking { body: r#"{"ack_id":"ack-1","b":2}"#, ..plain() }),
         pair("two codings of a body", Differ::Body, of(&[("content-encoding", "gzip")])),
         pair("two types of a body", Differ::Body, of(&[("content-type", "text/plain")])),
+        Pair::new(
+            "a second type of a body",
+            Differ::Body,
+            of(&[("content-type", "application/json")]),
+            of(&[("content-type", "application/json"), ("content-type", "text/plain")]),
+        ),
     ]
 }
 
@@ -364,6 +376,62 @@ fn no_pair_gets_each_others_answers_through_a_shared_state() {
     let proofs = Proofs { foreign, keys: BTreeMap::new() };
     let pairs = [proofs.principals(), claims_of_nobody_verified(), things()].into_iter().flatten().collect::<Vec<_>>();
     nobody_gets_anothers_answer(gateways.each_ref(), &pairs);
+}
+
+/// Whoever terminates TLS or proves callers in front of the gateway says so in fields; and some say that the request
+/// means another one.
+#[test]
+fn no_two_callers_of_a_trusted_proxy_get_each_others_answers() {
+    let fields = [
+        "X-Amzn-Mtls-Clientcert",
+        "X-Amzn-Mtls-Clientcert-Serial-Number",
+        "X-ARR-ClientCert",
+        "X-SSL-Client-Serial",
+        "SSL-Client-Fingerprint",
+        "X-Client-Verify",
+        "X-Amzn-Oidc-Data",
+        "Remote-Ident",
+        "X-Pomerium-Claim-Aud",
+        "X-Forwarded-Access",
+        "X-Forwarded-User",
+        "SM_USER",
+        "X-Original-URL",
+        "X-Rewrite-URL",
+        "X-HTTP-Method-Override",
+        "X-Host",
+        "X-Script-Name",
+        "X-Forwarded-Path",
+        "X-Envoy-Original-Path",
+        "X-Acme-Serial",
+    ];
+    let upstream = RawUpstream::start(|it| {
+        let body = format!("answer {}", it.number);
+        Script::new().read_body().send(answer_bytes(200, &[], body.as_bytes()))
+    });
+    let more = "trusted_proxies: [127.0.0.0/8]\ntrusted_fields: { more: [x-acme-*], anybody: [x-host] }\n";
+    let settings = ["cache: { ttl: 1h }", "cache: { ttl: 1h, per: user }", "idempotency: {}"];
+    for (number, settings) in settings.iter().enumerate() {
+        let routes = format!(
+            "version: 1\nupstreams:\n  up: {{ discovery: {{ static: [\"{}\"] }} }}\nroutes:\n  \
+             - {{ name: all, match: {{ path: \"/{{*rest}}\" }}, upstream: up, {settings} }}\n",
+            upstream.address()
+        );
+        let gateway = Gateway::with(routes).config(format!("{}{more}", gateway::CONFIG.trim_start())).start();
+        let method = if number == 2 { "POST" } else { "GET" };
+        let ask = |field: &str, who: &str, address: &str| {
+            let path = format!("/{field}");
+            let fields = [("idempotency-key", field), ("cf-connecting-ip", address), (field, who)];
+            gateway.request(method, &path, &fields, "")
+        };
+        for field in fields {
+            let (alice, bob) = (ask(field, "alice", "192.0.2.1"), ask(field, "bob", "192.0.2.1"));
+            assert_eq!(alice.status, 200, "{settings}, {field}");
+            assert!(bob.body != alice.body && !kept(&bob), "{settings}, {field}: {}", bob.text());
+        }
+        // The same caller at another address is the same.
+        let again = ask("X-Original-URL", "alice", "192.0.2.2");
+        assert!(kept(&again), "{settings}: {}", again.text());
+    }
 }
 
 // ── While an answer is on its way ───────────────────────────────────────────────────────────────

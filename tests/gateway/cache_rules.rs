@@ -69,6 +69,26 @@ fn rfc_9111_4_3_4_a_weak_name_is_not_made_a_strong_one() {
 }
 
 #[test]
+fn rfc_9111_5_2_what_is_no_directive_but_names_one_that_forbids_is_not_stored() {
+    for value in [
+        "private; max-age=60",
+        "no-store; max-age=0",
+        "no-cache; no-store",
+        "private;",
+        "max-age=60 private",
+        "\"no-store\"",
+        "no-store.",
+    ] {
+        let fields: &'static [_] = Box::leak(Box::new([("cache-control", value)]));
+        let upstream = numbered(fields);
+        let gateway = in_front_of(&upstream, "cache: { ttl: 1h }");
+        assert_eq!(gateway.get("/a").status, 200);
+        let second = gateway.get("/a");
+        assert_eq!((second.text(), upstream.requests().len()), ("/a 1".to_owned(), 2), "{value}");
+    }
+}
+
+#[test]
 fn a_refresh_in_the_background_asks_again_too() {
     let upstream = RawUpstream::start(|it| match it.number {
         1 => Script::new().send(answer_bytes(304, &[("etag", "\"v2\"")], b"")),

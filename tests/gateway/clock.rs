@@ -64,3 +64,51 @@ fn a_clock_that_is_set_back_lets_nothing_in() {
     set("+10800");
     assert_eq!((me(&good), me(&ended), few()), (401, 401, 429));
 }
+
+#[test]
+fn a_clock_that_steps_moves_no_endpoint_and_closes_no_breaker() {
+    let (one, broken) = (Demo::start("up"), RawUpstream::start(|_| Script::answer(503, &[], "")));
+    let routes = format!(
+        "version: 1
+upstreams:
+  up: {{ discovery: {{ registry: {{}} }}, sticky: {{ header: x-session, ttl: 1h, key: 0123456789abcdef }} }}
+  broken: {{ discovery: {{ static: [\"{}\"] }}, breaker: {{ open_after: 1, retry_after: 1h }} }}
+routes:
+  - {{ name: broken, match: {{ path: /broken }}, upstream: broken }}
+  - {{ name: up, match: {{ path: \"/{{*rest}}\" }}, upstream: up }}
+",
+        broken.address()
+    );
+    let builder = Gateway::with(routes).config(
+        "listeners: { public: [{ address: \"127.0.0.1:0\" }], admin: { address: \"127.0.0.1:0\" } }
+registry: { open: true }
+",
+    );
+    let time = builder.folder().write("time", "+0");
+    let gateway = builder
+        .env("LD_PRELOAD", library().to_str().unwrap())
+        .env("FAKETIME_TIMESTAMP_FILE", time.to_str().unwrap())
+        .env("FAKETIME_NO_CACHE", "1")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .start();
+    let body = json!({ "address": one.address(), "ttl": "1h" }).to_string();
+    let register = || {
+        let fields = [("content-type", "application/json")];
+        http1::request(gateway.admin(), "PUT", "/admin/registry/up/one", &fields, &body).status
+    };
+    assert_eq!(register(), 201);
+    let asks = || gateway.request("GET", "/echo", &[("x-session", "ada")], b"").status;
+    eventually("it serves", || (asks() == 200).then_some(()));
+    assert_eq!(gateway.get("/broken").status, 503);
+    let is_open = || gateway.get("/broken").json()["error"]["code"] == "breaker_open";
+    assert!(is_open());
+    for offset in ["+7200", "-7200", "+0", "+86400"] {
+        std::fs::write(&time, offset).unwrap();
+        for _ in 0..5 {
+            assert_eq!((asks(), is_open()), (200, true), "{offset}");
+        }
+        assert_eq!(register(), 200, "{offset}: it is still there");
+    }
+    assert_eq!(broken.requests().len(), 1, "no probe before its time");
+    assert!(gateway.events("instance_expired").is_empty());
+}

@@ -245,6 +245,7 @@ impl Idempotency {
             parts.add(&[u8::try_from(lines.iter().count()).unwrap_or(u8::MAX)]);
             lines.iter().for_each(|it| parts.add(it.as_bytes()));
         }
+        parts.add(exchange.claimed(&request.headers, &self.impersonal).as_ref().map_or(&b""[..], |it| it));
         // Who made up a key gets the response, not somebody else who hit on the same. The ids of assignments and the
         // like belong to the tenant.
         match exchange.principal.as_ref().and_then(|it| it.tenant_key()).filter(|_| !from_header) {

@@ -1,6 +1,8 @@
 //! Names to addresses, without blocking anybody: hickory, since the system's resolver tells neither lifetimes nor SRV.
 
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
@@ -11,11 +13,16 @@ use hickory_resolver::proto::rr::RData;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::base::{At, Diagnostics, Period};
 
-/// So many names are looked up at once; others wait.
+/// So many names are asked for at once; others wait.
 const LOOKUPS_AT_ONCE: usize = 64;
+/// A look-up that has no answer by then makes room for others.
+const PROMPT: Duration = Duration::from_millis(100);
+/// So many look-ups may go on waiting for their answers. Each has a socket of its own.
+const LATE_MAX: usize = 512;
 
 /// How names are looked up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -78,13 +85,18 @@ pub(super) struct ServiceRecord {
 /// Looks names up.
 pub struct Resolver {
     resolver: Result<TokioResolver, String>,
-    permits: Semaphore,
+    prompt: Semaphore,
+    late: Semaphore,
 }
 
 impl Resolver {
     /// By these rules. What can't be read of the system's settings is told with each look-up.
     pub fn new(rules: &ResolverRules) -> Self {
-        Self { resolver: open(rules).map_err(|error| plain(&error)), permits: Semaphore::new(LOOKUPS_AT_ONCE) }
+        Self {
+            resolver: open(rules).map_err(|error| plain(&error)),
+            prompt: Semaphore::new(LOOKUPS_AT_ONCE),
+            late: Semaphore::new(LATE_MAX),
+        }
     }
 
     /// The addresses of a name: those of IPv4 if it has any, else those of IPv6.
@@ -92,8 +104,7 @@ impl Resolver {
     /// # Errors
     /// Why there are none, in plain words.
     pub(super) async fn addresses(&self, name: &str) -> Result<Answer<IpAddr>, String> {
-        let (resolver, _permit) = self.ready().await?;
-        let answer = resolver.lookup_ip(name).await.map_err(|it| plain(&it))?;
+        let answer = self.ask(|resolver| resolver.lookup_ip(name)).await?;
         Ok(Answer { found: answer.iter().collect(), valid: answer.valid_until() })
     }
 
@@ -102,8 +113,7 @@ impl Resolver {
     /// # Errors
     /// Why there are none, in plain words.
     pub(super) async fn services(&self, name: &str) -> Result<Answer<ServiceRecord>, String> {
-        let (resolver, _permit) = self.ready().await?;
-        let answer = resolver.srv_lookup(name).await.map_err(|it| plain(&it))?;
+        let answer = self.ask(|resolver| resolver.srv_lookup(name)).await?;
         let record = |data: &RData| match data {
             RData::SRV(it) => Some(ServiceRecord {
                 priority: it.priority,
@@ -117,10 +127,23 @@ impl Resolver {
         Ok(Answer { found, valid: answer.valid_until() })
     }
 
-    async fn ready(&self) -> Result<(&TokioResolver, tokio::sync::SemaphorePermit<'_>), String> {
+    /// Names that never answer hold nobody up: others have their turn after [`PROMPT`].
+    async fn ask<'a, A, F>(&'a self, look_up: impl FnOnce(&'a TokioResolver) -> F) -> Result<A, String>
+    where
+        F: Future<Output = Result<A, NetError>>,
+    {
         let resolver = self.resolver.as_ref().map_err(Clone::clone)?;
-        let permit = self.permits.acquire().await.map_err(|_| "the gateway stops".to_owned())?;
-        Ok((resolver, permit))
+        let turn = self.prompt.acquire().await.map_err(|_| "the gateway stops".to_owned())?;
+        let mut answer = pin!(look_up(resolver));
+        let answered = match timeout(PROMPT, &mut answer).await {
+            Ok(answered) => answered,
+            Err(_) => {
+                drop(turn);
+                let _late = self.late.try_acquire().map_err(|_| "too many names have no answer yet".to_owned())?;
+                answer.await
+            }
+        };
+        answered.map_err(|it| plain(&it))
     }
 }
 
