@@ -8,7 +8,7 @@ use pingora::http::ResponseHeader;
 use super::{Kind, ResponseFilters, Undelivered};
 use crate::client::{Client, Part};
 use crate::http as codec;
-use crate::pipeline::{EndState, Exchange, Refusal, Taps};
+use crate::pipeline::{AnswerCoding, EndState, Exchange, Refusal, Taps};
 
 /// Digests of the body (RFC 9530, and those before it).
 pub const DIGESTS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
@@ -65,8 +65,8 @@ impl<'a> Tapped<'a> {
         if self.taps.have_changed() {
             strip(&mut head);
         }
-        // Trailers go out behind chunks alone.
-        if trailers {
+        // Trailers go out behind chunks alone, and nobody knows yet how long it is going to be when it is compressed.
+        if trailers || matches!(exchange.answer_coding, AnswerCoding::Coded(_)) {
             head.remove_header(&CONTENT_LENGTH);
         } else {
             let _ = head.insert_header(CONTENT_LENGTH, length);

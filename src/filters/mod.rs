@@ -8,6 +8,7 @@ pub mod trace_context;
 
 mod body_rules;
 mod cache;
+mod compress;
 mod cors;
 mod custom;
 mod forwarded;

@@ -13,7 +13,7 @@ use super::rate_limit::{Limits, RateLimitConfig};
 use super::{CorsConfig, HeadersConfig, IdempotencyConfig, RewriteConfig, SchemaConfig};
 use crate::base::{At, ByteSize, Diagnostics};
 use crate::cache::CacheConfig;
-use crate::deliver::{SseConfig, WebSocketConfig};
+use crate::deliver::{CompressConfig, SseConfig, WebSocketConfig};
 use crate::forward::TimeoutsConfig;
 use crate::identity::Identity;
 use crate::pipeline::{Filter, Scope};
@@ -55,6 +55,8 @@ pub struct PolicyConfig {
     pub idempotency: Option<IdempotencyConfig>,
     /// Which responses are cached and served again. Without it, none.
     pub cache: Option<CacheConfig>,
+    /// In which codings answers go out to clients that accept one. Without it, as they come.
+    pub compress: Option<CompressConfig>,
     /// How event streams are kept. Without it, they pass as they come.
     pub sse: Option<SseConfig>,
     /// How WebSockets are kept. Without it, they pass as they come.

@@ -22,7 +22,7 @@ use super::trace_context::Traces;
 use super::{BodyRules, Cors, Idempotency, Rewrite, Security};
 use crate::base::{At, Diagnostics};
 use crate::cache::Rules;
-use crate::deliver::{EventRules, WebSocketRules};
+use crate::deliver::{CompressRules, EventRules, WebSocketRules};
 use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step, Taps};
 
 /// A line of the table, for people.
@@ -206,6 +206,9 @@ table! {
         response_headers: ResponseHeaders,
         /// Behind everything that makes a response what it is: only what is missing is added.
         security_headers: Security,
+        /// Behind the cache, which keeps one form, and before the operator's word about fields. On the way in it only notes
+        /// what the client accepts, before anything changes that.
+        compress: CompressRules,
         /// Before everything that requires credentials: a preflight carries none.
         cors: Cors,
         /// Before credentials are looked at: guessing them counts, too.

@@ -253,7 +253,8 @@ impl Proxy {
         }
     }
 
-    /// Gives a client what an upstream said before; taps see it as they see everything that upstreams say.
+    /// Gives a client what an upstream said before; taps see it as they see everything that upstreams say, and it is
+    /// compressed as all of it is.
     async fn give_again(
         &self,
         client: &mut Client,
@@ -261,7 +262,8 @@ impl Proxy {
         admitted: &Admitted,
         (mut head, body): (Box<ResponseHeader>, Bytes),
     ) -> Result<(), Unfinished> {
-        if !admitted.route().chain.taps_responses() {
+        let chain = &admitted.route().chain;
+        if !chain.taps_responses() && chain.compress.is_none() {
             admitted.on_response(exchange, &mut head);
             return answer(client, exchange, (head, body), admitted.route().policy.request, EndState::Done).await;
         }

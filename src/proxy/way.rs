@@ -120,6 +120,7 @@ impl Admitted {
             metrics: &self.active.routes[self.route].metrics,
             events: chain.sse.as_ref(),
             websocket: chain.websocket.as_ref(),
+            compress: chain.compress.as_ref(),
         }
     }
 
@@ -220,7 +221,7 @@ async fn filter(
     chain.before_the_body(&mut context).await?;
     drop(context);
     balance_by(admitted, exchange, client.request_mut(), params);
-    as_taps_can_read_it(chain, client)?;
+    as_it_can_be_used(chain, client)?;
     let reservation = match reserve(admitted, shared, exchange, client).await? {
         ReserveOutcome::NoKey => None,
         ReserveOutcome::First(reservation) => Some(reservation),
@@ -260,8 +261,12 @@ fn balance_by(admitted: &Admitted, exchange: &mut Exchange, request: &mut Reques
     }
 }
 
-/// What taps are going to look through comes whole, and in no encoding.
-fn as_taps_can_read_it(chain: &filters::Chain, client: &mut Client) -> Result<(), Refusal> {
+/// What taps are going to look through comes whole and in no encoding, and what the cache keeps in one form.
+fn as_it_can_be_used(chain: &filters::Chain, client: &mut Client) -> Result<(), Refusal> {
+    // What is kept once is compressed anew for each client, and not by the upstream for the first one.
+    if chain.compress.is_some() && chain.cache.is_some() {
+        let _ = client.request_mut().insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
     if !chain.taps_requests() && !chain.taps_responses() {
         return Ok(());
     }

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{At, Diagnostics, Period};
+use crate::http::Coding;
 
 /// A folder whose files are served, inside the process. Names that begin with a dot are not, nor is anything
 /// that a link leads to outside of it.
@@ -67,12 +68,12 @@ impl Packing {
         }
     }
 
-    /// Its name in `Accept-Encoding` and `Content-Encoding`.
-    pub(super) const fn coding(self) -> &'static str {
+    /// The coding that its bytes are in.
+    pub(super) const fn coding(self) -> Coding {
         match self {
-            Self::Br => "br",
-            Self::Zst => "zstd",
-            Self::Gz => "gzip",
+            Self::Br => Coding::Br,
+            Self::Zst => Coding::Zstd,
+            Self::Gz => Coding::Gzip,
         }
     }
 }

@@ -129,7 +129,7 @@ impl Fields {
     fn of(files: &Files, opened: &Opened) -> Option<Self> {
         let since = opened.modified.duration_since(UNIX_EPOCH).unwrap_or_default();
         // A packed file has a time and a length of its own, but could share both with the other.
-        let coding = opened.packing.map(|it| it.coding());
+        let coding = opened.packing.map(|it| it.coding().name());
         let etag = format!(
             "\"{:x}-{:x}{}\"",
             since.as_nanos(),

@@ -10,10 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use http::HeaderMap;
-use http::header::ACCEPT_ENCODING;
 
 use super::files::{Files, Packing};
-use crate::http as codec;
 
 /// `O_NONBLOCK`: opening a pipe that lies in the folder must not wait for its other end.
 const NO_WAIT: i32 = 0o4000;
@@ -97,7 +95,7 @@ fn last_segment(path: &str) -> String {
 
 fn open_best(files: &Files, place: &Path, name: &str, headers: &HeaderMap) -> Option<Opened> {
     let plain = open(&files.root, place, name)?;
-    for packing in files.precompressed.iter().filter(|it| accepts(headers, it.coding())) {
+    for packing in files.precompressed.iter().filter(|it| it.coding().weight(headers) > 0) {
         let mut beside = place.as_os_str().to_owned();
         beside.push(packing.ending());
         if let Some(packed) = open(&files.root, &PathBuf::from(beside), name)
@@ -132,24 +130,9 @@ fn is_folder(root: &Path, place: &Path) -> bool {
     real.is_ok_and(|it| it.starts_with(root) && it.is_dir())
 }
 
-/// Whether the client takes this coding (RFC 9110, section 12.5.3). One that names none takes none.
-fn accepts(headers: &HeaderMap, coding: &str) -> bool {
-    let mut any = false;
-    for line in headers.get_all(ACCEPT_ENCODING).iter().filter_map(|it| it.to_str().ok()) {
-        for (name, weight) in codec::weighted(line) {
-            if name.eq_ignore_ascii_case(coding) {
-                return weight > 0;
-            }
-            any |= name == "*" && weight > 0;
-        }
-    }
-    any
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     #[test]
     fn r9_3_no_path_leads_out_of_the_folder() {
@@ -176,20 +159,5 @@ mod tests {
         assert_eq!(fine("/a//b%20c/"), Some("a|b c".to_owned()));
         assert_eq!(fine("/"), Some(String::new()));
         assert_eq!(fine("/caf%C3%A9..html"), Some("café..html".to_owned()));
-    }
-
-    #[test]
-    fn rfc_9110_codings_are_given_to_those_who_take_them() {
-        let check = |value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(value));
-            (accepts(&headers, "br"), accepts(&headers, "gzip"))
-        };
-        assert_eq!(check("gzip, BR;q=0.5"), (true, true));
-        assert_eq!(check("gzip, br;q=0"), (false, true));
-        assert_eq!(check("*"), (true, true));
-        assert_eq!(check("*;q=0.1, br;q=0"), (false, true));
-        assert_eq!(check("identity"), (false, false));
-        assert!(!accepts(&HeaderMap::new(), "gzip"));
     }
 }
