@@ -36,7 +36,7 @@ use crate::client::{Client, ClientError, Part};
 use crate::connections::{Cause, Kind as LongLived, LONG_AFTER, Open, Signal};
 use crate::forward::{Frame, Pace, Policy, UploadError, UpstreamBody, UpstreamError, UpstreamResponse, progressed};
 use crate::http as codec;
-use crate::pipeline::{EndState, Exchange, Overflow, Refusal, Shown, Taps};
+use crate::pipeline::{EndState, Exchange, Refusal, Shown, TapError, Taps};
 use crate::telemetry::STREAMS_OPEN;
 
 pub use tapped::DIGESTS;
@@ -44,7 +44,7 @@ pub use tapped::DIGESTS;
 use compress::Stage;
 use event_stream::{Due, EventStream, HEARTBEAT};
 use stream_error::{StreamError, end_state};
-use tapped::Tapped;
+use tapped::{Tapped, as_text};
 use websocket::choose_shutdown_protocol;
 
 /// A client gets what is there in one write, up to this size, in bytes.
@@ -234,9 +234,13 @@ fn begin<'a, F: ResponseFilters>(
         exchange.streaming = true;
         body.record_head();
     }
+    let mut taps = filters.response_taps(exchange, &head);
+    if let Some(taps) = &mut taps {
+        as_text(taps, &mut head, &kind, bodiless, exchange)?;
+    }
     // Before the filters: one of them says in the head what is decided here.
     let compressed = compress.and_then(|it| it.begin(&head, bodiless, &client.request().method, exchange));
-    if let Some(taps) = filters.response_taps(exchange, &head) {
+    if let Some(taps) = taps {
         let tapped = Tapped::begin(taps, (head, bodiless), &kind, client, exchange, filters)?;
         return Ok(Begun { kind, tapped, compressed });
     }
@@ -683,7 +687,7 @@ fn gone() -> Undelivered {
 /// Where taps see the body.
 impl Delivery<'_> {
     /// Shows them a piece, and queues what goes on.
-    fn show(&mut self, step: impl FnOnce(&mut Taps) -> Result<Shown, Overflow>) -> Result<(), Undelivered> {
+    fn show(&mut self, step: impl FnOnce(&mut Taps) -> Result<Shown, TapError>) -> Result<(), Undelivered> {
         let Some(tapped) = &mut self.tapped else { return Ok(()) };
         match step(&mut tapped.taps) {
             Ok(Shown { units, ended: None }) => {
@@ -696,7 +700,7 @@ impl Delivery<'_> {
                 self.break_off();
                 self.end_with(shown, None)
             }
-            Err(overflow) => Err(self.overflowed(overflow)),
+            Err(error) => Err(self.unseen(error)),
         }
     }
 
@@ -708,7 +712,7 @@ impl Delivery<'_> {
                 let trailers = tapped.trailers(trailers);
                 self.end_with(shown, trailers)
             }
-            Err(overflow) => Err(self.overflowed(overflow)),
+            Err(error) => Err(self.unseen(error)),
         }
     }
 
@@ -736,7 +740,11 @@ impl Delivery<'_> {
     }
 
     /// What a tap can't look through does not pass.
-    fn overflowed(&mut self, overflow: Overflow) -> Undelivered {
-        self.broken(EndState::Truncated, Refusal::ResponseTooLarge { limit: overflow.limit as u64 })
+    fn unseen(&mut self, error: TapError) -> Undelivered {
+        let refusal = match error {
+            TapError::TooLong { limit } => Refusal::ResponseTooLarge { limit: limit as u64 },
+            TapError::Malformed => Refusal::UpstreamProtocol,
+        };
+        self.broken(EndState::Truncated, refusal)
     }
 }

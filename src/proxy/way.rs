@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE, SEC_WEBSOCKET_EXTENSIONS, SET_COOKIE,
+    ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE, SEC_WEBSOCKET_EXTENSIONS, SET_COOKIE,
 };
 use http::{Method, Uri, Version};
 use parking_lot::{Mutex, MutexGuard};
@@ -20,8 +20,8 @@ use crate::client::Client;
 use crate::config::{Action, ActiveConfig, Redirect, Respond, Route};
 use crate::deliver::{DIGESTS, ResponseFilters, Streaming};
 use crate::filters::{self, Reservation, ReserveOutcome, StoredResponse};
-use crate::forward::{Destination, ForwardError, call_deadline, hold_body, show_whole, unless_gone};
-use crate::http as codec;
+use crate::forward::{Destination, ForwardError, Policy, call_deadline, hold_body, show_whole, unless_gone};
+use crate::http::{self as codec, Coding};
 use crate::identity::ClientCertificate;
 use crate::pipeline::{Exchange, Refusal, RequestContext, Stop, Taps};
 use crate::proxy::arrival::Arrival;
@@ -221,7 +221,7 @@ async fn filter(
     chain.before_the_body(&mut context).await?;
     drop(context);
     balance_by(admitted, exchange, client.request_mut(), params);
-    as_it_can_be_used(chain, client)?;
+    as_it_can_be_used(chain, client);
     let reservation = match reserve(admitted, shared, exchange, client).await? {
         ReserveOutcome::NoKey => None,
         ReserveOutcome::First(reservation) => Some(reservation),
@@ -262,27 +262,24 @@ fn balance_by(admitted: &Admitted, exchange: &mut Exchange, request: &mut Reques
 }
 
 /// What taps are going to look through comes whole and in no encoding, and what the cache keeps in one form.
-fn as_it_can_be_used(chain: &filters::Chain, client: &mut Client) -> Result<(), Refusal> {
+fn as_it_can_be_used(chain: &filters::Chain, client: &mut Client) {
     // What is kept once is compressed anew for each client, and not by the upstream for the first one.
     if chain.compress.is_some() && chain.cache.is_some() {
         let _ = client.request_mut().insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     if !chain.taps_requests() && !chain.taps_responses() {
-        return Ok(());
+        return;
     }
     let upgrades = client.wants_upgrade();
     let request = client.request_mut();
     if upgrades {
         request.remove_header(&SEC_WEBSOCKET_EXTENSIONS);
-    } else if chain.taps_requests() && codec::is_encoded(&request.headers) {
-        return Err(Refusal::UnsupportedMediaType { accepted: "any, without Content-Encoding".to_owned() });
     }
     if chain.taps_responses() {
         request.remove_header(&RANGE);
         request.remove_header(&IF_RANGE);
         let _ = request.insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
-    Ok(())
 }
 
 /// Shows taps the body where they want it whole; else they go with it.
@@ -295,6 +292,9 @@ async fn tap_request(route: &Route, exchange: &mut Exchange, client: &mut Client
         return Ok(());
     }
     let Some(mut taps) = route.chain.request_taps(exchange, client.request()) else { return Ok(()) };
+    if !upgrades && codec::is_encoded(&client.request().headers) {
+        decode_request(&mut taps, client, &route.policy)?;
+    }
     let whole = !upgrades && (held || exchange.body.is_some() || taps.want_whole_body());
     if whole {
         Box::pin(hold_body(client, exchange, &route.policy)).await?;
@@ -307,6 +307,19 @@ async fn tap_request(route: &Route, exchange: &mut Exchange, client: &mut Client
         });
     }
     exchange.request_taps = (!whole).then_some(taps);
+    Ok(())
+}
+
+/// What taps have to read is decoded, and goes on so: who says what it is can't say later what it is not.
+fn decode_request(taps: &mut Taps, client: &mut Client, policy: &Policy) -> Result<(), Refusal> {
+    let codings = Coding::of_body(&client.request().headers);
+    let Some([coding]) = codings.as_deref() else {
+        let accepted = "any, with one Content-Encoding of br, zstd and gzip, or without".to_owned();
+        return Err(Refusal::UnsupportedMediaType { accepted });
+    };
+    let max = usize::try_from(policy.body_limit).unwrap_or(usize::MAX);
+    taps.decode(*coding, Some(max)).map_err(|_| Refusal::CheckBusy)?;
+    client.request_mut().remove_header(&CONTENT_ENCODING);
     Ok(())
 }
 

@@ -27,6 +27,7 @@ mod callers;
 mod certificates;
 mod clock;
 mod commands;
+mod compression;
 mod concurrency;
 mod connect_causes;
 mod cors;

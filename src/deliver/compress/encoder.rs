@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn long_texts_become_short_and_come_out_as_they_went_in() {
-        let text: Vec<u8> = (0..20_000).flat_map(|it| format!("{{"id":{it}}},").into_bytes()).collect();
+        let text: Vec<u8> = (0..20_000).flat_map(|it| format!("{{\"id\":{it}}},").into_bytes()).collect();
         for coding in Coding::ALL {
             for length in [None, Some(text.len() as u64)] {
                 let mut encoder = Encoder::new(coding, levels(), length).unwrap();

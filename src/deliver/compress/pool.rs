@@ -100,3 +100,23 @@ impl Drop for Room {
         ACTIVE.dec();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_the_bound_nothing_is_begun_and_what_ends_makes_room() {
+        let rooms: Vec<Room> = std::iter::repeat_with(Room::take).map_while(|it| it).take(ACTIVE_MAX + 1).collect();
+        assert_eq!(rooms.len(), ACTIVE_MAX);
+        let skipped = SKIPPED.get();
+        assert!(Room::take().is_none());
+        assert_eq!(SKIPPED.get(), skipped + 1);
+        drop(rooms);
+        let (tell, done) = std::sync::mpsc::channel();
+        let room = Room::take().unwrap();
+        room.run(|| panic!("a piece that breaks"));
+        room.run(move || tell.send(()).unwrap());
+        done.recv().expect("the threads go on");
+    }
+}
