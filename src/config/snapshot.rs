@@ -14,7 +14,7 @@ use crate::config::gateway_file::Mode;
 use crate::config::idle;
 use crate::config::routes_file::{RedirectConfig, RespondConfig, RouteConfig, RoutesFile};
 use crate::filters::auth::{Auth, AuthConfig};
-use crate::filters::{Chain, Layer, PolicyConfig, StepDescription};
+use crate::filters::{Chain, Layer, OnMaintenance, PolicyConfig, StepDescription};
 use crate::forward::{Policy, TimeoutsConfig};
 use crate::identity::Roles;
 use crate::pipeline::{Filters, Scope, ServiceScope};
@@ -54,6 +54,8 @@ pub struct Route {
     pub action: Action,
     /// Whether it lists the hosts that it takes, each by its whole name: a request of its names one of ours.
     pub verifies_host: bool,
+    /// Whether its requests pass while the gateway is in maintenance.
+    pub ignores_maintenance: bool,
     /// Whether paths with parameters are for it to take: `/a;v=1/b`.
     takes_parameters: bool,
     /// Everything above in words, for operators; also shows whether a reload changed the route.
@@ -108,6 +110,9 @@ pub struct Description {
     /// Whether it takes paths with parameters.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub path_parameters: bool,
+    /// What maintenance means for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<OnMaintenance>,
     /// Who is served first where its upstream is at its limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
@@ -270,10 +275,14 @@ fn built_in_routes(file: &RoutesFile, mode: Mode) -> Vec<BuiltInRoute> {
     // Probes of the gateway's health have no credentials, whatever `defaults` say.
     let open = AuthConfig { open: true, ..AuthConfig::default() };
     let mut health = BuiltInRoute::new(HEALTH, "GET", "/api/health", "health");
-    health.route.settings = PolicyConfig { auth: Some(open), ..PolicyConfig::default() };
+    // Whoever probes it would take the gateway away, and with it what clients are told meanwhile.
+    let maintenance = Some(OnMaintenance::Ignore);
+    health.route.settings = PolicyConfig { auth: Some(open), maintenance, ..PolicyConfig::default() };
+    let mut metrics = BuiltInRoute::new(METRICS, "GET", "/api/metrics", "metrics");
+    metrics.route.settings.maintenance = maintenance;
     let routes = [
         (file.built_in.health, health),
-        (file.built_in.metrics, BuiltInRoute::new(METRICS, "GET", "/api/metrics", "metrics")),
+        (file.built_in.metrics, metrics),
         (mode == Mode::Dev, BuiltInRoute::new(CACHE_CLEAR, "POST", "/api/cache/clear", "cache_clear")),
     ];
     routes.into_iter().filter(|(wanted, route)| *wanted && !route.is_replaced(file)).map(|(_, route)| route).collect()
@@ -440,6 +449,7 @@ impl Compiler<'_> {
             policy,
             action,
             verifies_host: !hosts.is_empty() && !hosts.iter().any(|it| it.contains('*')),
+            ignores_maintenance: description.maintenance == Some(OnMaintenance::Ignore),
             takes_parameters: description.path_parameters,
             description,
         }
@@ -614,6 +624,7 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, poli
         action,
         upgrade: written.upgrade.clone(),
         path_parameters: layers.iter().rev().find_map(|it| it.settings.path_parameters).unwrap_or_default(),
+        maintenance: layers.iter().rev().find_map(|it| it.settings.maintenance),
         priority: layers.iter().rev().find_map(|it| it.settings.priority),
         steps: Chain::describe(layers, scope),
         timeouts: BTreeMap::from([

@@ -19,7 +19,7 @@ use super::request_id::RequestIds;
 use super::response_headers::ResponseHeaders;
 use super::settings::{Activation, BuiltIn, Layer, StepDescription};
 use super::trace_context::Traces;
-use super::{BodyRules, Cors, Idempotency, Rewrite, Security};
+use super::{BodyRules, Cors, ErrorPages, Idempotency, Rewrite, Security};
 use crate::base::{At, Diagnostics};
 use crate::cache::Rules;
 use crate::deliver::{CompressRules, EventRules, WebSocketRules};
@@ -206,6 +206,8 @@ table! {
         response_headers: ResponseHeaders,
         /// Behind everything that makes a response what it is: only what is missing is added.
         security_headers: Security,
+        /// Responses pass it behind everything that makes them errors.
+        error_pages: ErrorPages,
         /// Behind the cache, which keeps one form, and before the operator's word about fields. On the way in it only notes
         /// what the client accepts, before anything changes that.
         compress: CompressRules,

@@ -173,6 +173,13 @@ pub(super) async fn request_filters(
     if let Err(refusal) = path_parameters(&admitted, request, websocket) {
         return Err(Stopped { admitted: Some(admitted), why: ForwardError::Refused(refusal) });
     }
+    if let Some(notice) = shared.maintenance.notice().filter(|_| !admitted.route().ignores_maintenance) {
+        // Pages of other origins may read that it is so.
+        let cors = admitted.route().chain.cors.as_ref();
+        exchange.origin = cors.and_then(|it| it.origin(client.request().headers.get(ORIGIN)));
+        let refusal = Refusal::Maintenance { message: notice.message.clone(), retry_after: notice.retry_after };
+        return Err(Stopped { admitted: Some(admitted), why: ForwardError::Refused(refusal) });
+    }
     match filter(&admitted, shared, exchange, client, peer_trusted, &params).await {
         Ok(RouteDecision::Forward) => {}
         Ok(RouteDecision::Idempotent(reservation)) => return Ok(Decision::Idempotent(admitted, reservation)),
@@ -380,6 +387,24 @@ fn replayed(stored: StoredResponse) -> (Box<ResponseHeader>, Bytes) {
     }
     let _ = head.insert_header("idempotency-replayed", HeaderValue::from_static("true"));
     (head, stored.body)
+}
+
+/// What an answer passes on its way to the client, and what stands in the place of a refusal.
+pub(super) trait Way: ResponseFilters {
+    /// The filters of the route; without one, those of `defaults`.
+    fn chain(&self) -> &filters::Chain;
+}
+
+impl Way for Admitted {
+    fn chain(&self) -> &filters::Chain {
+        &self.route().chain
+    }
+}
+
+impl Way for DefaultResponse {
+    fn chain(&self) -> &filters::Chain {
+        &self.active.snapshot.defaults
+    }
 }
 
 /// Back from an answer's head to the client, for refusals and errors too.
