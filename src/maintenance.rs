@@ -33,7 +33,7 @@ static ON: Lazy<IntGauge> = Lazy::new(|| {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notice {
     /// For people.
-    pub message: Arc<str>,
+    pub message: String,
     /// After how many seconds clients may look again.
     pub retry_after: u64,
     /// When it began.
@@ -64,7 +64,7 @@ impl Maintenance {
     /// When the other gateways could not learn of it: nothing has changed then.
     pub async fn begin(&self, message: &str, retry_after: u64) -> Result<Arc<Notice>, Unavailable> {
         let since = Timestamp::now().as_str().to_owned();
-        let notice = Arc::new(Notice { message: message.into(), retry_after, since });
+        let notice = Arc::new(Notice { message: message.to_owned(), retry_after, since });
         let bytes = serde_json::to_vec(&*notice).map_err(|_| Unavailable)?;
         self.state.records.write(KEY, bytes.into(), LIFE).await?;
         self.set(Some(notice.clone()));
@@ -116,7 +116,7 @@ impl Maintenance {
         ON.set(i64::from(notice.is_some()));
         match (before, notice) {
             (before, Some(notice)) if before.as_ref() != Some(&notice) => {
-                tracing::warn!(event = "maintenance_began", message = &*notice.message, since = notice.since.as_str());
+                tracing::warn!(event = "maintenance_began", message = notice.message.as_str(), since = notice.since.as_str());
             }
             (Some(before), None) => tracing::warn!(event = "maintenance_ended", since = before.since.as_str()),
             _ => {}

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::auth::AuthConfig;
 use super::custom::FiltersConfig;
 use super::rate_limit::{Limits, RateLimitConfig};
-use super::{CorsConfig, ErrorPagesConfig, HeadersConfig, IdempotencyConfig, RewriteConfig, SchemaConfig};
+use super::{CorsConfig, ErrorPagesConfig, HeaderEditsConfig, HeadersConfig, IdempotencyConfig, RewriteConfig, SchemaConfig};
 use crate::base::{At, ByteSize, Diagnostics};
 use crate::cache::CacheConfig;
 use crate::deliver::{CompressConfig, SseConfig, WebSocketConfig};
@@ -35,6 +35,8 @@ pub struct PolicyConfig {
     pub body_limit: Option<ByteSize>,
     /// Header fields of answers.
     pub headers: HeadersConfig,
+    /// Header fields of requests, before the upstream gets them. What `rewrite` of a route says comes behind.
+    pub request_headers: HeaderEditsConfig,
     /// Which pages of other origins may call. Without it, none.
     pub cors: Option<CorsConfig>,
     /// Who may call. Without it, everybody. A route's own takes the place of what its policies and `defaults` say, as

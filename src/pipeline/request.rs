@@ -12,6 +12,7 @@ use crate::base::{RequestId, SpanId, TraceId};
 use crate::http::{Coding, claimed, unverified_credentials};
 use crate::identity::{Caller, Fields, Principal};
 use crate::pipeline::{EndState, RateLimitStatus, Recording, Refusal, Taps, Upstreams};
+use crate::routing::Params;
 use crate::upstream::StickySession;
 
 /// The caller, and how the request came: all that is known of a request wherever it goes on, also when its client has
@@ -71,6 +72,8 @@ pub struct Exchange {
     pub claims: Vec<HeaderName>,
     /// Fields that the route sets or removes, in the request and in the answer: no trailer may take their place.
     pub edited: Edited,
+    /// What was matched, kept only where the answer has to say something of it.
+    pub matched_target: Option<Box<MatchedTarget>>,
     /// The target as it was received, kept only when the route rewrites it.
     pub target_received: Option<http::Uri>,
     /// In which coding its client would have the answer, of those that the route offers.
@@ -95,6 +98,17 @@ pub struct Exchange {
     pub refusal: Option<Refusal>,
     /// How it ended; unset while it goes on.
     pub end: Option<EndState>,
+}
+
+/// The target that a route took.
+#[derive(Clone, Debug)]
+pub struct MatchedTarget {
+    /// The host, in its normal form.
+    pub host: Option<Box<str>>,
+    /// The path.
+    pub path: Box<str>,
+    /// What it captured.
+    pub params: Params,
 }
 
 /// What becomes of an answer's coding on its way out.
@@ -254,6 +268,7 @@ impl Exchange {
             verified_field: None,
             claims: Vec::new(),
             edited: Edited::default(),
+            matched_target: None,
             target_received: None,
             accepted_coding: None,
             answer_coding: AnswerCoding::default(),

@@ -23,10 +23,10 @@ use crate::filters::{self, Reservation, ReserveOutcome, StoredResponse};
 use crate::forward::{Destination, ForwardError, Policy, call_deadline, hold_body, show_whole, unless_gone};
 use crate::http::{self as codec, Coding};
 use crate::identity::ClientCertificate;
-use crate::pipeline::{Exchange, Refusal, RequestContext, Stop, Taps};
+use crate::pipeline::{Exchange, Refusal, RequestContext, Scheme, Stop, Taps};
 use crate::proxy::arrival::Arrival;
 use crate::proxy::{Shared, cached, reply, strict, upgrade};
-use crate::routing::{Outcome, Params, Request, Target, join_query, without_parameters};
+use crate::routing::{HostName, Outcome, Params, Request, Target, join_query, without_parameters};
 
 /// What the request filters decide.
 pub(super) enum Decision {
@@ -108,7 +108,7 @@ impl Admitted {
     /// The operator's word about fields counts for interim answers, too.
     pub(super) fn on_interim(&self, head: &mut ResponseHeader) {
         if let Some(edits) = &self.route().chain.response_headers {
-            edits.edit(head);
+            edits.edit_interim(head);
         }
     }
 
@@ -166,18 +166,19 @@ pub(super) async fn request_filters(
 
     let websocket = upgrade::is_handshake(client);
     let request = client.request();
-    let (route, params) = find(&active, request, request.uri.path(), websocket)?;
+    let came = Came { websocket, https: exchange.scheme == Scheme::Https, listener: client.connection().listener() };
+    let (route, params) = find(&active, request, request.uri.path(), came)?;
     let admitted = Admitted { active, route, lookup: Mutex::new(None) };
     exchange.route = Some(admitted.route().name.clone());
     exchange.host_verified = admitted.route().verifies_host;
-    if let Err(refusal) = path_parameters(&admitted, request, websocket) {
+    if let Err(refusal) = path_parameters(&admitted, request, came) {
         return Err(Stopped { admitted: Some(admitted), why: ForwardError::Refused(refusal) });
     }
     if let Some(notice) = shared.maintenance.notice().filter(|_| !admitted.route().ignores_maintenance) {
         // Pages of other origins may read that it is so.
         let cors = admitted.route().chain.cors.as_ref();
         exchange.origin = cors.and_then(|it| it.origin(client.request().headers.get(ORIGIN)));
-        let refusal = Refusal::Maintenance { message: notice.message.clone(), retry_after: notice.retry_after };
+        let refusal = Refusal::Maintenance { message: notice.message.as_str().into(), retry_after: notice.retry_after };
         return Err(Stopped { admitted: Some(admitted), why: ForwardError::Refused(refusal) });
     }
     match filter(&admitted, shared, exchange, client, peer_trusted, &params).await {
@@ -483,19 +484,27 @@ fn normalise(request: &mut RequestHeader) -> Result<(), Refusal> {
 }
 
 /// What is protected is so too against servers that cut parameters off a path.
-fn path_parameters(admitted: &Admitted, request: &RequestHeader, websocket: bool) -> Result<(), Refusal> {
+fn path_parameters(admitted: &Admitted, request: &RequestHeader, came: Came<'_>) -> Result<(), Refusal> {
     let Some(cut) = without_parameters(request.uri.path()) else { return Ok(()) };
     let refused = Refusal::BadRequest("the path's parameters can be read in two ways");
     let Ok(target) = Target::normalise(cut.as_bytes()) else { return Err(refused) };
-    let other = find(&admitted.active, request, target.path(), websocket).ok().map(|it| it.0);
+    let other = find(&admitted.active, request, target.path(), came).ok().map(|it| it.0);
     if admitted.active.snapshot.takes_parameters(admitted.route, other) { Ok(()) } else { Err(refused) }
+}
+
+/// How a request came, as far as routes ask for it.
+#[derive(Clone, Copy)]
+struct Came<'a> {
+    websocket: bool,
+    https: bool,
+    listener: &'a str,
 }
 
 fn find(
     active: &ActiveConfig,
     request: &RequestHeader,
     path: &str,
-    websocket: bool,
+    came: Came<'_>,
 ) -> Result<(usize, Params), Refusal> {
     let host = request.headers.get(http::header::HOST).and_then(|it| it.to_str().ok());
     let asked = Request {
@@ -504,7 +513,9 @@ fn find(
         query: request.uri.query(),
         method: &request.method,
         headers: &request.headers,
-        websocket,
+        websocket: came.websocket,
+        https: came.https,
+        listener: Some(came.listener),
     };
     // A preflight is answered by the route of the request that it announces.
     if let Some(method) = filters::announced_method(&request.method, &request.headers)
@@ -528,12 +539,19 @@ fn redirected(
     params: &Params,
 ) -> Option<Box<ResponseHeader>> {
     let mut place = String::new();
-    redirect.to.expand(params, request.uri.path(), &mut place);
+    let host = filters::named_host(exchange, request);
+    let host = host.as_ref().map(HostName::as_str);
     // A path is one of the client's: what a proxy has taken away from its beginning belongs to it.
-    if let Some(prefix) = exchange.proxied.as_ref().and_then(|it| it.prefix.as_ref()?.to_str().ok())
-        && place.starts_with('/')
-    {
-        place.insert_str(0, prefix);
+    let prefix = exchange.proxied.as_ref().and_then(|it| it.prefix.as_ref()?.to_str().ok()).unwrap_or_default();
+    match &redirect.to {
+        Some(to) => {
+            let values = filters::Filling::of(exchange, host, request.uri.path(), params);
+            to.expand_with(params, request.uri.path(), &values, &mut place);
+            if place.starts_with('/') {
+                place.insert_str(0, prefix);
+            }
+        }
+        None => place.extend(["https://", host?, prefix, request.uri.path()]),
     }
     join_query(&mut place, request.uri.query());
     let mut head = reply::head(redirect.status);
