@@ -116,7 +116,11 @@ impl Maintenance {
         ON.set(i64::from(notice.is_some()));
         match (before, notice) {
             (before, Some(notice)) if before.as_ref() != Some(&notice) => {
-                tracing::warn!(event = "maintenance_began", message = notice.message.as_str(), since = notice.since.as_str());
+                tracing::warn!(
+                    event = "maintenance_began",
+                    message = notice.message.as_str(),
+                    since = notice.since.as_str()
+                );
             }
             (Some(before), None) => tracing::warn!(event = "maintenance_ended", since = before.since.as_str()),
             _ => {}

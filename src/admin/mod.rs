@@ -100,10 +100,7 @@ fn pages(admin: Arc<Admin>, guard: auth::Guard, sites: Sites) -> Router {
         .route("/admin/requests", get(pages::requests))
         .route("/admin/connections", get(connections::list).delete(connections::end))
         .route("/admin/connections/{id}", delete(connections::end_one))
-        .route(
-            "/admin/maintenance",
-            get(maintenance::show).put(maintenance::begin).delete(maintenance::end),
-        )
+        .route("/admin/maintenance", get(maintenance::show).put(maintenance::begin).delete(maintenance::end))
         .route("/admin/registry", get(registry::list))
         .route("/admin/registry/{service}/{instance}", put(registry::register).delete(registry::leave))
         .route("/admin/blocks", get(blocks::list))

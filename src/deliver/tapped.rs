@@ -1,7 +1,9 @@
 //! What changes about an answer when taps see it: where its head waits for its body, and which fields do not hold any
 //! more.
 
-use http::header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, HeaderName, SEC_WEBSOCKET_EXTENSIONS};
+use http::header::{
+    ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, HeaderName, SEC_WEBSOCKET_EXTENSIONS,
+};
 use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 

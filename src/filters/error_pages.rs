@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, HeaderMap, HeaderValue, VARY};
 use http::StatusCode;
+use http::header::{ACCEPT, HeaderMap, HeaderValue, VARY};
 use once_cell::sync::Lazy;
 use pingora::http::ResponseHeader;
 use prometheus::{IntCounterVec, register_int_counter_vec};
@@ -94,12 +94,7 @@ impl Filter for ErrorPages {
     const RESPONSES_ONLY: bool = true;
     type Config = ErrorPagesConfig;
 
-    fn compile(
-        config: &ErrorPagesConfig,
-        _: &Scope<'_>,
-        at: &At<'_>,
-        diagnostics: &mut Diagnostics,
-    ) -> Option<Self> {
+    fn compile(config: &ErrorPagesConfig, _: &Scope<'_>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
         let mut pages =
             Self { upstream: config.upstream, exact: BTreeMap::new(), classes: [None, None], files: Vec::new() };
         for (status, file) in &config.pages {

@@ -195,7 +195,8 @@ impl HeaderEdits {
 
     /// Whether one of them says something of the request's path or host.
     pub fn need_target(&self) -> bool {
-        let filled = |(_, value): &(HeaderName, FieldValue)| matches!(value, FieldValue::Filled(it, _) if it.needs_target());
+        let filled =
+            |(_, value): &(HeaderName, FieldValue)| matches!(value, FieldValue::Filled(it, _) if it.needs_target());
         self.set.iter().chain(&self.add).any(filled)
     }
 

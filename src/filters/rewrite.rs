@@ -114,12 +114,7 @@ fn host(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Header
 }
 
 /// The new path, and the query behind its own; `None` if it can't be sent.
-fn target(
-    path: &Template,
-    params: &Params,
-    request: &RequestHeader,
-    values: &Filling<'_>,
-) -> Option<http::Uri> {
+fn target(path: &Template, params: &Params, request: &RequestHeader, values: &Filling<'_>) -> Option<http::Uri> {
     let old = request.uri.path();
     let mut target = String::with_capacity(old.len() + 32);
     path.expand_with(params, old, values, &mut target);

@@ -10,7 +10,9 @@ use serde_json::Value;
 use super::auth::AuthConfig;
 use super::custom::FiltersConfig;
 use super::rate_limit::{Limits, RateLimitConfig};
-use super::{CorsConfig, ErrorPagesConfig, HeaderEditsConfig, HeadersConfig, IdempotencyConfig, RewriteConfig, SchemaConfig};
+use super::{
+    CorsConfig, ErrorPagesConfig, HeaderEditsConfig, HeadersConfig, IdempotencyConfig, RewriteConfig, SchemaConfig,
+};
 use crate::base::{At, ByteSize, Diagnostics};
 use crate::cache::CacheConfig;
 use crate::deliver::{CompressConfig, SseConfig, WebSocketConfig};

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE, SEC_WEBSOCKET_EXTENSIONS, SET_COOKIE,
+    ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE, SEC_WEBSOCKET_EXTENSIONS,
+    SET_COOKIE,
 };
 use http::{Method, Uri, Version};
 use parking_lot::{Mutex, MutexGuard};
@@ -271,6 +272,9 @@ fn balance_by(admitted: &Admitted, exchange: &mut Exchange, request: &mut Reques
 
 /// What taps are going to look through comes whole and in no encoding, and what the cache keeps in one form.
 fn as_it_can_be_used(chain: &filters::Chain, client: &mut Client) {
+    if let Some(rules) = &chain.cache {
+        rules.drop_ignored_cookies(client.request_mut());
+    }
     // What is kept once is compressed anew for each client, and not by the upstream for the first one.
     if chain.compress.is_some() && chain.cache.is_some() {
         let _ = client.request_mut().insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));

@@ -60,18 +60,8 @@ impl Route {
         diagnostics: &mut Diagnostics,
     ) -> (Self, bool) {
         // No `..`: a new condition does not compile until it has its meaning here.
-        let MatchConfig {
-            path: _,
-            paths: _,
-            hosts,
-            scheme,
-            listener,
-            methods,
-            headers,
-            query,
-            accept,
-            websocket,
-        } = written;
+        let MatchConfig { path: _, paths: _, hosts, scheme, listener, methods, headers, query, accept, websocket } =
+            written;
         let before = diagnostics.iter().count();
         let pattern = Pattern::default();
         let hosts = hosts_of(hosts, &at.key("hosts"), diagnostics);

@@ -186,14 +186,7 @@ impl Table {
     }
 
     /// Adds a route: each of its paths, with conditions that are checked once.
-    fn add(
-        &mut self,
-        number: usize,
-        name: &str,
-        written: &MatchConfig,
-        at: &At<'_>,
-        diagnostics: &mut Diagnostics,
-    ) {
+    fn add(&mut self, number: usize, name: &str, written: &MatchConfig, at: &At<'_>, diagnostics: &mut Diagnostics) {
         if written.says_nothing() {
             let diagnostic = diagnostics.error(at, "it does not say which requests are meant");
             diagnostic.help("write `path: \"/api/{*rest}\"`, or `path: \"/{*rest}\"` for all of them");

@@ -202,7 +202,9 @@ fn ours(theirs: &str, names: &[String]) -> String {
             "write `{host}`, or a place on the same host as a path alone".to_owned()
         }
         "args" | "is_args" | "query_string" => "leave it out: the query is kept".to_owned(),
-        _ if names.is_empty() => "name a segment of `match.path`, such as `{id}` or `{*rest}`, and write `{id}` or `{rest}`".to_owned(),
+        _ if names.is_empty() => {
+            "name a segment of `match.path`, such as `{id}` or `{*rest}`, and write `{id}` or `{rest}`".to_owned()
+        }
         _ => format!("what the path captures is written `{{{}}}`", names.join("}`, `{")),
     }
 }
@@ -236,7 +238,8 @@ fn target(text: &str) -> Option<&str> {
     let rest = ["https://", "http://", "{scheme}://"].iter().find_map(|it| text.strip_prefix(it))?;
     let authority = rest.split('/').next()?;
     // The client's own host, and nothing else that it says.
-    let written = authority.strip_prefix("{host}").filter(|it| it.is_empty() || it.starts_with(':')).unwrap_or(authority);
+    let written =
+        authority.strip_prefix("{host}").filter(|it| it.is_empty() || it.starts_with(':')).unwrap_or(authority);
     let plain = !authority.is_empty() && !written.contains(['{', '}', '?', '#', '@', '\\', ' ']);
     let path = &rest[authority.len()..];
     plain.then_some(if path.is_empty() { "/" } else { path })

@@ -32,7 +32,8 @@ pub trait Values {
 }
 
 /// The list, as people write it.
-pub(super) const LIST: &str = "`{client_ip}`, `{request_id}`, `{principal.sub}`, `{path.NAME}`, `{host}`, `{host.NAME}` and `{scheme}`";
+pub(super) const LIST: &str =
+    "`{client_ip}`, `{request_id}`, `{principal.sub}`, `{path.NAME}`, `{host}`, `{host.NAME}` and `{scheme}`";
 
 /// What a route captures, for those who refer to it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -106,12 +107,7 @@ enum Piece {
 impl ValueTemplate {
     /// `None` if nothing is filled in. Reports what is in braces and not on the list, and what other gateways would fill
     /// in; braces around anything but a word are just braces.
-    pub fn compile(
-        text: &str,
-        captures: Captures<'_>,
-        at: &At<'_>,
-        diagnostics: &mut Diagnostics,
-    ) -> Option<Self> {
+    pub fn compile(text: &str, captures: Captures<'_>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
         let (mut pieces, mut rest) = (Vec::new(), text);
         while let Some(theirs) = placeholder(rest) {
             let word = &theirs[1..theirs.len() - 1];

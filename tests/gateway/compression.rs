@@ -95,9 +95,8 @@ fn rfc_9110_12_5_3_answers_are_compressed_as_clients_like_it() {
 fn a_head_says_what_its_get_would_say() {
     let upstream = RawUpstream::start(|it| match (it.method().as_str(), it.header("if-none-match")) {
         (_, Some(_)) => Script::answer(304, &[("etag", "\"x\"")], ""),
-        ("HEAD", _) => Script::new().send(
-            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\netag: \"x\"\r\ncontent-length: 70000\r\n\r\n",
-        ),
+        ("HEAD", _) => Script::new()
+            .send("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\netag: \"x\"\r\ncontent-length: 70000\r\n\r\n"),
         _ => Script::answer(200, &JSON, json()),
     });
     let gateway = gateway(&upstream, "compress: [gzip]");
@@ -111,7 +110,10 @@ fn a_head_says_what_its_get_would_say() {
     assert_eq!(names.map(|it| head.header(it)), [None, Some("\"x\""), Some("Accept-Encoding"), Some("70000")]);
     // What the client has may be compressed: it must not hold for a part of what is not.
     let known = ask("GET", &[("accept-encoding", "gzip"), ("if-none-match", "W/\"x\"")]);
-    assert_eq!((known.status, known.header("etag"), known.header("vary")), (304, Some("W/\"x\""), Some("Accept-Encoding")));
+    assert_eq!(
+        (known.status, known.header("etag"), known.header("vary")),
+        (304, Some("W/\"x\""), Some("Accept-Encoding"))
+    );
     let known = ask("GET", &[("if-none-match", "\"x\"")]);
     assert_eq!((known.status, known.header("etag")), (304, Some("\"x\"")));
 }
@@ -135,9 +137,7 @@ fn what_must_stay_as_it_is_stays_as_it_is() {
         }
     });
     let gateway = gateway(&upstream, "compress: [gzip], sse: {}");
-    for path in
-        ["/small", "/image", "/untyped", "/packed", "/no-transform", "/part", "/none", "/events", "/grpc"]
-    {
+    for path in ["/small", "/image", "/untyped", "/packed", "/no-transform", "/part", "/none", "/events", "/grpc"] {
         let answer = ask(&gateway, path, "gzip");
         assert_ne!(answer.header("content-encoding"), Some("gzip"), "{path}");
         assert_eq!(answer.header("vary"), None, "{path}: it is the same for all");
@@ -244,7 +244,9 @@ fn the_cache_keeps_one_form_for_all() {
 #[test]
 fn an_upstream_may_compress_by_itself() {
     let upstream = RawUpstream::start(|it| match it.header("accept-encoding").as_deref() {
-        Some("br, gzip") => Script::answer(200, &[("content-type", "text/plain"), ("content-encoding", "br")], "packed"),
+        Some("br, gzip") => {
+            Script::answer(200, &[("content-type", "text/plain"), ("content-encoding", "br")], "packed")
+        }
         other => panic!("{other:?}"),
     });
     let gateway = gateway(&upstream, "compress: [gzip]");
@@ -268,7 +270,8 @@ fn an_idempotent_request_s_answer_is_compressed_for_each_client() {
 
 #[test]
 fn details_and_defaults_count_and_an_empty_list_takes_them_back() {
-    let upstream = RawUpstream::start(|_| Script::answer(200, &[("content-type", "application/x-story")], "x".repeat(100)));
+    let upstream =
+        RawUpstream::start(|_| Script::answer(200, &[("content-type", "application/x-story")], "x".repeat(100)));
     let address = upstream.address();
     let routes = format!(
         "version: 1\ndefaults: {{ compress: {{ codings: [gzip], types: [application/x-story], min_size: 100, levels: {{ gzip: 9 }} }} }}\n\

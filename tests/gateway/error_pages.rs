@@ -57,7 +57,11 @@ fn people_get_pages_and_programs_get_json() {
     }
     let down = ask(&gateway, "/down");
     assert_eq!(down.status, 502);
-    assert!(down.text().starts_with("<h1>502 Bad Gateway</h1><p>the service can&#39;t be reached</p>"), "{}", down.text());
+    assert!(
+        down.text().starts_with("<h1>502 Bad Gateway</h1><p>the service can&#39;t be reached</p>"),
+        "{}",
+        down.text()
+    );
     let large = gateway.request("POST", "/own/200", &[BROWSER], b"too large");
     assert!(large.status == 413 && large.text().contains("<h1>413 "), "{}", large.text());
     let head = gateway.request("HEAD", "/nowhere", &[BROWSER], b"");
@@ -84,7 +88,8 @@ fn errors_of_upstreams_get_pages_where_the_route_says_so() {
     for path in ["/own/404", "/own/503", "/theirs/500", "/theirs/200"] {
         assert_eq!(ask(&gateway, path).text(), "{\"theirs\": true}", "{path}");
     }
-    for (path, expected) in [("/theirs/404", "<h1>404 Not Found</h1>"), ("/theirs/503", "<h1>503 Service Unavailable")] {
+    for (path, expected) in [("/theirs/404", "<h1>404 Not Found</h1>"), ("/theirs/503", "<h1>503 Service Unavailable")]
+    {
         let page = ask(&gateway, path);
         assert!(page.text().starts_with(expected), "{path}: {}", page.text());
         assert_eq!((page.header("retry-after"), page.header("x-theirs")), (Some("7"), None), "{path}");

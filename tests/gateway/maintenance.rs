@@ -45,7 +45,10 @@ fn one_call_turns_clients_away_and_one_lets_them_in_again() {
     // It can be said anew, and with a time.
     put(&gateway, r#"{"message": "back at one", "retry_after": "10m"}"#);
     let refused = gateway.get("/x");
-    assert_eq!((refused.header("retry-after"), refused.json()["error"]["message"].as_str()), (Some("600"), Some("back at one")));
+    assert_eq!(
+        (refused.header("retry-after"), refused.json()["error"]["message"].as_str()),
+        (Some("600"), Some("back at one"))
+    );
     assert_eq!(delete(&gateway), 204);
     assert_eq!(gateway.get("/x").text(), "here");
     gateway.wait_for_event("maintenance_ended", |_| true);
@@ -59,7 +62,14 @@ fn a_notice_that_can_not_be_shown_is_refused() {
     let upstream = RawUpstream::start(|_| Script::ok("here"));
     let gateway = Gateway::start(routes(&upstream));
     let long = format!("{{\"message\": \"{}\"}}", "x".repeat(501));
-    for body in ["nonsense", "{\"massage\": \"x\"}", "{\"message\": \"\"}", "{\"message\": \"a\\nb\"}", "{\"retry_after\": \"0s\"}", &long] {
+    for body in [
+        "nonsense",
+        "{\"massage\": \"x\"}",
+        "{\"message\": \"\"}",
+        "{\"message\": \"a\\nb\"}",
+        "{\"retry_after\": \"0s\"}",
+        &long,
+    ] {
         let refused = put(&gateway, body);
         assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (400, Some("invalid_body")), "{body}");
     }

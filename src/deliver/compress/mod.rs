@@ -230,8 +230,14 @@ mod tests {
         check("[br, zstd, gzip]", &[]);
         check("[br, gzip, br]", &["/2"]);
         check("{ codings: [gzip, gzip] }", &["/codings/1"]);
-        check("{ codings: [gzip], types: [json, text/event-stream, application/grpc] }", &["/types/1", "/types/2", "/types/0"]);
-        check("{ codings: [gzip], levels: { br: 12, zstd: 0, gzip: 10 } }", &["/levels/br", "/levels/zstd", "/levels/gzip"]);
+        check(
+            "{ codings: [gzip], types: [json, text/event-stream, application/grpc] }",
+            &["/types/1", "/types/2", "/types/0"],
+        );
+        check(
+            "{ codings: [gzip], levels: { br: 12, zstd: 0, gzip: 10 } }",
+            &["/levels/br", "/levels/zstd", "/levels/gzip"],
+        );
         assert!(rules("[]").0.is_none());
     }
 

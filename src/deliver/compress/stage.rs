@@ -49,7 +49,16 @@ impl Stage {
         let room = Arc::new(Room::take()?);
         metrics::of(coding).responses.inc();
         let encoder = State::New(levels);
-        Some(Self { coding, encoder, waiting: Vec::new(), waiting_bytes: 0, length, ended: false, trailers: None, room })
+        Some(Self {
+            coding,
+            encoder,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            length,
+            ended: false,
+            trailers: None,
+            room,
+        })
     }
 
     /// The next part of the body.
@@ -131,9 +140,8 @@ impl Stage {
     /// The next output; pending for ever where nothing is being done.
     pub(in crate::deliver) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
         let State::Working(done) = &mut self.encoder else { return Poll::Pending };
-        let (encoder, encoded) = ready!(done.poll_unpin(cx)).unwrap_or_else(|_| {
-            (Encoder::Finished, Err(io::Error::other("the encoder broke")))
-        });
+        let (encoder, encoded) = ready!(done.poll_unpin(cx))
+            .unwrap_or_else(|_| (Encoder::Finished, Err(io::Error::other("the encoder broke"))));
         Poll::Ready(self.done(encoder, encoded))
     }
 
