@@ -23,7 +23,7 @@ use tokio::time::sleep;
 
 use super::call_deadline::{self, GRPC_TIMEOUT};
 use super::classify::classify;
-use super::hold::{client_failed, show_whole};
+use super::hold::{UNDECODABLE, client_failed, show_whole};
 use super::http1::Http1;
 use super::http2::Http2;
 use super::local::Local;
@@ -740,6 +740,7 @@ impl Call<'_> {
         match error {
             UploadError::TooLarge => ForwardError::Refused(Refusal::BodyTooLarge { limit: self.policy.body_limit }),
             UploadError::Client(error) => client_failed(error),
+            UploadError::Undecodable => ForwardError::Refused(UNDECODABLE),
             UploadError::Stopped => ForwardError::Refused(Refusal::ContentStopped),
         }
     }

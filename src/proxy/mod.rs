@@ -7,6 +7,7 @@ mod access_log;
 mod arrival;
 mod cached;
 mod client_ip;
+mod error_pages;
 mod forwarded;
 mod idempotent;
 mod orphans;
@@ -33,9 +34,10 @@ use crate::forward::{ForwardError, Forwarder, RequestBody, UpstreamResponse, Wor
 use crate::guard::{Guard, Stage, Violation};
 use crate::identity::Identity;
 use crate::listener::{Connection, EarlyReject, Refuse};
+use crate::maintenance::Maintenance;
 use crate::pipeline::{EndState, ErrorBody, Exchange, Refusal, Scheme};
 use crate::proxy::arrival::Arrival;
-use crate::proxy::way::{Admitted, Decision, DefaultResponse, Stopped, request_filters};
+use crate::proxy::way::{Admitted, Decision, DefaultResponse, Stopped, Way, request_filters};
 use crate::state::State;
 use crate::telemetry::{IN_FLIGHT, refused};
 
@@ -86,6 +88,8 @@ pub struct Shared {
     pub orphans: Orphans,
     /// The connections that last.
     pub connections: Arc<Connections>,
+    /// Whether clients are turned away.
+    pub maintenance: Arc<Maintenance>,
     /// Whether special words in bodies trigger what clients want to be prepared for.
     pub mocks: bool,
 }
@@ -239,6 +243,10 @@ impl Proxy {
         exchange: &mut Exchange,
         admitted: &Admitted,
     ) -> Result<(), Unfinished> {
+        let response = match self.page_instead(response, client, exchange, admitted).await {
+            Ok(answered) => return answered,
+            Err(response) => response,
+        };
         let policy = &admitted.route().policy;
         match deliver(response, client, exchange, policy, admitted, &admitted.streaming(&self.shared)).await {
             Ok(Some(tunnel)) => {
@@ -254,7 +262,8 @@ impl Proxy {
         }
     }
 
-    /// Gives a client what an upstream said before; taps see it as they see everything that upstreams say.
+    /// Gives a client what an upstream said before; taps see it as they see everything that upstreams say, and it is
+    /// compressed as all of it is.
     async fn give_again(
         &self,
         client: &mut Client,
@@ -262,7 +271,8 @@ impl Proxy {
         admitted: &Admitted,
         (mut head, body): (Box<ResponseHeader>, Bytes),
     ) -> Result<(), Unfinished> {
-        if !admitted.route().chain.taps_responses() {
+        let chain = &admitted.route().chain;
+        if !chain.taps_responses() && chain.compress.is_none() && chain.error_pages.is_none() {
             admitted.on_response(exchange, &mut head);
             return answer(client, exchange, (head, body), admitted.route().policy.request, EndState::Done).await;
         }
@@ -306,7 +316,7 @@ impl Proxy {
 async fn stopped(
     client: &mut Client,
     exchange: &mut Exchange,
-    way: &impl ResponseFilters,
+    way: &impl Way,
     why: ForwardError,
 ) -> Result<(), Unfinished> {
     match why {
@@ -319,11 +329,16 @@ async fn stopped(
 async fn refuse(
     client: &mut Client,
     exchange: &mut Exchange,
-    way: &impl ResponseFilters,
+    way: &impl Way,
     refusal: Refusal,
 ) -> Result<(), Unfinished> {
     way.on_refusal(exchange);
-    let (mut head, body) = reply::refusal(&refusal, &exchange.request_id, client.request());
+    let (mut head, mut body) = reply::refusal(&refusal, &exchange.request_id, client.request());
+    if let Some(pages) = way.chain().error_pages.as_ref() {
+        let message = ErrorBody::of(&refusal).message;
+        let headers = &client.request().headers;
+        error_pages::put_page(pages, headers, exchange, &message, (&mut head, &mut body));
+    }
     way.on_response(exchange, &mut head);
     if ends_connection(&refusal) {
         client.close_after();

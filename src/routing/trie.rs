@@ -37,6 +37,17 @@ impl Params {
         path.get(self.range(index)?)
     }
 
+    /// The same, each at its place among `count` of them; those that this path does not capture are empty.
+    pub(super) fn placed(&self, places: &[usize], count: usize) -> Self {
+        let mut placed = Self { ranges: [(0, 0); CAPTURES_MAX], count: count.min(CAPTURES_MAX) as u8 };
+        for (own, place) in places.iter().enumerate() {
+            if let Some(range) = placed.ranges.get_mut(*place) {
+                *range = self.ranges[own];
+            }
+        }
+        placed
+    }
+
     pub(super) fn range(&self, index: usize) -> Option<Range<usize>> {
         let (start, end) = *self.ranges[..self.len()].get(index)?;
         Some(start as usize..end as usize)
