@@ -51,8 +51,8 @@ impl Drop for ActiveConfig {
 
 /// The runtime of a route.
 pub struct RouteRuntime {
-    /// Where its requests go; `None` if they are answered at once.
-    pub destination: Option<Destination>,
+    /// Where its requests go: one, or the parts of a split in its order; none if they are answered at once.
+    pub destinations: Vec<Destination>,
     /// Its series.
     pub metrics: Arc<RouteMetrics>,
 }
@@ -579,9 +579,11 @@ fn activate(
     let destinations: Vec<Destination> =
         snapshot.upstreams.iter().zip(&snapshot.services).zip(&lives).map(destination).collect();
     let activate_route = |route: &mut Route| {
-        let upstream = match route.action {
-            Action::Upstream(number) => Some(number),
-            Action::Redirect(_) | Action::Respond(_) => None,
+        let upstreams = route.action.upstreams();
+        // Where it has several, what adapts to an upstream goes by the one with most of the requests.
+        let upstream = match &route.action {
+            Action::Split(split) => upstreams.get(split.heaviest()).copied(),
+            _ => upstreams.first().copied(),
         };
         route.chain.activate(&Activation {
             identity: &runtime.identity,
@@ -590,7 +592,7 @@ fn activate(
             upstream: upstream.map(|it| &lives[it]),
         });
         RouteRuntime {
-            destination: upstream.map(|it| destinations[it].clone()),
+            destinations: upstreams.iter().map(|it| destinations[*it].clone()).collect(),
             metrics: RouteMetrics::of(&route.name),
         }
     };

@@ -20,7 +20,9 @@ use crate::identity::Roles;
 use crate::pipeline::{Filters, Scope, ServiceScope};
 use crate::routing::{MatchConfig, Table, Template, known_variable};
 use crate::services::{ServiceRegistry, ServiceSettings};
-use crate::upstream::{Priority, Source, Upstream, UpstreamKind, check_dependencies};
+use crate::upstream::{
+    Priority, Source, Split, SplitPartConfig, Upstream, UpstreamKind, check_dependencies, shares,
+};
 
 /// All routes and upstreams, compiled.
 #[derive(Debug)]
@@ -65,10 +67,28 @@ pub struct Route {
 pub enum Action {
     /// They go to the upstream of this number.
     Upstream(usize),
+    /// Several upstreams share them.
+    Split(Split),
     /// They are sent elsewhere.
     Redirect(Redirect),
     /// They are answered at once.
     Respond(Respond),
+}
+
+impl Action {
+    /// The numbers of the upstreams that requests go to: none, one, or the parts of a split.
+    pub fn upstreams(&self) -> Vec<usize> {
+        match self {
+            Self::Upstream(number) => vec![*number],
+            Self::Split(split) => split.parts().iter().map(|it| it.upstream).collect(),
+            Self::Redirect(_) | Self::Respond(_) => Vec::new(),
+        }
+    }
+
+    /// Whether requests are forwarded, and not answered at once.
+    pub fn forwards(&self) -> bool {
+        matches!(self, Self::Upstream(_) | Self::Split(_))
+    }
 }
 
 /// Where clients are sent.
@@ -100,7 +120,7 @@ pub struct Description {
     pub r#match: MatchConfig,
     /// The policies that it uses.
     pub r#use: Vec<String>,
-    /// What becomes of its requests: `{"upstream": …}`, `{"redirect": …}` or `{"respond": …}`.
+    /// What becomes of its requests: `{"upstream": …}`, `{"split": …}`, `{"redirect": …}` or `{"respond": …}`.
     pub action: Value,
     /// The protocols that it changes to, WebSocket aside.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -204,11 +224,14 @@ enum Place<'u> {
 
 /// Where the requests of a route leave the process and arrive.
 fn places<'u>(route: &Route, upstreams: &'u [Arc<Upstream>]) -> Vec<Place<'u>> {
-    let Action::Upstream(number) = route.action else { return Vec::new() };
-    let Some(upstream) = upstreams.get(number).filter(|it| it.kind == UpstreamKind::Remote) else { return Vec::new() };
-    let addresses = upstream.endpoints.iter().map(|it| Place::Address(it.address));
-    let sources = upstream.sources.iter().map(Place::Source);
-    [Place::Upstream(number)].into_iter().chain(addresses).chain(sources).collect()
+    let mut places = Vec::new();
+    for number in route.action.upstreams() {
+        let Some(upstream) = upstreams.get(number).filter(|it| it.kind == UpstreamKind::Remote) else { continue };
+        places.push(Place::Upstream(number));
+        places.extend(upstream.endpoints.iter().map(|it| Place::Address(it.address)));
+        places.extend(upstream.sources.iter().map(Place::Source));
+    }
+    places
 }
 
 /// Upstreams read paths in ways of their own. Where an open route leads to one whose other paths are protected, a path
@@ -417,7 +440,7 @@ impl Compiler<'_> {
             captures: self.table.captures(number),
             methods: &written.r#match.methods,
             websocket: written.r#match.websocket,
-            forwards: written.upstream.is_some(),
+            forwards: written.forwards(),
             watches: [HEALTH, METRICS].contains(&&*written.name),
             ..self.nowhere
         };
@@ -446,13 +469,28 @@ impl Compiler<'_> {
     }
 
     fn action(&self, number: usize, written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Action {
-        let chosen = [written.upstream.is_some(), written.redirect.is_some(), written.respond.is_some()];
+        let chosen = [
+            written.upstream.is_some(),
+            written.split.is_some(),
+            written.redirect.is_some(),
+            written.respond.is_some(),
+        ];
         if chosen.iter().filter(|it| **it).count() != 1 {
             let name =
                 if written.name.is_empty() { "the route".to_owned() } else { format!("route `{}`", written.name) };
             let diagnostic =
-                diagnostics.error(at, format!("{name} needs exactly one of upstream, redirect and respond"));
+                diagnostics.error(at, format!("{name} needs exactly one of upstream, split, redirect and respond"));
             diagnostic.help("say where its requests go, or how they are answered");
+        }
+        if written.split_by.is_some() && written.split.is_none() {
+            diagnostics
+                .error_at_key(&at.key("split_by"), "there is no `split` that this could decide about")
+                .help("list the upstreams that share the requests under `split`, or remove it");
+        }
+        if let Some(parts) = &written.split {
+            let places = (&at.key("split"), &at.key("split_by"));
+            let find = |name: &str, at: &At<'_>, diagnostics: &mut Diagnostics| self.upstream(name, at, diagnostics);
+            return Action::Split(Split::compile(parts, written.split_by.as_ref(), places, diagnostics, find));
         }
         if let Some(redirect) = &written.redirect {
             return Action::Redirect(self.redirect(number, redirect, &at.key("redirect"), diagnostics));
@@ -576,7 +614,7 @@ fn check_upgrade(written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnosti
             _ => continue,
         };
     }
-    if !written.upgrade.is_empty() && written.upstream.is_none() {
+    if !written.upgrade.is_empty() && !written.forwards() {
         diagnostics.error(at, "only an upstream can change protocols").help("leave `upgrade` out, or name an upstream");
     }
 }
@@ -602,16 +640,11 @@ fn warn_of_times(layers: &[Layer<'_>], policy: &Policy, diagnostics: &mut Diagno
 }
 
 fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, policy: &Policy) -> Description {
-    let action = match (&written.upstream, &written.redirect, &written.respond) {
-        (Some(upstream), ..) => serde_json::json!({ "upstream": upstream }),
-        (_, Some(redirect), _) => serde_json::json!({ "redirect": json(redirect) }),
-        (_, _, respond) => serde_json::json!({ "respond": json(respond) }),
-    };
     Description {
         name: written.name.clone(),
         r#match: written.r#match.shown(),
         r#use: written.r#use.clone(),
-        action,
+        action: describe_action(written),
         upgrade: written.upgrade.clone(),
         path_parameters: layers.iter().rev().find_map(|it| it.settings.path_parameters).unwrap_or_default(),
         priority: layers.iter().rev().find_map(|it| it.settings.priority),
@@ -624,6 +657,24 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, poli
         ]),
         body_limit: ByteSize(policy.body_limit),
         digest: 0,
+    }
+}
+
+fn describe_action(written: &RouteConfig) -> Value {
+    let RouteConfig { upstream, split, redirect, respond, .. } = written;
+    if let Some(upstream) = upstream {
+        return serde_json::json!({ "upstream": upstream });
+    }
+    if let Some(split) = split {
+        let share = |(it, share): (&SplitPartConfig, (Arc<str>, f64))| {
+            serde_json::json!({ "upstream": it.upstream, "weight": it.weight, "percent": share.1 })
+        };
+        let parts: Vec<Value> = split.iter().zip(shares(split)).map(share).collect();
+        return serde_json::json!({ "split": parts, "split_by": json(&written.split_by) });
+    }
+    match redirect {
+        Some(redirect) => serde_json::json!({ "redirect": json(redirect) }),
+        None => serde_json::json!({ "respond": json(respond) }),
     }
 }
 

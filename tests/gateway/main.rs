@@ -71,6 +71,7 @@ mod silence;
 mod slow_clients;
 mod start;
 mod state;
+mod splits;
 mod statics;
 mod sticky;
 mod stop;
