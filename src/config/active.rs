@@ -173,6 +173,7 @@ fn named_files(process: &Process, tokens: &Tokens, snapshot: &Snapshot) -> Vec<P
             .filter_map(|it| it.chain.body_rules.as_ref().and_then(BodyRules::files))
             .map(Path::to_owned),
     );
+    files.extend(snapshot.routes.iter().filter_map(|it| it.chain.basic.as_ref()).map(|it| it.file().to_owned()));
     files.extend_from_slice(tokens.files());
     files.extend(snapshot.upstreams.iter().filter_map(|it| it.tls.as_ref()).flat_map(|it| it.files().to_vec()));
     files

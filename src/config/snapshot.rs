@@ -143,9 +143,9 @@ pub struct Description {
 }
 
 impl Route {
-    /// Whether it asks who calls.
+    /// Whether it is not for everybody.
     fn is_protected(&self) -> bool {
-        self.chain.auth.is_some()
+        self.chain.auth.is_some() || self.chain.basic.is_some() || self.chain.networks.is_some()
     }
 }
 
@@ -237,7 +237,11 @@ fn places<'u>(route: &Route, upstreams: &'u [Arc<Upstream>]) -> Vec<Place<'u>> {
 /// Upstreams read paths in ways of their own. Where an open route leads to one whose other paths are protected, a path
 /// that is read in two ways leads past the protection.
 fn warn_of_open_ways(routes: &[Route], upstreams: &[Arc<Upstream>], table: &Table, diagnostics: &mut Diagnostics) {
-    let is_open = |it: &Route| it.chain.auth.as_ref().is_none_or(Auth::lets_everybody_pass);
+    let is_open = |it: &Route| {
+        let chain = &it.chain;
+        let by_auth = chain.auth.as_ref().is_none_or(Auth::lets_everybody_pass);
+        by_auth && chain.basic.is_none() && chain.networks.is_none()
+    };
     let mut protected: HashMap<Place<'_>, Vec<usize>> = HashMap::new();
     for (number, route) in routes.iter().enumerate().filter(|(_, it)| !is_open(it)) {
         places(route, upstreams).into_iter().for_each(|it| protected.entry(it).or_default().push(number));

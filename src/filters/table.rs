@@ -19,7 +19,7 @@ use super::request_id::RequestIds;
 use super::response_headers::ResponseHeaders;
 use super::settings::{Activation, BuiltIn, Layer, StepDescription};
 use super::trace_context::Traces;
-use super::{BodyRules, Cors, Idempotency, Rewrite, Security};
+use super::{Basic, BodyRules, Cors, Deprecated, Idempotency, Networks, Rewrite, Security};
 use crate::base::{At, Diagnostics};
 use crate::cache::Rules;
 use crate::deliver::{EventRules, WebSocketRules};
@@ -206,14 +206,20 @@ table! {
         response_headers: ResponseHeaders,
         /// Behind everything that makes a response what it is: only what is missing is added.
         security_headers: Security,
+        /// First of those that may refuse: it is the cheapest, and who may not be here shall cost nothing.
+        networks: Networks,
         /// Before everything that requires credentials: a preflight carries none.
         cors: Cors,
         /// Before credentials are looked at: guessing them counts, too.
         rate_limits: RateLimits,
         /// Before all work for a caller: from here on the caller is known, and permitted.
         auth: Auth,
+        /// In the place of `auth`, on routes for people with a browser and nothing else.
+        basic: Basic,
         /// Now that the caller is known. A repetition of a request counts, too.
         principal_limits: PrincipalLimits,
+        /// Now that the caller is known, too: it is counted who still calls.
+        deprecated: Deprecated,
         /// Before the body is read: what can be refused by its head is.
         body_rules: BodyRules,
         /// Behind all that admits, so that they see only requests that may be here; before anything is remembered of
