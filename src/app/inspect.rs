@@ -281,6 +281,9 @@ fn described(out: &mut String, description: &Description) {
         let _ = writeln!(out, "{word:<10} {}", list.join(", "));
     }
     let _ = writeln!(out, "goes to    {}", goes_to(&description.action));
+    if let Some(mirror) = &description.mirror {
+        let _ = writeln!(out, "copied     {} % to {}", mirror.percent, mirror.upstream);
+    }
     let _ = writeln!(out, "\nsteps, in order");
     for (number, step) in description.steps.iter().enumerate() {
         // `jwt: {}` says something: that tokens are required.
@@ -376,6 +379,13 @@ fn goes_to(action: &Value) -> String {
         };
         let parts: Vec<String> = parts.iter().map(part).collect();
         return format!("split {}, {}", parts.join(", "), kept_by(&action["split_by"]));
+    }
+    if let Some(parts) = action["aggregate"].as_object() {
+        let part = |(name, it): (&String, &Value)| {
+            let required = if it["required"] == true { " (required)" } else { "" };
+            format!("{name} of {}{required}", it["upstream"].as_str().unwrap_or_default())
+        };
+        return format!("aggregate {}", parts.iter().map(part).collect::<Vec<_>>().join(", "));
     }
     if let Some(to) = action["redirect"]["to"].as_str() {
         return format!("redirect {to}");

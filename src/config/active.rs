@@ -18,7 +18,7 @@ use crate::config::secret_values::SecretValues;
 use crate::config::snapshot::{Action, Known, Route, Snapshot};
 use crate::filters::rate_limit::Limits;
 use crate::filters::{Activation, BodyRules};
-use crate::forward::{Destination, Destinations};
+use crate::forward::{Destination, Destinations, MirrorRuntime};
 use crate::identity::{Identity, Roles, Tokens};
 use crate::listener::{Certificates, TlsError, report_kept};
 use crate::pipeline::Filters;
@@ -53,6 +53,8 @@ impl Drop for ActiveConfig {
 pub struct RouteRuntime {
     /// Where its requests go: one, or the parts of a split in its order; none if they are answered at once.
     pub destinations: Vec<Destination>,
+    /// What copies its requests.
+    pub mirror: Option<Arc<MirrorRuntime>>,
     /// Its series.
     pub metrics: Arc<RouteMetrics>,
 }
@@ -593,7 +595,14 @@ fn activate(
             upstream: upstream.map(|it| &lives[it]),
         });
         RouteRuntime {
-            destinations: upstreams.iter().map(|it| destinations[*it].clone()).collect(),
+            destinations: match &route.action {
+                Action::Aggregate(it) => vec![Destination::Local("aggregate".into(), Arc::new(it.clone()))],
+                _ => upstreams.iter().map(|it| destinations[*it].clone()).collect(),
+            },
+            mirror: route.mirror.clone().map(|mirror| {
+                let destination = destinations[mirror.upstream].clone();
+                MirrorRuntime::new(mirror, destination, &route.policy, &route.name)
+            }),
             metrics: RouteMetrics::of(&route.name),
         }
     };

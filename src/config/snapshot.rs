@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
@@ -15,11 +16,11 @@ use crate::config::idle;
 use crate::config::routes_file::{RedirectConfig, RespondConfig, RouteConfig, RoutesFile};
 use crate::filters::auth::{Auth, AuthConfig};
 use crate::filters::{Chain, Layer, PolicyConfig, StepDescription};
-use crate::forward::{Policy, TimeoutsConfig};
+use crate::forward::{Mirror, MirrorConfig, Policy, TimeoutsConfig};
 use crate::identity::Roles;
 use crate::pipeline::{Filters, Scope, ServiceScope};
 use crate::routing::{MatchConfig, Table, Template, known_variable};
-use crate::services::{ServiceRegistry, ServiceSettings};
+use crate::services::{Aggregate, ServiceRegistry, ServiceSettings};
 use crate::upstream::{
     Priority, Source, Split, SplitPartConfig, Upstream, UpstreamKind, check_dependencies, shares,
 };
@@ -54,6 +55,8 @@ pub struct Route {
     pub policy: Policy,
     /// What becomes of its requests.
     pub action: Action,
+    /// Which of them are copied, and where to.
+    pub mirror: Option<Mirror>,
     /// Whether it lists the hosts that it takes, each by its whole name: a request of its names one of ours.
     pub verifies_host: bool,
     /// Whether paths with parameters are for it to take: `/a;v=1/b`.
@@ -69,6 +72,8 @@ pub enum Action {
     Upstream(usize),
     /// Several upstreams share them.
     Split(Split),
+    /// Several upstreams answer them together.
+    Aggregate(Aggregate),
     /// They are sent elsewhere.
     Redirect(Redirect),
     /// They are answered at once.
@@ -76,18 +81,19 @@ pub enum Action {
 }
 
 impl Action {
-    /// The numbers of the upstreams that requests go to: none, one, or the parts of a split.
+    /// The numbers of the upstreams that requests go to: none, one, or those of the parts.
     pub fn upstreams(&self) -> Vec<usize> {
         match self {
             Self::Upstream(number) => vec![*number],
             Self::Split(split) => split.parts().iter().map(|it| it.upstream).collect(),
+            Self::Aggregate(aggregate) => aggregate.upstreams().collect(),
             Self::Redirect(_) | Self::Respond(_) => Vec::new(),
         }
     }
 
     /// Whether requests are forwarded, and not answered at once.
     pub fn forwards(&self) -> bool {
-        matches!(self, Self::Upstream(_) | Self::Split(_))
+        matches!(self, Self::Upstream(_) | Self::Split(_) | Self::Aggregate(_))
     }
 }
 
@@ -120,8 +126,11 @@ pub struct Description {
     pub r#match: MatchConfig,
     /// The policies that it uses.
     pub r#use: Vec<String>,
-    /// What becomes of its requests: `{"upstream": …}`, `{"split": …}`, `{"redirect": …}` or `{"respond": …}`.
+    /// What becomes of its requests: `{"upstream": …}`, `{"split": …}`, `{"aggregate": …}`, `{"redirect": …}` or `{"respond": …}`.
     pub action: Value,
+    /// Which of its requests are copied, and where to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<MirrorConfig>,
     /// The protocols that it changes to, WebSocket aside.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub upgrade: Vec<String>,
@@ -453,7 +462,8 @@ impl Compiler<'_> {
         let chain = Chain::compile(&layers, &scope, diagnostics);
         let policy = policy(&layers);
         warn_of_times(&layers, &policy, diagnostics);
-        let action = self.action(number, written, at, diagnostics);
+        let action = self.action((number, policy.request), written, at, diagnostics);
+        let mirror = self.mirror(written, &at.key("mirror"), diagnostics);
         check_upgrade(written, &at.key("upgrade"), diagnostics);
         // Those that every gateway has are not in the file.
         let shown = self.shown.routes.get(number).unwrap_or(written);
@@ -466,16 +476,24 @@ impl Compiler<'_> {
             chain,
             policy,
             action,
+            mirror,
             verifies_host: !hosts.is_empty() && !hosts.iter().any(|it| it.contains('*')),
             takes_parameters: description.path_parameters,
             description,
         }
     }
 
-    fn action(&self, number: usize, written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Action {
+    fn action(
+        &self,
+        (number, request): (usize, Duration),
+        written: &RouteConfig,
+        at: &At<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Action {
         let chosen = [
             written.upstream.is_some(),
             written.split.is_some(),
+            written.aggregate.is_some(),
             written.redirect.is_some(),
             written.respond.is_some(),
         ];
@@ -483,7 +501,7 @@ impl Compiler<'_> {
             let name =
                 if written.name.is_empty() { "the route".to_owned() } else { format!("route `{}`", written.name) };
             let diagnostic =
-                diagnostics.error(at, format!("{name} needs exactly one of upstream, split, redirect and respond"));
+                diagnostics.error(at, format!("{name} needs exactly one of upstream, split, aggregate, redirect and respond"));
             diagnostic.help("say where its requests go, or how they are answered");
         }
         if written.split_by.is_some() && written.split.is_none() {
@@ -496,6 +514,12 @@ impl Compiler<'_> {
             let find = |name: &str, at: &At<'_>, diagnostics: &mut Diagnostics| self.upstream(name, at, diagnostics);
             return Action::Split(Split::compile(parts, written.split_by.as_ref(), places, diagnostics, find));
         }
+        if let Some(parts) = &written.aggregate {
+            check_aggregate(written, at, diagnostics);
+            let find = |name: &str, at: &At<'_>, diagnostics: &mut Diagnostics| self.upstream(name, at, diagnostics);
+            let of = (&*written.name, self.table.captures(number));
+            return Action::Aggregate(Aggregate::compile(of, parts, request, &at.key("aggregate"), diagnostics, find));
+        }
         if let Some(redirect) = &written.redirect {
             return Action::Redirect(self.redirect(number, redirect, &at.key("redirect"), diagnostics));
         }
@@ -505,6 +529,23 @@ impl Compiler<'_> {
         let respond = written.respond.clone().unwrap_or_default();
         check_body(&respond, self.table.captures(number), &at.key("respond").key("body"), diagnostics);
         Action::Respond(Respond::compile(&respond, &at.key("respond"), diagnostics))
+    }
+
+    fn mirror(&self, written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Mirror> {
+        let config = written.mirror.as_ref()?;
+        if !written.forwards() {
+            diagnostics
+                .error(at, "only requests that go to an upstream are copied")
+                .help("leave `mirror` out, or name an upstream");
+        }
+        let originals = RouteConfig { mirror: None, ..written.clone() };
+        if originals.upstreams().any(|it| it == config.upstream) {
+            diagnostics
+                .error(&at.key("upstream"), format!("upstream `{}` has the original already", config.upstream))
+                .help("name another upstream: everything would be done twice there");
+        }
+        let upstream = self.upstream(&config.upstream, &at.key("upstream"), diagnostics);
+        Some(Mirror::compile(config, upstream, at, diagnostics))
     }
 
     fn upstream(&self, name: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> usize {
@@ -537,6 +578,21 @@ impl Compiler<'_> {
         }
         let to = Template::compile(&written.to, self.table.captures(number), &at.key("to"), diagnostics);
         Redirect { status: StatusCode::from_u16(status).unwrap_or(StatusCode::PERMANENT_REDIRECT), to }
+    }
+}
+
+/// Parts are asked with GET, and what is asked of them stands in the parts.
+fn check_aggregate(written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnostics) {
+    let methods = &written.r#match.methods;
+    if methods.is_empty() || methods.iter().any(|it| it != "GET" && it != "HEAD") {
+        diagnostics
+            .error(&at.key("aggregate"), "several upstreams can answer GET together, and nothing else")
+            .help("write `methods: [GET]` in the route's `match`");
+    }
+    if written.rewrite.as_ref().is_some_and(|it| it.path.is_some()) {
+        diagnostics
+            .error(&at.key("rewrite").key("path"), "the parts have paths of their own")
+            .help("leave it out; captures of the match can stand in the `path` of each part");
     }
 }
 
@@ -618,7 +674,8 @@ fn check_upgrade(written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnosti
             _ => continue,
         };
     }
-    if !written.upgrade.is_empty() && !written.forwards() {
+    let alone = written.upstream.is_some() || written.split.is_some();
+    if !written.upgrade.is_empty() && !alone {
         diagnostics.error(at, "only an upstream can change protocols").help("leave `upgrade` out, or name an upstream");
     }
 }
@@ -649,6 +706,7 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, poli
         r#match: written.r#match.shown(),
         r#use: written.r#use.clone(),
         action: describe_action(written),
+        mirror: written.mirror.clone(),
         upgrade: written.upgrade.clone(),
         path_parameters: layers.iter().rev().find_map(|it| it.settings.path_parameters).unwrap_or_default(),
         priority: layers.iter().rev().find_map(|it| it.settings.priority),
@@ -665,7 +723,7 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, poli
 }
 
 fn describe_action(written: &RouteConfig) -> Value {
-    let RouteConfig { upstream, split, redirect, respond, .. } = written;
+    let RouteConfig { upstream, split, aggregate, redirect, respond, .. } = written;
     if let Some(upstream) = upstream {
         return serde_json::json!({ "upstream": upstream });
     }
@@ -675,6 +733,9 @@ fn describe_action(written: &RouteConfig) -> Value {
         };
         let parts: Vec<Value> = split.iter().zip(shares(split)).map(share).collect();
         return serde_json::json!({ "split": parts, "split_by": json(&written.split_by) });
+    }
+    if let Some(parts) = aggregate {
+        return serde_json::json!({ "aggregate": json(parts) });
     }
     match redirect {
         Some(redirect) => serde_json::json!({ "redirect": json(redirect) }),

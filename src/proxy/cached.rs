@@ -192,12 +192,13 @@ impl Proxy {
     ) -> Result<UpstreamResponse, ForwardError> {
         let mut request = RequestHeader::clone(&client.shared_request());
         fill.ask_on_conditions(&mut request);
+        let mut copy = self.copy(client, exchange, admitted);
         loop {
             let interim = |head: &mut ResponseHeader| admitted.on_interim(head);
             let taps = exchange.request_taps.take();
             let edited = exchange.edited.request.clone();
             let body = RequestBody::of(client, exchange.body.clone());
-            let body = body.with_taps(taps).with_edited(edited).with_interim(&interim);
+            let body = body.with_taps(taps).with_copy(copy.take()).with_edited(edited).with_interim(&interim);
             let Exchange { context, attempt, .. } = &mut *exchange;
             let response = self.forwarder(admitted).forward(&request, body, context, attempt).await?;
             if !is_about_something_else(fill, &response.head) {

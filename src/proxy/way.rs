@@ -24,7 +24,7 @@ use crate::filters::{self, Reservation, ReserveOutcome, StoredResponse};
 use crate::forward::{Destination, ForwardError, call_deadline, hold_body, show_whole, unless_gone};
 use crate::http as codec;
 use crate::identity::ClientCertificate;
-use crate::pipeline::{Exchange, Refusal, RequestContext, Stop, Taps};
+use crate::pipeline::{Exchange, Parts, Refusal, RequestContext, Stop, Taps};
 use crate::proxy::arrival::Arrival;
 use crate::proxy::{Shared, cached, reply, strict, upgrade};
 use crate::upstream::split_key;
@@ -201,7 +201,7 @@ pub(super) async fn request_filters(
         Err(Early::Ended(why)) => return Err(Stopped { admitted: Some(admitted), why }),
     }
     match &admitted.route().action {
-        Action::Upstream(_) | Action::Split(_) => Ok(Decision::Forward(admitted)),
+        Action::Upstream(_) | Action::Split(_) | Action::Aggregate(_) => Ok(Decision::Forward(admitted)),
         Action::Redirect(redirect) => match redirected(redirect, exchange, client.request(), &params) {
             Some(head) => Ok(Decision::Respond(admitted, head, Bytes::new())),
             None => {
@@ -237,6 +237,10 @@ async fn filter(
     chain.before_the_body(&mut context).await?;
     drop(context);
     choose_part(admitted, exchange, client.request());
+    if let Action::Aggregate(aggregate) = &admitted.route().action {
+        let targets = aggregate.targets(params, client.request().uri.path());
+        exchange.parts = Some(Arc::new(Parts::new(targets)));
+    }
     balance_by(admitted, exchange, client.request_mut(), params);
     as_taps_can_read_it(chain, client)?;
     let reservation = match reserve(admitted, shared, exchange, client).await? {

@@ -12,6 +12,7 @@
 mod differential;
 
 mod accounts;
+mod aggregates;
 mod alerts;
 mod answers;
 mod auth;
@@ -56,6 +57,7 @@ mod long_lived;
 mod matrix;
 mod media_types;
 mod messages;
+mod mirrors;
 mod oidc;
 mod outcomes;
 mod outliers;
