@@ -7,8 +7,11 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::HeaderValue;
 use moongate::base::{At, Diagnostics};
-use moongate::filters::{Chain, Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Security, request_id, trace_context};
+use moongate::filters::{
+    Chain, Cors, CorsConfig, Filling, HeaderEdits, HeaderEditsConfig, SecurityHeaders, request_id, trace_context,
+};
 use moongate::pipeline::{Exchange, Filter, Kind, Scheme, Scope, Tap, Taps, Unit, Verdict};
+use moongate::routing::{Captures, Params};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 fn request() -> RequestHeader {
@@ -37,8 +40,9 @@ fn walk(criterion: &mut Criterion) {
     let mut diagnostics = Diagnostics::default();
     let cors = CorsConfig { origins: vec!["http://localhost:*".to_owned()], ..CorsConfig::default() };
     let cors = Cors::compile(&cors, &Scope::nowhere(), &At::ROOT, &mut diagnostics).expect("a policy");
-    let edits = HeaderEdits::compile(&HeaderEditsConfig::default(), &At::ROOT, &mut diagnostics);
+    let edits = HeaderEdits::compile(&HeaderEditsConfig::default(), Captures::default(), &At::ROOT, &mut diagnostics);
     let origin = HeaderValue::from_static("http://localhost:1");
+    let params = Params::default();
 
     criterion.bench_function("filters: way in", |bencher| {
         bencher.iter_batched_ref(
@@ -52,16 +56,16 @@ fn walk(criterion: &mut Criterion) {
                     written.extend_from_slice(name.as_str().as_bytes());
                     value.iter().for_each(|it| written.extend_from_slice(it));
                 });
-                edits.on_request(request);
+                edits.on_request(request, &Filling::of(&exchange, None, "/", &params));
                 black_box((exchange, written));
             },
             BatchSize::SmallInput,
         );
     });
     for (name, security, with_cors) in [
-        ("plain", Security::Off, false),
-        ("security fields", Security::Strict, false),
-        ("both", Security::Strict, true),
+        ("plain", None, false),
+        ("security fields", Some(SecurityHeaders::OWN), false),
+        ("both", Some(SecurityHeaders::OWN), true),
     ] {
         let mut exchange = Exchange::new(client, Scheme::Http);
         exchange.origin = cors.origin(Some(&origin));
@@ -72,8 +76,10 @@ fn walk(criterion: &mut Criterion) {
                     if with_cors {
                         cors.on_response(&mut exchange, answer);
                     }
-                    security.add_to(&exchange, answer);
-                    edits.on_response(answer);
+                    if let Some(security) = security {
+                        security.add_to(&exchange, answer);
+                    }
+                    edits.on_response(answer, None);
                     request_id::on_response(&exchange, answer);
                 },
                 BatchSize::SmallInput,

@@ -18,7 +18,7 @@ use crate::config::secret_values::SecretValues;
 use crate::config::snapshot::{Action, Known, Route, Snapshot};
 use crate::filters::rate_limit::Limits;
 use crate::filters::{Activation, BodyRules};
-use crate::forward::{Destination, Destinations};
+use crate::forward::{Destination, Destinations, MirrorRuntime};
 use crate::identity::{Identity, Roles, Tokens};
 use crate::listener::{Certificates, TlsError, report_kept};
 use crate::pipeline::Filters;
@@ -51,8 +51,10 @@ impl Drop for ActiveConfig {
 
 /// The runtime of a route.
 pub struct RouteRuntime {
-    /// Where its requests go; `None` if they are answered at once.
-    pub destination: Option<Destination>,
+    /// Where its requests go: one, or the parts of a split in its order; none if they are answered at once.
+    pub destinations: Vec<Destination>,
+    /// What copies its requests.
+    pub mirror: Option<Arc<MirrorRuntime>>,
     /// Its series.
     pub metrics: Arc<RouteMetrics>,
 }
@@ -175,6 +177,7 @@ fn named_files(process: &Process, tokens: &Tokens, snapshot: &Snapshot) -> Vec<P
     );
     let pages = snapshot.routes.iter().map(|it| &it.chain).chain([&snapshot.defaults]);
     files.extend(pages.filter_map(|it| it.error_pages.as_ref()).flat_map(|it| it.files().to_vec()));
+    files.extend(snapshot.routes.iter().filter_map(|it| it.chain.basic.as_ref()).map(|it| it.file().to_owned()));
     files.extend_from_slice(tokens.files());
     files.extend(snapshot.upstreams.iter().filter_map(|it| it.tls.as_ref()).flat_map(|it| it.files().to_vec()));
     files
@@ -581,9 +584,11 @@ fn activate(
     let destinations: Vec<Destination> =
         snapshot.upstreams.iter().zip(&snapshot.services).zip(&lives).map(destination).collect();
     let activate_route = |route: &mut Route| {
-        let upstream = match route.action {
-            Action::Upstream(number) => Some(number),
-            Action::Redirect(_) | Action::Respond(_) => None,
+        let upstreams = route.action.upstreams();
+        // Where it has several, what adapts to an upstream goes by the one with most of the requests.
+        let upstream = match &route.action {
+            Action::Split(split) => upstreams.get(split.heaviest()).copied(),
+            _ => upstreams.first().copied(),
         };
         route.chain.activate(&Activation {
             identity: &runtime.identity,
@@ -592,7 +597,14 @@ fn activate(
             upstream: upstream.map(|it| &lives[it]),
         });
         RouteRuntime {
-            destination: upstream.map(|it| destinations[it].clone()),
+            destinations: match &route.action {
+                Action::Aggregate(it) => vec![Destination::Local("aggregate".into(), Arc::new(it.clone()))],
+                _ => upstreams.iter().map(|it| destinations[*it].clone()).collect(),
+            },
+            mirror: route.mirror.clone().map(|mirror| {
+                let destination = destinations[mirror.upstream].clone();
+                MirrorRuntime::new(mirror, destination, &route.policy, &route.name)
+            }),
             metrics: RouteMetrics::of(&route.name),
         }
     };

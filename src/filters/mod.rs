@@ -6,16 +6,19 @@ pub mod auth;
 pub mod request_id;
 pub mod trace_context;
 
+mod basic;
 mod body_rules;
 mod cache;
 mod compress;
 mod cors;
 mod custom;
+mod deprecated;
 mod error_pages;
 mod filling;
 mod forwarded;
 mod header_edits;
 mod idempotency;
+mod networks;
 pub mod rate_limit;
 mod rbac;
 mod request_headers;
@@ -28,12 +31,15 @@ mod table;
 
 use http::HeaderValue;
 
+pub use basic::{Basic, BasicConfig};
 pub use body_rules::{BodyRules, BodyRulesConfig, SchemaConfig};
 pub use cors::{Cors, CorsConfig, announced_method};
+pub use deprecated::{Deprecated, DeprecatedConfig};
 pub use error_pages::{ErrorPages, ErrorPagesConfig, Page, PageFacts};
 pub use filling::{Filling, named_host};
 pub use header_edits::{HeaderEdits, HeaderEditsConfig};
 pub use idempotency::{Idempotency, IdempotencyConfig, IdempotencyKey, Reservation, ReserveOutcome, StoredResponse};
+pub use networks::{Networks, NetworksConfig};
 pub use rate_limit::{RateLimitConfig, RateLimits};
 pub use response_headers::{HeadersConfig, ResponseHeaders};
 pub use rewrite::{Rewrite, RewriteConfig, keep_authority};

@@ -11,7 +11,8 @@ use super::auth::AuthConfig;
 use super::custom::FiltersConfig;
 use super::rate_limit::{Limits, RateLimitConfig};
 use super::{
-    CorsConfig, ErrorPagesConfig, HeaderEditsConfig, HeadersConfig, IdempotencyConfig, RewriteConfig, SchemaConfig,
+    BasicConfig, CorsConfig, DeprecatedConfig, ErrorPagesConfig, HeaderEditsConfig, HeadersConfig, IdempotencyConfig,
+    RewriteConfig, SchemaConfig,
 };
 use crate::base::{At, ByteSize, Diagnostics};
 use crate::cache::CacheConfig;
@@ -44,6 +45,15 @@ pub struct PolicyConfig {
     /// Who may call. Without it, everybody. A route's own takes the place of what its policies and `defaults` say, as
     /// a whole.
     pub auth: Option<AuthConfig>,
+    /// Asks for a name and a password, which are checked against a file. In the place of `auth`.
+    pub basic: Option<BasicConfig>,
+    /// Networks that clients may call from, such as `10.0.0.0/8`: those and no others. Without it, any. The list of the
+    /// route takes the place of that of its policies, and so on.
+    pub allow_ips: Option<Vec<String>>,
+    /// Networks that clients may not call from. It wins over `allow_ips`.
+    pub deny_ips: Option<Vec<String>>,
+    /// Since when the route is on its way out. Clients are told, and it is counted who still calls.
+    pub deprecated: Option<DeprecatedConfig>,
     /// How many requests may come. The lists of `defaults`, of policies and of the route all apply, but
     /// where a list speaks of a `per`, earlier lists have no say about it. A limit counts over all
     /// routes that take it from the same place.

@@ -20,7 +20,7 @@ use super::request_id::RequestIds;
 use super::response_headers::ResponseHeaders;
 use super::settings::{Activation, BuiltIn, Layer, StepDescription};
 use super::trace_context::Traces;
-use super::{BodyRules, Cors, ErrorPages, Idempotency, Rewrite, SecurityHeaders};
+use super::{Basic, BodyRules, Cors, Deprecated, ErrorPages, Idempotency, Networks, Rewrite, SecurityHeaders};
 use crate::base::{At, Diagnostics};
 use crate::cache::Rules;
 use crate::deliver::{CompressRules, EventRules, WebSocketRules};
@@ -212,14 +212,20 @@ table! {
         /// Behind the cache, which keeps one form, and before the operator's word about fields. On the way in it only notes
         /// what the client accepts, before anything changes that.
         compress: CompressRules,
+        /// First of those that may refuse: it is the cheapest, and who may not be here shall cost nothing.
+        networks: Networks,
         /// Before everything that requires credentials: a preflight carries none.
         cors: Cors,
         /// Before credentials are looked at: guessing them counts, too.
         rate_limits: RateLimits,
         /// Before all work for a caller: from here on the caller is known, and permitted.
         auth: Auth,
+        /// In the place of `auth`, on routes for people with a browser and nothing else.
+        basic: Basic,
         /// Now that the caller is known. A repetition of a request counts, too.
         principal_limits: PrincipalLimits,
+        /// Now that the caller is known, too: it is counted who still calls.
+        deprecated: Deprecated,
         /// Before the body is read: what can be refused by its head is.
         body_rules: BodyRules,
         /// Behind all that admits, so that they see only requests that may be here; before anything is remembered of

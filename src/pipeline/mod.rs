@@ -24,7 +24,10 @@ pub use forwarded_headers::{
 pub use rate_limit_status::{Charge, Charges, RateLimitStatus};
 pub use recording::Recording;
 pub use refusal::{BodyFault, Missing, Refusal};
-pub use request::{AnswerCoding, AttemptInfo, Context, Exchange, MatchedTarget, Origin, Proxied, Scheme, TraceContext};
+pub use request::{
+    AnswerCoding, AttemptInfo, Context, Exchange, MatchedTarget, Origin, PartOutcome, Parts, Proxied, Scheme,
+    TraceContext,
+};
 pub use service::{
     CallFuture, Configurable, LocalFuture, LocalService, ServiceScope, UpgradeSlot, Upstreams, refused, take_refusal,
     whole_body,

@@ -27,6 +27,8 @@ pub enum Refusal {
     },
     /// The caller may not do this.
     Forbidden(Box<Missing>),
+    /// The route is not for clients of this network.
+    AddressNotAllowed,
     /// Who the caller is can't be verified now: keys or records can't be reached.
     IdentityUnavailable,
     /// A filter stopped the request for what its body says.
@@ -216,7 +218,8 @@ impl Refusal {
                 roles: vec!["operator".to_owned()],
                 ..Missing::default()
             })),
-            Self::Forbidden(_) => Self::ContentStopped,
+            Self::Forbidden(_) => Self::AddressNotAllowed,
+            Self::AddressNotAllowed => Self::ContentStopped,
             Self::ContentStopped => Self::RouteNotFound,
             Self::RouteNotFound => Self::MethodNotAllowed { allow: "GET, HEAD".to_owned() },
             Self::MethodNotAllowed { .. } => Self::MethodNotSupported,

@@ -30,7 +30,7 @@ use crate::client::Client;
 use crate::config::Configuration;
 use crate::connections::Connections;
 use crate::deliver::{ResponseFilters, Tunnel, Undelivered, deliver};
-use crate::forward::{ForwardError, Forwarder, RequestBody, UpstreamResponse, Worker};
+use crate::forward::{BodyCopy, ForwardError, Forwarder, RequestBody, UpstreamResponse, Worker};
 use crate::guard::{Guard, Stage, Violation};
 use crate::identity::Identity;
 use crate::listener::{Connection, EarlyReject, Refuse};
@@ -219,13 +219,23 @@ impl Proxy {
         let interim = |head: &mut ResponseHeader| admitted.on_interim(head);
         let taps = exchange.request_taps.take_if(|_| !client.wants_upgrade()); // else the tunnel takes them
         let edited = exchange.edited.request.clone();
+        let copy = self.copy(client, exchange, admitted);
         let body = RequestBody::of(client, exchange.body.clone());
-        let body = body.with_taps(taps).with_edited(edited).with_interim(&interim);
+        let body = body.with_taps(taps).with_copy(copy).with_edited(edited).with_interim(&interim);
         let Exchange { context, attempt, .. } = &mut *exchange;
         match self.forwarder(admitted).forward(&request, body, context, attempt).await {
             Ok(response) => self.deliver(response, client, exchange, admitted).await,
             Err(why) => Box::pin(stopped(client, exchange, admitted, why)).await,
         }
+    }
+
+    /// What takes the request's body down for a copy of it, if the route has one made. Not of what becomes a tunnel.
+    fn copy(&self, client: &Client, exchange: &Exchange, admitted: &Admitted) -> Option<Box<BodyCopy>> {
+        let mirror = admitted.active.routes[admitted.route].mirror.as_ref()?;
+        if client.wants_upgrade() {
+            return None;
+        }
+        mirror.copy(client.request(), &exchange.context, &self.worker, &admitted.active.upstreams)
     }
 
     /// The way to a route's destination.

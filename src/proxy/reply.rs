@@ -71,6 +71,12 @@ impl ErrorBody {
                 }),
                 ..say(StatusCode::FORBIDDEN, "forbidden", &missing.sentence, "ask an administrator for what is missing")
             },
+            Refusal::AddressNotAllowed => say(
+                StatusCode::FORBIDDEN,
+                "address_not_allowed",
+                "this is not for clients of this network",
+                "call from a network that the operator allows",
+            ),
             Refusal::ContentStopped => say(
                 StatusCode::FORBIDDEN,
                 "content_stopped",

@@ -273,7 +273,7 @@ impl Live {
     }
 
     /// Whether its requests can't be served, for lack of endpoints or of what it depends on.
-    pub(super) fn is_down(&self) -> bool {
+    pub fn is_down(&self) -> bool {
         !self.can_serve() || self.missing_dependency().is_some()
     }
 
