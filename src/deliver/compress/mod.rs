@@ -15,8 +15,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{At, ByteSize, Diagnostics};
-use crate::http::{self as codec, Coding, MediaTypes};
-use crate::pipeline::{AnswerCoding, Exchange};
+use crate::http::{self as codec, Coding};
+use crate::pipeline::{AnswerCoding, Exchange, MediaTypes};
 
 use encoder::Levels;
 pub(super) use stage::Stage;
