@@ -31,4 +31,4 @@ pub use service::{
     CallFuture, Configurable, LocalFuture, LocalService, ServiceScope, UpgradeSlot, Upstreams, refused, take_refusal,
     whole_body,
 };
-pub use tap::{AtEnd, DecodersBusy, Kind, Shown, Tap, TapError, Taps, Unit, Verdict, event, event_data};
+pub use tap::{AtEnd, DECODERS_MAX, DecodersBusy, Kind, Shown, Tap, TapError, Taps, Unit, Verdict, event, event_data};

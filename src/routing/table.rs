@@ -194,19 +194,22 @@ impl Table {
         if !written.path.is_empty() && !written.paths.is_empty() {
             diagnostics.error(&at.key("paths"), "`path` stands beside it").help("put it into `paths`, too");
         }
-        let (route, sound) = Route::compile(name, written, at, diagnostics);
         let (list, single) = (at.key("paths"), at.key("path"));
-        let mut names: Vec<String> = Vec::new();
-        let first = self.routes.len();
-        for (place, text) in written.patterns().into_iter().enumerate() {
+        let mut pattern = |(place, text): (usize, &str)| {
             let before = diagnostics.iter().count();
             let at = if written.paths.is_empty() { single } else { list.index(place) };
             let pattern = Pattern::compile(text, &at, diagnostics);
-            let fine = sound && diagnostics.iter().count() == before;
+            (pattern, diagnostics.iter().count() == before)
+        };
+        let patterns: Vec<(Pattern, bool)> = written.patterns().into_iter().enumerate().map(&mut pattern).collect();
+        let (route, sound) = Route::compile(name, written, at, diagnostics);
+        let mut names: Vec<String> = Vec::new();
+        let first = self.routes.len();
+        for (pattern, fine) in patterns {
             let places: Box<[usize]> = pattern.names.iter().map(|name| place_of(name, &mut names)).collect();
             let in_order = places.iter().enumerate().all(|(own, place)| own == *place);
             let route = Route { pattern, number, places: (!in_order).then_some(places), ..route.clone() };
-            if fine {
+            if sound && fine {
                 self.insert(&route, self.routes.len());
             }
             self.routes.push(route);

@@ -67,7 +67,7 @@ fn rfc_9110_12_5_3_answers_are_compressed_as_clients_like_it() {
         ("identity;q=1, gzip;q=0.5", None),
     ] {
         let fields = [("accept-encoding", accepted)];
-        for answer in [ask(&gateway, "/length", accepted), http2.request("GET", "/length", &fields, b"")] {
+        for answer in [ask(&gateway, "/length", accepted), http2.request("GET", "/length", &fields, b"", None)] {
             assert_eq!((answer.status, answer.header("content-encoding")), (200, expected), "{accepted}");
             assert_eq!(decoded(&answer), json(), "{accepted}");
             let vary = answer.headers_named("vary").join(", ").to_lowercase();

@@ -19,6 +19,7 @@ use crate::http::{self as codec, Coding};
 use crate::pipeline::{AnswerCoding, Exchange, MediaTypes};
 
 use encoder::Levels;
+pub use pool::ACTIVE_MAX as COMPRESSED_MAX;
 pub(super) use stage::Stage;
 
 /// What is compressed unless the route says otherwise: text, and what is as good as text.

@@ -13,7 +13,7 @@ use super::chain::TapError;
 use crate::http::{Coding, DecodeError, Decoder};
 
 /// So many bodies are decoded at once.
-const DECODERS_MAX: usize = 128;
+pub const DECODERS_MAX: usize = 128;
 
 static DECODERS_NOW: AtomicUsize = AtomicUsize::new(0);
 static DECODERS: Lazy<IntGauge> = Lazy::new(|| {
