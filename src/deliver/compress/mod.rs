@@ -156,6 +156,7 @@ impl CompressRules {
         method: &Method,
         exchange: &mut Exchange,
     ) -> Option<Box<Stage>> {
+        exchange.answer_coding = AnswerCoding::Unchanged;
         if head.status == StatusCode::NOT_MODIFIED {
             exchange.answer_coding = AnswerCoding::Validated;
             return None;
