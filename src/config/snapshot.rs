@@ -188,7 +188,16 @@ impl Snapshot {
         // What is wrong with them was reported where they stand.
         let defaults = Chain::compile(&[defaults], &nowhere, &mut Diagnostics::default());
         let built_in = built_in.len();
-        Self { table, routes, upstreams: all, services: settings, defaults, roles: Arc::new(roles), included: Vec::new(), built_in }
+        Self {
+            table,
+            routes,
+            upstreams: all,
+            services: settings,
+            defaults,
+            roles: Arc::new(roles),
+            included: Vec::new(),
+            built_in,
+        }
     }
 
     /// The routes of the file.

@@ -135,7 +135,10 @@ pub(super) fn join(value: &mut Value, root: &mut Child, part: Value, places: &Ch
             (key, more) if SHARED.contains(&key) => join_section(key, (whole, root), (more, place), &mut adoption),
             (key, _) => {
                 let message = format!("`{key}` can't stand in an included file");
-                let help = format!("move it to the file that is named to the gateway; here there may be `{}`", SHARED.join("`, `"));
+                let help = format!(
+                    "move it to the file that is named to the gateway; here there may be `{}`",
+                    SHARED.join("`, `")
+                );
                 adoption.notes.push(note(&format!("/{}", escape(key)), place, message, help));
             }
         }
@@ -187,7 +190,12 @@ fn twice(section: &str, name: &Value, child: &Child) -> Note {
     let name = name.as_str().unwrap_or_default();
     let kind = if section == "upstreams" { "upstreams" } else { "policies" };
     let message = format!("two {kind} are called `{name}`");
-    note(&format!("/{section}/{}", escape(name)), child, message, "another file has the first one: rename one of them".to_owned())
+    note(
+        &format!("/{section}/{}", escape(name)),
+        child,
+        message,
+        "another file has the first one: rename one of them".to_owned(),
+    )
 }
 
 fn note(path: &str, child: &Child, message: String, help: String) -> Note {

@@ -12,7 +12,10 @@ fn respond(name: &str) -> String {
 
 fn gateway() -> Gateway {
     Gateway::with(MAIN)
-        .file("teams/a.yaml", format!("version: 1\ninclude: [deep/b.yaml]\nupstreams: {{ here: {{ local: health }} }}\n{}", respond("a")))
+        .file(
+            "teams/a.yaml",
+            format!("version: 1\ninclude: [deep/b.yaml]\nupstreams: {{ here: {{ local: health }} }}\n{}", respond("a")),
+        )
         .file("teams/deep/b.yaml", respond("b"))
         .file("more/2.yaml", respond("two"))
         .file("more/1.yaml", "routes:\n  - { name: one, match: { path: /one }, upstream: here }\n")
@@ -26,7 +29,9 @@ fn faults(refused: &Response) -> Vec<(String, u64, u64, String)> {
     let text = |it: &Value| it.as_str().unwrap().to_owned();
     let list = json["error"]["details"]["faults"].as_array().unwrap().clone();
     list.iter()
-        .map(|it| (text(&it["file"]), it["line"].as_u64().unwrap(), it["column"].as_u64().unwrap(), text(&it["message"])))
+        .map(|it| {
+            (text(&it["file"]), it["line"].as_u64().unwrap(), it["column"].as_u64().unwrap(), text(&it["message"]))
+        })
         .collect()
 }
 
@@ -54,13 +59,18 @@ fn faults_are_told_in_the_file_where_they_stand() {
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found.iter().all(|it| it.0.ends_with("teams/deep/b.yaml")), "{found:?}");
     assert!(found.iter().any(|it| (it.1, it.2) == (4, 5) && it.3.contains("upstraem")), "{found:?}");
-    let found = reload("teams/deep/b.yaml", "# nothing\n\nroutes:\n  - { name: b, match: { path: /b }, upstream: nowhere }\n");
+    let found =
+        reload("teams/deep/b.yaml", "# nothing\n\nroutes:\n  - { name: b, match: { path: /b }, upstream: nowhere }\n");
     assert_eq!((found[0].1, found[0].3.as_str()), (4, "no upstream `nowhere`"), "{found:?}");
     // A text that is none, and one that has what it may not have.
     let found = reload("teams/deep/b.yaml", "routes: [\n");
     assert!(found[0].0.ends_with("b.yaml") && found[0].3.starts_with("not YAML"), "{found:?}");
     let found = reload("teams/deep/b.yaml", "defaults: { body_limit: 1KiB }\n");
-    assert_eq!((found[0].1, found[0].2, found[0].3.as_str()), (1, 1, "`defaults` can't stand in an included file"), "{found:?}");
+    assert_eq!(
+        (found[0].1, found[0].2, found[0].3.as_str()),
+        (1, 1, "`defaults` can't stand in an included file"),
+        "{found:?}"
+    );
     // Names are unique over all files.
     let found = reload("teams/deep/b.yaml", "upstreams:\n  here: { local: health }\n");
     assert_eq!((found[0].1, found[0].2, found[0].3.as_str()), (2, 3, "two upstreams are called `here`"), "{found:?}");

@@ -14,7 +14,7 @@ fn routes(upstream: &RawUpstream) -> String {
 }
 
 fn put(gateway: &Gateway, body: &str) -> Response {
-    request(gateway.admin(), "PUT", "/admin/maintenance", &[], body)
+    request(gateway.admin(), "PUT", "/admin/maintenance", &[("content-type", "application/json")], body)
 }
 
 fn delete(gateway: &Gateway) -> u16 {
