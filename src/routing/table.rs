@@ -126,11 +126,18 @@ impl Table {
         &self.routes[self.numbers[route].0].name
     }
 
+    /// The pattern that takes a request, of a route that may have several.
+    pub(super) fn pattern_taken(&self, request: &Request<'_>) -> Option<&str> {
+        let host = HostName::of(request.host);
+        let (path, _) = self.walk(host.as_ref(), request.path, &mut |candidates| self.choose(candidates, request))?;
+        Some(&self.routes[path].pattern.text)
+    }
+
     fn found(&self, path: usize, params: Params) -> Outcome {
         let Route { number, places, .. } = &self.routes[path];
         let params = match places {
             Some(places) => params.placed(places, self.numbers[*number].1.len()),
-            None => params,
+            None => params.widened(self.numbers[*number].1.len()),
         };
         Outcome::Found { route: *number, params }
     }

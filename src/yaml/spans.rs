@@ -156,6 +156,10 @@ pub(super) fn unescape(token: &str) -> String {
     token.replace("~1", "/").replace("~0", "~")
 }
 
+fn is_status(text: &str) -> bool {
+    matches!(text.as_bytes(), [b'1'..=b'5', b'0'..=b'9', b'0'..=b'9'])
+}
+
 /// Parses the only document of `text`. An error is one that nothing can be read beyond.
 pub(super) fn parse(text: &str) -> Result<Spanned, Note> {
     let mut builder = Builder::default();
@@ -364,7 +368,8 @@ impl Builder {
             return Err(self.note(span, "a key of more than 1024 bytes", None));
         }
         let key: Arc<str> = text.into();
-        if plain && !plain_value(text).is_string() {
+        // The status of an answer is a name here, however it is written.
+        if plain && !plain_value(text).is_string() && !is_status(text) {
             let help = format!("write it in quotes: `\"{text}\"`");
             let mut note = self.note(span, "a key must be a text", Some(&help));
             note.path = format!("{}/{}", note.path, escape(text));

@@ -56,7 +56,7 @@ fn faults_are_told_in_the_file_where_they_stand() {
         faults(&gateway.reload())
     };
     let found = reload("teams/deep/b.yaml", "routes:\n  - name: b\n    match: { path: /b }\n    upstraem: here\n");
-    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!(found.len(), 1, "{found:?}");
     assert!(found.iter().all(|it| it.0.ends_with("teams/deep/b.yaml")), "{found:?}");
     assert!(found.iter().any(|it| (it.1, it.2) == (4, 5) && it.3.contains("upstraem")), "{found:?}");
     let found =
