@@ -17,8 +17,6 @@ mod strict;
 mod upgrade;
 mod way;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,18 +58,21 @@ enum Unfinished {
 }
 
 /// What comes after a request.
-#[expect(clippy::large_enum_variant, reason = "most are the large one; a box would cost each request an allocation")]
 enum After {
     /// The client's next one.
-    Next(Client),
+    Next,
     /// The rest of it, which may take hours and needs nothing of what has led to it.
-    Rest(Rest),
+    Rest(Box<Rest>),
     /// Nothing.
     Over,
 }
 
 /// What is left of an exchange that has become a tunnel.
-type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
+struct Rest {
+    proxy: Arc<Proxy>,
+    request: Request,
+    tunnel: Box<Tunnel>,
+}
 
 /// What all workers share.
 pub struct Shared {
@@ -276,7 +277,7 @@ impl Proxy {
             return answer(client, exchange, (head, body), admitted.route().policy.request, EndState::Done).await;
         }
         reply::say_length(&mut head, &body);
-        self.deliver(UpstreamResponse::of(head, body), client, exchange, admitted).await
+        Box::pin(self.deliver(UpstreamResponse::of(head, body), client, exchange, admitted)).await
     }
 }
 
@@ -294,7 +295,6 @@ async fn undelivered(
 }
 
 impl Proxy {
-    /// Of a blocked client nothing more is read.
     async fn turn_away(&self, client: &mut Client, exchange: &mut Exchange, left: Duration) -> Result<(), Unfinished> {
         self.shared.guard.turned_away(Stage::Request);
         client.close_after();
@@ -404,7 +404,7 @@ fn cut(exchange: &mut Exchange, end: EndState) -> Result<(), Unfinished> {
 
 impl Proxy {
     /// Answers a request and writes its line. Who did not get a whole answer is cut: nobody shall take half for whole.
-    async fn handle(self: &Arc<Self>, mut client: Client) -> After {
+    async fn handle(self: &Arc<Self>, client: &mut Client) -> After {
         let connection = client.connection();
         let peer = connection.peer().ip();
         let scheme = if connection.tls().is_some() { Scheme::Https } else { Scheme::Http };
@@ -414,45 +414,24 @@ impl Proxy {
         let arrival = Arrival::of(peer, scheme, &client.request().headers, self.configuration.process());
         let mut request = Request::new(Exchange::new(arrival.client_ip, arrival.scheme));
         request.exchange.proxied.clone_from(&arrival.proxied);
-        let handled = match self.guarded(&mut client, &mut request.exchange).await {
-            Some(turned_away) => turned_away,
-            None => self.serve(&mut client, &mut request, &arrival).await,
+        let handled = match self.shared.guard.blocked(request.exchange.client_ip) {
+            // Of a blocked client nothing more is read.
+            Some(left) => Box::pin(self.turn_away(client, &mut request.exchange, left)).await,
+            None => {
+                self.shared.guard.note(request.exchange.client_ip, Violation::Requests);
+                self.serve(client, &mut request, &arrival).await
+            }
         };
         if let Err(Unfinished::Tunnel(tunnel)) = handled {
-            return After::Rest(Box::pin(self.clone().tunnel(client, request, tunnel)));
+            return After::Rest(Box::new(Rest { proxy: self.clone(), request, tunnel }));
         }
-        self.tell(&client, &request);
+        self.tell(client, &request);
         request.under_way = None;
         if handled.is_ok() {
-            return After::Next(client);
+            return After::Next;
         }
-        client.abort().await;
+        Box::pin(client.abort()).await;
         After::Over
-    }
-
-    /// Brings a tunnel to its end. A future of its own: while it is silent, it is all that there is of its request.
-    async fn tunnel(self: Arc<Self>, mut client: Client, mut request: Request, mut tunnel: Box<Tunnel>) {
-        let ended = tunnel.run(&mut client, &mut request.exchange).await;
-        drop(tunnel);
-        match ended {
-            Ok(()) => _ = request.exchange.end.get_or_insert(EndState::Done),
-            Err(end) => request.exchange.end = Some(end),
-        }
-        self.tell(&client, &request);
-        request.under_way = None;
-        match ended {
-            Ok(()) => drop(client.finish().await),
-            Err(_) => client.abort().await,
-        }
-    }
-
-    /// What is refused before anything of the request is looked at.
-    async fn guarded(&self, client: &mut Client, exchange: &mut Exchange) -> Option<Result<(), Unfinished>> {
-        if let Some(left) = self.shared.guard.blocked(exchange.client_ip) {
-            return Some(Box::pin(self.turn_away(client, exchange, left)).await);
-        }
-        self.shared.guard.note(exchange.client_ip, Violation::Requests);
-        None
     }
 
     /// Counts the request, and writes its line.
@@ -491,6 +470,25 @@ impl Proxy {
             error,
         };
         access_log::write(exchange, &facts);
+    }
+}
+
+impl Rest {
+    /// Brings the tunnel to its end. A future of its own: while it is silent, it is all that there is of its request.
+    async fn run(self: Box<Self>, mut client: Client) {
+        let Self { proxy, mut request, mut tunnel } = *self;
+        let ended = tunnel.run(&mut client, &mut request.exchange).await;
+        drop(tunnel);
+        match ended {
+            Ok(()) => _ = request.exchange.end.get_or_insert(EndState::Done),
+            Err(end) => request.exchange.end = Some(end),
+        }
+        proxy.tell(&client, &request);
+        request.under_way = None;
+        match ended {
+            Ok(()) => drop(client.finish().await),
+            Err(_) => client.abort().await,
+        }
     }
 }
 

@@ -341,14 +341,19 @@ impl HostName {
     /// `raw` is the authority that a request names, with or without a port.
     pub fn of(raw: Option<&str>) -> Option<Self> {
         let name = without_port(raw?);
-        let name = name.strip_suffix('.').unwrap_or(name);
-        let empty_label = name.is_empty() || name.starts_with('.') || name.contains("..");
-        if empty_label || name.len() > HOST_MAX || !name.is_ascii() {
+        let name = name.strip_suffix('.').unwrap_or(name).as_bytes();
+        if name.is_empty() || name.len() > HOST_MAX {
             return None;
         }
         let mut text = [0; HOST_MAX];
-        text[..name.len()].copy_from_slice(name.as_bytes());
-        text[..name.len()].make_ascii_lowercase();
+        let mut before = b'.';
+        for (small, byte) in text.iter_mut().zip(name) {
+            // No label is empty.
+            if !byte.is_ascii() || (*byte == b'.' && before == b'.') {
+                return None;
+            }
+            (*small, before) = (byte.to_ascii_lowercase(), *byte);
+        }
         Some(Self { text, length: name.len() })
     }
 

@@ -113,7 +113,7 @@ impl Table {
 
     /// Which route takes a request. Allocates nothing when one does.
     pub fn find(&self, request: &Request<'_>) -> Outcome {
-        let host = HostName::of(request.host);
+        let host = self.host_of(request);
         let choose = &mut |candidates: &[usize]| self.choose(candidates, request);
         match self.walk(host.as_ref(), request.path, choose) {
             Some((path, params)) => self.found(path, params),
@@ -272,6 +272,11 @@ impl Table {
     }
 
     /// Shows all lists of routes whose host and path match, most specific first.
+    /// The host that a request names, where any route goes by it.
+    fn host_of(&self, request: &Request<'_>) -> Option<HostName> {
+        if self.exact.is_empty() && self.below.is_empty() { None } else { HostName::of(request.host) }
+    }
+
     fn walk(&self, host: Option<&HostName>, path: &str, visit: Visit<'_>) -> Option<(usize, Params)> {
         if !path.starts_with('/') {
             return None;

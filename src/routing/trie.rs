@@ -147,7 +147,7 @@ impl Walk<'_> {
             self.show(&node.end)
         } else {
             let start = at + 1;
-            let end = path[start..].find('/').map_or(path.len(), |it| start + it);
+            let end = slash_from(path, start);
             let literal = node.literals.get(&path[start..end]);
             let found = literal.and_then(|it| self.step(*it, end));
             found.or_else(|| {
@@ -208,4 +208,10 @@ impl Hasher for FxHasher {
     fn finish(&self) -> u64 {
         self.hash.rotate_left(26)
     }
+}
+
+/// Where the next slash is, or the end: segments are so short that a loop finds it soonest.
+fn slash_from(path: &str, start: usize) -> usize {
+    let mut rest = path.as_bytes()[start..].iter();
+    rest.position(|it| *it == b'/').map_or(path.len(), |it| start + it)
 }
