@@ -243,10 +243,9 @@ impl Proxy {
         exchange: &mut Exchange,
         admitted: &Admitted,
     ) -> Result<(), Unfinished> {
-        let response = match self.page_instead(response, client, exchange, admitted).await {
-            Ok(answered) => return answered,
-            Err(response) => response,
-        };
+        if let Some(page) = admitted.page_instead(response.head.status, client) {
+            return Box::pin(self.send_page(&page, response, client, exchange, admitted)).await;
+        }
         let policy = &admitted.route().policy;
         match deliver(response, client, exchange, policy, admitted, &admitted.streaming(&self.shared)).await {
             Ok(Some(tunnel)) => {
