@@ -8,7 +8,8 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::HeaderValue;
 use moongate::base::{At, Diagnostics};
 use moongate::filters::{
-    Chain, Cors, CorsConfig, Filling, HeaderEdits, HeaderEditsConfig, SecurityHeaders, request_id, trace_context,
+    Chain, Cors, CorsConfig, Filling, HeaderEdits, HeaderEditsConfig, Hsts, Security, SecurityConfig, SecurityHeaders,
+    request_id, trace_context,
 };
 use moongate::pipeline::{Exchange, Filter, Kind, Scheme, Scope, Tap, Taps, Unit, Verdict};
 use moongate::routing::{Captures, Params};
@@ -42,7 +43,6 @@ fn walk(criterion: &mut Criterion) {
     let cors = Cors::compile(&cors, &Scope::nowhere(), &At::ROOT, &mut diagnostics).expect("a policy");
     let edits = HeaderEdits::compile(&HeaderEditsConfig::default(), Captures::default(), &At::ROOT, &mut diagnostics);
     let origin = HeaderValue::from_static("http://localhost:1");
-    let params = Params::default();
 
     criterion.bench_function("filters: way in", |bencher| {
         bencher.iter_batched_ref(
@@ -56,17 +56,19 @@ fn walk(criterion: &mut Criterion) {
                     written.extend_from_slice(name.as_str().as_bytes());
                     value.iter().for_each(|it| written.extend_from_slice(it));
                 });
-                edits.on_request(request, &Filling::of(&exchange, None, "/", &params));
+                edits.on_request(request, &Filling::of(&exchange, None, "/", &Params::default()));
                 black_box((exchange, written));
             },
             BatchSize::SmallInput,
         );
     });
     for (name, security, with_cors) in [
-        ("plain", None, false),
-        ("security fields", Some(SecurityHeaders::OWN), false),
-        ("both", Some(SecurityHeaders::OWN), true),
+        ("plain", Security::Off, false),
+        ("security fields", Security::Strict, false),
+        ("both", Security::Strict, true),
     ] {
+        let config = SecurityConfig { security, hsts: Hsts::Host };
+        let security = SecurityHeaders::compile(&config, &Scope::nowhere(), &At::ROOT, &mut Diagnostics::default());
         let mut exchange = Exchange::new(client, Scheme::Http);
         exchange.origin = cors.origin(Some(&origin));
         criterion.bench_function(&format!("filters: way out, {name}"), |bencher| {
@@ -76,10 +78,10 @@ fn walk(criterion: &mut Criterion) {
                     if with_cors {
                         cors.on_response(&mut exchange, answer);
                     }
-                    if let Some(security) = security {
+                    if let Some(security) = &security {
                         security.add_to(&exchange, answer);
                     }
-                    edits.on_response(answer, None);
+                    edits.on_response(answer, Some(&Filling::of_answer(&exchange)));
                     request_id::on_response(&exchange, answer);
                 },
                 BatchSize::SmallInput,

@@ -11,7 +11,7 @@ use crate::app::{Failure, Files, Format};
 use crate::config::{
     Compiled, Description, GatewayFile, Mode, Route, Snapshot, compile_files, compile_routes, routes_schema,
 };
-use crate::filters::announced_method;
+use crate::filters::{OnMaintenance, announced_method};
 use crate::pipeline::Filters;
 use crate::proxy::missing_setting;
 use crate::routing::{Explanation, MatchConfig, Request, Target, ValueMatch, ValueRule, Verdict, without_parameters};
@@ -285,6 +285,9 @@ fn described(out: &mut String, description: &Description) {
     let _ = writeln!(out, "goes to    {}", goes_to(&description.action));
     if let Some(mirror) = &description.mirror {
         let _ = writeln!(out, "copied     {} % to {}", mirror.percent, mirror.upstream);
+    }
+    if description.maintenance == Some(OnMaintenance::Ignore) {
+        let _ = writeln!(out, "also       in maintenance");
     }
     let _ = writeln!(out, "\nsteps, in order");
     for (number, step) in description.steps.iter().enumerate() {

@@ -46,6 +46,10 @@ pub struct RoutesFile {
     /// The version of this format: 1.
     #[schemars(range(min = 1, max = 1))]
     pub version: u32,
+    /// Further files with `policies`, `upstreams` and `routes`, which count as if they stood here: `teams/players.yaml`, or
+    /// `routes.d/*.yaml` for all of a folder, in alphabetical order. Paths are relative to the folder of this file.
+    #[serde(default)]
+    pub include: Vec<String>,
     /// What each role permits, by the role's name: `notes.read`, `notes.*`, or `*` for everything. Without it,
     /// roles permit what docs/AUTH.md lists.
     #[serde(default)]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub struct Snapshot {
     pub defaults: Chain,
     /// What roles permit.
     pub roles: Arc<Roles>,
+    /// The files that the file includes.
+    pub included: Vec<PathBuf>,
     /// How many routes every gateway has; so many upstreams are theirs.
     built_in: usize,
 }
@@ -212,7 +215,16 @@ impl Snapshot {
         // What is wrong with them was reported where they stand.
         let defaults = Chain::compile(&[defaults], &nowhere, &mut Diagnostics::default());
         let built_in = built_in.len();
-        Self { table, routes, upstreams: all, services: settings, defaults, roles: Arc::new(roles), built_in }
+        Self {
+            table,
+            routes,
+            upstreams: all,
+            services: settings,
+            defaults,
+            roles: Arc::new(roles),
+            included: Vec::new(),
+            built_in,
+        }
     }
 
     /// The routes of the file.

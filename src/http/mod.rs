@@ -14,7 +14,6 @@ mod credentials;
 mod decoder;
 mod fields;
 mod framing;
-mod media_types;
 mod request;
 mod response;
 mod scan;
@@ -36,7 +35,6 @@ pub use fields::{
     media_type_is, strip_hop_by_hop, tokens,
 };
 pub use framing::Framing;
-pub use media_types::MediaTypes;
 pub use request::{RequestHead, folds_into_framing, read_request};
 pub use response::{ResponseHead, read_response};
 pub use scan::{HeadError, HeadScan};

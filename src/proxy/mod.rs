@@ -35,7 +35,7 @@ use crate::guard::{Guard, Stage, Violation};
 use crate::identity::Identity;
 use crate::listener::{Connection, EarlyReject, Refuse};
 use crate::maintenance::Maintenance;
-use crate::pipeline::{EndState, ErrorBody, Exchange, Refusal, Scheme};
+use crate::pipeline::{AnswerCoding, EndState, ErrorBody, Exchange, Refusal, Scheme};
 use crate::proxy::arrival::Arrival;
 use crate::proxy::way::{Admitted, Decision, DefaultResponse, Stopped, Way, request_filters};
 use crate::state::State;
@@ -253,10 +253,9 @@ impl Proxy {
         exchange: &mut Exchange,
         admitted: &Admitted,
     ) -> Result<(), Unfinished> {
-        let response = match self.page_instead(response, client, exchange, admitted).await {
-            Ok(answered) => return answered,
-            Err(response) => response,
-        };
+        if let Some(page) = admitted.page_instead(response.head.status, client) {
+            return Box::pin(self.send_page(&page, response, client, exchange, admitted)).await;
+        }
         let policy = &admitted.route().policy;
         match deliver(response, client, exchange, policy, admitted, &admitted.streaming(&self.shared)).await {
             Ok(Some(tunnel)) => {
@@ -286,6 +285,7 @@ impl Proxy {
             admitted.on_response(exchange, &mut head);
             return answer(client, exchange, (head, body), admitted.route().policy.request, EndState::Done).await;
         }
+        reply::say_length(&mut head, &body);
         Box::pin(self.deliver(UpstreamResponse::of(head, body), client, exchange, admitted)).await
     }
 }
@@ -343,6 +343,7 @@ async fn refuse(
     refusal: Refusal,
 ) -> Result<(), Unfinished> {
     way.on_refusal(exchange);
+    exchange.answer_coding = AnswerCoding::Unchanged; // whatever was meant to become of another answer
     let (mut head, mut body) = reply::refusal(&refusal, &exchange.request_id, client.request());
     if let Some(pages) = way.chain().error_pages.as_ref() {
         let message = ErrorBody::of(&refusal).message;

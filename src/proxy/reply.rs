@@ -456,14 +456,19 @@ pub(super) fn head(status: StatusCode) -> Box<ResponseHeader> {
     Box::new(ResponseHeader::build_no_case(status, Some(16)).expect("a status code is one"))
 }
 
+/// Says how long a whole body is, where an answer may say so.
+pub(super) fn say_length(head: &mut ResponseHeader, body: &Bytes) {
+    if head.status != StatusCode::NO_CONTENT && head.status != StatusCode::NOT_MODIFIED {
+        let _ = head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    }
+}
+
 /// Sends an answer that is complete.
 ///
 /// # Errors
 /// When the client is gone.
 pub(super) async fn send(client: &mut Client, mut head: Box<ResponseHeader>, body: Bytes) -> Result<(), ClientError> {
-    if head.status != StatusCode::NO_CONTENT && head.status != StatusCode::NOT_MODIFIED {
-        let _ = head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()));
-    }
+    say_length(&mut head, &body);
     let bodiless = body.is_empty() || client.request().method == Method::HEAD;
     client.send([Part::Head(head, bodiless), Part::Data(body), Part::End(None)]).await
 }

@@ -53,6 +53,7 @@ mod hedging;
 mod hints;
 mod http2;
 mod idempotency;
+mod includes;
 mod language;
 mod limits;
 mod limits_shared;

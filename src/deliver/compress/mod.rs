@@ -15,10 +15,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{At, ByteSize, Diagnostics};
-use crate::http::{self as codec, Coding, MediaTypes};
-use crate::pipeline::{AnswerCoding, Exchange};
+use crate::http::{self as codec, Coding};
+use crate::pipeline::{AnswerCoding, Exchange, MediaTypes};
 
 use encoder::Levels;
+pub use pool::ACTIVE_MAX as COMPRESSED_MAX;
 pub(super) use stage::Stage;
 
 /// What is compressed unless the route says otherwise: text, and what is as good as text.
@@ -155,6 +156,7 @@ impl CompressRules {
         method: &Method,
         exchange: &mut Exchange,
     ) -> Option<Box<Stage>> {
+        exchange.answer_coding = AnswerCoding::Unchanged;
         if head.status == StatusCode::NOT_MODIFIED {
             exchange.answer_coding = AnswerCoding::Validated;
             return None;
