@@ -11,6 +11,7 @@ mod cache;
 mod cors;
 mod custom;
 mod forwarded;
+mod grpc_web;
 mod header_edits;
 mod idempotency;
 pub mod rate_limit;

@@ -27,8 +27,8 @@ pub use body::{BodyDecoder, BodyError, Decoded};
 pub use claims::{Claim, by_spelling, claim, fold_alike, parts_requests, takes};
 pub use credentials::{claimed, is_credential, unverified_credentials};
 pub use fields::{
-    bearer, essence, has_token, is_encoded, is_event_stream, is_grpc, is_hop_by_hop, is_token_byte, length,
-    media_type_is, strip_hop_by_hop, tokens,
+    bearer, essence, has_token, is_any_grpc, is_encoded, is_event_stream, is_grpc, is_hop_by_hop, is_token_byte,
+    length, media_type_is, strip_hop_by_hop, tokens,
 };
 pub use framing::Framing;
 pub use request::{RequestHead, folds_into_framing, read_request};
