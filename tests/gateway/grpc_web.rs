@@ -14,7 +14,9 @@ use crate::exchange::{H2C, in_front_of, routes};
 use crate::http2::H2Upstream;
 use crate::support::http1::request_bytes;
 use crate::support::tokens::{SECRET, token};
-use crate::support::{Gateway, H2Client, RawClient, RawUpstream, Response, Script, Signal, eventually, figure, nobody};
+use crate::support::{
+    Gateway, H2Client, Process, RawClient, RawUpstream, Response, Script, Signal, eventually, figure, nobody, npm,
+};
 
 const BINARY: &str = "application/grpc-web+proto";
 const TEXT: &str = "application/grpc-web-text+proto";
