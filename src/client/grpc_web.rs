@@ -377,7 +377,7 @@ mod tests {
         let read = |text: &str| read_whole(&mut call("application/grpc-web-text", None).1.unwrap(), &[text.as_bytes()]);
         // A message of one byte, in one piece and in three.
         assert_eq!(read("AAAAAAFh").unwrap(), b"\0\0\0\0\x01a");
-        assert_eq!(read("AAA=AAAAAWE=").unwrap(), b"\0\0\0\0\x01a");
+        assert_eq!(read("AAA=AAA=AWE=").unwrap(), b"\0\0\0\0\x01a");
         assert_eq!(read("").unwrap(), b"");
         for wrong in
             ["AAAAAAF", "AAAAAAFh=", "A===", "====", "AA=A", "AAAA\nAFh", "AAAAAAF_", "AAAAAA==", "AAAAAAAAgA=="]

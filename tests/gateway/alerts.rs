@@ -131,7 +131,8 @@ routes: [{ name: all, match: { path: \"/{*rest}\" }, upstream: backend }]
     let call = |method: &str, address: &str| {
         let body = if method == "PUT" { json!({ "address": address, "ttl": "1h" }).to_string() } else { String::new() };
         let path = format!("/admin/registry/backend/{}", address.replace(':', "-"));
-        http1::try_request(gateway.admin(), method, &path, &[], body).unwrap().status
+        let fields = [("content-type", "application/json")];
+        http1::try_request(gateway.admin(), method, &path, &fields, body).unwrap().status
     };
     let known = |count: usize| {
         eventually("it is taken in", || {

@@ -255,7 +255,7 @@ fn s2s_41_refusals_are_grpcs_own_in_either_form() {
         nobody(),
         silent.address()
     ) + &route("signed", "dead", "auth: { jwt: {}, roles: [admin] }")
-        + &route("small", "dead", "body_limit: 3B")
+        + &route("small", "silent", "body_limit: 3B")
         + &route("rare", "dead", "rate_limits: [{ per: ip, requests: 1, every: 1h }]")
         + &route("dead", "dead", "")
         + &route("slow", "silent", "timeouts: { first_byte: 200ms }");
