@@ -15,7 +15,8 @@ use crate::http2::H2Upstream;
 use crate::support::http1::request_bytes;
 use crate::support::tokens::{SECRET, token};
 use crate::support::{
-    Gateway, H2Client, Process, RawClient, RawUpstream, Response, Script, Signal, eventually, figure, nobody, npm,
+    Folder, Gateway, H2Client, Process, RawClient, RawUpstream, Response, Script, Signal, eventually, figure, nobody,
+    npm,
 };
 
 const BINARY: &str = "application/grpc-web+proto";
@@ -521,4 +522,22 @@ fn the_clients_of_pages_understand_what_a_grpc_server_says() {
     let mut text = expected;
     text["repeat"] = json!([1, 2, 3]);
     assert_eq!(said["text"], text);
+}
+
+#[test]
+fn explain_shows_that_a_route_takes_calls_of_pages_and_one_of_it_can_do_without() {
+    let folder = Folder::new();
+    folder.write("gateway.yaml", crate::support::gateway::CONFIG);
+    let text = "version: 1
+defaults: { grpc_web: true }
+routes:
+  - { name: a, match: { path: /a }, respond: {} }
+  - { name: b, match: { path: /b }, respond: {}, grpc_web: false }
+";
+    folder.write("routes.yaml", text);
+    for (url, shown) in [("http://x/a", true), ("http://x/b", false)] {
+        let arguments = ["explain", "POST", url, "--config", "gateway.yaml", "--routes", "routes.yaml"];
+        let output = crate::accounts::moongate(&folder, &arguments, "", &[]);
+        assert_eq!((output.code, output.stdout.contains("grpc_web")), (0, shown), "{}", output.stdout);
+    }
 }
