@@ -150,6 +150,7 @@ impl RouteMetrics {
     /// The series of the route of this name: those that it had before a reload, or new ones; beyond
     /// the bound, the shared ones of `other`.
     pub fn of(name: &str) -> Arc<Self> {
+        register_families();
         let mut routes = ROUTES.lock();
         if let Some(known) = routes.get(name).and_then(Weak::upgrade) {
             return known;
@@ -205,6 +206,20 @@ impl RouteMetrics {
             self.sent.inc_by(sent);
         }
     }
+}
+
+/// Makes the families of routes known before the lock of the routes is taken, by whoever makes or drops one: whoever gathers
+/// holds the registry while the counts of routes are asked for, which takes that lock. A family that is registered within it
+/// would wait for the registry, and both for one another.
+fn register_families() {
+    static REGISTERED: Lazy<()> = Lazy::new(|| {
+        Lazy::force(&DURATION);
+        for family in [&RECEIVED, &SENT, &UNTERMINATED, &CALLS] {
+            Lazy::force(family);
+        }
+        Lazy::force(&LONG_LIVED);
+    });
+    Lazy::force(&REGISTERED);
 }
 
 impl Drop for RouteMetrics {

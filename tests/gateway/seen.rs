@@ -403,7 +403,7 @@ fn r10_3_routes_beyond_a_thousand_share_their_series() {
     let shown = labels(&gateway);
     assert!(shown.len() <= 1002 && shown.contains("other") && shown.contains("none"), "{}", shown.len());
     assert!(!shown.contains("r1099"));
-    // Routes that are gone take their series with them.
+    // Routes that are gone take their series with them, while somebody looks at them.
     gateway.write_routes(&many(10));
     eventually("the series are gone", || (labels(&gateway).len() <= 13).then_some(()));
 }
