@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What becomes of important requests while an upstream gets twice what it can do (R5.2).
 
-The upstream works on so many requests at once, each for 20 ms give or take half of that, and lets the others wait: so what
-it can sustain is known. First requests of priority `therapeutic` come alone, then beside so many of `normal` and `background` that
+The upstream works on so many requests at once, each for 20 ms give or take half of that (`--spread`), and lets the others
+wait: so what it can sustain is known. First requests of priority `therapeutic` come alone, then beside so many of `normal` and `background` that
 all together are twice of that. They come when they are due, whether or not others have been answered (an open loop), and
 their time counts from when they were due. Needs a release build and nothing but Python's standard library:
 
@@ -40,8 +40,8 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 class Server(asyncio.Protocol):
     """One connection of the upstream, one request at a time."""
 
-    def __init__(self, room: asyncio.Semaphore):
-        self.room, self.data = room, b""
+    def __init__(self, room: asyncio.Semaphore, spread: float):
+        self.room, self.spread, self.data = room, spread, b""
 
     def connection_made(self, transport):
         self.transport = transport
@@ -54,15 +54,14 @@ class Server(asyncio.Protocol):
 
     async def answer(self):
         async with self.room:
-            # All of the same length would end in step, and then begin in step: no upstream is like that.
-            await asyncio.sleep(SERVICE_SECONDS * random.uniform(0.5, 1.5))
+            await asyncio.sleep(SERVICE_SECONDS * random.uniform(1 - self.spread, 1 + self.spread))
         self.transport.write(ANSWER)
 
 
-def serve(listener: socket.socket) -> None:
+def serve(listener: socket.socket, spread: float) -> None:
     async def run():
         room = asyncio.Semaphore(AT_ONCE)
-        server = await asyncio.get_running_loop().create_server(lambda: Server(room), sock=listener)
+        server = await asyncio.get_running_loop().create_server(lambda: Server(room, spread), sock=listener)
         await server.serve_forever()
 
     asyncio.run(run())
@@ -238,9 +237,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="of each load, behind its first five")
     parser.add_argument("--binary", type=Path, default=Path("target/release/moongate"))
     parser.add_argument("--limits", nargs="*", default=[f"{{ max: {AT_ONCE} }}", "{ max: adaptive }"])
+    help_of_spread = "0: all requests take the same, so that they end in step and begin in step, as at hardly any upstream"
+    parser.add_argument("--spread", type=float, default=0.5, help=help_of_spread)
     options = parser.parse_args()
     listener = listening()
-    server = multiprocessing.Process(target=serve, args=(listener,), daemon=True)
+    server = multiprocessing.Process(target=serve, args=(listener, options.spread), daemon=True)
     server.start()
     print(f"An upstream of {AT_ONCE} at once, {SERVICE_SECONDS * 1000:.0f} ms each on average: {SUSTAINED:.0f} a second.\n")
     print("| `concurrency` | Priority | Requests | p50, ms | p99, ms | Shed | Other |\n| --- | --- | --- | --- | --- | --- | --- |")
