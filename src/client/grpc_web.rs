@@ -77,6 +77,11 @@ impl GrpcWeb {
         Some(Self { text, received: Messages::default(), answers_text, suffix, answer: Answer::Other })
     }
 
+    /// Whether the request's body is text, which is longer than what it stands for.
+    pub(super) fn reads_text(&self) -> bool {
+        self.text.is_some()
+    }
+
     /// A piece of the request's body, or its end, as it goes on; an empty piece says nothing yet.
     ///
     /// # Errors
