@@ -16,6 +16,7 @@ mod deprecated;
 mod error_pages;
 mod filling;
 mod forwarded;
+mod grpc_web;
 mod header_edits;
 mod idempotency;
 mod networks;

@@ -77,6 +77,9 @@ pub struct PolicyConfig {
     pub maintenance: Option<OnMaintenance>,
     /// How event streams are kept. Without it, they pass as they come.
     pub sse: Option<SseConfig>,
+    /// Takes calls of gRPC-Web, as browsers make them, and hands them on as calls of gRPC. Without it, they pass as they
+    /// are.
+    pub grpc_web: Option<bool>,
     /// How WebSockets are kept. Without it, they pass as they come.
     pub websocket: Option<WebSocketConfig>,
 }

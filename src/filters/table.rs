@@ -14,6 +14,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use super::auth::Auth;
 use super::custom::Custom;
 use super::forwarded::Forwarded;
+use super::grpc_web::GrpcWeb;
 use super::rate_limit::{self, PrincipalLimits, RateLimits};
 use super::request_headers::RequestHeaders;
 use super::request_id::RequestIds;
@@ -202,6 +203,9 @@ table! {
         Traces,
     }
     before_the_body {
+        /// Before everything that looks at the request: from here on it is a call like any other. On the way out it comes
+        /// last, and writes refusals for the web, too.
+        grpc_web: GrpcWeb,
         /// Responses pass it last of all: the operator's word about a field is the last one, also about those of the
         /// gateway.
         response_headers: ResponseHeaders,

@@ -31,8 +31,8 @@ pub use coding::Coding;
 pub use credentials::{claimed, is_credential, unverified_credentials};
 pub use decoder::{DecodeError, Decoder};
 pub use fields::{
-    bearer, essence, has_token, is_encoded, is_event_stream, is_grpc, is_hop_by_hop, is_token_byte, length,
-    media_type_is, strip_hop_by_hop, tokens,
+    bearer, essence, has_token, is_any_grpc, is_encoded, is_event_stream, is_grpc, is_hop_by_hop, is_token_byte,
+    length, media_type_is, strip_hop_by_hop, tokens,
 };
 pub use framing::Framing;
 pub use request::{RequestHead, folds_into_framing, read_request};

@@ -21,6 +21,8 @@ pub(super) struct Facts<'a> {
     pub(super) listener: &'a str,
     /// 0 if nothing was answered.
     pub(super) status: u16,
+    /// What a call of gRPC has come to, as its client was told.
+    pub(super) grpc_status: Option<u16>,
     pub(super) bytes_received: u64,
     pub(super) bytes_sent: u64,
     pub(super) duration: Duration,
@@ -69,6 +71,9 @@ pub(super) fn write(exchange: &Exchange, facts: &Facts<'_>) {
             out.principal(principal);
         }
         out.number(br#","status":"#, u64::from(facts.status));
+        if let Some(status) = facts.grpc_status {
+            out.number(br#","grpc_status":"#, u64::from(status));
+        }
         out.plain(br#","end":""#, facts.end.as_str());
         if let Some(code) = facts.error {
             out.text(br#","error":""#, code.as_bytes());

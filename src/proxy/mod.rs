@@ -459,6 +459,10 @@ impl Proxy {
         }
         let metrics = admitted.as_ref().map_or(&*UNROUTED, |it| &it.active.routes[it.route].metrics);
         metrics.record(status, duration, received, sent);
+        let grpc_status = client.grpc_status();
+        if let Some(status) = grpc_status {
+            metrics.record_call(status);
+        }
         let target = exchange.target_received.as_ref().unwrap_or(&head.uri);
         let facts = access_log::Facts {
             method: &head.method,
@@ -471,6 +475,7 @@ impl Proxy {
             },
             listener: client.connection().listener(),
             status,
+            grpc_status,
             bytes_received: received,
             bytes_sent: sent,
             duration,

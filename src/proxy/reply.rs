@@ -354,14 +354,14 @@ pub fn error_codes() -> Vec<ErrorCode> {
 }
 
 /// Head and body of the answer to a refusal.
-/// A client of gRPC gets its own kind of error.
+/// A client of gRPC gets its own kind of error, and one of gRPC-Web the same: both look at fields of the head, too.
 pub(super) fn refusal(
     refusal: &Refusal,
     request_id: &RequestId,
     request: &RequestHeader,
 ) -> (Box<ResponseHeader>, Bytes) {
     let error = ErrorBody::of(refusal);
-    if codec::is_grpc(&request.headers) {
+    if codec::is_any_grpc(&request.headers) {
         return (grpc(&error, request), Bytes::new());
     }
     let body = error.json(request_id.as_str());

@@ -236,6 +236,9 @@ async fn filter(
     params: &Params,
 ) -> Result<RouteDecision, Early> {
     upgrade::admit(admitted.route(), exchange, client)?;
+    if admitted.route().chain.grpc_web.is_some() {
+        client.take_grpc_web();
+    }
     if !client.has_no_body() {
         exchange.deadline = call_deadline(client.request(), exchange.started, &admitted.route().policy)?;
     }

@@ -46,6 +46,7 @@ mod fuzz;
 mod grpc_deadlines;
 mod grpc_errors;
 mod grpc_health;
+mod grpc_web;
 mod guard;
 mod h2_clients;
 mod heads;

@@ -189,6 +189,7 @@ impl CompressRules {
             && length.is_none_or(|it| it >= self.min_size)
             && MediaTypes::any_takes(&self.types, headers)
             && !codec::is_event_stream(headers)
+            && !codec::is_any_grpc(headers)
             && !codec::is_encoded(headers)
             && !forbids_transforms(headers)
     }
@@ -268,6 +269,8 @@ mod tests {
             (200, &[json, ("cache-control", "public, no-transform")], None, false),
             (200, &[("content-type", "text/event-stream")], None, false),
             (200, &[("content-type", "application/grpc")], None, false),
+            (200, &[("content-type", "application/grpc+json")], None, false),
+            (200, &[("content-type", "application/grpc-web+json")], None, false),
             (200, &[("content-type", "image/png")], None, false),
             (200, &[], None, false),
         ] {
