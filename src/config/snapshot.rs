@@ -12,10 +12,10 @@ use serde_json::Value;
 
 use crate::base::{At, ByteSize, Diagnostics, Period};
 use crate::config::gateway_file::Mode;
-use crate::config::idle;
+use crate::config::{idle, lints};
 use crate::config::routes_file::{RedirectConfig, RespondConfig, RouteConfig, RoutesFile};
 use crate::filters::auth::{Auth, AuthConfig};
-use crate::filters::{Chain, Layer, PolicyConfig, StepDescription};
+use crate::filters::{Chain, Layer, PolicyConfig, StepDescription, UpstreamErrors};
 use crate::forward::{Mirror, MirrorConfig, Policy, TimeoutsConfig};
 use crate::identity::Roles;
 use crate::pipeline::{Filters, Scope, ServiceScope};
@@ -59,6 +59,10 @@ pub struct Route {
     pub mirror: Option<Mirror>,
     /// Whether it lists the hosts that it takes, each by its whole name: a request of its names one of ours.
     pub verifies_host: bool,
+    /// Whether it takes only requests that accept what it can produce.
+    pub negotiates: bool,
+    /// Whether the upstream's errors become the gateway's own.
+    pub wraps_errors: bool,
     /// Whether paths with parameters are for it to take: `/a;v=1/b`.
     takes_parameters: bool,
     /// Everything above in words, for operators; also shows whether a reload changed the route.
@@ -146,6 +150,12 @@ pub struct Description {
     pub timeouts: BTreeMap<&'static str, Period>,
     /// The largest request body.
     pub body_limit: ByteSize,
+    /// The largest response, if there is a largest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_limit: Option<ByteSize>,
+    /// What becomes of the upstream's errors, if that is not that they pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_errors: Option<UpstreamErrors>,
     /// Of the route as it was compiled: whether a reload changes what is not shown.
     #[serde(skip)]
     digest: u64,
@@ -204,6 +214,7 @@ impl Snapshot {
         // A route with a fault may have been left out, and what it uses is not idle.
         if diagnostics.is_empty() {
             idle::warn(file, own_key, diagnostics);
+            lints::warn(file, diagnostics);
         }
         let defaults = layer("defaults".to_owned(), &file.defaults, At::ROOT);
         // What is wrong with them was reported where they stand.
@@ -478,6 +489,8 @@ impl Compiler<'_> {
             action,
             mirror,
             verifies_host: !hosts.is_empty() && !hosts.iter().any(|it| it.contains('*')),
+            negotiates: !written.r#match.accept.is_empty(),
+            wraps_errors: upstream_errors(&layers) == UpstreamErrors::Wrap,
             takes_parameters: description.path_parameters,
             description,
         }
@@ -680,6 +693,10 @@ fn check_upgrade(written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnosti
     }
 }
 
+fn upstream_errors(layers: &[Layer<'_>]) -> UpstreamErrors {
+    layers.iter().rev().find_map(|it| it.settings.upstream_errors).unwrap_or_default()
+}
+
 fn policy(layers: &[Layer<'_>]) -> Policy {
     let places: Vec<At<'_>> = layers.iter().map(|it| it.at).collect();
     let timeouts: Vec<(&TimeoutsConfig, At<'_>)> =
@@ -687,7 +704,8 @@ fn policy(layers: &[Layer<'_>]) -> Policy {
     let body_limit = layers.iter().rev().find_map(|it| it.settings.body_limit).map_or(Policy::BODY_LIMIT, |it| it.0);
     let priority = layers.iter().rev().find_map(|it| it.settings.priority).unwrap_or_default();
     // Each was checked where it stands.
-    Policy { priority, ..Policy::compile(&timeouts, body_limit, &mut Diagnostics::default()) }
+    let response_limit = layers.iter().rev().find_map(|it| it.settings.response_limit).map(|it| it.0);
+    Policy { priority, response_limit, ..Policy::compile(&timeouts, body_limit, &mut Diagnostics::default()) }
 }
 
 /// The answer's head can't be waited for longer than for the whole exchange.
@@ -718,6 +736,8 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, poli
             ("idle", Period(if written.r#match.websocket { policy.websocket_idle } else { policy.idle })),
         ]),
         body_limit: ByteSize(policy.body_limit),
+        response_limit: policy.response_limit.map(ByteSize),
+        upstream_errors: Some(upstream_errors(layers)).filter(|it| *it != UpstreamErrors::Pass),
         digest: 0,
     }
 }

@@ -6,6 +6,7 @@ mod end;
 mod error_body;
 mod filter;
 mod forwarded_headers;
+mod path_back;
 mod rate_limit_status;
 mod recording;
 mod refusal;
@@ -21,6 +22,7 @@ pub use forwarded_headers::{
     TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PREFIX, X_FORWARDED_PROTO,
     X_REQUEST_ID, is_gateway_header,
 };
+pub use path_back::PathBack;
 pub use rate_limit_status::{Charge, Charges, RateLimitStatus};
 pub use recording::Recording;
 pub use refusal::{BodyFault, Missing, Refusal};

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::base::{RequestId, SpanId, TraceId};
 use crate::http::{claimed, unverified_credentials};
 use crate::identity::{Caller, Fields, Principal};
-use crate::pipeline::{EndState, RateLimitStatus, Recording, Refusal, Taps, Upstreams};
+use crate::pipeline::{EndState, PathBack, RateLimitStatus, Recording, Refusal, Taps, Upstreams};
 use crate::upstream::StickySession;
 
 /// The caller, and how the request came: all that is known of a request wherever it goes on, also when its client has
@@ -76,6 +76,8 @@ pub struct Exchange {
     pub edited: Edited,
     /// The target as it was received, kept only when the route rewrites it.
     pub target_received: Option<http::Uri>,
+    /// How what the upstream says of its own paths becomes what the client can use, where the path was rewritten.
+    pub path_back: Option<Box<PathBack>>,
     /// The request's whole body, where a step had to see it before it went anywhere.
     pub body: Option<Bytes>,
     /// Takes the answer down, where a step wants to keep it.
@@ -277,6 +279,7 @@ impl Exchange {
             claims: Vec::new(),
             edited: Edited::default(),
             target_received: None,
+            path_back: None,
             body: None,
             recording: None,
             request_taps: None,

@@ -91,4 +91,5 @@ mod upstream_faults;
 mod upstreams;
 mod websockets;
 mod websockets_http2;
+mod wrapped;
 mod zones;
