@@ -15,7 +15,8 @@ use crate::admin::Admin;
 use crate::admin::fault::Fault;
 use crate::alerts::Alerts;
 use crate::cache::Purge;
-use crate::forward::{Policy, Worker};
+use crate::filters::Basic;
+use crate::forward::{Policy, Worker, mirrors_under_way};
 use crate::listener::DrainPhase;
 use crate::state::Backend;
 use crate::telemetry::{IN_FLIGHT, exposition, figures, route_series, summary};
@@ -166,6 +167,8 @@ fn all_limits(admin: &Admin) -> Value {
             "idle_max_per_thread": Worker::IDLE_CONNECTIONS,
         },
         "cache": admin.cache.usage(),
+        "mirrors": { "in_flight": mirrors_under_way() },
+        "basic_auth": { "known": figures("moongate_basic_auth_known").iter().map(|it| it.1).sum::<f64>() as u64, "known_max": Basic::KNOWN_MAX },
         "log": { "lines_dropped": dropped as u64 },
         "metrics": { "routes": routes, "routes_max": routes_max },
         "shutdown": process.written.shutdown,

@@ -373,7 +373,7 @@ pub(super) fn wrapped(
 }
 
 /// What speaks of a body that is no longer there.
-const OF_THE_BODY: [HeaderName; 12] = [
+const OF_THE_BODY: [http::header::HeaderName; 12] = [
     CONTENT_TYPE,
     CONTENT_LENGTH,
     http::header::CONTENT_ENCODING,
