@@ -17,7 +17,8 @@ use crate::admin::maintenance;
 use crate::alerts::Alerts;
 use crate::cache::Purge;
 use crate::deliver::COMPRESSED_MAX;
-use crate::forward::{Policy, Worker};
+use crate::filters::Basic;
+use crate::forward::{Policy, Worker, mirrors_under_way};
 use crate::listener::DrainPhase;
 use crate::pipeline::DECODERS_MAX;
 use crate::state::Backend;
@@ -178,6 +179,8 @@ fn all_limits(admin: &Admin) -> Value {
         },
         "decoders": { "active": sum("moongate_decoders_active"), "active_max": DECODERS_MAX },
         "cache": admin.cache.usage(),
+        "mirrors": { "in_flight": mirrors_under_way() },
+        "basic_auth": { "known": figures("moongate_basic_auth_known").iter().map(|it| it.1).sum::<f64>() as u64, "known_max": Basic::KNOWN_MAX },
         "log": { "lines_dropped": dropped as u64 },
         "metrics": { "routes": routes, "routes_max": routes_max },
         "shutdown": process.written.shutdown,

@@ -301,6 +301,12 @@ fn described(out: &mut String, description: &Description) {
     let limits = limits.iter().filter_map(|name| Some(format!("{name} {}", description.timeouts.get(name)?)));
     let _ = writeln!(out, "\ntimeouts   {}", limits.collect::<Vec<_>>().join(", "));
     let _ = writeln!(out, "body       at most {}", description.body_limit);
+    if let Some(limit) = description.response_limit {
+        let _ = writeln!(out, "response   at most {limit}");
+    }
+    if description.upstream_errors.is_some() {
+        let _ = writeln!(out, "errors     of the upstream in the gateway's own shape");
+    }
 }
 
 fn destination(out: &mut String, upstream: &Upstream) {

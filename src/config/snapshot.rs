@@ -13,10 +13,10 @@ use serde_json::Value;
 
 use crate::base::{At, ByteSize, Diagnostics, Period};
 use crate::config::gateway_file::Mode;
-use crate::config::idle;
 use crate::config::routes_file::{RedirectConfig, RedirectTo, RespondConfig, RouteConfig, RoutesFile};
+use crate::config::{idle, lints};
 use crate::filters::auth::{Auth, AuthConfig};
-use crate::filters::{Chain, Layer, OnMaintenance, PolicyConfig, StepDescription};
+use crate::filters::{Chain, Layer, OnMaintenance, PolicyConfig, StepDescription, UpstreamErrors};
 use crate::forward::{Mirror, MirrorConfig, Policy, TimeoutsConfig};
 use crate::identity::Roles;
 use crate::pipeline::{Filters, Scope, ServiceScope};
@@ -62,6 +62,10 @@ pub struct Route {
     pub verifies_host: bool,
     /// Whether its requests pass while the gateway is in maintenance.
     pub ignores_maintenance: bool,
+    /// Whether it takes only requests that accept what it can produce.
+    pub negotiates: bool,
+    /// Whether the upstream's errors become the gateway's own.
+    pub wraps_errors: bool,
     /// Whether paths with parameters are for it to take: `/a;v=1/b`.
     takes_parameters: bool,
     /// Everything above in words, for operators; also shows whether a reload changed the route.
@@ -152,6 +156,12 @@ pub struct Description {
     pub timeouts: BTreeMap<&'static str, Period>,
     /// The largest request body.
     pub body_limit: ByteSize,
+    /// The largest response, if there is a largest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_limit: Option<ByteSize>,
+    /// What becomes of the upstream's errors, if that is not that they pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_errors: Option<UpstreamErrors>,
     /// Of the route as it was compiled: whether a reload changes what is not shown.
     #[serde(skip)]
     digest: u64,
@@ -210,6 +220,7 @@ impl Snapshot {
         // A route with a fault may have been left out, and what it uses is not idle.
         if diagnostics.is_empty() {
             idle::warn(file, own_key, diagnostics);
+            lints::warn(file, diagnostics);
         }
         let defaults = layer("defaults".to_owned(), &file.defaults, At::ROOT);
         // What is wrong with them was reported where they stand.
@@ -499,6 +510,8 @@ impl Compiler<'_> {
             verifies_host: !hosts.is_empty() && !hosts.iter().any(|it| it.contains(['*', '{'])),
             ignores_maintenance: description.maintenance == Some(OnMaintenance::Ignore),
             mirror,
+            negotiates: !written.r#match.accept.is_empty(),
+            wraps_errors: upstream_errors(&layers) == UpstreamErrors::Wrap,
             takes_parameters: description.path_parameters,
             description,
         }
@@ -713,6 +726,10 @@ fn check_upgrade(written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnosti
     }
 }
 
+fn upstream_errors(layers: &[Layer<'_>]) -> UpstreamErrors {
+    layers.iter().rev().find_map(|it| it.settings.upstream_errors).unwrap_or_default()
+}
+
 fn policy(layers: &[Layer<'_>]) -> Policy {
     let places: Vec<At<'_>> = layers.iter().map(|it| it.at).collect();
     let timeouts: Vec<(&TimeoutsConfig, At<'_>)> =
@@ -720,7 +737,8 @@ fn policy(layers: &[Layer<'_>]) -> Policy {
     let body_limit = layers.iter().rev().find_map(|it| it.settings.body_limit).map_or(Policy::BODY_LIMIT, |it| it.0);
     let priority = layers.iter().rev().find_map(|it| it.settings.priority).unwrap_or_default();
     // Each was checked where it stands.
-    Policy { priority, ..Policy::compile(&timeouts, body_limit, &mut Diagnostics::default()) }
+    let response_limit = layers.iter().rev().find_map(|it| it.settings.response_limit).map(|it| it.0);
+    Policy { priority, response_limit, ..Policy::compile(&timeouts, body_limit, &mut Diagnostics::default()) }
 }
 
 /// The answer's head can't be waited for longer than for the whole exchange.
@@ -752,6 +770,8 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, poli
             ("idle", Period(if written.r#match.websocket.only() { policy.websocket_idle } else { policy.idle })),
         ]),
         body_limit: ByteSize(policy.body_limit),
+        response_limit: policy.response_limit.map(ByteSize),
+        upstream_errors: Some(upstream_errors(layers)).filter(|it| *it != UpstreamErrors::Pass),
         digest: 0,
     }
 }

@@ -139,6 +139,9 @@ impl BuiltIn for Basic {
 }
 
 impl Basic {
+    /// So many right passwords are known by their digest.
+    pub const KNOWN_MAX: usize = KNOWN_MAX;
+
     /// The file that was read.
     pub fn file(&self) -> &Path {
         &self.file

@@ -45,7 +45,7 @@ pub use rate_limit::{RateLimitConfig, RateLimits};
 pub use response_headers::{HeadersConfig, ResponseHeaders};
 pub use rewrite::{Rewrite, RewriteConfig, keep_authority};
 pub use security_headers::{Hsts, Security, SecurityConfig, SecurityHeaders};
-pub use settings::{Activation, BuiltIn, Layer, OnMaintenance, PolicyConfig, StepDescription};
+pub use settings::{Activation, BuiltIn, Layer, OnMaintenance, PolicyConfig, StepDescription, UpstreamErrors};
 pub use table::{Chain, Row, TABLE, before_the_route, behind_the_route};
 
 /// A header value of text that was checked or made here.

@@ -36,6 +36,13 @@ pub struct PolicyConfig {
     pub priority: Option<Priority>,
     /// The largest request body. Default 256KiB.
     pub body_limit: Option<ByteSize>,
+    /// The largest response body of an upstream. One that says that it is larger gets the client 502, and one that turns
+    /// out to be is cut off. Event streams and upgraded connections have none. Default: none.
+    pub response_limit: Option<ByteSize>,
+    /// What becomes of errors (4xx and 5xx) that the upstream answers with. Default `pass`.
+    pub upstream_errors: Option<UpstreamErrors>,
+    /// Whether `check` warns of paths below `/api` without a version, or with verbs. Default true.
+    pub lint: Option<bool>,
     /// Header fields of answers.
     pub headers: HeadersConfig,
     /// Header fields of requests, before the upstream gets them. What `rewrite` of a route says comes behind.
@@ -93,6 +100,17 @@ pub enum OnMaintenance {
     Obey,
     /// They pass.
     Ignore,
+}
+
+/// What becomes of errors that an upstream answers with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamErrors {
+    /// They pass as they are.
+    #[default]
+    Pass,
+    /// They keep their status, and get a body in the shape of the gateway's own errors (code `upstream_error`).
+    Wrap,
 }
 
 /// The settings of one place, which is `defaults`, a policy or a route.

@@ -203,9 +203,13 @@ impl Forwarder<'_> {
             permit: None,
             outrun: None,
         };
-        match self.destination {
+        let response = match self.destination {
             Destination::Upstream(live) => call.ask_upstream(live).await,
             Destination::Local(_, service) => Box::pin(call.ask_service(&**service, self.upstreams)).await,
+        };
+        match policy.response_limit {
+            Some(limit) => response?.within(limit),
+            None => response,
         }
     }
 }

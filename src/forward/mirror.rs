@@ -133,7 +133,7 @@ impl Places {
     }
 }
 
-impl std::ops::Drop for Places {
+impl Drop for Places {
     fn drop(&mut self) {
         let mut routes = ROUTES.lock();
         if routes.get(&self.route).is_some_and(|it| it.strong_count() > 0) {
@@ -149,7 +149,7 @@ impl std::ops::Drop for Places {
 /// A place for a copy under way.
 struct Place(Arc<Places>);
 
-impl std::ops::Drop for Place {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, AcqRel);
         UNDER_WAY.dec();
@@ -192,14 +192,19 @@ impl MirrorRuntime {
         request.remove_header(&EXPECT);
         request.insert_header(X_MOONGATE_MIRROR, HeaderValue::from_static("1")).ok()?;
         let context = Context { balance_key: None, sticky: None, deadline: None, upstreams: None, ..context.clone() };
-        let copy =
-            Copy { mirror: self.clone(), request, context, worker: worker.clone(), upstreams: upstreams.clone() };
+        let copy = RequestCopy {
+            mirror: self.clone(),
+            request,
+            context,
+            worker: worker.clone(),
+            upstreams: upstreams.clone(),
+        };
         Some(Box::new(BodyCopy { copy: Some(copy), body: BytesMut::new() }))
     }
 }
 
 /// A request's copy, until its body is there.
-struct Copy {
+struct RequestCopy {
     mirror: Arc<MirrorRuntime>,
     request: RequestHeader,
     context: Context,
@@ -209,7 +214,7 @@ struct Copy {
 
 /// Takes a body down as it passes.
 pub struct BodyCopy {
-    copy: Option<Copy>,
+    copy: Option<RequestCopy>,
     body: BytesMut,
 }
 
@@ -250,7 +255,7 @@ impl BodyCopy {
     }
 }
 
-impl std::ops::Drop for BodyCopy {
+impl Drop for BodyCopy {
     fn drop(&mut self) {
         if let Some(copy) = &self.copy {
             copy.mirror.places.incomplete.inc();
@@ -258,7 +263,7 @@ impl std::ops::Drop for BodyCopy {
     }
 }
 
-impl Copy {
+impl RequestCopy {
     fn send(self, body: Bytes) {
         let Some(place) = self.mirror.places.take(self.mirror.mirror.concurrency) else {
             self.mirror.places.busy.inc();

@@ -7,6 +7,7 @@ mod error_body;
 mod filter;
 mod forwarded_headers;
 mod media_types;
+mod path_back;
 mod rate_limit_status;
 mod recording;
 mod refusal;
@@ -23,6 +24,7 @@ pub use forwarded_headers::{
     X_REQUEST_ID, is_gateway_header,
 };
 pub use media_types::MediaTypes;
+pub use path_back::PathBack;
 pub use rate_limit_status::{Charge, Charges, RateLimitStatus};
 pub use recording::Recording;
 pub use refusal::{BodyFault, Missing, Refusal};

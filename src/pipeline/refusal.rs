@@ -134,6 +134,11 @@ pub enum Refusal {
         /// The limit in bytes.
         limit: u64,
     },
+    /// The upstream answered with an error, and the route gives its clients the gateway's own.
+    UpstreamStatus {
+        /// The upstream's, which stays.
+        status: u16,
+    },
     /// The upstream did not begin to answer in time.
     FirstByteTimeout,
     /// The exchange took longer in all than the route allows.
@@ -242,7 +247,8 @@ impl Refusal {
             Self::ConnectFailed => Self::UpstreamClosed,
             Self::UpstreamClosed => Self::UpstreamProtocol,
             Self::UpstreamProtocol => Self::ResponseTooLarge { limit: 262_144 },
-            Self::ResponseTooLarge { .. } => Self::NoHealthyEndpoint,
+            Self::ResponseTooLarge { .. } => Self::UpstreamStatus { status: 502 },
+            Self::UpstreamStatus { .. } => Self::NoHealthyEndpoint,
             Self::NoHealthyEndpoint => Self::BreakerOpen { retry_after: 60 },
             Self::BreakerOpen { .. } => Self::DependencyDown { dependency: "narratives".into() },
             Self::DependencyDown { .. } => {

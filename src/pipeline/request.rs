@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::base::{RequestId, SpanId, TraceId};
 use crate::http::{Coding, claimed, unverified_credentials};
 use crate::identity::{Caller, Fields, Principal};
-use crate::pipeline::{EndState, RateLimitStatus, Recording, Refusal, Taps, Upstreams};
+use crate::pipeline::{EndState, PathBack, RateLimitStatus, Recording, Refusal, Taps, Upstreams};
 use crate::routing::Params;
 use crate::upstream::StickySession;
 
@@ -83,6 +83,8 @@ pub struct Exchange {
     pub accepted_coding: Option<Coding>,
     /// What becomes of the answer's coding.
     pub answer_coding: AnswerCoding,
+    /// How what the upstream says of its own paths becomes what the client can use, where the path was rewritten.
+    pub path_back: Option<Box<PathBack>>,
     /// The request's whole body, where a step had to see it before it went anywhere.
     pub body: Option<Bytes>,
     /// Takes the answer down, where a step wants to keep it.
@@ -312,6 +314,7 @@ impl Exchange {
             target_received: None,
             accepted_coding: None,
             answer_coding: AnswerCoding::default(),
+            path_back: None,
             body: None,
             recording: None,
             request_taps: None,

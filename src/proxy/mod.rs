@@ -30,8 +30,11 @@ use crate::client::Client;
 use crate::config::Configuration;
 use crate::connections::Connections;
 use crate::deliver::{ResponseFilters, Tunnel, Undelivered, deliver};
-use crate::forward::{BodyCopy, ForwardError, Forwarder, RequestBody, UpstreamResponse, Worker};
+use crate::forward::{
+    BodyCopy, Collected, Destination, ForwardError, Forwarder, RequestBody, UpstreamResponse, Worker,
+};
 use crate::guard::{Guard, Stage, Violation};
+use crate::http as codec;
 use crate::identity::Identity;
 use crate::listener::{Connection, EarlyReject, Refuse};
 use crate::maintenance::Maintenance;
@@ -48,6 +51,10 @@ pub use crate::proxy::upgrade::missing_setting;
 
 /// How long a client may take to read a refusal that no route stands behind.
 const TAKE_REFUSAL: Duration = Duration::from_secs(10);
+
+/// How long the body of an error is read that nobody gets, and how much of it: then its connection can serve again.
+const WRAP_READ: Duration = Duration::from_millis(250);
+const WRAP_READ_MAX: usize = 64 * 1024;
 
 /// Why an answer is not over when all steps are.
 enum Unfinished {
@@ -245,6 +252,32 @@ impl Proxy {
         Forwarder { worker: &self.worker, destination: admitted.destination(), policy, upstreams }
     }
 
+    /// An upstream's error as our own. What is in our shape already, calls of gRPC, and streams
+    /// stay as they are. Nothing of it is cached.
+    async fn wrapped(
+        &self,
+        response: UpstreamResponse,
+        client: &Client,
+        exchange: &mut Exchange,
+        admitted: &Admitted,
+    ) -> UpstreamResponse {
+        let status = response.head.status;
+        let ours = matches!(admitted.destination(), Destination::Local(..));
+        let stays = ours || codec::is_grpc(&client.request().headers) || codec::is_event_stream(&response.head.headers);
+        if stays || !(status.is_client_error() || status.is_server_error()) {
+            return response;
+        }
+        cached::abandon(exchange, admitted);
+        let UpstreamResponse { head, mut body } = response;
+        let until = std::time::Instant::now() + WRAP_READ;
+        let rest = body.collect(WRAP_READ_MAX, &admitted.route().policy, until);
+        if !matches!(Deadline::within(WRAP_READ, rest).await, Some(Ok(Collected::Whole(_)))) {
+            body.cancel();
+        }
+        let (head, body) = reply::wrapped(head, &exchange.request_id, client.request());
+        UpstreamResponse::of(head, body)
+    }
+
     /// Passes an answer on to the client.
     async fn deliver(
         &self,
@@ -256,6 +289,10 @@ impl Proxy {
         if let Some(page) = admitted.page_instead(response.head.status, client) {
             return Box::pin(self.send_page(&page, response, client, exchange, admitted)).await;
         }
+        let response = match admitted.route().wraps_errors {
+            true => Box::pin(self.wrapped(response, client, exchange, admitted)).await,
+            false => response,
+        };
         let policy = &admitted.route().policy;
         match deliver(response, client, exchange, policy, admitted, &admitted.streaming(&self.shared)).await {
             Ok(Some(tunnel)) => {
@@ -281,7 +318,9 @@ impl Proxy {
         (mut head, body): (Box<ResponseHeader>, Bytes),
     ) -> Result<(), Unfinished> {
         let chain = &admitted.route().chain;
-        if !chain.taps_responses() && chain.compress.is_none() && chain.error_pages.is_none() {
+        let is_wrapped = admitted.route().wraps_errors && head.status.as_u16() >= 400;
+        let is_plain = !chain.taps_responses() && chain.compress.is_none() && chain.error_pages.is_none();
+        if is_plain && !is_wrapped {
             admitted.on_response(exchange, &mut head);
             return answer(client, exchange, (head, body), admitted.route().policy.request, EndState::Done).await;
         }

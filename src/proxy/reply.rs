@@ -294,6 +294,14 @@ impl ErrorBody {
                     "request less",
                 )
             },
+            Refusal::UpstreamStatus { status } => {
+                let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_GATEWAY);
+                let (message, action) = match status.is_server_error() {
+                    true => ("the service answered with an error", LATER),
+                    false => ("the service refused the request", "look at what was sent, and at the status"),
+                };
+                Self { details: json!({ "status": status.as_u16() }), ..say(status, "upstream_error", message, action) }
+            }
             Refusal::FirstByteTimeout => {
                 say(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "the service did not answer in time", LATER)
             }
@@ -352,6 +360,42 @@ pub fn error_codes() -> Vec<ErrorCode> {
     };
     Refusal::one_of_each().map(describe).collect()
 }
+
+/// An upstream's error in the shape of our own: its status and what it says to clients in other fields stay, what is
+/// about its body goes.
+pub(super) fn wrapped(
+    mut head: Box<ResponseHeader>,
+    request_id: &RequestId,
+    request: &RequestHeader,
+) -> (Box<ResponseHeader>, Bytes) {
+    let (ours, body) = refusal(&Refusal::UpstreamStatus { status: head.status.as_u16() }, request_id, request);
+    for name in OF_THE_BODY {
+        head.remove_header(&name);
+    }
+    for name in [CONTENT_TYPE, CONTENT_LENGTH] {
+        if let Some(value) = ours.headers.get(&name) {
+            let _ = head.insert_header(name, value.clone());
+        }
+    }
+    let _ = head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    (head, body)
+}
+
+/// What speaks of a body that is no longer there.
+const OF_THE_BODY: [http::header::HeaderName; 12] = [
+    CONTENT_TYPE,
+    CONTENT_LENGTH,
+    http::header::CONTENT_ENCODING,
+    http::header::CONTENT_LANGUAGE,
+    http::header::CONTENT_LOCATION,
+    http::header::CONTENT_DISPOSITION,
+    http::header::CONTENT_RANGE,
+    http::header::ACCEPT_RANGES,
+    http::header::ETAG,
+    http::header::LAST_MODIFIED,
+    http::header::CACHE_CONTROL,
+    http::header::EXPIRES,
+];
 
 /// Head and body of the answer to a refusal.
 /// A client of gRPC gets its own kind of error, and one of gRPC-Web the same: both look at fields of the head, too.

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE, SEC_WEBSOCKET_EXTENSIONS,
-    SET_COOKIE,
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LOCATION, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE,
+    SEC_WEBSOCKET_EXTENSIONS, SET_COOKIE, VARY,
 };
 use http::{HeaderMap, Method, Uri, Version};
 use parking_lot::{Mutex, MutexGuard};
@@ -264,6 +264,11 @@ async fn filter(
     let mut cached_response = None;
     if let Some(subject) = cached::subject(admitted, shared, exchange, client.request(), params) {
         cached_response = cached::lookup(admitted, shared, exchange, client, subject).await?;
+        if let (Some(cached), Some(rewrite)) = (&cached_response, &chain.rewrite)
+            && [LOCATION, CONTENT_LOCATION, SET_COOKIE].iter().any(|it| cached.head.headers.contains_key(it))
+        {
+            exchange.path_back = rewrite.path_back_of(exchange, client.request(), params);
+        }
         if let Some(cached) = cached_response.take_if(|it| it.refresh.is_none()) {
             return Ok(RouteDecision::Cached(cached, reservation));
         }
@@ -479,6 +484,13 @@ impl ResponseFilters for Admitted {
         {
             exchange.recording = None;
         }
+        if let Some(back) = exchange.path_back.take() {
+            let endpoint = exchange.attempt.endpoint.map(|it| it.to_string());
+            back.apply(answer, endpoint.as_deref());
+        }
+        if self.route().negotiates {
+            vary_by_accept(answer);
+        }
         // Behind what is stored: a session is one client's.
         if let Some(cookie) = exchange.attempt.sticky_cookie.take() {
             let _ = answer.append_header(SET_COOKIE, cookie);
@@ -519,6 +531,15 @@ fn response_filters(chain: &filters::Chain, exchange: &mut Exchange, answer: &mu
     chain.on_response(exchange, answer);
     filters::behind_the_route(exchange, answer);
     dated(answer);
+}
+
+/// Another `Accept` would have got another route's response (RFC 9110, section 12.5.5).
+fn vary_by_accept(answer: &mut ResponseHeader) {
+    let named = |it: &[u8]| it.eq_ignore_ascii_case(b"accept") || it == b"*";
+    let mut members = answer.headers.get_all(VARY).iter().flat_map(|it| it.as_bytes().split(|it| *it == b','));
+    if !members.any(|it| named(it.trim_ascii())) {
+        let _ = answer.append_header(VARY, HeaderValue::from_static("Accept"));
+    }
 }
 
 fn dated(answer: &mut ResponseHeader) {

@@ -97,4 +97,5 @@ mod upstream_faults;
 mod upstreams;
 mod websockets;
 mod websockets_http2;
+mod wrapped;
 mod zones;
