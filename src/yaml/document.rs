@@ -265,7 +265,7 @@ impl Document {
     }
 
     fn placed(&self, diagnostic: &Diagnostic, hidden: &Hidden) -> Option<Fault> {
-        let without_secrets = |path: &str, text: &str| hidden.out_of(&self.without_secrets(path, text));
+        let without_secrets = |path: &str, text: &str| self.without_secrets(path, text, hidden);
         if let Some(number) = diagnostic.path.strip_prefix('@') {
             let note = self.notes.get(number.parse::<usize>().ok()?)?;
             let help = note.help.as_ref().map(|it| without_secrets(&note.path, it));
@@ -308,8 +308,10 @@ impl Document {
             false => text.trim_end().chars().count() + 1,
         };
         let (place, shown) = (Places::of(&self.schema).place(path), hidden.path(&self.schema, path));
+        let key = spans::unescape(path.rsplit('/').next().unwrap_or_default());
+        let begins = text.chars().skip(column - 1).collect::<String>();
         let named = part == Some(Part::Key) && place.known && !place.secret && shown == path;
-        let own = named.then_some(span);
+        let own = (named && begins.trim_start_matches(['"', '\'']).starts_with(&key)).then_some(span);
         let mut fault = Fault::new(Arc::clone(&self.name), line, column, &self.shown(line, own));
         fault.length = end.saturating_sub(column).max(1);
         shown.clone_into(&mut fault.path);
@@ -352,7 +354,7 @@ impl Document {
 
     /// A message must not show what the environment brought in: neither whole, nor, where it is
     /// about such a value, any word of it. The same is true of a secret that stands in the file.
-    fn without_secrets(&self, path: &str, message: &str) -> String {
+    fn without_secrets(&self, path: &str, message: &str, hidden: &Hidden) -> String {
         let mut message = message.to_owned();
         for Brought { path: place, shown, value } in self.brought.iter().filter(|it| !it.value.is_empty()) {
             message = message.replace(&format!("`{value}`"), &format!("`{shown}`"));
@@ -365,6 +367,7 @@ impl Document {
                 message = Secret::from(value.clone()).out_of(&message);
             }
         }
+        let message = hidden.out_of(&message);
         let standing = Standing::at(&self.schema, path);
         match &self.tree().nearest(path).0.node.content {
             // `true` is a word of messages, and no secret.

@@ -90,8 +90,13 @@ impl Lines<'_> {
     /// and values without a secret behind them. Where a line may go on with what one above began, nothing is known.
     fn guess<'t>(&self, before: impl Iterator<Item = &'t str>, line: &mut Line<'_>) {
         let mut above = Vec::new();
-        let mut indent = indentation(line.text);
+        // A list may stand as deep as its name.
+        let listed = line.text.trim_start().starts_with("- ");
+        let mut indent = indentation(line.text) + usize::from(listed);
         for text in before {
+            if listed && text.trim_start().starts_with("- ") && indentation(text) + 1 == indent {
+                continue;
+            }
             let blank = text.trim_start().is_empty() || text.trim_start().starts_with('#');
             if !blank && QUOTES.iter().any(|it| text.matches(*it).count() % 2 == 1) {
                 return; // it may not have ended
@@ -138,7 +143,10 @@ impl Scan<'_> {
         for (number, key) in found.iter().enumerate() {
             let next = found.get(number + 1).map_or(text.len(), |it| it.start);
             let name = text[key.clone()].trim_matches(QUOTES);
-            let known = at <= key.start && self.brackets(&text[at..key.start]) && self.place.names(name);
+            // What begins behind a name without a bracket is its value, whatever it looks like.
+            let apart = number == 0 || text[at.min(key.start)..key.start].contains([',', '{', '[']);
+            let begins = at <= key.start && apart && self.brackets(&text[at..key.start]) && self.under.is_none();
+            let known = begins && self.place.has_name(name);
             if !known {
                 line.mark_bytes(at.min(key.start)..text.len(), Mark::Hidden);
                 return false;

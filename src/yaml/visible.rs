@@ -37,6 +37,8 @@ pub(super) struct Standing<'s> {
 struct Around {
     /// It begins on the line on which a secret without quotes ends.
     behind_secret: bool,
+    /// It stands on the line of a name that is not shown.
+    behind_hidden: bool,
     /// Nothing stands under it.
     alone: bool,
 }
@@ -122,14 +124,16 @@ impl<'s> Standing<'s> {
             (true, false) => false,
             _ if !below() => true,
             // What is known somewhere else stands under the wrong name.
+            _ if around.behind_hidden => false,
             (false, false) => is_name(key, true) && !around.behind_secret && !around.alone,
             (_, true) => is_name(key, false) && !(around.behind_secret && around.alone),
         }
     }
 
-    /// Whether a name may be shown of which nothing is known but its place.
-    pub(super) fn names(&self, key: &str) -> bool {
-        self.shows_key(key, Around::default())
+    /// Whether the schema has this name here, or nearly, or lets operators choose it.
+    pub(super) fn has_name(&self, key: &str) -> bool {
+        let free = || self.schemas.iter().any(|it| it["additionalProperties"].is_object());
+        self.shows_key(key, Around::default()) && (self.knows(self.meant(key)) || free())
     }
 
     /// Whether a scalar is due here, and this one may be shown.
@@ -174,16 +178,19 @@ pub(super) fn walk<'t>(
             children.iter().filter(|it| enter(it)).for_each(|it| walk(it, &here, enter, tell));
         }
         Content::Map(children) => {
-            let mut secret_ends = 0;
+            let (mut secret_ends, mut hidden_stands) = (0, 0);
             for child in children.iter().filter(|it| enter(it)) {
                 let Some((key, span)) = &child.key else { continue };
                 let scalar = match &child.node.content {
                     Content::Scalar { text, plain } => Some((text, *plain)),
                     _ => None,
                 };
-                let alone = scalar.is_some_and(|(text, _)| text.is_empty());
-                let around = Around { behind_secret: secret_ends == span.line, alone };
-                let shown = here.shows_key(key, around);
+                let alone = scalar.is_some_and(|(text, plain)| plain && plain_value(text).is_null());
+                let (behind_secret, behind_hidden) = (secret_ends == span.line, hidden_stands == span.line);
+                let shown = here.shows_key(key, Around { behind_secret, behind_hidden, alone });
+                if !shown {
+                    hidden_stands = span.end_line;
+                }
                 tell(Piece { text: key, span: *span, is_key: true, shown });
                 let below = here.under_shown(key, shown);
                 if scalar.is_some_and(|(text, plain)| plain && !below.shows(text)) {
@@ -277,6 +284,9 @@ impl Hidden {
     }
 
     fn betrays(&self, quoted: &str) -> bool {
+        if is_reference(quoted) {
+            return false;
+        }
         let quoted = plain(quoted.strip_suffix("...").unwrap_or(quoted));
         if quoted.len() < TEXT_MIN || self.seen.contains(&quoted) {
             return false;

@@ -1,7 +1,7 @@
 //! Kinds of secrets, and ways to write one wrongly.
 
 /// What a secret can look like, from ten letters.
-pub(super) const KINDS: [(&str, fn(&str) -> String); 24] = [
+pub(super) const KINDS: [(&str, fn(&str) -> String); 25] = [
     ("a word", |it| it.to_owned()),
     ("capitals", |it| it.to_uppercase()),
     ("long", |it| format!("{it}-0123456789abcdef-{it}-0123456789abcdef")),
@@ -9,6 +9,7 @@ pub(super) const KINDS: [(&str, fn(&str) -> String); 24] = [
     ("words", |it| format!("{} {} {it}", &it[..5], &it[5..])),
     ("with colons", |it| format!("{it}: {it}, {it}: {it}")),
     ("a key's name before it", |it| format!("url: {it}")),
+    ("a harmless name before it", |it| format!("name: {it}")),
     ("a brace first", |it| format!("{{{it}")),
     ("braces around", |it| format!("{{{it}}}")),
     ("braces around two", |it| format!("{{{it}: {it}}}")),
@@ -103,7 +104,7 @@ pub(super) const WRITERS: [(&str, Write); 78] = [
     ("a letter more", |key, it| format!("{key}s: [{}]", quoted(it))),
     ("hyphens and capitals", |key, it| format!("{}: {}", key.to_uppercase().replace('_', "-"), quoted(it))),
     ("a name of somebody else", |_, it| format!("name: {}", quoted(it))),
-    ("the path of a name", |_, it| format!("path: [{0}], host: {0}, method: {0}, timeout: {0}", quoted(it))),
+    ("the path of a name", |_, it| format!("path: [{0}], host: {0}, method: {0}", quoted(it))),
     ("a stranger", |_, it| format!("credentials: {{ user: {0}, pass: [{0}] }}", quoted(it))),
     ("a stranger beside it", |key, it| format!("{key}: {0}, nonsense: {0}", quoted(it))),
     ("a brace behind it", |key, it| format!("{key}: {}}}", quoted(it))),

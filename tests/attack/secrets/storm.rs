@@ -188,8 +188,10 @@ fn written(text: &str, mut write: impl FnMut(&str, usize, &str) -> String) -> St
 /// What can't be told from an honest slip: a word where a name is due is taken for a name, and `${WORD}` for a variable.
 fn is_deliberate(writer: &str, kind: &str) -> bool {
     let as_name = ["as the key", "as a plain key", "as the key alone", "as a set", "merged as a text"].contains(&writer);
-    let like_name = ["a word", "capitals", "long", "braces around", "braces around two"].contains(&kind);
-    let as_variable = ["a variable without braces", "no blank"].contains(&writer) && kind.starts_with("braces around");
+    let like_name = ["a word", "capitals", "long", "braces around", "braces around two", "with colons", "a hash inside", "a comma and a slash"]
+        .contains(&kind);
+    let as_variable = ["a variable without braces", "a variable without its end"].contains(&writer)
+        && ["braces around", "braces around two", "a variable's end inside"].contains(&kind);
     (as_name && like_name) || as_variable
 }
 
@@ -227,4 +229,81 @@ fn a_storm_of_broken_files_shows_no_piece_of_a_secret() {
     }
     eprintln!("{} files", leaks.files);
     leaks.none(1000);
+}
+
+/// Every YAML block of the documentation.
+fn blocks() -> Vec<serde_yaml::Value> {
+    let pages = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).unwrap();
+    let mut pages: Vec<_> = pages.map(|it| it.unwrap().path()).filter(|it| it.extension().is_some_and(|it| it == "md")).collect();
+    pages.sort();
+    let text = pages.iter().map(|it| std::fs::read_to_string(it).unwrap()).collect::<String>();
+    let blocks = text.split("```yaml").skip(1).map(|it| it.split("```").next().unwrap().to_owned());
+    let block = |text: String| {
+        let (info, text) = text.split_once('\n').unwrap();
+        let value: serde_yaml::Value = serde_yaml::from_str(text).ok()?;
+        if !info.contains("fragment") {
+            return value.is_mapping().then_some(value);
+        }
+        let mut whole: serde_yaml::Value = serde_yaml::from_str(
+            "{ version: 1, policies: { patient: {} }, upstreams: { players: { discovery: { static: ['127.0.0.1:9101'] } } } }",
+        )
+        .unwrap();
+        whole.as_mapping_mut().unwrap().insert("routes".into(), value);
+        Some(whole)
+    };
+    blocks.filter_map(block).collect()
+}
+
+/// Shows the whole to `look` with a variable in the place of each of its values, one after the other.
+fn each(whole: &serde_yaml::Value, look: &mut impl FnMut(serde_yaml::Value, &str)) {
+    fn at<'v>(value: &'v mut serde_yaml::Value, path: &[usize]) -> &'v mut serde_yaml::Value {
+        path.iter().fold(value, |here, step| match here {
+            serde_yaml::Value::Sequence(list) => &mut list[*step],
+            serde_yaml::Value::Mapping(map) => map.values_mut().nth(*step).unwrap(),
+            _ => unreachable!("a path leads through lists and mappings"),
+        })
+    }
+    fn paths(value: &serde_yaml::Value, path: &mut Vec<usize>, all: &mut Vec<(Vec<usize>, String)>, name: &str) {
+        all.push((path.clone(), name.to_owned()));
+        let mut below = |number: usize, name: &str, value: &serde_yaml::Value| {
+            path.push(number);
+            paths(value, path, all, name);
+            path.pop();
+        };
+        match value {
+            serde_yaml::Value::Sequence(list) => list.iter().enumerate().for_each(|(it, value)| below(it, name, value)),
+            serde_yaml::Value::Mapping(map) => {
+                for (number, (key, value)) in map.iter().enumerate() {
+                    below(number, key.as_str().unwrap_or_default(), value);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut all = Vec::new();
+    paths(whole, &mut Vec::new(), &mut all, "");
+    for (path, name) in all {
+        let mut whole = whole.clone();
+        *at(&mut whole, &path) = "${CAN}".into();
+        look(whole, &name);
+    }
+}
+
+#[test]
+fn wherever_a_variable_stands_what_it_brings_is_not_shown() {
+    let schemas = Schemas::new();
+    let (mut leaks, mut number) = (Leaks::default(), 0);
+    for block in blocks() {
+        let which = if block.get("version").is_some() { Which::Routes } else { Which::Gateway };
+        each(&block, &mut |whole, name| {
+            number += 1;
+            let (kind, make) = KINDS[number % KINDS.len()];
+            let mut hunted = Hunted::default();
+            let can = make(&hunted.letters(number));
+            let text = serde_yaml::to_string(&whole).unwrap();
+            leaks.look(&format!("{which:?}: {name} / {kind}"), &schemas.said(which, &text, &can), &hunted, &can);
+        });
+    }
+    eprintln!("{} files", leaks.files);
+    leaks.none(500);
 }
