@@ -12,6 +12,7 @@ mod idempotent;
 mod orphans;
 mod reply;
 mod shell;
+mod strangers;
 mod strict;
 mod upgrade;
 mod way;

@@ -287,7 +287,6 @@ pub(super) struct State {
     fresh_since: AtomicU64,
     notes: Mutex<Notes>,
     labels: [String; 2],
-    healthy: IntGauge,
     in_flight_gauge: IntGauge,
     success: IntCounter,
     failure: IntCounter,
@@ -328,15 +327,30 @@ impl State {
             refusing_until: AtomicU64::new(0),
             fresh_since: AtomicU64::new(0),
             notes: Mutex::new(Notes::new()),
-            healthy: metrics::HEALTHY.with_label_values(&pair),
             in_flight_gauge: metrics::IN_FLIGHT.with_label_values(&pair),
             success: requests(Outcome::Success),
             failure: requests(Outcome::Failure),
             abandoned: requests(Outcome::Abandoned),
             labels,
         };
-        state.healthy.set(1);
+        state.show_health(Some(1));
         state
+    }
+
+    /// It is going to be checked: until it was, nobody knows whether it is healthy.
+    pub(super) fn await_check(&self) {
+        if self.health() == Health::Unknown {
+            self.show_health(None);
+        }
+    }
+
+    fn show_health(&self, healthy: Option<i64>) {
+        let pair = [self.labels[0].as_str(), self.labels[1].as_str()];
+        match healthy {
+            Some(healthy) => metrics::HEALTHY.with_label_values(&pair).set(healthy),
+            // There may be none.
+            None => _ = metrics::HEALTHY.remove_label_values(&pair),
+        }
     }
 
     pub(super) fn health(&self) -> Health {
@@ -407,7 +421,7 @@ impl State {
 
     fn set(&self, health: Health) {
         self.health.store(health as u8, Relaxed);
-        self.healthy.set(i64::from(health != Health::Unhealthy));
+        self.show_health(Some(i64::from(health != Health::Unhealthy)));
     }
 
     pub(super) fn refresh_metrics(&self) {

@@ -249,7 +249,9 @@ impl Hidden {
     /// As much of a path as may be shown.
     pub(super) fn path<'p>(&self, schema: &Value, path: &'p str) -> &'p str {
         let mut here = Standing::root(schema);
-        for (at, token) in path.match_indices('/').map(|(at, _)| (at, path[at + 1..].split('/').next().unwrap_or_default())) {
+        for (at, token) in
+            path.match_indices('/').map(|(at, _)| (at, path[at + 1..].split('/').next().unwrap_or_default()))
+        {
             let key = unescape(token);
             let list = here.is_list();
             if !list && (self.keys.contains(&key) || !here.shows_key(&key, Around::default())) {

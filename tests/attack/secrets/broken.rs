@@ -25,9 +25,7 @@ pub(super) const KINDS: [(&str, fn(&str) -> String); 25] = [
     ("a URL", |it| format!("https://{it}:{it}@h.example/{it}?token={it}#{it}")),
     ("a broken URL", |it| format!("postgres://{it}:{it}@{it}:{it}/{it}@h:port")),
     ("a connection's words", |it| format!("host=db user={it} password='{it}'")),
-    ("a key in PEM", |it| {
-        format!("-----BEGIN PRIVATE KEY-----\n{it}{it}\n{it}==\n-----END PRIVATE KEY-----\n")
-    }),
+    ("a key in PEM", |it| format!("-----BEGIN PRIVATE KEY-----\n{it}{it}\n{it}==\n-----END PRIVATE KEY-----\n")),
     ("a comma and a slash", |it| format!("{it},/{it}~1{it}/{it}")),
 ];
 
@@ -121,5 +119,7 @@ pub(super) const WRITERS: [(&str, Write); 78] = [
     ("a default of another shell", |key, it| format!("{key}: ${{NO-{it}}} ${{NO:?{it}}} ${{NO:={it}}}")),
     ("a default in a default", |key, it| format!("{key}: ${{NO:-${{N:-{it}}}}}")),
     ("a variable without braces", |key, it| format!("{key}: ${}", it.to_uppercase())),
-    ("a reference in the middle", |key, it| format!("{key}: \"{}secret:can{}\"", it.replace('"', ""), it.replace('"', ""))),
+    ("a reference in the middle", |key, it| {
+        format!("{key}: \"{}secret:can{}\"", it.replace('"', ""), it.replace('"', ""))
+    }),
 ];

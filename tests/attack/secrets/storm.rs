@@ -86,7 +86,7 @@ impl Schemas {
         match which {
             Which::Gateway => {
                 let file: GatewayFile = document.load(&mut diagnostics).unwrap_or_default();
-                Process::compile(&file, &mut diagnostics).check_certificates(&mut diagnostics);
+                Process::compile(&file, &mut diagnostics).check_machine(&mut diagnostics);
             }
             Which::Routes => {
                 let file: Option<RoutesFile> = document.load(&mut diagnostics);
@@ -187,9 +187,19 @@ fn written(text: &str, mut write: impl FnMut(&str, usize, &str) -> String) -> St
 
 /// What can't be told from an honest slip: a word where a name is due is taken for a name, and `${WORD}` for a variable.
 fn is_deliberate(writer: &str, kind: &str) -> bool {
-    let as_name = ["as the key", "as a plain key", "as the key alone", "as a set", "merged as a text"].contains(&writer);
-    let like_name = ["a word", "capitals", "long", "braces around", "braces around two", "with colons", "a hash inside", "a comma and a slash"]
-        .contains(&kind);
+    let as_name =
+        ["as the key", "as a plain key", "as the key alone", "as a set", "merged as a text"].contains(&writer);
+    let like_name = [
+        "a word",
+        "capitals",
+        "long",
+        "braces around",
+        "braces around two",
+        "with colons",
+        "a hash inside",
+        "a comma and a slash",
+    ]
+    .contains(&kind);
     let as_variable = ["a variable without braces", "a variable without its end"].contains(&writer)
         && ["braces around", "braces around two", "a variable's end inside"].contains(&kind);
     (as_name && like_name) || as_variable
@@ -234,7 +244,8 @@ fn a_storm_of_broken_files_shows_no_piece_of_a_secret() {
 /// Every YAML block of the documentation.
 fn blocks() -> Vec<serde_yaml::Value> {
     let pages = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).unwrap();
-    let mut pages: Vec<_> = pages.map(|it| it.unwrap().path()).filter(|it| it.extension().is_some_and(|it| it == "md")).collect();
+    let mut pages: Vec<_> =
+        pages.map(|it| it.unwrap().path()).filter(|it| it.extension().is_some_and(|it| it == "md")).collect();
     pages.sort();
     let text = pages.iter().map(|it| std::fs::read_to_string(it).unwrap()).collect::<String>();
     let blocks = text.split("```yaml").skip(1).map(|it| it.split("```").next().unwrap().to_owned());
