@@ -462,6 +462,28 @@ fn what_this_machine_can_not_do_is_a_fault_at_check_as_at_the_start() {
 }
 
 #[test]
+fn a_certificate_and_a_key_that_nobody_takes_are_refused_in_words() {
+    let folder = Folder::new();
+    for (cert, key, words) in [
+        (include_str!("unfit/v1.pem"), include_str!("unfit/v1.key"), ["X.509 version 1", "version 3"]),
+        (include_str!("unfit/short.pem"), include_str!("unfit/short.key"), ["a length that can't be used", "2048"]),
+    ] {
+        folder.write("a.pem", cert);
+        folder.write("a.key", key);
+        let told = check(&folder, &tls(""), ROUTES);
+        let [told] = &told[..] else { panic!("{told:?}") };
+        assert!(words.iter().all(|it| told.text.contains(it)) && !told.text.contains("Other("), "{told:?}");
+        // Towards an upstream, too.
+        let routes = "version: 1\nupstreams:\n  a:\n    discovery: { static: [\"127.0.0.1:9\"] }\n    \
+                      tls: { sni: a.test, client_cert: a.pem, client_key: a.key }\n\
+                      routes: [{ name: a, match: { path: /a }, upstream: a }]\n";
+        let told = check(&folder, CONFIG, routes);
+        let [told] = &told[..] else { panic!("{told:?}") };
+        assert!(words.iter().all(|it| told.text.contains(it)), "{told:?}");
+    }
+}
+
+#[test]
 fn an_admin_listener_away_from_loopback_is_warned_of_at_check_and_at_the_start() {
     let config = CONFIG.replace("admin: { address: \"127.0.0.1:0\" }", "admin: { address: \"0.0.0.0:0\" }");
     let told = check(&Folder::new(), &config, ROUTES);
