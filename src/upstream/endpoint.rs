@@ -287,6 +287,8 @@ pub(super) struct State {
     fresh_since: AtomicU64,
     notes: Mutex<Notes>,
     labels: [String; 2],
+    /// Whether its series are gone for good.
+    retired: Mutex<bool>,
     in_flight_gauge: IntGauge,
     success: IntCounter,
     failure: IntCounter,
@@ -327,6 +329,7 @@ impl State {
             refusing_until: AtomicU64::new(0),
             fresh_since: AtomicU64::new(0),
             notes: Mutex::new(Notes::new()),
+            retired: Mutex::new(false),
             in_flight_gauge: metrics::IN_FLIGHT.with_label_values(&pair),
             success: requests(Outcome::Success),
             failure: requests(Outcome::Failure),
@@ -345,6 +348,10 @@ impl State {
     }
 
     fn show_health(&self, healthy: Option<i64>) {
+        let retired = self.retired.lock();
+        if *retired {
+            return;
+        }
         let pair = [self.labels[0].as_str(), self.labels[1].as_str()];
         match healthy {
             Some(healthy) => metrics::HEALTHY.with_label_values(&pair).set(healthy),
@@ -433,6 +440,8 @@ impl State {
         let pair = [self.labels[0].as_str(), self.labels[1].as_str()];
         // A series may be gone already if two fleets in one process share a name, as in tests.
         self.breaker.lock().iter().for_each(|it| it.retire());
+        let mut retired = self.retired.lock();
+        *retired = true;
         let _ = metrics::HEALTHY.remove_label_values(&pair);
         let _ = metrics::IN_FLIGHT.remove_label_values(&pair);
         for outcome in [Outcome::Success, Outcome::Failure, Outcome::Abandoned] {
