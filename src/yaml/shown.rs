@@ -153,15 +153,16 @@ impl Scan<'_> {
             }
             line.mark_bytes(key.clone(), Mark::Harmless);
             let under = self.place.under(name);
-            let Some(end) = scalar_end(text, key.end + 1, next, self.around.is_empty()) else {
-                line.mark_bytes(key.end..text.len(), Mark::Hidden);
-                return false;
-            };
-            let value = text[key.end + 1..end].trim();
-            if !value.is_empty() && !under.takes(value.trim_matches(QUOTES)) {
+            // A list of texts is as harmless as one of them.
+            let listed = under.is_list() && under.element().takes("a");
+            let end = value_end(text, key.end + 1..next, self.around.is_empty(), listed);
+            let value = text[key.end + 1..end.unwrap_or(key.end + 1)].trim();
+            let due = if listed { under.element() } else { under.clone() };
+            if end.is_none() || (!value.is_empty() && !due.takes(value.trim_matches(QUOTES))) {
                 line.mark_bytes(key.end..text.len(), Mark::Hidden);
                 return false;
             }
+            let end = end.unwrap_or(key.end + 1);
             line.mark_bytes(key.end..end, Mark::Harmless);
             self.under = value.is_empty().then_some(under);
             at = end;
@@ -191,25 +192,35 @@ impl Scan<'_> {
             }
         }
         if self.place.is_list() {
-            self.place = self.place.element();
+            (self.place, self.under) = (self.place.element(), None);
         }
         true
     }
 }
 
-/// Where the scalar ends that begins at a byte, at the latest at `next`; `None` if its quote does not.
-fn scalar_end(text: &str, start: usize, next: usize, in_block: bool) -> Option<usize> {
-    let blank = text[start..].len() - text[start..].trim_start().len();
-    let first = start + blank;
-    match text[first..].chars().next() {
-        Some(quote @ ('"' | '\'')) => {
-            let end = text[first + 1..].find(quote)? + first + 2;
-            (end <= next).then_some(end)
+/// Where a value ends that begins within these bytes, and stands in no bracket or in one; `None` if its quote does not
+/// end. A list counts as one value if it is `listed`, else a bracket is none.
+fn value_end(text: &str, within: Range<usize>, in_block: bool, listed: bool) -> Option<usize> {
+    let blank = text[within.start..].len() - text[within.start..].trim_start().len();
+    let first = within.start + blank;
+    let rest = text.get(first..within.end).unwrap_or_default();
+    let end = match rest.chars().next() {
+        Some(quote @ ('"' | '\'')) => rest[1..].find(quote)? + 2,
+        Some('[') if listed => rest.find(']').map_or(rest.len(), |it| it + 1),
+        Some('{' | '[') | None => 0,
+        Some(_) if in_block => rest.find(" #").unwrap_or(rest.len()),
+        Some(_) => {
+            let mut depth = 0_u32;
+            let ends = |it: char| {
+                depth += u32::from(it == '{');
+                let closes = matches!(it, ',' | ']') || (it == '}' && depth == 0);
+                depth -= u32::from(it == '}' && depth > 0);
+                closes
+            };
+            rest.find(ends).unwrap_or(rest.len())
         }
-        Some('{' | '[') | None => Some(first.min(text.len())),
-        Some(_) if in_block => Some(next),
-        Some(_) => Some(text[first..next].find([',', '}', ']', '{', '[']).map_or(next, |it| first + it)),
-    }
+    };
+    Some((first + end).min(text.len()))
 }
 
 impl Line<'_> {
