@@ -299,7 +299,7 @@ fn keys_of(line: &str) -> Vec<Range<usize>> {
         if !behind.is_none_or(|it| it.is_whitespace() || "{[\"'".contains(it)) {
             continue;
         }
-        let word = line[..colon].trim_end();
+        let word = line[..colon].trim_end_matches([' ', '\t']);
         let key = |it: char| it.is_ascii_alphanumeric() || "_-.".contains(it) || QUOTES.contains(&it);
         let start = word.rfind(|it| !key(it)).map_or(0, |at| at + word[at..].chars().next().map_or(1, char::len_utf8));
         if start < word.len() {
