@@ -24,7 +24,7 @@ const PIECE: usize = 5;
 const LETTERS: &[u8] = b"qzxjvkwpfhgyb";
 
 /// Ten letters that are no word, another ten for each number.
-pub(super) fn letters(number: usize) -> String {
+fn letters(number: usize) -> String {
     let mut state = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut next = || {
         state ^= state << 13;
@@ -246,7 +246,7 @@ fn a_storm_of_broken_files_shows_no_piece_of_a_secret() {
         for (number, other) in (0..WRITERS.len()).flat_map(|it| (0..KINDS.len()).map(move |other| (it, other))) {
             let its_turn = whole || (number + other) % texts.len() == index;
             if its_turn && !is_deliberate(WRITERS[number].0, KINDS[other].0) {
-                blow(&schemas, &mut leaks, (*which, template), name, (number, other));
+                blow(&schemas, &mut leaks, (*which, template.as_str()), name, (number, other));
             }
         }
     }
