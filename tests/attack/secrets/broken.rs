@@ -1,7 +1,9 @@
 //! Kinds of secrets, and ways to write one wrongly.
 
+type Make = fn(&str) -> String;
+
 /// What a secret can look like, from ten letters.
-pub(super) const KINDS: [(&str, fn(&str) -> String); 25] = [
+pub(super) const KINDS: [(&str, Make); 25] = [
     ("a word", |it| it.to_owned()),
     ("capitals", |it| it.to_uppercase()),
     ("long", |it| format!("{it}-0123456789abcdef-{it}-0123456789abcdef")),
