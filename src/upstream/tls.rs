@@ -161,7 +161,7 @@ fn identity(cert: &Path, key: &Key<'_>, hasher: &mut DefaultHasher) -> Result<Ce
     let secret = private.secret_der().to_vec();
     let provider = rustls::crypto::ring::default_provider();
     CertifiedKey::from_der(certificates.clone(), private, &provider).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => "the key is not that of the certificate".to_owned(),
+        rustls::Error::InconsistentKeys(_) => "the key does not fit the certificate: it is that of another".to_owned(),
         error => format!("{}: {}", unfit(&error).0, unfit(&error).1),
     })?;
     guarded(cert, || CertKey::new(certificates.iter().map(|it| it.to_vec()).collect(), secret.clone()))

@@ -372,7 +372,7 @@ impl Document {
         match &self.tree().nearest(path).0.node.content {
             // `true` is a word of messages, and no secret.
             Content::Scalar { text, plain: true } if plain_value(text).is_bool() => message,
-            Content::Scalar { text, .. } if !standing.shows(text) => {
+            Content::Scalar { text, .. } if standing.known() && !standing.shows(text) => {
                 // What says that a secret was meant is none of it.
                 hidden_in(&message, &without_variables(text).replace(super::MARK, " "), path)
             }

@@ -155,7 +155,8 @@ impl Scan<'_> {
             let under = self.place.under(name);
             // A list of texts is as harmless as one of them.
             let listed = under.is_list() && under.element().takes("a");
-            let end = value_end(text, key.end + 1..next, self.around.is_empty(), listed);
+            let whole = listed || under.takes_text_alone();
+            let end = value_end(text, key.end + 1..next, self.around.is_empty(), whole);
             let value = text[key.end + 1..end.unwrap_or(key.end + 1)].trim();
             let due = if listed { under.element() } else { under.clone() };
             if end.is_none() || (!value.is_empty() && !due.takes(value.trim_matches(QUOTES))) {
@@ -199,15 +200,16 @@ impl Scan<'_> {
 }
 
 /// Where a value ends that begins within these bytes, and stands in no bracket or in one; `None` if its quote does not
-/// end. A list counts as one value if it is `listed`, else a bracket is none.
-fn value_end(text: &str, within: Range<usize>, in_block: bool, listed: bool) -> Option<usize> {
+/// end. `whole`: what begins with a bracket is one value, too, a list of texts or a text that lacks its quotes.
+fn value_end(text: &str, within: Range<usize>, in_block: bool, whole: bool) -> Option<usize> {
     let blank = text[within.start..].len() - text[within.start..].trim_start().len();
     let first = within.start + blank;
     let rest = text.get(first..within.end).unwrap_or_default();
     let end = match rest.chars().next() {
         Some(quote @ ('"' | '\'')) => rest[1..].find(quote)? + 2,
-        Some('[') if listed => rest.find(']').map_or(rest.len(), |it| it + 1),
-        Some('{' | '[') | None => 0,
+        Some('[') if whole => rest.find(']').map_or(rest.len(), |it| it + 1),
+        None => 0,
+        Some('{' | '[') if !whole => 0,
         Some(_) if in_block => rest.find(" #").unwrap_or(rest.len()),
         Some(_) => {
             let mut depth = 0_u32;

@@ -157,7 +157,13 @@ impl<'s> Standing<'s> {
             entries.chain(children_of(schema)).any(|it| variants_of(self.root, it).iter().any(|it| is_secret(it)))
         };
         let below = || self.schemas.iter().any(|it| holds_secret(self.root, it, DEPTH_MAX));
-        !self.schemas.iter().any(|it| inside(&it)) && (is_name(text, false) || !below())
+        !self.schemas.iter().any(|it| inside(&it)) && (is_name(text, false) || is_address(text) || !below())
+    }
+
+    /// Whether a text is due, and neither a list nor a mapping.
+    pub(super) fn takes_text_alone(&self) -> bool {
+        let open = ["properties", "additionalProperties", "items"];
+        self.takes("a") && !self.schemas.iter().any(|it| open.iter().any(|key| it.get(key).is_some()))
     }
 }
 
@@ -341,6 +347,18 @@ fn is_name(text: &str, strictly: bool) -> bool {
     let letter = |it: u8| it.is_ascii_lowercase() || b"_-".contains(&it) || (!strictly && is_name_letter(it));
     let begins = text.bytes().next().is_some_and(|it| it.is_ascii_alphanumeric() || it == b'_');
     begins && text.len() <= NAME_MAX && text.bytes().all(letter) && !holds_credential(text)
+}
+
+/// Whether a text is the address of a server, with at most one plain word as its path: longer ones may hold a key, as those
+/// of webhooks do.
+fn is_address(text: &str) -> bool {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let (authority, path) = rest.unwrap_or(text).split_once('/').unwrap_or((rest.unwrap_or(text), ""));
+    let port = authority.rsplit_once(':').is_some_and(|(host, port)| {
+        let host = host.bytes().all(|it| it.is_ascii_alphanumeric() || b".-[]:".contains(&it));
+        host && !port.is_empty() && port.bytes().all(|it| it.is_ascii_digit())
+    });
+    port && (path.is_empty() || is_name(path, true)) && !holds_credential(text)
 }
 
 fn is_name_letter(byte: u8) -> bool {
