@@ -40,7 +40,7 @@ fuzz: ## the codec of HTTP/1 against a reference, each target for FUZZ_SECONDS=6
 
 bench: release ## CPU time of a request and memory of a connection, beside bare Pingora and five other proxies
 	@scripts/setup.sh bench
-	cargo bench --locked --bench routing --bench filters --bench limits --bench identity -- --quick
+	cargo bench --locked --bench routing --bench filters --bench limits --bench identity --bench balance -- --quick
 	python3 benches/lab/bench.py $(BENCH)
 
 soak: ## 1,000 reloads under load, dying endpoints, 10,000 idle sockets; a million addresses: nobody may notice

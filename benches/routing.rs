@@ -50,6 +50,8 @@ fn find(criterion: &mut Criterion) {
                 method: &Method::GET,
                 headers: &headers,
                 websocket: false,
+                https: false,
+                listener: None,
             };
             assert!(matches!(table.find(&request), Outcome::Found { .. }));
             group.bench_with_input(BenchmarkId::new(*name, routes), &request, |bencher, it| {

@@ -25,6 +25,7 @@ pub mod pipeline;
 
 pub mod cache;
 pub mod connections;
+pub mod maintenance;
 
 pub mod routing;
 pub mod upstream;

@@ -19,7 +19,7 @@ use crate::admin::auth::Actor;
 use crate::admin::fault::Fault;
 use crate::base::{Deadline, redacted_target, shown_millis};
 use crate::client::{Client, ClientError, H1Connection, Part};
-use crate::filters::{Security, behind_the_route};
+use crate::filters::{SecurityHeaders, behind_the_route};
 use crate::listener::{App, Downstream};
 use crate::pipeline::{Exchange, Scheme};
 use crate::telemetry::refused;
@@ -171,7 +171,7 @@ async fn finished(
     } else if fault.is_some() || !head_only {
         let _ = head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
-    Security::Strict.add_to(exchange, &mut head);
+    SecurityHeaders::OWN.add_to(exchange, &mut head);
     behind_the_route(exchange, &mut head);
     Some((head, body))
 }

@@ -9,6 +9,7 @@ mod blocks;
 mod connections;
 mod fault;
 mod front;
+mod maintenance;
 mod pages;
 mod registry;
 mod sites;
@@ -28,6 +29,7 @@ use crate::config::Configuration;
 use crate::connections::Connections;
 use crate::guard::Guard;
 use crate::listener::{self, Drain, Refuse, Socket};
+use crate::maintenance::Maintenance;
 
 /// What the pages show.
 pub struct Admin {
@@ -36,6 +38,7 @@ pub struct Admin {
     pub(super) guard: Arc<Guard>,
     pub(super) cache: Arc<Cache>,
     pub(super) connections: Arc<Connections>,
+    pub(super) maintenance: Arc<Maintenance>,
     pub(super) began: Instant,
     /// Milliseconds from the process' start until it served; 0 until then.
     started_after: AtomicU64,
@@ -49,9 +52,10 @@ impl Admin {
         guard: Arc<Guard>,
         cache: Arc<Cache>,
         connections: Arc<Connections>,
+        maintenance: Arc<Maintenance>,
     ) -> Arc<Self> {
         let (began, started_after) = (Instant::now(), AtomicU64::new(0));
-        Arc::new(Self { configuration, drain, guard, cache, connections, began, started_after })
+        Arc::new(Self { configuration, drain, guard, cache, connections, maintenance, began, started_after })
     }
 
     /// All listeners serve: the startup probe says so from now on.
@@ -96,6 +100,7 @@ fn pages(admin: Arc<Admin>, guard: auth::Guard, sites: Sites) -> Router {
         .route("/admin/requests", get(pages::requests))
         .route("/admin/connections", get(connections::list).delete(connections::end))
         .route("/admin/connections/{id}", delete(connections::end_one))
+        .route("/admin/maintenance", get(maintenance::show).put(maintenance::begin).delete(maintenance::end))
         .route("/admin/registry", get(registry::list))
         .route("/admin/registry/{service}/{instance}", put(registry::register).delete(registry::leave))
         .route("/admin/blocks", get(blocks::list))

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::admin::Admin;
 use crate::admin::fault::Fault;
+use crate::admin::maintenance;
 use crate::alerts::Alerts;
 use crate::cache::Purge;
 use crate::forward::{Policy, Worker};
@@ -85,6 +86,7 @@ pub(super) async fn config(State(admin): Page) -> Json<Value> {
         "last_error": last_error,
         "certificates_kept": admin.configuration.certificates_kept(),
         "files": { "gateway": gateway, "routes": routes },
+        "maintenance": *maintenance::shown(&admin),
         "routes": active.snapshot.written_routes().len(),
         "upstreams": active.snapshot.written_upstreams().len(),
     }))

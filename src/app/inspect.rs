@@ -82,7 +82,7 @@ pub fn routes(files: &Files, filters: &Filters, format: Format) -> Result<String
             description.name.clone(),
             any(&r#match.methods),
             any(&r#match.hosts),
-            r#match.path.clone(),
+            r#match.patterns().join(" "),
             if conditions.is_empty() { "always".to_owned() } else { conditions.join(", ") },
             goes_to(&description.action),
         ]);
@@ -110,6 +110,8 @@ pub fn explain(files: &Files, filters: &Filters, wanted: &ExplainRequest, format
         method: &method,
         headers: &headers,
         websocket,
+        https: url.starts_with("https://"),
+        listener: None,
     };
     let (explanation, route) = explained(&snapshot, request);
     let upstream = route.and_then(|it| match it.action {
@@ -332,7 +334,13 @@ fn conditions(r#match: &MatchConfig) -> Vec<String> {
     if !r#match.accept.is_empty() {
         list.push(format!("accept {}", r#match.accept.join(" or ")));
     }
-    if r#match.websocket {
+    if let Some(scheme) = r#match.scheme {
+        list.push(format!("scheme {}", scheme.as_str()));
+    }
+    if let Some(listener) = &r#match.listener {
+        list.push(format!("listener {listener}"));
+    }
+    if r#match.websocket.only() {
         list.push("websocket".to_owned());
     }
     list
@@ -370,6 +378,9 @@ fn near(out: &mut String, explanation: &Explanation) {
 fn goes_to(action: &Value) -> String {
     if let Some(upstream) = action["upstream"].as_str() {
         return format!("upstream {upstream}");
+    }
+    if action["redirect"] == "https" {
+        return "redirect https".to_owned();
     }
     if let Some(to) = action["redirect"]["to"].as_str() {
         return format!("redirect {to}");

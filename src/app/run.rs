@@ -23,6 +23,7 @@ use crate::forward::Worker;
 use crate::guard::Guard;
 use crate::identity::Identity;
 use crate::listener::{self, Certificates, Descriptors, Drain, Listener, Socket};
+use crate::maintenance::Maintenance;
 use crate::pipeline::Filters;
 use crate::proxy::{EarlyResponses, Front, Orphans, Proxy, Shared};
 use crate::services::auth::{AuthParts, AuthService};
@@ -63,6 +64,9 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     let guard = Guard::begin(&guard, side.handle());
     sockets.iter().for_each(|it| it.guarded_by(guard.clone()));
     let state = State::open(&compiled.process.state, side.handle());
+    let maintenance = Maintenance::new(state.clone());
+    side.block_on(maintenance.look()); // before anybody is served
+    side.spawn(maintenance.clone().follow());
     let instances = Instances::new(&state);
     side.spawn(instances.clone().follow());
     let resolver = Arc::new(Resolver::new(&compiled.process.resolver));
@@ -99,6 +103,7 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
         cache: cache.clone(),
         orphans: Orphans::default(),
         connections: connections.clone(),
+        maintenance: maintenance.clone(),
         mocks,
     });
     let certificates: Vec<Arc<Certificates>> = sockets.iter().filter_map(|it| it.certificates().cloned()).collect();
@@ -111,7 +116,7 @@ pub fn run(files: &Files, filters: Filters) -> Result<(), Failure> {
     let configuration = Configuration::begin(compiled, gateway, routes, services, runtime);
     let configuration = Arc::new(configuration);
     let drain = Drain::new();
-    let admin = Admin::new(configuration.clone(), drain.clone(), guard, cache, connections.clone());
+    let admin = Admin::new(configuration.clone(), drain.clone(), guard, cache, connections.clone(), maintenance);
 
     // Before readiness is reported: from then on a signal may come.
     let mut signals = {

@@ -21,9 +21,9 @@ impl AddressText {
             IpAddr::V4(ip) => {
                 for (number, part) in ip.octets().into_iter().enumerate() {
                     if number > 0 {
-                        it.push(b".");
+                        it.push(b'.');
                     }
-                    it.push(itoa::Buffer::new().format(part).as_bytes());
+                    it.push_number(part);
                 }
             }
             IpAddr::V6(ip) => {
@@ -35,9 +35,19 @@ impl AddressText {
         it
     }
 
-    fn push(&mut self, part: &[u8]) {
-        self.text[self.length..self.length + part.len()].copy_from_slice(part);
-        self.length += part.len();
+    fn push(&mut self, byte: u8) {
+        self.text[self.length] = byte;
+        self.length += 1;
+    }
+
+    fn push_number(&mut self, number: u8) {
+        if number >= 100 {
+            self.push(b'0' + number / 100);
+        }
+        if number >= 10 {
+            self.push(b'0' + number / 10 % 10);
+        }
+        self.push(b'0' + number % 10);
     }
 
     /// The text, which is ASCII.

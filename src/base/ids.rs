@@ -2,7 +2,17 @@
 
 use std::fmt;
 
-const HEX: &[u8; 16] = b"0123456789abcdef";
+/// A byte's two digits, for each byte.
+const PAIRS: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
 
 /// Hex text of `N` bytes that is made once and then only copied.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -11,10 +21,10 @@ struct Hex<const N: usize>([u8; N]);
 impl<const N: usize> Hex<N> {
     fn random() -> Self {
         let mut text = [0; N];
-        for part in text.chunks_mut(16) {
-            let bits = fastrand::u64(..);
-            for (at, digit) in part.iter_mut().enumerate() {
-                *digit = HEX[(bits >> (4 * at)) as usize & 15];
+        for part in text.chunks_exact_mut(16) {
+            let bytes = fastrand::u64(..).to_le_bytes();
+            for (pair, byte) in part.chunks_exact_mut(2).zip(bytes) {
+                pair.copy_from_slice(&PAIRS[usize::from(byte)]);
             }
         }
         Self(text)

@@ -169,6 +169,18 @@ fn is(byte: u8, class: u8) -> bool {
 
 /// How long the key is that `text` begins with, if it begins with one.
 fn key_length(text: &[u8]) -> Option<usize> {
+    let first = text.first()?.to_ascii_lowercase();
+    // Of most texts the second letter says that they are none: what follows is not for every segment of every path.
+    let second = text.get(1)?.to_ascii_lowercase();
+    let own = (first == b'e' && second == b'y') || (first == b'm' && second == b'g');
+    if !own && !SHAPES.iter().any(|it| it.prefix.as_bytes()[0] == first && it.prefix.as_bytes()[1] == second) {
+        return None;
+    }
+    key_at(text)
+}
+
+#[cold]
+fn key_at(text: &[u8]) -> Option<usize> {
     let length = text.iter().position(|it| !is(*it, WORD) && !b"+/=~".contains(it)).unwrap_or(text.len());
     let key = &text[..length];
     let begins = |prefix: &str| key.get(..prefix.len()).is_some_and(|it| it.eq_ignore_ascii_case(prefix.as_bytes()));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE, DATE, ETAG, EXPIRES, HeaderName,
-    HeaderValue, LAST_MODIFIED, VARY,
+    HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, VARY,
 };
 use http::{HeaderMap, Method, StatusCode};
 use pingora::http::ResponseHeader;
@@ -35,7 +35,10 @@ pub(super) fn give(object: &Arc<Object>, method: &Method, headers: &HeaderMap, s
     let validators = object.validators();
     // Conditions and ranges are for GET, conditions for HEAD, too (RFC 9110, sections 13.2.1 and 14.2).
     let good = object.head.status == StatusCode::OK && [Method::GET, Method::HEAD].contains(method);
-    let known = || object.validators_for_clients().condition_of_caches(headers) == Condition::NotModified;
+    // Without one nothing is looked at that a condition would be held against: dates would be read.
+    let conditional = || headers.keys().any(|it| [IF_NONE_MATCH, IF_MODIFIED_SINCE].contains(it));
+    let known =
+        || conditional() && object.validators_for_clients().condition_of_caches(headers) == Condition::NotModified;
     let (head, body) = if good && known() {
         (not_modified(object), Bytes::new())
     } else if good && *method == Method::GET {

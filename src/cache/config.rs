@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use http::header::{AUTHORIZATION, HOST, HeaderName, PROXY_AUTHORIZATION};
+use http::header::{AUTHORIZATION, COOKIE, HOST, HeaderName, HeaderValue, PROXY_AUTHORIZATION};
+use pingora::http::RequestHeader;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{At, ByteSize, Diagnostics, Period};
 use crate::cache::tag::Tag;
-use crate::http::is_credential;
+use crate::http::{is_credential, is_token_byte};
 
 /// Which responses of a route are cached and served again. Without this section, none are.
 ///
@@ -51,12 +52,39 @@ pub struct CacheConfig {
     /// Request header fields that say nothing about who is asking, though their names sound like it: `x-role` of a
     /// button. Responses are shared whatever they have.
     pub impersonal: Vec<String>,
+    /// Cookies that say nothing about who is asking, such as those of analytics: `_ga`, or `_ga*` for all that begin so.
+    /// They do not reach the upstream on this route, so that nothing of its responses can come of them.
+    pub ignore_cookies: Vec<String>,
     /// Whether errors (4xx and 5xx) that say how long they are fresh are stored. Without it only 404, 405, 410, 414,
     /// 451 and 501 are.
     pub errors: bool,
     /// Responses that have a `Last-Modified` and say nothing about their lifetime are fresh for a tenth of the time
     /// since then, at most this long (RFC 9111, section 4.2.2). Without it, nothing is guessed.
     pub heuristic: Option<Period>,
+}
+
+/// A cookie that does not count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct IgnoredCookie {
+    name: String,
+    /// Whether others that begin so are meant, too.
+    prefix: bool,
+}
+
+impl IgnoredCookie {
+    fn compile(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let (name, prefix) = text.strip_suffix('*').map_or((text, false), |it| (it, true));
+        if name.is_empty() || !name.bytes().all(is_token_byte) || name.contains('*') {
+            let diagnostic = diagnostics.error(at, format!("`{text}` is not a cookie's name"));
+            diagnostic.help("write it as `_ga`, or `_ga*` for all that begin so");
+            return None;
+        }
+        Some(Self { name: name.to_owned(), prefix })
+    }
+
+    fn is(&self, name: &str) -> bool {
+        if self.prefix { name.starts_with(&self.name) } else { name == self.name }
+    }
 }
 
 /// Who shares responses.
@@ -106,6 +134,7 @@ pub struct Rules {
     pub(super) collapse: Duration,
     pub(super) set_cookie: SetCookie,
     pub(super) impersonal: Vec<HeaderName>,
+    pub(super) ignore_cookies: Vec<IgnoredCookie>,
     pub(super) errors: bool,
     pub(super) heuristic: Option<Duration>,
 }
@@ -136,6 +165,7 @@ impl Rules {
             per: config.per,
             vary: vary(&config.vary, &at.key("vary"), diagnostics),
             impersonal: impersonal(config, &at.key("impersonal"), diagnostics),
+            ignore_cookies: ignored_cookies(config, &at.key("ignore_cookies"), diagnostics),
             errors: config.errors,
             heuristic: config.heuristic.map(|it| it.0),
             tags,
@@ -161,6 +191,29 @@ impl Rules {
         self.by_body && self.methods.contains(method)
     }
 
+    /// Takes the cookies out of a request that do not count; a field without any left goes, too.
+    pub fn drop_ignored_cookies(&self, request: &mut RequestHeader) {
+        if self.ignore_cookies.is_empty() || !request.headers.contains_key(COOKIE) {
+            return;
+        }
+        let mut kept = Vec::new();
+        for line in request.headers.get_all(COOKIE) {
+            // What can't be read may be anything, and stays.
+            let Ok(text) = line.to_str() else { return };
+            let name = |pair: &str| pair.split('=').next().unwrap_or_default().trim().to_owned();
+            kept.extend(text.split(';').map(str::trim).filter(|it| !it.is_empty() && !self.ignores(&name(it))));
+        }
+        let kept = HeaderValue::from_str(&kept.join("; ")).ok().filter(|it| !it.is_empty());
+        match kept {
+            Some(kept) => _ = request.insert_header(COOKIE, kept),
+            None => _ = request.remove_header(&COOKIE),
+        }
+    }
+
+    fn ignores(&self, cookie: &str) -> bool {
+        self.ignore_cookies.iter().any(|it| it.is(cookie))
+    }
+
     /// Whether a field may say who is asking.
     pub(super) fn is_credential(&self, field: &HeaderName) -> bool {
         is_credential(field) && !self.impersonal.contains(field)
@@ -175,6 +228,11 @@ impl Rules {
     pub(super) fn parts_by_credentials(&self) -> bool {
         self.vary.iter().any(|it| self.is_credential(it))
     }
+}
+
+fn ignored_cookies(config: &CacheConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<IgnoredCookie> {
+    let cookies = config.ignore_cookies.iter().enumerate();
+    cookies.filter_map(|(number, it)| IgnoredCookie::compile(it, &at.index(number), diagnostics)).collect()
 }
 
 fn vary(written: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<HeaderName> {

@@ -366,17 +366,17 @@ fn enter<'a>(
     tags: &'a [u64],
 ) -> Result<KeyedRequest<'a>, CacheStatus> {
     let pass = |why| Err(CacheStatus::forwarded(Verdict::Bypass, why));
-    let shown = |field: HeaderName| request.headers.contains_key(field);
+    let shows = |fields: &[HeaderName]| request.headers.keys().any(|it| fields.contains(it));
     if !rules.methods.contains(request.method) {
         return pass(Forwarded::Method);
     }
     let has_body =
-        shown(TRANSFER_ENCODING) || request.headers.get(CONTENT_LENGTH).is_some_and(|it| it.as_bytes() != b"0");
+        shows(&[TRANSFER_ENCODING]) || request.headers.get(CONTENT_LENGTH).is_some_and(|it| it.as_bytes() != b"0");
     if has_body && (!rules.by_body || request.body.is_none()) {
         return pass(Forwarded::Bypass);
     }
     // What only the origin can decide on (RFC 9111, section 4.3.2), and what is no exchange of messages.
-    if shown(IF_MATCH) || shown(IF_UNMODIFIED_SINCE) || shown(UPGRADE) {
+    if shows(&[IF_MATCH, IF_UNMODIFIED_SINCE, UPGRADE]) {
         return pass(Forwarded::Request);
     }
     let directives = RequestDirectives::of(request.headers);

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Shutdown;
@@ -118,6 +118,8 @@ pub(super) struct Http1 {
     pub(super) upgrade: bool,
     /// It waits for `100 Continue`, and has not got one.
     expects_continue: bool,
+    /// There is a field `Expect`.
+    pub(super) expects: bool,
     takes_trailers: bool,
     /// The connection goes on with the next request.
     pub(super) persistent: bool,
@@ -136,8 +138,7 @@ pub(super) struct Http1 {
 
 impl Http1 {
     fn new(connection: H1Connection, head: RequestHead) -> Self {
-        let RequestHead { request, framing, persistent, upgrade, expects_continue } = head;
-        let takes_trailers = request.headers.contains_key(TE) && codec::has_token(&request.headers, &TE, "trailers");
+        let RequestHead { request, framing, persistent, upgrade, expects_continue, expects, takes_trailers } = head;
         Self {
             connection,
             request: Arc::new(request),
@@ -146,6 +147,7 @@ impl Http1 {
             framing,
             upgrade,
             expects_continue,
+            expects,
             takes_trailers,
             persistent,
             queue: WriteQueue::default(),

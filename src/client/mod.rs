@@ -182,7 +182,7 @@ impl Client {
         if self.request().method == Method::CONNECT {
             return true; // nothing but a refusal comes of it
         }
-        if self.request().headers.contains_key(EXPECT) || self.wants_upgrade() {
+        if self.expects() || self.wants_upgrade() {
             return false;
         }
         self.has_no_body() || self.declared_length().is_some_and(|it| it <= BODY_AT_HAND_MAX as u64)
@@ -205,7 +205,11 @@ impl Client {
 
     /// The length that the request's head declares for its body.
     pub fn declared_length(&self) -> Option<u64> {
-        self.request().headers.get(CONTENT_LENGTH).and_then(|it| codec::length(it.as_bytes()))
+        match &self.side {
+            Side::Http1(Http1 { framing: codec::Framing::Length(length), .. }) => Some(*length),
+            Side::Http1(_) => None,
+            Side::Http2(side) => side.request.headers.get(CONTENT_LENGTH).and_then(|it| codec::length(it.as_bytes())),
+        }
     }
 
     /// The request's small body, if all of it is there already: then it counts as read. `None` if the rest is yet to
@@ -243,8 +247,19 @@ impl Client {
         either!(mut self, side => side.say_continue());
     }
 
+    /// Whether it has a field `Expect`.
+    pub fn expects(&self) -> bool {
+        match &self.side {
+            Side::Http1(side) => side.expects,
+            Side::Http2(side) => side.request.headers.contains_key(EXPECT),
+        }
+    }
+
     /// Later steps need not know that the client waited.
     pub fn forget_expectation(&mut self) {
+        if let Side::Http1(side) = &mut self.side {
+            side.expects = false;
+        }
         self.request_mut().remove_header(&EXPECT);
     }
 

@@ -173,6 +173,8 @@ fn named_files(process: &Process, tokens: &Tokens, snapshot: &Snapshot) -> Vec<P
             .filter_map(|it| it.chain.body_rules.as_ref().and_then(BodyRules::files))
             .map(Path::to_owned),
     );
+    let pages = snapshot.routes.iter().map(|it| &it.chain).chain([&snapshot.defaults]);
+    files.extend(pages.filter_map(|it| it.error_pages.as_ref()).flat_map(|it| it.files().to_vec()));
     files.extend_from_slice(tokens.files());
     files.extend(snapshot.upstreams.iter().filter_map(|it| it.tls.as_ref()).flat_map(|it| it.files().to_vec()));
     files

@@ -71,11 +71,14 @@ impl RoutesFile {
     /// written.
     pub(super) fn note_brought(&mut self, shown: &Self) {
         self.defaults.headers.note_brought(&shown.defaults.headers);
+        self.defaults.request_headers.note_brought(&shown.defaults.request_headers);
         for (policy, shown) in self.policies.values_mut().zip(shown.policies.values()) {
             policy.headers.note_brought(&shown.headers);
+            policy.request_headers.note_brought(&shown.request_headers);
         }
         for (route, shown) in self.routes.iter_mut().zip(&shown.routes) {
             route.settings.headers.note_brought(&shown.settings.headers);
+            route.settings.request_headers.note_brought(&shown.settings.request_headers);
             if let Some((rewrite, shown)) = route.rewrite.as_mut().zip(shown.rewrite.as_ref()) {
                 rewrite.headers.note_brought(&shown.headers);
             }
@@ -134,9 +137,28 @@ pub struct RouteConfig {
 
 /// Sends the client elsewhere.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RedirectConfig {
+    /// The same place by TLS.
+    Word(RedirectWord),
+    /// Another place.
+    To(RedirectTo),
+}
+
+/// A place that needs no more words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RedirectWord {
+    /// The same host, path and query, by TLS and at its own port, 443.
+    Https,
+}
+
+/// Another place.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct RedirectConfig {
-    /// The new place: a path or a URL, with captures of the match in braces. The query is kept.
+pub struct RedirectTo {
+    /// The new place: a path or a URL, with captures of the match in braces: `/v2/{rest}`, `https://{host}:8443/{rest}`. The
+    /// query is kept.
     pub to: String,
     /// 301, 302, 303, 307 or 308. Default 308: the method and the body stay.
     #[serde(default)]

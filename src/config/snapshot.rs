@@ -12,13 +12,13 @@ use serde_json::Value;
 use crate::base::{At, ByteSize, Diagnostics, Period};
 use crate::config::gateway_file::Mode;
 use crate::config::idle;
-use crate::config::routes_file::{RedirectConfig, RespondConfig, RouteConfig, RoutesFile};
+use crate::config::routes_file::{RedirectConfig, RedirectTo, RespondConfig, RouteConfig, RoutesFile};
 use crate::filters::auth::{Auth, AuthConfig};
-use crate::filters::{Chain, Layer, PolicyConfig, StepDescription};
+use crate::filters::{Chain, Layer, OnMaintenance, PolicyConfig, StepDescription};
 use crate::forward::{Policy, TimeoutsConfig};
 use crate::identity::Roles;
 use crate::pipeline::{Filters, Scope, ServiceScope};
-use crate::routing::{MatchConfig, Table, Template, known_variable};
+use crate::routing::{Captures, MatchConfig, SchemeMatch, Table, Template, known_variable};
 use crate::services::{ServiceRegistry, ServiceSettings};
 use crate::upstream::{Priority, Source, Upstream, UpstreamKind, check_dependencies};
 
@@ -54,6 +54,8 @@ pub struct Route {
     pub action: Action,
     /// Whether it lists the hosts that it takes, each by its whole name: a request of its names one of ours.
     pub verifies_host: bool,
+    /// Whether its requests pass while the gateway is in maintenance.
+    pub ignores_maintenance: bool,
     /// Whether paths with parameters are for it to take: `/a;v=1/b`.
     takes_parameters: bool,
     /// Everything above in words, for operators; also shows whether a reload changed the route.
@@ -76,8 +78,8 @@ pub enum Action {
 pub struct Redirect {
     /// One of the redirecting statuses.
     pub status: StatusCode,
-    /// The new place.
-    pub to: Template,
+    /// The new place; `None` for the same one by TLS.
+    pub to: Option<Template>,
 }
 
 /// An answer that is always the same.
@@ -108,6 +110,9 @@ pub struct Description {
     /// Whether it takes paths with parameters.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub path_parameters: bool,
+    /// What maintenance means for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<OnMaintenance>,
     /// Who is served first where its upstream is at its limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
@@ -252,8 +257,7 @@ impl BuiltInRoute {
         let own = &self.route.r#match;
         file.routes.iter().map(|it| &it.r#match).any(|it| {
             let method = it.methods.is_empty() || it.methods.iter().any(|it| own.methods.contains(it));
-            let always = it.hosts.is_empty() && it.headers.is_empty() && it.query.is_empty() && !it.websocket;
-            it.path == own.path && method && always
+            it.patterns().contains(&&*own.path) && method && it.is_unconditional()
         })
     }
 
@@ -270,10 +274,14 @@ fn built_in_routes(file: &RoutesFile, mode: Mode) -> Vec<BuiltInRoute> {
     // Probes of the gateway's health have no credentials, whatever `defaults` say.
     let open = AuthConfig { open: true, ..AuthConfig::default() };
     let mut health = BuiltInRoute::new(HEALTH, "GET", "/api/health", "health");
-    health.route.settings = PolicyConfig { auth: Some(open), ..PolicyConfig::default() };
+    // Whoever probes it would take the gateway away, and with it what clients are told meanwhile.
+    let maintenance = Some(OnMaintenance::Ignore);
+    health.route.settings = PolicyConfig { auth: Some(open), maintenance, ..PolicyConfig::default() };
+    let mut metrics = BuiltInRoute::new(METRICS, "GET", "/api/metrics", "metrics");
+    metrics.route.settings.maintenance = maintenance;
     let routes = [
         (file.built_in.health, health),
-        (file.built_in.metrics, BuiltInRoute::new(METRICS, "GET", "/api/metrics", "metrics")),
+        (file.built_in.metrics, metrics),
         (mode == Mode::Dev, BuiltInRoute::new(CACHE_CLEAR, "POST", "/api/cache/clear", "cache_clear")),
     ];
     routes.into_iter().filter(|(wanted, route)| *wanted && !route.is_replaced(file)).map(|(_, route)| route).collect()
@@ -412,11 +420,13 @@ impl Compiler<'_> {
         }
         let policies_at = At::ROOT.key("policies");
         let layers = layers(self.file, &written.r#use, written, (&policies_at, at));
+        let host_captures = self.table.host_captures(number);
         let scope = Scope {
+            host_captures: &host_captures,
             route: &written.name,
             captures: self.table.captures(number),
             methods: &written.r#match.methods,
-            websocket: written.r#match.websocket,
+            websocket: written.r#match.websocket.takes(),
             forwards: written.upstream.is_some(),
             watches: [HEALTH, METRICS].contains(&&*written.name),
             ..self.nowhere
@@ -439,7 +449,8 @@ impl Compiler<'_> {
             chain,
             policy,
             action,
-            verifies_host: !hosts.is_empty() && !hosts.iter().any(|it| it.contains('*')),
+            verifies_host: !hosts.is_empty() && !hosts.iter().any(|it| it.contains(['*', '{'])),
+            ignores_maintenance: description.maintenance == Some(OnMaintenance::Ignore),
             takes_parameters: description.path_parameters,
             description,
         }
@@ -455,7 +466,7 @@ impl Compiler<'_> {
             diagnostic.help("say where its requests go, or how they are answered");
         }
         if let Some(redirect) = &written.redirect {
-            return Action::Redirect(self.redirect(number, redirect, &at.key("redirect"), diagnostics));
+            return Action::Redirect(self.redirect(number, written, redirect, at, diagnostics));
         }
         if let Some(name) = &written.upstream {
             return Action::Upstream(self.upstream(name, &at.key("upstream"), diagnostics));
@@ -485,16 +496,28 @@ impl Compiler<'_> {
     fn redirect(
         &self,
         number: usize,
+        route: &RouteConfig,
         written: &RedirectConfig,
         at: &At<'_>,
         diagnostics: &mut Diagnostics,
     ) -> Redirect {
-        let status = written.status.unwrap_or(308);
+        let at = at.key("redirect");
+        let RedirectConfig::To(written) = written else {
+            if route.r#match.scheme != Some(SchemeMatch::Http) {
+                let diagnostic = diagnostics.error(&at, "it would send clients in a circle that come by TLS already");
+                diagnostic.help("write `scheme: http` in the route's `match`");
+            }
+            return Redirect { status: StatusCode::PERMANENT_REDIRECT, to: None };
+        };
+        let RedirectTo { to, status } = written;
+        let status = status.unwrap_or(308);
         if ![301, 302, 303, 307, 308].contains(&status) {
             diagnostics.error(&at.key("status"), "not a status that redirects").help("301, 302, 303, 307 or 308");
         }
-        let to = Template::compile(&written.to, self.table.captures(number), &at.key("to"), diagnostics);
-        Redirect { status: StatusCode::from_u16(status).unwrap_or(StatusCode::PERMANENT_REDIRECT), to }
+        let host = self.table.host_captures(number);
+        let captures = Captures { path: self.table.captures(number), host: &host, any: false };
+        let to = Template::compile_with(to, captures, &at.key("to"), diagnostics);
+        Redirect { status: StatusCode::from_u16(status).unwrap_or(StatusCode::PERMANENT_REDIRECT), to: Some(to) }
     }
 }
 
@@ -614,13 +637,14 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, poli
         action,
         upgrade: written.upgrade.clone(),
         path_parameters: layers.iter().rev().find_map(|it| it.settings.path_parameters).unwrap_or_default(),
+        maintenance: layers.iter().rev().find_map(|it| it.settings.maintenance),
         priority: layers.iter().rev().find_map(|it| it.settings.priority),
         steps: Chain::describe(layers, scope),
         timeouts: BTreeMap::from([
             ("connect", Period(policy.connect)),
             ("first_byte", Period(policy.first_byte)),
             ("request", Period(policy.request)),
-            ("idle", Period(if written.r#match.websocket { policy.websocket_idle } else { policy.idle })),
+            ("idle", Period(if written.r#match.websocket.only() { policy.websocket_idle } else { policy.idle })),
         ]),
         body_limit: ByteSize(policy.body_limit),
         digest: 0,

@@ -4,6 +4,8 @@
 //! is written first, then the upstream's answer is read, then the client; so an answer that is already there wins over
 //! the client's next bytes, or its end.
 
+mod compress;
+mod compressed;
 mod event_stream;
 mod messages;
 mod stream_error;
@@ -13,15 +15,18 @@ mod tapped_tunnel;
 mod tunnel;
 mod websocket;
 
+pub use compress::{CompressConfig, CompressRules};
 pub use event_stream::{EventRules, SseConfig};
 pub use streaming::Streaming;
 pub use tunnel::Tunnel;
 pub use websocket::{SHUTDOWN_PROTOCOL, WebSocketConfig, WebSocketRules};
 
 use std::future::poll_fn;
+use std::io;
 use std::task::Poll;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use pingora::http::ResponseHeader;
@@ -31,14 +36,15 @@ use crate::client::{Client, ClientError, Part};
 use crate::connections::{Cause, Kind as LongLived, LONG_AFTER, Open, Signal};
 use crate::forward::{Frame, Pace, Policy, UploadError, UpstreamBody, UpstreamError, UpstreamResponse, progressed};
 use crate::http as codec;
-use crate::pipeline::{EndState, Exchange, Overflow, Refusal, Shown, Taps};
+use crate::pipeline::{EndState, Exchange, Refusal, Shown, TapError, Taps};
 use crate::telemetry::STREAMS_OPEN;
 
 pub use tapped::DIGESTS;
 
+use compress::Stage;
 use event_stream::{Due, EventStream, HEARTBEAT};
 use stream_error::{StreamError, end_state};
-use tapped::Tapped;
+use tapped::{Tapped, as_text};
 use websocket::choose_shutdown_protocol;
 
 /// A client gets what is there in one write, up to this size, in bytes.
@@ -118,7 +124,7 @@ pub async fn deliver<F: ResponseFilters>(
         if exchange.wants_shutdown_message {
             choose_shutdown_protocol(&mut head);
         }
-        let (_, tapped) = begin(head, &mut body, client, exchange, filters)?;
+        let Begun { tapped, .. } = begin(head, &mut body, client, exchange, filters, None)?;
         let taps = (exchange.request_taps.take(), tapped.map(|it| it.taps));
         let rules = streaming.websocket.copied().unwrap_or_default().asked(exchange.wants_shutdown_message);
         let rules = websocket.then_some(rules);
@@ -151,7 +157,7 @@ pub async fn deliver_parts<F: ResponseFilters>(
     let rules = streaming.events.filter(|_| event_stream::follows_rules(&head));
     let speaks = rules.is_some() || (length.is_none() && event_stream::follows_rules(&head));
     let head = if rules.is_some() { event_stream::without_length(head) } else { head };
-    let (kind, tapped) = begin(head, body, client, exchange, filters)?;
+    let Begun { kind, tapped, compressed } = begin(head, body, client, exchange, filters, streaming.compress)?;
     let (lasts, length) = (length.is_none(), length.unwrap_or(0));
     let mut delivery = Delivery {
         body,
@@ -160,6 +166,7 @@ pub async fn deliver_parts<F: ResponseFilters>(
         policy,
         streaming,
         tapped,
+        compressed,
         length,
         lasts,
         ended: None,
@@ -187,6 +194,13 @@ enum Kind {
     Tunnel,
 }
 
+/// What a head has begun, and what is between its body and the client.
+struct Begun<'a> {
+    kind: Kind,
+    tapped: Option<Box<Tapped<'a>>>,
+    compressed: Option<Box<Stage>>,
+}
+
 /// Queues the head, unless it has to wait for what taps make of the body.
 fn begin<'a, F: ResponseFilters>(
     mut head: Box<ResponseHeader>,
@@ -194,7 +208,8 @@ fn begin<'a, F: ResponseFilters>(
     client: &mut Client,
     exchange: &mut Exchange,
     filters: &'a F,
-) -> Result<(Kind, Option<Box<Tapped<'a>>>), Undelivered> {
+    compress: Option<&CompressRules>,
+) -> Result<Begun<'a>, Undelivered> {
     // A stop may have begun since the request came.
     if client.connection().closing() {
         client.close_after();
@@ -219,18 +234,25 @@ fn begin<'a, F: ResponseFilters>(
         exchange.streaming = true;
         body.record_head();
     }
-    if let Some(taps) = filters.response_taps(exchange, &head) {
+    let mut taps = filters.response_taps(exchange, &head);
+    if let Some(taps) = &mut taps {
+        as_text(taps, &mut head, &kind, bodiless, exchange)?;
+    }
+    // Before the filters: one of them says in the head what is decided here.
+    let compressed = compress.and_then(|it| it.begin(&head, bodiless, &client.request().method, exchange));
+    if let Some(taps) = taps {
         let tapped = Tapped::begin(taps, (head, bodiless), &kind, client, exchange, filters)?;
-        return Ok((kind, tapped));
+        return Ok(Begun { kind, tapped, compressed });
     }
     filters.on_response(exchange, &mut head);
     client.queue(Part::Head(head, bodiless)).map_err(|_| EndState::ClientGone)?;
-    Ok((kind, None))
+    Ok(Begun { kind, tapped: None, compressed })
 }
 
 enum Event {
     Wrote,
     Frame(Result<Frame, UpstreamError>),
+    Compressed(io::Result<Bytes>),
     Upload(Result<(), UploadError>),
     ClientGone,
     Late,
@@ -246,6 +268,8 @@ struct Delivery<'a> {
     streaming: &'a Streaming<'a>,
     /// Those who see it first.
     tapped: Option<Box<Tapped<'a>>>,
+    /// What compresses it, behind them.
+    compressed: Option<Box<Stage>>,
     /// The body's, as far as it is known, in bytes.
     length: u64,
     /// Its length is not known: it may last.
@@ -276,6 +300,7 @@ impl<'a> Delivery<'a> {
             self.on_frame(Frame::End(None))?;
         }
         self.take_at_hand()?;
+        self.compress()?;
         self.release().await;
         let mut deadline = Deadline::idle();
         let mut upload_acknowledged = None;
@@ -293,6 +318,13 @@ impl<'a> Delivery<'a> {
                 Event::Frame(Ok(frame)) => {
                     self.on_frame(frame)?;
                     self.take_at_hand()?;
+                    self.compress()?;
+                    self.release().await;
+                }
+                Event::Compressed(output) => {
+                    self.on_compressed(output)?;
+                    self.take_at_hand()?;
+                    self.compress()?;
                     self.release().await;
                 }
                 Event::Frame(Err(error)) => self.upstream_failed(error)?,
@@ -359,7 +391,7 @@ impl<'a> Delivery<'a> {
 
     async fn next(&mut self, deadline: &mut Deadline) -> Event {
         let long = self.next_long();
-        let Self { body, client, ended, blocked, policy, exchange, length, open, events, .. } = self;
+        let Self { body, client, ended, blocked, policy, exchange, length, open, events, compressed, .. } = self;
         let ended = ended.is_some();
         let mut armed = false;
         poll_fn(|cx| {
@@ -379,7 +411,13 @@ impl<'a> Delivery<'a> {
             match taking {
                 Poll::Ready(Ok(())) if waiting || blocked.is_some() => return Poll::Ready(Event::Wrote),
                 Poll::Ready(Ok(())) => {
-                    if !ended && let Poll::Ready(frame) = body.poll_frame(cx) {
+                    if let Some(stage) = compressed
+                        && let Poll::Ready(output) = stage.poll(cx)
+                    {
+                        return Poll::Ready(Event::Compressed(output));
+                    }
+                    let wanted = !ended && compressed.as_ref().is_none_or(|it| it.has_room());
+                    if wanted && let Poll::Ready(frame) = body.poll_frame(cx) {
                         return Poll::Ready(Event::Frame(frame));
                     }
                 }
@@ -433,7 +471,8 @@ impl<'a> Delivery<'a> {
     /// Whether the client takes what would be fetched. Where the body may be over already, it has to be looked; and a
     /// client that takes nothing costs no more than that.
     fn wants_more(&mut self) -> bool {
-        self.exchange.body_received >= self.length || self.client.has_room()
+        self.compressed.as_ref().is_none_or(|it| it.has_room())
+            && (self.exchange.body_received >= self.length || self.client.has_room())
     }
 
     fn on_frame(&mut self, frame: Frame) -> Result<(), Undelivered> {
@@ -472,6 +511,17 @@ impl<'a> Delivery<'a> {
             },
             part => part,
         };
+        match &mut self.compressed {
+            Some(stage) => {
+                stage.take(part);
+                Ok(())
+            }
+            None => self.pass(part),
+        }
+    }
+
+    /// Hands a part to the client's queue.
+    fn pass(&mut self, part: Part) -> Result<(), Undelivered> {
         match &part {
             Part::End(_) => self.ended = Some(Ending::Whole),
             Part::Data(piece) if self.between_events.is_some() => {
@@ -637,7 +687,7 @@ fn gone() -> Undelivered {
 /// Where taps see the body.
 impl Delivery<'_> {
     /// Shows them a piece, and queues what goes on.
-    fn show(&mut self, step: impl FnOnce(&mut Taps) -> Result<Shown, Overflow>) -> Result<(), Undelivered> {
+    fn show(&mut self, step: impl FnOnce(&mut Taps) -> Result<Shown, TapError>) -> Result<(), Undelivered> {
         let Some(tapped) = &mut self.tapped else { return Ok(()) };
         match step(&mut tapped.taps) {
             Ok(Shown { units, ended: None }) => {
@@ -650,7 +700,7 @@ impl Delivery<'_> {
                 self.break_off();
                 self.end_with(shown, None)
             }
-            Err(overflow) => Err(self.overflowed(overflow)),
+            Err(error) => Err(self.unseen(error)),
         }
     }
 
@@ -662,7 +712,7 @@ impl Delivery<'_> {
                 let trailers = tapped.trailers(trailers);
                 self.end_with(shown, trailers)
             }
-            Err(overflow) => Err(self.overflowed(overflow)),
+            Err(error) => Err(self.unseen(error)),
         }
     }
 
@@ -690,7 +740,11 @@ impl Delivery<'_> {
     }
 
     /// What a tap can't look through does not pass.
-    fn overflowed(&mut self, overflow: Overflow) -> Undelivered {
-        self.broken(EndState::Truncated, Refusal::ResponseTooLarge { limit: overflow.limit as u64 })
+    fn unseen(&mut self, error: TapError) -> Undelivered {
+        let refusal = match error {
+            TapError::TooLong { limit } => Refusal::ResponseTooLarge { limit: limit as u64 },
+            TapError::Malformed => Refusal::UpstreamProtocol,
+        };
+        self.broken(EndState::Truncated, refusal)
     }
 }

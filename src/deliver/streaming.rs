@@ -1,14 +1,15 @@
-//! What a response goes by that lasts.
+//! What a response goes by beside its policy.
 
 use std::sync::Arc;
 
+use super::compress::CompressRules;
 use super::event_stream::EventRules;
 use super::websocket::WebSocketRules;
 use crate::connections::{Connections, Facts, Kind, Open};
 use crate::pipeline::Exchange;
 use crate::telemetry::RouteMetrics;
 
-/// What a response goes by that lasts: where it is registered, and what its route says.
+/// What a response goes by: where one that lasts is registered, and what its route says.
 pub struct Streaming<'a> {
     /// All that last.
     pub connections: &'a Arc<Connections>,
@@ -18,6 +19,8 @@ pub struct Streaming<'a> {
     pub events: Option<&'a EventRules>,
     /// How WebSockets are kept.
     pub websocket: Option<&'a WebSocketRules>,
+    /// How bodies are compressed.
+    pub compress: Option<&'a CompressRules>,
 }
 
 impl Streaming<'_> {

@@ -1,14 +1,16 @@
 //! What changes about an answer when taps see it: where its head waits for its body, and which fields do not hold any
 //! more.
 
-use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, ETAG, HeaderMap, HeaderName, SEC_WEBSOCKET_EXTENSIONS};
+use http::header::{
+    ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, HeaderName, SEC_WEBSOCKET_EXTENSIONS,
+};
 use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 
 use super::{Kind, ResponseFilters, Undelivered};
 use crate::client::{Client, Part};
-use crate::http as codec;
-use crate::pipeline::{EndState, Exchange, Refusal, Taps};
+use crate::http::Coding;
+use crate::pipeline::{AnswerCoding, EndState, Exchange, Refusal, Taps};
 
 /// Digests of the body (RFC 9530, and those before it).
 pub const DIGESTS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
@@ -30,10 +32,6 @@ impl<'a> Tapped<'a> {
         exchange: &mut Exchange,
         filters: &'a impl ResponseFilters,
     ) -> Result<Option<Box<Self>>, Undelivered> {
-        if is_encoded(&head, kind) && !bodiless {
-            tracing::debug!(event = "answer_is_encoded", request_id = exchange.request_id.as_str());
-            return Err(Undelivered::refused(Refusal::UpstreamProtocol));
-        }
         let tunnel = matches!(kind, Kind::Tunnel);
         if !bodiless && !tunnel && taps.want_whole_body() {
             return Ok(Some(Box::new(Self { taps, waiting: Some((head, filters)) })));
@@ -65,8 +63,8 @@ impl<'a> Tapped<'a> {
         if self.taps.have_changed() {
             strip(&mut head);
         }
-        // Trailers go out behind chunks alone.
-        if trailers {
+        // Trailers go out behind chunks alone, and nobody knows yet how long it is going to be when it is compressed.
+        if trailers || matches!(exchange.answer_coding, AnswerCoding::Coded(_)) {
             head.remove_header(&CONTENT_LENGTH);
         } else {
             let _ = head.insert_header(CONTENT_LENGTH, length);
@@ -86,13 +84,37 @@ impl<'a> Tapped<'a> {
     }
 }
 
-/// Whether it is not the text itself: that was requested, whole and as it is, and taps can read no other form.
-fn is_encoded(head: &ResponseHeader, kind: &Kind) -> bool {
+/// Sees to it that taps get the text itself. Upstreams were asked for it, whole and as it is; what comes in a coding all the
+/// same is decoded, and goes on so.
+pub(super) fn as_text(
+    taps: &mut Taps,
+    head: &mut ResponseHeader,
+    kind: &Kind,
+    bodiless: bool,
+    exchange: &Exchange,
+) -> Result<(), Undelivered> {
+    let unreadable = |what: &str| {
+        tracing::debug!(event = "answer_is_unreadable", request_id = exchange.request_id.as_str(), what);
+        Err(Undelivered::refused(Refusal::UpstreamProtocol))
+    };
     if matches!(kind, Kind::Tunnel) {
-        return head.headers.contains_key(SEC_WEBSOCKET_EXTENSIONS);
+        let extended = head.headers.contains_key(SEC_WEBSOCKET_EXTENSIONS);
+        return if extended { unreadable("an extension of WebSockets") } else { Ok(()) };
     }
-    let part = head.status == StatusCode::PARTIAL_CONTENT; // which was not requested
-    part || codec::is_encoded(&head.headers)
+    if head.status == StatusCode::PARTIAL_CONTENT && !bodiless {
+        return unreadable("a part");
+    }
+    match Coding::of_body(&head.headers).as_deref() {
+        Some([]) => return Ok(()),
+        Some([coding]) if !bodiless => {
+            let busy = |_| Undelivered::refused(Refusal::CheckBusy);
+            taps.decode(*coding, None).map_err(busy)?;
+        }
+        _ if bodiless => {} // there is nothing to read, and its GET would be decoded
+        _ => return unreadable("a coding"),
+    }
+    head.remove_header(&CONTENT_ENCODING);
+    Ok(())
 }
 
 /// Takes out what was said of the body as it was (RFC 9110, sections 7.7 and 8.8.1): its length, its strong validator,

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use super::messages::{self, CLOSE, Incoming, Messages, Violation};
 use super::tunnel::Side;
-use crate::pipeline::{Overflow, Shown, Taps};
+use crate::pipeline::{Shown, TapError, Taps};
 
 /// What has arrived and was not shown yet, and who is to see it.
 pub(super) struct Tapped {
@@ -21,8 +21,8 @@ pub(super) enum Ended {
     Violation(Violation),
 }
 
-impl From<Overflow> for Ended {
-    fn from(_: Overflow) -> Self {
+impl From<TapError> for Ended {
+    fn from(_: TapError) -> Self {
         Self::Overflow
     }
 }

@@ -5,7 +5,6 @@ mod expansion;
 mod metrics;
 mod schema;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use self::schema::Schema;
 use super::settings::{BuiltIn, Layer};
 use crate::base::{At, Diagnostics};
-use crate::http as codec;
+use crate::http::MediaTypes;
 use crate::pipeline::{Exchange, Filter, Refusal, RequestContext, Scope, Step};
 
 /// The `schema` section of a route or of a policy.
@@ -47,17 +46,8 @@ pub struct BodyRulesConfig {
 /// Compiled: what bodies must be.
 #[derive(Clone, Debug, Default)]
 pub struct BodyRules {
-    types: Vec<MediaType>,
+    types: Vec<MediaTypes>,
     schema: Option<Arc<Schema>>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum MediaType {
-    Exact(String),
-    /// `application/*`, kept as `application/`.
-    Family(String),
-    /// `application/*+json`, kept as `+json`.
-    Suffix(String),
 }
 
 impl Filter for BodyRules {
@@ -75,9 +65,9 @@ impl Filter for BodyRules {
                 None
             }
         });
-        let json = || vec![MediaType::Exact("application/json".to_owned()), MediaType::Suffix("+json".to_owned())];
+        let json = || vec![MediaTypes::Exact("application/json".to_owned()), MediaTypes::Suffix("+json".to_owned())];
         let types = match &config.content_types {
-            Some(types) => media_types(types, &at.key("content_types"), diagnostics),
+            Some(types) => MediaTypes::compile_list(types, &at.key("content_types"), diagnostics),
             None if schema.is_some() => json(),
             None => Vec::new(),
         };
@@ -130,62 +120,11 @@ impl BodyRules {
         if self.types.is_empty() || !has_body {
             return Ok(());
         }
-        let written = headers.get(CONTENT_TYPE).map(|it| codec::essence(it.as_bytes())).unwrap_or_default();
-        let essence = String::from_utf8_lossy(written).to_ascii_lowercase();
-        if headers.get_all(CONTENT_TYPE).iter().count() <= 1 && self.types.iter().any(|it| it.takes(&essence)) {
+        if headers.get_all(CONTENT_TYPE).iter().count() <= 1 && MediaTypes::any_takes(&self.types, headers) {
             return Ok(());
         }
         let accepted: Vec<String> = self.types.iter().map(ToString::to_string).collect();
         Err(Refusal::UnsupportedMediaType { accepted: accepted.join(", ") })
-    }
-}
-
-fn media_types(written: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<MediaType> {
-    let mut types = Vec::new();
-    for (number, text) in written.iter().enumerate() {
-        match MediaType::parse(text) {
-            Some(media_type) => types.push(media_type),
-            None => diagnostics
-                .error(&at.index(number), "not a media type")
-                .help("write it as application/json, image/* or application/*+json, without parameters"),
-        }
-    }
-    types
-}
-
-impl MediaType {
-    fn parse(text: &str) -> Option<Self> {
-        let text = text.to_ascii_lowercase();
-        let (family, kind) = text.split_once('/')?;
-        let token =
-            |it: &str| !it.is_empty() && it.bytes().all(|it| it.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&it));
-        match kind.strip_prefix('*') {
-            _ if !token(family) => None,
-            Some("") => Some(Self::Family(format!("{family}/"))),
-            Some(suffix) if suffix.starts_with('+') && token(suffix) && family == "application" => {
-                Some(Self::Suffix(suffix.to_owned()))
-            }
-            Some(_) => None,
-            None => token(kind).then_some(Self::Exact(text)),
-        }
-    }
-
-    fn takes(&self, essence: &str) -> bool {
-        match self {
-            Self::Exact(it) => essence == it,
-            Self::Family(it) => essence.starts_with(it),
-            Self::Suffix(it) => essence.starts_with("application/") && essence.ends_with(it),
-        }
-    }
-}
-
-impl fmt::Display for MediaType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(it) => f.write_str(it),
-            Self::Family(it) => write!(f, "{it}*"),
-            Self::Suffix(it) => write!(f, "application/*{it}"),
-        }
     }
 }
 

@@ -10,9 +10,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+use super::filling::Filling;
 use crate::base::{At, Diagnostics, REDACTED, Secret, names_credential, without_credentials};
 use crate::http as codec;
-use crate::routing::unfilled;
+use crate::routing::{Captures, ValueTemplate};
 
 /// Fields to set, add and remove.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -35,6 +36,28 @@ impl HeaderEditsConfig {
     /// Notes the values that people do not see as they are sent: `shown` has them as they are written.
     pub fn note_brought(&mut self, shown: &Self) {
         self.brought = brought([(&self.set, &shown.set), (&self.add, &shown.add)]);
+    }
+
+    /// What layers come to, the last one first in importance: its word about a field replaces those before.
+    pub(super) fn merged(layers: impl Iterator<Item = Self>) -> Self {
+        let mut edits = Self::default();
+        for Self { set, add, remove, brought } in layers {
+            let lower = |fields: BTreeMap<String, String>| -> BTreeMap<String, String> {
+                fields.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect()
+            };
+            let (set, add) = (lower(set), lower(add));
+            let remove: Vec<String> = remove.iter().map(|it| it.to_ascii_lowercase()).collect();
+            let named = |name: &String| set.contains_key(name) || add.contains_key(name) || remove.contains(name);
+            edits.set.retain(|name, _| !named(name));
+            edits.add.retain(|name, _| !named(name));
+            edits.remove.retain(|name| !named(name));
+            edits.brought.retain(|name| !named(name));
+            edits.brought.extend(brought);
+            edits.set.extend(set);
+            edits.add.extend(add);
+            edits.remove.extend(remove);
+        }
+        edits
     }
 
     /// The same for people's eyes: without the values of fields that carry credentials, and without what looks like one.
@@ -67,8 +90,30 @@ pub struct HeaderEdits {
     /// All of them.
     names: Arc<[HeaderName]>,
     remove: Vec<HeaderName>,
-    set: Vec<(HeaderName, HeaderValue)>,
-    add: Vec<(HeaderName, HeaderValue)>,
+    set: Vec<(HeaderName, FieldValue)>,
+    add: Vec<(HeaderName, FieldValue)>,
+}
+
+/// What a field is set to.
+#[derive(Clone, PartialEq)]
+enum FieldValue {
+    Fixed(HeaderValue),
+    /// Made for each request; and whether nobody is to be shown it.
+    Filled(ValueTemplate, bool),
+}
+
+impl FieldValue {
+    /// `None` if what is filled in can't stand in a field; or where nothing can be filled in.
+    fn value(&self, values: Option<&Filling<'_>>) -> Option<HeaderValue> {
+        match self {
+            Self::Fixed(value) => Some(value.clone()),
+            Self::Filled(template, sensitive) => {
+                let mut value = HeaderValue::from_str(&template.expand(values?)).ok()?;
+                value.set_sensitive(*sensitive);
+                Some(value)
+            }
+        }
+    }
 }
 
 /// Fields that frame a message or belong to one connection; the gateway makes them itself.
@@ -96,25 +141,35 @@ impl fmt::Debug for HeaderEdits {
 
 impl HeaderEdits {
     /// Reports names and values that could not be sent.
-    pub fn compile(config: &HeaderEditsConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
+    pub fn compile(
+        config: &HeaderEditsConfig,
+        captures: Captures<'_>,
+        at: &At<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Self {
         let mut edits = Self::default();
         for (kind, written, into) in [("set", &config.set, &mut edits.set), ("add", &config.add, &mut edits.add)] {
             let at = at.key(kind);
             for (name, value) in written {
                 let at = at.key(name);
-                if let Some(theirs) = unfilled(value).filter(|_| !name.eq_ignore_ascii_case(TEMPLATES)) {
-                    let diagnostic = diagnostics.error(&at, format!("nothing fills in `{theirs}`"));
-                    diagnostic.help(instead_of(theirs));
-                }
+                let is_secret = config.brought.contains(&name.to_ascii_lowercase());
+                // What the environment or the store brings is sent as it is, whatever it looks like.
+                let filled = match name.eq_ignore_ascii_case(TEMPLATES) || is_secret {
+                    true => None,
+                    false => ValueTemplate::compile(value, captures, &at, diagnostics),
+                };
                 let name = field_name(name, &at, diagnostics);
+                if let Some(template) = filled {
+                    let secret = name.as_ref().is_some_and(|it| names_credential(it.as_str().as_bytes()));
+                    into.extend(name.map(|name| (name, FieldValue::Filled(template, secret))));
+                    continue;
+                }
                 match HeaderValue::from_str(value) {
                     // Sensitive: HPACK must not index it (RFC 7541, section 7.1.3), and nobody is to be shown it.
                     Ok(mut value) => {
-                        let secret = |it: &HeaderName| {
-                            config.brought.contains(it.as_str()) || names_credential(it.as_str().as_bytes())
-                        };
+                        let secret = |it: &HeaderName| is_secret || names_credential(it.as_str().as_bytes());
                         value.set_sensitive(name.as_ref().is_some_and(secret));
-                        into.extend(name.map(|name| (name, value)));
+                        into.extend(name.map(|name| (name, FieldValue::Fixed(value))));
                     }
                     Err(_) => drop(diagnostics.error(&at, "not a header value: it has control characters")),
                 }
@@ -138,17 +193,29 @@ impl HeaderEdits {
         self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
     }
 
-    /// Edits a request's head.
-    pub fn on_request(&self, request: &mut RequestHeader) {
+    /// Whether one of them says something of the request's path or host.
+    pub fn need_target(&self) -> bool {
+        let filled =
+            |(_, value): &(HeaderName, FieldValue)| matches!(value, FieldValue::Filled(it, _) if it.needs_target());
+        self.set.iter().chain(&self.add).any(filled)
+    }
+
+    /// Edits a request's head. What can't be filled in leaves no field of the client's in its place.
+    pub fn on_request(&self, request: &mut RequestHeader, values: &Filling<'_>) {
         self.remove_other_spellings(request);
         for name in &self.remove {
             request.remove_header(name);
         }
         for (name, value) in &self.set {
-            let _ = request.insert_header(name.clone(), value.clone());
+            match value.value(Some(values)) {
+                Some(value) => _ = request.insert_header(name.clone(), value),
+                None => _ = request.remove_header(name),
+            }
         }
         for (name, value) in &self.add {
-            let _ = request.append_header(name.clone(), value.clone());
+            if let Some(value) = value.value(Some(values)) {
+                let _ = request.append_header(name.clone(), value);
+            }
         }
     }
 
@@ -162,30 +229,22 @@ impl HeaderEdits {
         }
     }
 
-    /// Edits an answer's head.
-    pub fn on_response(&self, answer: &mut ResponseHeader) {
+    /// Edits an answer's head; without values, what needs some is left out.
+    pub fn on_response(&self, answer: &mut ResponseHeader, values: Option<&Filling<'_>>) {
         for name in &self.remove {
             answer.remove_header(name);
         }
         for (name, value) in &self.set {
-            let _ = answer.insert_header(name.clone(), value.clone());
+            match value.value(values) {
+                Some(value) => _ = answer.insert_header(name.clone(), value),
+                None => _ = answer.remove_header(name),
+            }
         }
         for (name, value) in &self.add {
-            let _ = answer.append_header(name.clone(), value.clone());
+            if let Some(value) = value.value(values) {
+                let _ = answer.append_header(name.clone(), value);
+            }
         }
-    }
-}
-
-/// Where upstreams find what other gateways fill in.
-fn instead_of(variable: &str) -> &'static str {
-    match variable.trim_start_matches('$') {
-        "remote_addr" | "realip_remote_addr" | "proxy_add_x_forwarded_for" => {
-            "leave it out: upstreams get the client's address in `X-Forwarded-For`"
-        }
-        "host" | "http_host" => "leave it out: upstreams get the host in `X-Forwarded-Host`",
-        "scheme" => "leave it out: upstreams get the scheme in `X-Forwarded-Proto`",
-        "request_id" => "leave it out: upstreams and clients get it in `X-Request-Id`",
-        _ => "a value is sent as it is written; what the path captures can go into `rewrite.path`",
     }
 }
 
@@ -214,12 +273,18 @@ fn field_name(name: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::{Exchange, Scheme};
+    use crate::routing::Params;
+
+    fn exchange() -> Exchange {
+        Exchange::new([192, 0, 2, 1].into(), Scheme::Http)
+    }
 
     #[test]
     fn fields_of_the_framing_are_out_of_reach() {
         let config = HeaderEditsConfig { remove: vec!["Content-Length".into(), "x-a".into()], ..Default::default() };
         let mut diagnostics = Diagnostics::default();
-        let edits = HeaderEdits::compile(&config, &At::ROOT, &mut diagnostics);
+        let edits = HeaderEdits::compile(&config, Captures::default(), &At::ROOT, &mut diagnostics);
         assert_eq!(diagnostics.iter().next().unwrap().path, "/remove/0");
         assert_eq!(edits.remove, [HeaderName::from_static("x-a")]);
     }
@@ -227,12 +292,12 @@ mod tests {
     #[test]
     fn a_field_that_is_set_or_removed_has_no_other_spelling() {
         let config: HeaderEditsConfig = serde_yaml::from_str("{ set: { x-tenant: a }, remove: [x-key] }").unwrap();
-        let edits = HeaderEdits::compile(&config, &At::ROOT, &mut Diagnostics::default());
+        let edits = HeaderEdits::compile(&config, Captures::default(), &At::ROOT, &mut Diagnostics::default());
         let mut request = RequestHeader::build("GET", b"/", None).unwrap();
         for name in ["x_tenant", "X.Tenant", "x-tenant", "x_key", "x-tenants", "x-ten-ant"] {
             request.append_header(name, "client").unwrap();
         }
-        edits.on_request(&mut request);
+        edits.on_request(&mut request, &Filling::of(&exchange(), None, "/", &Params::default()));
         let mut names: Vec<&str> = request.headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["x-ten-ant", "x-tenant", "x-tenants"]);
@@ -245,9 +310,9 @@ mod tests {
             serde_yaml::from_str("{ set: { X-Partner: hunter2, x-plain: a }, add: { x-pw: hunter2 } }").unwrap();
         let shown = serde_yaml::from_str("{ set: { X-Partner: '${P}', x-plain: a }, add: { x-pw: 'secret:p' } }");
         config.note_brought(&shown.unwrap());
-        let edits = HeaderEdits::compile(&config, &At::ROOT, &mut Diagnostics::default());
+        let edits = HeaderEdits::compile(&config, Captures::default(), &At::ROOT, &mut Diagnostics::default());
         let mut request = RequestHeader::build("GET", b"/", None).unwrap();
-        edits.on_request(&mut request);
+        edits.on_request(&mut request, &Filling::of(&exchange(), None, "/", &Params::default()));
         let sensitive = |name: &str| request.headers[name].is_sensitive();
         assert_eq!(["x-partner", "x-pw", "x-plain"].map(sensitive), [true, true, false]);
     }
@@ -255,11 +320,11 @@ mod tests {
     #[test]
     fn set_replaces_and_add_keeps() {
         let config: HeaderEditsConfig = serde_yaml::from_str("{ set: { a: new }, add: { b: two } }").unwrap();
-        let edits = HeaderEdits::compile(&config, &At::ROOT, &mut Diagnostics::default());
+        let edits = HeaderEdits::compile(&config, Captures::default(), &At::ROOT, &mut Diagnostics::default());
         let mut head = ResponseHeader::build(200, None).unwrap();
         head.insert_header("a", "old").unwrap();
         head.insert_header("b", "one").unwrap();
-        edits.on_response(&mut head);
+        edits.on_response(&mut head, None);
         assert_eq!(head.headers["a"], "new");
         assert_eq!(head.headers.get_all("b").iter().count(), 2);
     }

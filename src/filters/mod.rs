@@ -8,13 +8,17 @@ pub mod trace_context;
 
 mod body_rules;
 mod cache;
+mod compress;
 mod cors;
 mod custom;
+mod error_pages;
+mod filling;
 mod forwarded;
 mod header_edits;
 mod idempotency;
 pub mod rate_limit;
 mod rbac;
+mod request_headers;
 mod response_headers;
 mod rewrite;
 mod security_headers;
@@ -26,13 +30,15 @@ use http::HeaderValue;
 
 pub use body_rules::{BodyRules, BodyRulesConfig, SchemaConfig};
 pub use cors::{Cors, CorsConfig, announced_method};
+pub use error_pages::{ErrorPages, ErrorPagesConfig, Page, PageFacts};
+pub use filling::{Filling, named_host};
 pub use header_edits::{HeaderEdits, HeaderEditsConfig};
 pub use idempotency::{Idempotency, IdempotencyConfig, IdempotencyKey, Reservation, ReserveOutcome, StoredResponse};
 pub use rate_limit::{RateLimitConfig, RateLimits};
 pub use response_headers::{HeadersConfig, ResponseHeaders};
 pub use rewrite::{Rewrite, RewriteConfig, keep_authority};
-pub use security_headers::Security;
-pub use settings::{Activation, BuiltIn, Layer, PolicyConfig, StepDescription};
+pub use security_headers::{Hsts, Security, SecurityHeaders};
+pub use settings::{Activation, BuiltIn, Layer, OnMaintenance, PolicyConfig, StepDescription};
 pub use table::{Chain, Row, TABLE, before_the_route, behind_the_route};
 
 /// A header value of text that was checked or made here.

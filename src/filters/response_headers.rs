@@ -6,18 +6,21 @@ use pingora::http::ResponseHeader;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::filling::{Filling, named_host};
 use super::header_edits::{HeaderEdits, HeaderEditsConfig, brought};
-use super::security_headers::Security;
+use super::security_headers::{Hsts, Security};
 use super::settings::{BuiltIn, Layer, StepDescription};
 use crate::base::{At, Diagnostics, Secret};
-use crate::pipeline::{Exchange, Filter, Scope};
+use crate::pipeline::{Exchange, Filter, MatchedTarget, RequestContext, Scope, Step};
 
 /// Header fields of answers.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeadersConfig {
-    /// The security fields for browsers. Default `strict`.
+    /// The security fields for browsers. Default `standard`.
     pub security: Option<Security>,
+    /// For whom browsers are told to come by TLS alone (`Strict-Transport-Security`), where they did. Default `host`.
+    pub hsts: Option<Hsts>,
     /// Fields that get this value, whatever the upstream said: a text, `"${NAME}"`, or `"secret:NAME"`.
     #[schemars(with = "BTreeMap<String, Secret>")]
     pub set: BTreeMap<String, String>,
@@ -47,9 +50,9 @@ impl HeadersConfig {
 pub struct ResponseHeaders(HeaderEdits);
 
 impl ResponseHeaders {
-    /// Makes the edits, in interim responses too.
-    pub fn edit(&self, response: &mut ResponseHeader) {
-        self.0.on_response(response);
+    /// Makes the edits in an interim response, but for what would have to be filled in.
+    pub fn edit_interim(&self, response: &mut ResponseHeader) {
+        self.0.on_response(response, None);
     }
 }
 
@@ -59,36 +62,37 @@ impl Filter for ResponseHeaders {
     const RESPONSES_ONLY: bool = true;
     type Config = HeaderEditsConfig;
 
-    fn compile(config: &HeaderEditsConfig, _: &Scope<'_>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
-        Some(Self(HeaderEdits::compile(config, at, diagnostics))).filter(|it| !it.0.is_empty())
+    fn compile(
+        config: &HeaderEditsConfig,
+        scope: &Scope<'_>,
+        at: &At<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Self> {
+        let edits = HeaderEdits::compile(config, scope.all_captures(), at, diagnostics);
+        Some(Self(edits)).filter(|it| !it.0.is_empty())
+    }
+
+    /// An answer does not know what it answers: what its fields say of that is kept.
+    async fn on_request(&self, context: &mut RequestContext<'_>) -> Step {
+        if self.0.need_target() {
+            let host = named_host(context.exchange, context.request).map(|it| it.as_str().into());
+            let path = context.request.uri.path().into();
+            let params = *context.params;
+            context.exchange.matched_target = Some(Box::new(MatchedTarget { host, path, params }));
+        }
+        Ok(())
     }
 
     fn on_response(&self, exchange: &mut Exchange, response: &mut ResponseHeader) {
         exchange.edited.response = Some(self.0.names().clone());
-        self.edit(response);
+        self.0.on_response(response, Some(&Filling::of_answer(exchange)));
     }
 }
 
 impl BuiltIn for ResponseHeaders {
     /// A later layer's word about a field replaces that of an earlier one.
     fn settings(layers: &[Layer<'_>], _: &Scope<'_>) -> Option<HeaderEditsConfig> {
-        let mut edits = HeaderEditsConfig::default();
-        for HeadersConfig { set, add, remove, brought, .. } in layers.iter().map(|it| &it.settings.headers) {
-            let lower = |fields: &BTreeMap<String, String>| -> BTreeMap<String, String> {
-                fields.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect()
-            };
-            let (set, add) = (lower(set), lower(add));
-            let remove: Vec<String> = remove.iter().map(|it| it.to_ascii_lowercase()).collect();
-            let named = |name: &String| set.contains_key(name) || add.contains_key(name) || remove.contains(name);
-            edits.set.retain(|name, _| !named(name));
-            edits.add.retain(|name, _| !named(name));
-            edits.remove.retain(|name| !named(name));
-            edits.brought.retain(|name| !named(name));
-            edits.brought.extend(brought.iter().cloned());
-            edits.set.extend(set);
-            edits.add.extend(add);
-            edits.remove.extend(remove);
-        }
+        let edits = HeaderEditsConfig::merged(layers.iter().map(|it| it.settings.headers.edits()));
         Some(edits).filter(|it| *it != HeaderEditsConfig::default())
     }
 

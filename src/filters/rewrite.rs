@@ -6,11 +6,13 @@ use pingora::http::RequestHeader;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::filling::{Filling, named_host};
 use super::header_edits::{HeaderEdits, HeaderEditsConfig};
+use super::request_headers::edit_request;
 use super::settings::{BuiltIn, Layer, StepDescription};
 use crate::base::{At, Diagnostics};
 use crate::pipeline::{Filter, Refusal, RequestContext, Scope, Step};
-use crate::routing::{Params, Template, join_query};
+use crate::routing::{Captures, HostName, Params, Template, join_query};
 
 /// What changes in a request before the upstream gets it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -38,9 +40,9 @@ impl Filter for Rewrite {
     type Config = RewriteConfig;
 
     fn compile(config: &RewriteConfig, scope: &Scope<'_>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
-        let path = config.path.as_deref().map(|text| path(text, scope.captures, &at.key("path"), diagnostics));
+        let path = config.path.as_deref().map(|text| path(text, scope.all_captures(), &at.key("path"), diagnostics));
         let host = config.host.as_deref().and_then(|text| host(text, &at.key("host"), diagnostics));
-        let headers = HeaderEdits::compile(&config.headers, &at.key("headers"), diagnostics);
+        let headers = HeaderEdits::compile(&config.headers, scope.all_captures(), &at.key("headers"), diagnostics);
         Some(Self { path, host, headers })
     }
 
@@ -49,27 +51,21 @@ impl Filter for Rewrite {
         if request.version == Version::HTTP_2 && (self.path.is_some() || self.host.is_some()) {
             keep_authority(request);
         }
-        // Upstreams receive the host that the client used.
-        if self.host.is_some() {
-            exchange.host_received = request.headers.get(HOST).cloned();
-        }
         if let Some(path) = &self.path {
-            let Some(target) = target(path, params, request) else {
+            let host = named_host(exchange, request);
+            let values = Filling::of(exchange, host.as_ref().map(HostName::as_str), request.uri.path(), params);
+            let Some(target) = target(path, params, request, &values) else {
                 return Err(Refusal::BadRequest("the target can't be rewritten").into());
             };
             exchange.target_received = Some(request.uri.clone());
             request.set_uri(target);
         }
+        // Upstreams receive the host that the client used.
         if let Some(host) = &self.host {
+            exchange.host_received = request.headers.get(HOST).cloned();
             let _ = request.insert_header(HOST, host.clone());
         }
-        // Behind the forwarded headers: the operator may change that, too.
-        if !self.headers.is_empty() {
-            exchange.set_forwarded_headers(request);
-            exchange.forwarded_headers_set = true;
-            exchange.edited.request = Some(self.headers.names().clone());
-            self.headers.on_request(request);
-        }
+        edit_request(&self.headers, context);
         Ok(())
     }
 }
@@ -86,9 +82,9 @@ impl BuiltIn for Rewrite {
     }
 }
 
-fn path(text: &str, captures: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Template {
+fn path(text: &str, captures: Captures<'_>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Template {
     if text.starts_with('/') {
-        return Template::compile(text, captures, at, diagnostics);
+        return Template::compile_with(text, captures, at, diagnostics);
     }
     let address = text.split_once("://").map(|(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
     let help = match address {
@@ -97,7 +93,7 @@ fn path(text: &str, captures: &[String], at: &At<'_>, diagnostics: &mut Diagnost
     };
     diagnostics.error(at, "a path begins with a slash").help(help);
     let path = address.map_or_else(|| format!("/{text}"), str::to_owned);
-    Template::compile(&path, captures, at, diagnostics)
+    Template::compile_with(&path, captures, at, diagnostics)
 }
 
 fn host(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<HeaderValue> {
@@ -118,10 +114,10 @@ fn host(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Header
 }
 
 /// The new path, and the query behind its own; `None` if it can't be sent.
-fn target(path: &Template, params: &Params, request: &RequestHeader) -> Option<http::Uri> {
+fn target(path: &Template, params: &Params, request: &RequestHeader, values: &Filling<'_>) -> Option<http::Uri> {
     let old = request.uri.path();
     let mut target = String::with_capacity(old.len() + 32);
-    path.expand(params, old, &mut target);
+    path.expand_with(params, old, values, &mut target);
     join_query(&mut target, request.uri.query());
     target.parse().ok()
 }

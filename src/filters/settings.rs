@@ -10,10 +10,12 @@ use serde_json::Value;
 use super::auth::AuthConfig;
 use super::custom::FiltersConfig;
 use super::rate_limit::{Limits, RateLimitConfig};
-use super::{CorsConfig, HeadersConfig, IdempotencyConfig, RewriteConfig, SchemaConfig};
+use super::{
+    CorsConfig, ErrorPagesConfig, HeaderEditsConfig, HeadersConfig, IdempotencyConfig, RewriteConfig, SchemaConfig,
+};
 use crate::base::{At, ByteSize, Diagnostics};
 use crate::cache::CacheConfig;
-use crate::deliver::{SseConfig, WebSocketConfig};
+use crate::deliver::{CompressConfig, SseConfig, WebSocketConfig};
 use crate::forward::TimeoutsConfig;
 use crate::identity::Identity;
 use crate::pipeline::{Filter, Scope};
@@ -35,6 +37,8 @@ pub struct PolicyConfig {
     pub body_limit: Option<ByteSize>,
     /// Header fields of answers.
     pub headers: HeadersConfig,
+    /// Header fields of requests, before the upstream gets them. What `rewrite` of a route says comes behind.
+    pub request_headers: HeaderEditsConfig,
     /// Which pages of other origins may call. Without it, none.
     pub cors: Option<CorsConfig>,
     /// Who may call. Without it, everybody. A route's own takes the place of what its policies and `defaults` say, as
@@ -55,10 +59,27 @@ pub struct PolicyConfig {
     pub idempotency: Option<IdempotencyConfig>,
     /// Which responses are cached and served again. Without it, none.
     pub cache: Option<CacheConfig>,
+    /// In which codings answers go out to clients that accept one. Without it, as they come.
+    pub compress: Option<CompressConfig>,
+    /// Pages for people in the place of errors. Without it, errors are JSON for everybody.
+    pub error_pages: Option<ErrorPagesConfig>,
+    /// `ignore`: requests pass while the gateway is in maintenance. Default `obey`: they get 503.
+    pub maintenance: Option<OnMaintenance>,
     /// How event streams are kept. Without it, they pass as they come.
     pub sse: Option<SseConfig>,
     /// How WebSockets are kept. Without it, they pass as they come.
     pub websocket: Option<WebSocketConfig>,
+}
+
+/// What maintenance means for requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnMaintenance {
+    /// They get 503.
+    #[default]
+    Obey,
+    /// They pass.
+    Ignore,
 }
 
 /// The settings of one place, which is `defaults`, a policy or a route.

@@ -15,14 +15,15 @@ use super::auth::Auth;
 use super::custom::Custom;
 use super::forwarded::Forwarded;
 use super::rate_limit::{self, PrincipalLimits, RateLimits};
+use super::request_headers::RequestHeaders;
 use super::request_id::RequestIds;
 use super::response_headers::ResponseHeaders;
 use super::settings::{Activation, BuiltIn, Layer, StepDescription};
 use super::trace_context::Traces;
-use super::{BodyRules, Cors, Idempotency, Rewrite, Security};
+use super::{BodyRules, Cors, ErrorPages, Idempotency, Rewrite, SecurityHeaders};
 use crate::base::{At, Diagnostics};
 use crate::cache::Rules;
-use crate::deliver::{EventRules, WebSocketRules};
+use crate::deliver::{CompressRules, EventRules, WebSocketRules};
 use crate::pipeline::{Exchange, Filter, RequestContext, Scope, Step, Taps};
 
 /// A line of the table, for people.
@@ -205,7 +206,12 @@ table! {
         /// gateway.
         response_headers: ResponseHeaders,
         /// Behind everything that makes a response what it is: only what is missing is added.
-        security_headers: Security,
+        security_headers: SecurityHeaders,
+        /// Responses pass it behind everything that makes them errors.
+        error_pages: ErrorPages,
+        /// Behind the cache, which keeps one form, and before the operator's word about fields. On the way in it only notes
+        /// what the client accepts, before anything changes that.
+        compress: CompressRules,
         /// Before everything that requires credentials: a preflight carries none.
         cors: Cors,
         /// Before credentials are looked at: guessing them counts, too.
@@ -233,6 +239,8 @@ table! {
         websocket: WebSocketRules,
         /// Behind everything that reads what the client said of itself.
         forwarded: Forwarded,
+        /// Behind the forwarded headers, which may be edited, too; the route's own word comes last.
+        request_headers: RequestHeaders,
         /// Last: the operator's word about the request is the last one, also about the headers that the gateway adds.
         rewrite: Rewrite,
     }

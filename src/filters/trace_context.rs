@@ -35,6 +35,9 @@ impl Filter for Traces {
 /// `tracestate` belongs to its `traceparent`: it passes with one that is continued, as long as it is well-formed, and
 /// goes with one that is not (section 4.3).
 pub fn on_request(exchange: &mut Exchange, request: &mut RequestHeader) {
+    if !request.headers.contains_key(&TRACEPARENT) {
+        return drop_field(request, &TRACESTATE);
+    }
     let sent = sole(request, &TRACEPARENT).and_then(|it| TraceContext::continued(it.as_bytes()));
     let continued = sent.is_some();
     match sent {

@@ -12,17 +12,18 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{EXPECT, HOST, HeaderName, HeaderValue, RETRY_AFTER, UPGRADE};
+use http::header::{HOST, HeaderName, HeaderValue, RETRY_AFTER, UPGRADE};
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::client::HttpSession;
 use pingora::{Error, ErrorType};
+use smallvec::SmallVec;
 use tokio::time::sleep;
 
 use super::call_deadline::{self, GRPC_TIMEOUT};
 use super::classify::classify;
-use super::hold::{client_failed, show_whole};
+use super::hold::{UNDECODABLE, client_failed, show_whole};
 use super::http1::Http1;
 use super::http2::Http2;
 use super::local::Local;
@@ -152,7 +153,7 @@ impl Forwarder<'_> {
             upgrade = client.wants_upgrade();
             declared = client.declared_length().filter(|_| !upgrade);
             let too_large = |length: u64| length > policy.body_limit;
-            if !request.headers.contains_key(EXPECT) && !upgrade && !declared.is_some_and(too_large) {
+            if !client.expects() && !upgrade && !declared.is_some_and(too_large) {
                 whole = client.body_at_hand();
             }
             let length = whole.as_ref().map_or(declared.unwrap_or(0), |it| it.len() as u64);
@@ -219,6 +220,9 @@ struct Call<'a> {
     /// Set once another endpoint has answered first.
     outrun: Option<Arc<AtomicBool>>,
 }
+
+/// The endpoints that a request was sent to: seldom more than one.
+type Tried = SmallVec<[SocketAddr; 2]>;
 
 /// An endpoint's answer, of which the head is there.
 type Answered = (Box<ResponseHeader>, Link, Attempt);
@@ -315,7 +319,7 @@ impl Call<'_> {
         live.admit().map_err(breaker_open)?;
         let retries = &live.upstream().retries;
         let key = self.context.balance_key;
-        let mut tried: Vec<SocketAddr> = Vec::new();
+        let mut tried = Tried::new();
         let mut last = Refusal::NoHealthyEndpoint;
         let of_session = self.context.sticky.as_ref().and_then(|it| live.pick_for(it));
         let mut next = of_session.or_else(|| live.pick(key, &tried));
@@ -444,7 +448,7 @@ impl Call<'_> {
         let began = Instant::now();
         let endpoint = picked.endpoint().clone();
         let link = match live.upstream().protocol {
-            Protocol::Http1 => self.over_http1(&endpoint).await,
+            Protocol::Http1 => self.over_http1(&endpoint, began).await,
             Protocol::Http2 => Box::pin(self.over_http2(&endpoint)).await,
         };
         let answered = match link {
@@ -477,7 +481,8 @@ impl Call<'_> {
             }
         };
         let outcome = classify(Ok(head.status));
-        let (worker, keep, latency) = (self.worker.clone(), live.upstream().keep_alive.idle, began.elapsed());
+        let (worker, keep) = (self.worker.clone(), live.upstream().keep_alive.idle);
+        let latency = self.info.first_byte.unwrap_or_default().saturating_sub(self.since_start(began));
         let permit = self.permit.take();
         if outcome == Outcome::Success {
             permit.iter().for_each(|it| it.saw(latency));
@@ -530,26 +535,30 @@ impl Call<'_> {
         }
     }
 
-    async fn over_http1(&mut self, endpoint: &Endpoint) -> Result<Link, Failed> {
-        let stream = self.connection(endpoint).await?;
+    async fn over_http1(&mut self, endpoint: &Endpoint, began: Instant) -> Result<Link, Failed> {
+        let stream = self.connection(endpoint, began).await?;
         let plan = self.plan();
         let request = self.request_to_send();
         let head = |out: &mut BytesMut| request_head::write_http1(&request, self.context, plan, out);
         Ok(Link::Http1(Http1::begin(stream, head)))
     }
 
-    async fn connection(&mut self, endpoint: &Endpoint) -> Result<Transport, Failed> {
+    async fn connection(&mut self, endpoint: &Endpoint, began: Instant) -> Result<Transport, Failed> {
         let pooled = pool::take(endpoint.key());
         self.info.reused = pooled.is_some();
-        let stream = match pooled {
-            Some(stream) => stream,
-            None => {
-                let worker = self.worker;
-                Box::pin(self.connect(endpoint, worker.connect(endpoint))).await?
-            }
-        };
+        if let Some(stream) = pooled {
+            self.info.connected = Some(self.since_start(began)); // it takes no time that a clock could tell
+            return Ok(stream);
+        }
+        let worker = self.worker;
+        let stream = Box::pin(self.connect(endpoint, worker.connect(endpoint))).await?;
         self.info.connected = Some(self.context.started.elapsed());
         Ok(stream)
+    }
+
+    /// A moment as the log has it: from the request's begin.
+    fn since_start(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.context.started)
     }
 
     async fn over_http2(&mut self, endpoint: &Endpoint) -> Result<Link, Failed> {
@@ -731,6 +740,7 @@ impl Call<'_> {
         match error {
             UploadError::TooLarge => ForwardError::Refused(Refusal::BodyTooLarge { limit: self.policy.body_limit }),
             UploadError::Client(error) => client_failed(error),
+            UploadError::Undecodable => ForwardError::Refused(UNDECODABLE),
             UploadError::Stopped => ForwardError::Refused(Refusal::ContentStopped),
         }
     }

@@ -11,7 +11,10 @@ use super::attempts::ForwardError;
 use super::policy::{Pace, Policy};
 use crate::base::Deadline;
 use crate::client::{Client, ClientError};
-use crate::pipeline::{Exchange, Refusal, Taps};
+use crate::pipeline::{Exchange, Refusal, TapError, Taps};
+
+/// What has to be read can't be.
+pub(super) const UNDECODABLE: Refusal = Refusal::BadRequest("the body is not what Content-Encoding says");
 
 /// Reads the body into [`Exchange::body`], at most [`Policy::body_limit`] bytes of it.
 ///
@@ -78,7 +81,8 @@ pub fn show_whole(taps: &mut Taps, body: Bytes) -> Result<Bytes, ForwardError> {
     match taps.whole(body) {
         Ok(shown) if shown.ended.is_some() => Err(ForwardError::Refused(Refusal::ContentStopped)),
         Ok(shown) => Ok(shown.joined()),
-        Err(overflow) => Err(ForwardError::Refused(Refusal::BodyTooLarge { limit: overflow.limit as u64 })),
+        Err(TapError::TooLong { limit }) => Err(ForwardError::Refused(Refusal::BodyTooLarge { limit: limit as u64 })),
+        Err(TapError::Malformed) => Err(ForwardError::Refused(UNDECODABLE)),
     }
 }
 

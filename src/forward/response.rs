@@ -300,7 +300,8 @@ impl UpstreamBody {
                 }
             }
             Link::Http2(link) => {
-                link.release(&attempt.worker.http2, attempt.endpoint.peer(), attempt.keep).await;
+                // Boxed: it is far larger than what all others need, and would lie in the future of each.
+                Box::pin(link.release(&attempt.worker.http2, attempt.endpoint.peer(), attempt.keep)).await;
             }
             Link::Http1(_) | Link::Local(_) | Link::Nothing => {}
         }

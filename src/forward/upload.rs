@@ -8,7 +8,7 @@ use http::HeaderName;
 
 use super::response::Link;
 use crate::client::{Client, ClientError};
-use crate::pipeline::{Overflow, Shown, Taps};
+use crate::pipeline::{Shown, TapError, Taps};
 
 /// What is kept of a body that streams, for another attempt, in bytes. Beyond it there is none.
 const REPLAY_MAX: usize = 64 * 1024;
@@ -20,13 +20,18 @@ pub enum UploadError {
     Client(ClientError),
     /// It is larger than the route allows.
     TooLarge,
+    /// It is not what its `Content-Encoding` says, and a tap has to read it.
+    Undecodable,
     /// A tap ended it.
     Stopped,
 }
 
-impl From<Overflow> for UploadError {
-    fn from(_: Overflow) -> Self {
-        Self::TooLarge
+impl From<TapError> for UploadError {
+    fn from(error: TapError) -> Self {
+        match error {
+            TapError::TooLong { .. } => Self::TooLarge,
+            TapError::Malformed => Self::Undecodable,
+        }
     }
 }
 

@@ -9,9 +9,12 @@
 mod body;
 mod chunk_line;
 mod claims;
+mod coding;
 mod credentials;
+mod decoder;
 mod fields;
 mod framing;
+mod media_types;
 mod request;
 mod response;
 mod scan;
@@ -25,12 +28,15 @@ mod properties;
 
 pub use body::{BodyDecoder, BodyError, Decoded};
 pub use claims::{Claim, by_spelling, claim, fold_alike, parts_requests, takes};
+pub use coding::Coding;
 pub use credentials::{claimed, is_credential, unverified_credentials};
+pub use decoder::{DecodeError, Decoder};
 pub use fields::{
     bearer, essence, has_token, is_encoded, is_event_stream, is_grpc, is_hop_by_hop, is_token_byte, length,
     media_type_is, strip_hop_by_hop, tokens,
 };
 pub use framing::Framing;
+pub use media_types::MediaTypes;
 pub use request::{RequestHead, folds_into_framing, read_request};
 pub use response::{ResponseHead, read_response};
 pub use scan::{HeadError, HeadScan};

@@ -5,7 +5,7 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE};
 use http::{Method, Version};
 use httparse::{Error, Header, ParserConfig, Request, Status};
 use pingora::http::RequestHeader;
@@ -67,6 +67,10 @@ pub struct RequestHead {
     pub upgrade: bool,
     /// It waits for 100 before it sends its body, or says so (RFC 9110, section 10.1.1).
     pub expects_continue: bool,
+    /// There is a field `Expect`, whatever it expects.
+    pub expects: bool,
+    /// Its client takes trailers behind the answer (RFC 9110, section 10.1.4).
+    pub takes_trailers: bool,
 }
 
 /// Takes a whole head off the buffer; `None` when its end has not come yet.
@@ -159,6 +163,8 @@ fn read_head(head: &Bytes) -> Result<RequestHead, HeadError> {
         persistent: !connects && fields.connection.persistent(version),
         upgrade: version == Version::HTTP_11 && fields.upgrades && fields.connection.upgrade,
         expects_continue: waits && has_token(&fields.headers, &EXPECT, "100-continue"),
+        expects: fields.expects,
+        takes_trailers: fields.has_te && has_token(&fields.headers, &TE, "trailers"),
         request: request(method, target.uri, version, fields.headers),
     })
 }
@@ -186,6 +192,7 @@ struct Fields<'a> {
     connection: ConnectionOptions,
     upgrades: bool,
     expects: bool,
+    has_te: bool,
 }
 
 impl<'a> Fields<'a> {
@@ -197,6 +204,7 @@ impl<'a> Fields<'a> {
             connection: ConnectionOptions::default(),
             upgrades: false,
             expects: false,
+            has_te: false,
         };
         for field in list {
             if field.value.len() > VALUE_MAX {
@@ -215,6 +223,7 @@ impl<'a> Fields<'a> {
     fn note(&mut self, field: &Header<'a>) {
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         match field.name.len() {
+            2 if is("te") => self.has_te = true,
             6 if is("expect") => self.expects = true,
             7 if is("upgrade") => self.upgrades = true,
             10 if is("connection") => self.connection.add(field.value),

@@ -121,7 +121,7 @@ pub fn authority_is_plain(host: &[u8]) -> bool {
     let (name, port) = split(host);
     let name_is_plain = match name {
         [b'[', address @ .., b']'] => std::str::from_utf8(address).is_ok_and(|it| it.parse::<Ipv6Addr>().is_ok()),
-        name => !name.is_empty() && name.iter().all(|it| it.is_ascii_alphanumeric() || b"-._~".contains(it)),
+        name => !name.is_empty() && name.iter().all(|it| NAME_BYTES[usize::from(*it)]),
     };
     let port_is_plain = match port {
         [] | [b':'] => true,
@@ -133,15 +133,29 @@ pub fn authority_is_plain(host: &[u8]) -> bool {
 
 /// Name and port, the colon with the port.
 fn split(host: &[u8]) -> (&[u8], &[u8]) {
-    let bracket = host.iter().rposition(|it| *it == b']').map(|it| it + 1);
-    let colon = || host.iter().position(|it| *it == b':');
-    host.split_at(bracket.or_else(colon).unwrap_or(host.len()))
+    let end = match host.first() {
+        Some(b'[') => host.iter().rposition(|it| *it == b']').map(|it| it + 1),
+        _ => host.iter().position(|it| *it == b':'),
+    };
+    host.split_at(end.unwrap_or(host.len()))
 }
+
+/// Letters, digits and `-._~`.
+const NAME_BYTES: [bool; 256] = {
+    let mut bytes = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        bytes[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+        byte += 1;
+    }
+    bytes
+};
 
 /// A port that is written in digits alone.
 fn number(digits: &[u8]) -> Option<u16> {
-    let digits = Some(digits).filter(|it| it.iter().all(u8::is_ascii_digit))?;
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    let digit = |it: u8| it.is_ascii_digit().then(|| u16::from(it - b'0'));
+    let more = |number: u16, it: &u8| number.checked_mul(10)?.checked_add(digit(*it)?);
+    if digits.is_empty() { None } else { digits.iter().try_fold(0, more) }
 }
 
 fn has_prefix(text: &[u8], prefix: &[u8]) -> bool {

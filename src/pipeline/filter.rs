@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::base::{At, Diagnostics};
 use crate::identity::{ClientCertificate, Roles};
 use crate::pipeline::{Charges, Exchange, Filters, Refusal, Taps};
-use crate::routing::Params;
+use crate::routing::{Captures, Params};
 
 /// A step of the request's way. A route that does not name it does not have it.
 ///
@@ -158,6 +158,8 @@ pub struct Scope<'a> {
     pub route: &'a str,
     /// What the route's path captures.
     pub captures: &'a [String],
+    /// What the route's hosts capture.
+    pub host_captures: &'a [String],
     /// The methods that the route takes; none: any.
     pub methods: &'a [String],
     /// Whether the route takes WebSocket handshakes.
@@ -176,6 +178,13 @@ pub struct Scope<'a> {
     pub filters: &'a Filters,
 }
 
+impl Scope<'_> {
+    /// What can be filled in of the path and the host; before there is a route, anything.
+    pub fn all_captures(&self) -> Captures<'_> {
+        Captures { path: self.captures, host: self.host_captures, any: self.route.is_empty() }
+    }
+}
+
 static ROLES: LazyLock<Roles> = LazyLock::new(Roles::default);
 static NONE: Filters = Filters::none();
 
@@ -185,6 +194,7 @@ impl Scope<'static> {
         Self {
             route: "",
             captures: &[],
+            host_captures: &[],
             methods: &[],
             websocket: false,
             forwards: true,

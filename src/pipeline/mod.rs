@@ -24,9 +24,9 @@ pub use forwarded_headers::{
 pub use rate_limit_status::{Charge, Charges, RateLimitStatus};
 pub use recording::Recording;
 pub use refusal::{BodyFault, Missing, Refusal};
-pub use request::{AttemptInfo, Context, Exchange, Origin, Proxied, Scheme, TraceContext};
+pub use request::{AnswerCoding, AttemptInfo, Context, Exchange, MatchedTarget, Origin, Proxied, Scheme, TraceContext};
 pub use service::{
     CallFuture, Configurable, LocalFuture, LocalService, ServiceScope, UpgradeSlot, Upstreams, refused, take_refusal,
     whole_body,
 };
-pub use tap::{AtEnd, Kind, Overflow, Shown, Tap, Taps, Unit, Verdict, event, event_data};
+pub use tap::{AtEnd, DecodersBusy, Kind, Shown, Tap, TapError, Taps, Unit, Verdict, event, event_data};

@@ -110,6 +110,13 @@ pub enum Refusal {
         /// Its name.
         dependency: Arc<str>,
     },
+    /// The gateway is in maintenance.
+    Maintenance {
+        /// What clients are told.
+        message: Arc<str>,
+        /// After how many seconds they may look again.
+        retry_after: u64,
+    },
     /// The upstream works on as many requests as it may, and there is no room to wait in, or it was waited for too long.
     UpstreamOverloaded,
     /// No connection could be made to any endpoint that was tried.
@@ -235,7 +242,10 @@ impl Refusal {
             Self::ResponseTooLarge { .. } => Self::NoHealthyEndpoint,
             Self::NoHealthyEndpoint => Self::BreakerOpen { retry_after: 60 },
             Self::BreakerOpen { .. } => Self::DependencyDown { dependency: "narratives".into() },
-            Self::DependencyDown { .. } => Self::UpstreamOverloaded,
+            Self::DependencyDown { .. } => {
+                Self::Maintenance { message: "the service is being maintained".into(), retry_after: 60 }
+            }
+            Self::Maintenance { .. } => Self::UpstreamOverloaded,
             Self::UpstreamOverloaded => Self::IdentityUnavailable,
             Self::IdentityUnavailable => Self::CheckBusy,
             Self::CheckBusy => Self::IdempotencyFull("responses to requests with a key take all the room there is"),

@@ -9,9 +9,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::base::{RequestId, SpanId, TraceId};
-use crate::http::{claimed, unverified_credentials};
+use crate::http::{Coding, claimed, unverified_credentials};
 use crate::identity::{Caller, Fields, Principal};
 use crate::pipeline::{EndState, RateLimitStatus, Recording, Refusal, Taps, Upstreams};
+use crate::routing::Params;
 use crate::upstream::StickySession;
 
 /// The caller, and how the request came: all that is known of a request wherever it goes on, also when its client has
@@ -71,8 +72,14 @@ pub struct Exchange {
     pub claims: Vec<HeaderName>,
     /// Fields that the route sets or removes, in the request and in the answer: no trailer may take their place.
     pub edited: Edited,
+    /// What was matched, kept only where the answer has to say something of it.
+    pub matched_target: Option<Box<MatchedTarget>>,
     /// The target as it was received, kept only when the route rewrites it.
     pub target_received: Option<http::Uri>,
+    /// In which coding its client would have the answer, of those that the route offers.
+    pub accepted_coding: Option<Coding>,
+    /// What becomes of the answer's coding.
+    pub answer_coding: AnswerCoding,
     /// The request's whole body, where a step had to see it before it went anywhere.
     pub body: Option<Bytes>,
     /// Takes the answer down, where a step wants to keep it.
@@ -91,6 +98,31 @@ pub struct Exchange {
     pub refusal: Option<Refusal>,
     /// How it ended; unset while it goes on.
     pub end: Option<EndState>,
+}
+
+/// The target that a route took.
+#[derive(Clone, Debug)]
+pub struct MatchedTarget {
+    /// The host, in its normal form.
+    pub host: Option<Box<str>>,
+    /// The path.
+    pub path: Box<str>,
+    /// What it captured.
+    pub params: Params,
+}
+
+/// What becomes of an answer's coding on its way out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AnswerCoding {
+    /// Nothing: it goes out as it came, to whoever requests it.
+    #[default]
+    Unchanged,
+    /// It goes out as it came, and in another coding to those who accept one.
+    Negotiable,
+    /// It has no body, and confirms one that its client may have in another coding.
+    Validated,
+    /// It goes out in this one.
+    Coded(Coding),
 }
 
 /// Fields that a route's edits have the last word about.
@@ -236,7 +268,10 @@ impl Exchange {
             verified_field: None,
             claims: Vec::new(),
             edited: Edited::default(),
+            matched_target: None,
             target_received: None,
+            accepted_coding: None,
+            answer_coding: AnswerCoding::default(),
             body: None,
             recording: None,
             request_taps: None,

@@ -7,6 +7,7 @@ mod access_log;
 mod arrival;
 mod cached;
 mod client_ip;
+mod error_pages;
 mod forwarded;
 mod idempotent;
 mod orphans;
@@ -17,8 +18,6 @@ mod strict;
 mod upgrade;
 mod way;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,9 +35,10 @@ use crate::forward::{ForwardError, Forwarder, RequestBody, UpstreamResponse, Wor
 use crate::guard::{Guard, Stage, Violation};
 use crate::identity::Identity;
 use crate::listener::{Connection, EarlyReject, Refuse};
+use crate::maintenance::Maintenance;
 use crate::pipeline::{EndState, ErrorBody, Exchange, Refusal, Scheme};
 use crate::proxy::arrival::Arrival;
-use crate::proxy::way::{Admitted, Decision, DefaultResponse, Stopped, request_filters};
+use crate::proxy::way::{Admitted, Decision, DefaultResponse, Stopped, Way, request_filters};
 use crate::state::State;
 use crate::telemetry::{IN_FLIGHT, refused};
 
@@ -59,18 +59,21 @@ enum Unfinished {
 }
 
 /// What comes after a request.
-#[expect(clippy::large_enum_variant, reason = "most are the large one; a box would cost each request an allocation")]
 enum After {
     /// The client's next one.
-    Next(Client),
+    Next,
     /// The rest of it, which may take hours and needs nothing of what has led to it.
-    Rest(Rest),
+    Rest(Box<Rest>),
     /// Nothing.
     Over,
 }
 
 /// What is left of an exchange that has become a tunnel.
-type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
+struct Rest {
+    proxy: Arc<Proxy>,
+    request: Request,
+    tunnel: Box<Tunnel>,
+}
 
 /// What all workers share.
 pub struct Shared {
@@ -86,6 +89,8 @@ pub struct Shared {
     pub orphans: Orphans,
     /// The connections that last.
     pub connections: Arc<Connections>,
+    /// Whether clients are turned away.
+    pub maintenance: Arc<Maintenance>,
     /// Whether special words in bodies trigger what clients want to be prepared for.
     pub mocks: bool,
 }
@@ -239,6 +244,10 @@ impl Proxy {
         exchange: &mut Exchange,
         admitted: &Admitted,
     ) -> Result<(), Unfinished> {
+        let response = match self.page_instead(response, client, exchange, admitted).await {
+            Ok(answered) => return answered,
+            Err(response) => response,
+        };
         let policy = &admitted.route().policy;
         match deliver(response, client, exchange, policy, admitted, &admitted.streaming(&self.shared)).await {
             Ok(Some(tunnel)) => {
@@ -254,7 +263,8 @@ impl Proxy {
         }
     }
 
-    /// Gives a client what an upstream said before; taps see it as they see everything that upstreams say.
+    /// Gives a client what an upstream said before; taps see it as they see everything that upstreams say, and it is
+    /// compressed as all of it is.
     async fn give_again(
         &self,
         client: &mut Client,
@@ -262,11 +272,12 @@ impl Proxy {
         admitted: &Admitted,
         (mut head, body): (Box<ResponseHeader>, Bytes),
     ) -> Result<(), Unfinished> {
-        if !admitted.route().chain.taps_responses() {
+        let chain = &admitted.route().chain;
+        if !chain.taps_responses() && chain.compress.is_none() && chain.error_pages.is_none() {
             admitted.on_response(exchange, &mut head);
             return answer(client, exchange, (head, body), admitted.route().policy.request, EndState::Done).await;
         }
-        self.deliver(UpstreamResponse::of(head, body), client, exchange, admitted).await
+        Box::pin(self.deliver(UpstreamResponse::of(head, body), client, exchange, admitted)).await
     }
 }
 
@@ -284,7 +295,6 @@ async fn undelivered(
 }
 
 impl Proxy {
-    /// Of a blocked client nothing more is read.
     async fn turn_away(&self, client: &mut Client, exchange: &mut Exchange, left: Duration) -> Result<(), Unfinished> {
         self.shared.guard.turned_away(Stage::Request);
         client.close_after();
@@ -307,7 +317,7 @@ impl Proxy {
 async fn stopped(
     client: &mut Client,
     exchange: &mut Exchange,
-    way: &impl ResponseFilters,
+    way: &impl Way,
     why: ForwardError,
 ) -> Result<(), Unfinished> {
     match why {
@@ -320,11 +330,16 @@ async fn stopped(
 async fn refuse(
     client: &mut Client,
     exchange: &mut Exchange,
-    way: &impl ResponseFilters,
+    way: &impl Way,
     refusal: Refusal,
 ) -> Result<(), Unfinished> {
     way.on_refusal(exchange);
-    let (mut head, body) = reply::refusal(&refusal, &exchange.request_id, client.request());
+    let (mut head, mut body) = reply::refusal(&refusal, &exchange.request_id, client.request());
+    if let Some(pages) = way.chain().error_pages.as_ref() {
+        let message = ErrorBody::of(&refusal).message;
+        let headers = &client.request().headers;
+        error_pages::put_page(pages, headers, exchange, &message, (&mut head, &mut body));
+    }
     way.on_response(exchange, &mut head);
     if ends_connection(&refusal) {
         client.close_after();
@@ -388,7 +403,7 @@ fn cut(exchange: &mut Exchange, end: EndState) -> Result<(), Unfinished> {
 
 impl Proxy {
     /// Answers a request and writes its line. Who did not get a whole answer is cut: nobody shall take half for whole.
-    async fn handle(self: &Arc<Self>, mut client: Client) -> After {
+    async fn handle(self: &Arc<Self>, client: &mut Client) -> After {
         let connection = client.connection();
         let peer = connection.peer().ip();
         let scheme = if connection.tls().is_some() { Scheme::Https } else { Scheme::Http };
@@ -398,45 +413,24 @@ impl Proxy {
         let arrival = Arrival::of(peer, scheme, &client.request().headers, self.configuration.process());
         let mut request = Request::new(Exchange::new(arrival.client_ip, arrival.scheme));
         request.exchange.proxied.clone_from(&arrival.proxied);
-        let handled = match self.guarded(&mut client, &mut request.exchange).await {
-            Some(turned_away) => turned_away,
-            None => self.serve(&mut client, &mut request, &arrival).await,
+        let handled = match self.shared.guard.blocked(request.exchange.client_ip) {
+            // Of a blocked client nothing more is read.
+            Some(left) => Box::pin(self.turn_away(client, &mut request.exchange, left)).await,
+            None => {
+                self.shared.guard.note(request.exchange.client_ip, Violation::Requests);
+                self.serve(client, &mut request, &arrival).await
+            }
         };
         if let Err(Unfinished::Tunnel(tunnel)) = handled {
-            return After::Rest(Box::pin(self.clone().tunnel(client, request, tunnel)));
+            return After::Rest(Box::new(Rest { proxy: self.clone(), request, tunnel }));
         }
-        self.tell(&client, &request);
+        self.tell(client, &request);
         request.under_way = None;
         if handled.is_ok() {
-            return After::Next(client);
+            return After::Next;
         }
-        client.abort().await;
+        Box::pin(client.abort()).await;
         After::Over
-    }
-
-    /// Brings a tunnel to its end. A future of its own: while it is silent, it is all that there is of its request.
-    async fn tunnel(self: Arc<Self>, mut client: Client, mut request: Request, mut tunnel: Box<Tunnel>) {
-        let ended = tunnel.run(&mut client, &mut request.exchange).await;
-        drop(tunnel);
-        match ended {
-            Ok(()) => _ = request.exchange.end.get_or_insert(EndState::Done),
-            Err(end) => request.exchange.end = Some(end),
-        }
-        self.tell(&client, &request);
-        request.under_way = None;
-        match ended {
-            Ok(()) => drop(client.finish().await),
-            Err(_) => client.abort().await,
-        }
-    }
-
-    /// What is refused before anything of the request is looked at.
-    async fn guarded(&self, client: &mut Client, exchange: &mut Exchange) -> Option<Result<(), Unfinished>> {
-        if let Some(left) = self.shared.guard.blocked(exchange.client_ip) {
-            return Some(Box::pin(self.turn_away(client, exchange, left)).await);
-        }
-        self.shared.guard.note(exchange.client_ip, Violation::Requests);
-        None
     }
 
     /// Counts the request, and writes its line.
@@ -475,6 +469,25 @@ impl Proxy {
             error,
         };
         access_log::write(exchange, &facts);
+    }
+}
+
+impl Rest {
+    /// Brings the tunnel to its end. A future of its own: while it is silent, it is all that there is of its request.
+    async fn run(self: Box<Self>, mut client: Client) {
+        let Self { proxy, mut request, mut tunnel } = *self;
+        let ended = tunnel.run(&mut client, &mut request.exchange).await;
+        drop(tunnel);
+        match ended {
+            Ok(()) => _ = request.exchange.end.get_or_insert(EndState::Done),
+            Err(end) => request.exchange.end = Some(end),
+        }
+        proxy.tell(&client, &request);
+        request.under_way = None;
+        match ended {
+            Ok(()) => drop(client.finish().await),
+            Err(_) => client.abort().await,
+        }
     }
 }
 

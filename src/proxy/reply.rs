@@ -243,6 +243,15 @@ impl ErrorBody {
                     LATER,
                 )
             },
+            Refusal::Maintenance { message, retry_after } => Self {
+                details: json!({ "retry_after": retry_after }),
+                ..say(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "maintenance",
+                    message,
+                    "try again after the time that Retry-After names",
+                )
+            },
             Refusal::UpstreamOverloaded => say(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "upstream_overloaded",
@@ -365,6 +374,7 @@ pub(super) fn refusal(
     }
     if let Refusal::AddressBlocked { retry_after }
     | Refusal::RateLimited { retry_after, .. }
+    | Refusal::Maintenance { retry_after, .. }
     | Refusal::BreakerOpen { retry_after } = refusal
     {
         let _ = head.insert_header(RETRY_AFTER, HeaderValue::from(*retry_after));

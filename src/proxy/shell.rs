@@ -5,6 +5,8 @@
 //! plain request is handed past it, to the same function: the driver costs about two microseconds, and would do
 //! nothing for it (docs/PERFORMANCE.md has the figures).
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -32,10 +34,10 @@ impl ProxyHttp for Shell {
         let handover = carried(&session.downstream_session);
         let handover =
             handover.ok_or_else(|| Error::explain(ErrorType::InternalError, "a session without a connection"))?;
-        if let Some(client) = handover.take() {
-            match self.0.handle(client).await {
-                After::Next(client) => handover.give_back(client),
-                After::Rest(rest) => handover.leave(rest),
+        if let Some(mut client) = handover.take() {
+            match self.0.handle(&mut client).await {
+                After::Next => handover.give_back(client),
+                After::Rest(rest) => handover.leave(Box::pin(rest.run(client))),
                 After::Over => {}
             }
         }
@@ -54,6 +56,17 @@ impl ProxyHttp for Shell {
     fn suppress_error_log(&self, _: &Session, (): &(), _: &Error) -> bool {
         true // the access log says it better
     }
+}
+
+/// What a connection goes on with when a request was answered.
+#[expect(clippy::large_enum_variant, reason = "most are the large one; a box would cost each request an allocation")]
+enum Next {
+    /// The client's next request.
+    Request(Client),
+    /// The rest of this one, which may last for hours.
+    Rest(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// Nothing.
+    Over,
 }
 
 /// The gateway as a listener sees it; one on each worker thread.
@@ -77,11 +90,10 @@ impl Front {
         let mut connection = H1Connection::new(stream);
         while let Some(client) = connection.request().await {
             // Boxed: while it waits for the next request, a connection is no larger than it has to be.
-            let after = Box::pin(self.0.answer(client, shutdown)).await;
-            let client = match after {
-                After::Next(client) => client,
-                After::Rest(rest) => return rest.await,
-                After::Over => return,
+            let client = match Box::pin(self.0.answer(client, shutdown)).await {
+                Next::Request(client) => client,
+                Next::Rest(rest) => return rest.await,
+                Next::Over => return,
             };
             match client.finish().await {
                 Some(next) => connection = next,
@@ -96,13 +108,13 @@ impl Front {
             let (inner, shutdown) = (self.0.clone(), shutdown.clone());
             tokio::spawn(async move {
                 match inner.answer(client, &shutdown).await {
-                    After::Next(client) => drop(client.finish().await),
+                    Next::Request(client) => drop(client.finish().await),
                     // A task of its own: what lasts is no larger than it has to be.
-                    After::Rest(rest) => drop(tokio::spawn(async move {
+                    Next::Rest(rest) => drop(tokio::spawn(async move {
                         rest.await;
                         drop(busy);
                     })),
-                    After::Over => {}
+                    Next::Over => {}
                 }
             });
         }
@@ -110,19 +122,23 @@ impl Front {
 }
 
 impl Inner {
-    async fn answer(&self, client: Client, shutdown: &ShutdownWatch) -> After {
+    async fn answer(&self, mut client: Client, shutdown: &ShutdownWatch) -> Next {
         if client.is_plain() {
-            return self.proxy.handle(client).await;
+            return match self.proxy.handle(&mut client).await {
+                After::Next => Next::Request(client),
+                After::Rest(rest) => Next::Rest(Box::pin(rest.run(client))),
+                After::Over => Next::Over,
+            };
         }
         let handover = Handover::default();
-        let Ok(session) = handover.carry(client) else { return After::Over };
+        let Ok(session) = handover.carry(client) else { return Next::Over };
         Box::pin(self.shell.process_new_http(session, shutdown)).await;
         if let Some(rest) = handover.rest() {
-            return After::Rest(rest);
+            return Next::Rest(rest);
         }
         match handover.take() {
-            Some(client) if client.status() > 0 => After::Next(client),
-            _ => After::Over,
+            Some(client) if client.status() > 0 => Next::Request(client),
+            _ => Next::Over,
         }
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn check(client: &mut Client) -> Result<(), Refusal> {
         client.write_handshake().map_err(Refusal::BadRequest)?;
     }
     let request = client.request();
-    if request.headers.contains_key(EXPECT) {
+    if client.expects() {
         expectation(&request.headers)?;
     }
     if request.version == Version::HTTP_10 {

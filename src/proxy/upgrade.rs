@@ -68,7 +68,7 @@ fn take_shutdown_offer(request: &mut RequestHeader) -> bool {
 /// The key of the route that is not there, and for want of which a request with this `Upgrade` is refused.
 pub fn missing_setting(route: &Route, method: &Method, headers: &HeaderMap) -> Option<&'static str> {
     let websocket = names_websocket(method, headers);
-    if (websocket && route.description.r#match.websocket) || changes_to(route, headers) {
+    if (websocket && route.description.r#match.websocket.takes()) || changes_to(route, headers) {
         return None;
     }
     let is = |token: &[u8], name: &str| token.eq_ignore_ascii_case(name.as_bytes());

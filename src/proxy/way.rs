@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE, SEC_WEBSOCKET_EXTENSIONS, SET_COOKIE,
+    ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE, SEC_WEBSOCKET_EXTENSIONS,
+    SET_COOKIE,
 };
 use http::{Method, Uri, Version};
 use parking_lot::{Mutex, MutexGuard};
@@ -20,13 +21,13 @@ use crate::client::Client;
 use crate::config::{Action, ActiveConfig, Redirect, Respond, Route};
 use crate::deliver::{DIGESTS, ResponseFilters, Streaming};
 use crate::filters::{self, Reservation, ReserveOutcome, StoredResponse};
-use crate::forward::{Destination, ForwardError, call_deadline, hold_body, show_whole, unless_gone};
-use crate::http as codec;
+use crate::forward::{Destination, ForwardError, Policy, call_deadline, hold_body, show_whole, unless_gone};
+use crate::http::{self as codec, Coding};
 use crate::identity::ClientCertificate;
-use crate::pipeline::{Exchange, Refusal, RequestContext, Stop, Taps};
+use crate::pipeline::{Exchange, Refusal, RequestContext, Scheme, Stop, Taps};
 use crate::proxy::arrival::Arrival;
 use crate::proxy::{Shared, cached, reply, strict, upgrade};
-use crate::routing::{Outcome, Params, Request, Target, join_query, without_parameters};
+use crate::routing::{HostName, Outcome, Params, Request, Target, join_query, without_parameters};
 
 /// What the request filters decide.
 pub(super) enum Decision {
@@ -108,7 +109,7 @@ impl Admitted {
     /// The operator's word about fields counts for interim answers, too.
     pub(super) fn on_interim(&self, head: &mut ResponseHeader) {
         if let Some(edits) = &self.route().chain.response_headers {
-            edits.edit(head);
+            edits.edit_interim(head);
         }
     }
 
@@ -120,6 +121,7 @@ impl Admitted {
             metrics: &self.active.routes[self.route].metrics,
             events: chain.sse.as_ref(),
             websocket: chain.websocket.as_ref(),
+            compress: chain.compress.as_ref(),
         }
     }
 
@@ -165,11 +167,19 @@ pub(super) async fn request_filters(
 
     let websocket = upgrade::is_handshake(client);
     let request = client.request();
-    let (route, params) = find(&active, request, request.uri.path(), websocket)?;
+    let came = Came { websocket, https: exchange.scheme == Scheme::Https, listener: client.connection().listener() };
+    let (route, params) = find(&active, request, request.uri.path(), came)?;
     let admitted = Admitted { active, route, lookup: Mutex::new(None) };
     exchange.route = Some(admitted.route().name.clone());
     exchange.host_verified = admitted.route().verifies_host;
-    if let Err(refusal) = path_parameters(&admitted, request, websocket) {
+    if let Err(refusal) = path_parameters(&admitted, request, came) {
+        return Err(Stopped { admitted: Some(admitted), why: ForwardError::Refused(refusal) });
+    }
+    if let Some(notice) = shared.maintenance.notice().filter(|_| !admitted.route().ignores_maintenance) {
+        // Pages of other origins may read that it is so.
+        let cors = admitted.route().chain.cors.as_ref();
+        exchange.origin = cors.and_then(|it| it.origin(client.request().headers.get(ORIGIN)));
+        let refusal = Refusal::Maintenance { message: notice.message.as_str().into(), retry_after: notice.retry_after };
         return Err(Stopped { admitted: Some(admitted), why: ForwardError::Refused(refusal) });
     }
     match filter(&admitted, shared, exchange, client, peer_trusted, &params).await {
@@ -220,7 +230,7 @@ async fn filter(
     chain.before_the_body(&mut context).await?;
     drop(context);
     balance_by(admitted, exchange, client.request_mut(), params);
-    as_taps_can_read_it(chain, client)?;
+    as_it_can_be_used(chain, client);
     let reservation = match reserve(admitted, shared, exchange, client).await? {
         ReserveOutcome::NoKey => None,
         ReserveOutcome::First(reservation) => Some(reservation),
@@ -260,24 +270,28 @@ fn balance_by(admitted: &Admitted, exchange: &mut Exchange, request: &mut Reques
     }
 }
 
-/// What taps are going to look through comes whole, and in no encoding.
-fn as_taps_can_read_it(chain: &filters::Chain, client: &mut Client) -> Result<(), Refusal> {
+/// What taps are going to look through comes whole and in no encoding, and what the cache keeps in one form.
+fn as_it_can_be_used(chain: &filters::Chain, client: &mut Client) {
+    if let Some(rules) = &chain.cache {
+        rules.drop_ignored_cookies(client.request_mut());
+    }
+    // What is kept once is compressed anew for each client, and not by the upstream for the first one.
+    if chain.compress.is_some() && chain.cache.is_some() {
+        let _ = client.request_mut().insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
     if !chain.taps_requests() && !chain.taps_responses() {
-        return Ok(());
+        return;
     }
     let upgrades = client.wants_upgrade();
     let request = client.request_mut();
     if upgrades {
         request.remove_header(&SEC_WEBSOCKET_EXTENSIONS);
-    } else if chain.taps_requests() && codec::is_encoded(&request.headers) {
-        return Err(Refusal::UnsupportedMediaType { accepted: "any, without Content-Encoding".to_owned() });
     }
     if chain.taps_responses() {
         request.remove_header(&RANGE);
         request.remove_header(&IF_RANGE);
         let _ = request.insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
-    Ok(())
 }
 
 /// Shows taps the body where they want it whole; else they go with it.
@@ -290,6 +304,9 @@ async fn tap_request(route: &Route, exchange: &mut Exchange, client: &mut Client
         return Ok(());
     }
     let Some(mut taps) = route.chain.request_taps(exchange, client.request()) else { return Ok(()) };
+    if !upgrades && codec::is_encoded(&client.request().headers) {
+        decode_request(&mut taps, client, &route.policy)?;
+    }
     let whole = !upgrades && (held || exchange.body.is_some() || taps.want_whole_body());
     if whole {
         Box::pin(hold_body(client, exchange, &route.policy)).await?;
@@ -302,6 +319,19 @@ async fn tap_request(route: &Route, exchange: &mut Exchange, client: &mut Client
         });
     }
     exchange.request_taps = (!whole).then_some(taps);
+    Ok(())
+}
+
+/// What taps have to read is decoded, and goes on so: who says what it is can't say later what it is not.
+fn decode_request(taps: &mut Taps, client: &mut Client, policy: &Policy) -> Result<(), Refusal> {
+    let codings = Coding::of_body(&client.request().headers);
+    let Some([coding]) = codings.as_deref() else {
+        let accepted = "any, with one Content-Encoding of br, zstd and gzip, or without".to_owned();
+        return Err(Refusal::UnsupportedMediaType { accepted });
+    };
+    let max = usize::try_from(policy.body_limit).unwrap_or(usize::MAX);
+    taps.decode(*coding, Some(max)).map_err(|_| Refusal::CheckBusy)?;
+    client.request_mut().remove_header(&CONTENT_ENCODING);
     Ok(())
 }
 
@@ -362,6 +392,24 @@ fn replayed(stored: StoredResponse) -> (Box<ResponseHeader>, Bytes) {
     }
     let _ = head.insert_header("idempotency-replayed", HeaderValue::from_static("true"));
     (head, stored.body)
+}
+
+/// What an answer passes on its way to the client, and what stands in the place of a refusal.
+pub(super) trait Way: ResponseFilters {
+    /// The filters of the route; without one, those of `defaults`.
+    fn chain(&self) -> &filters::Chain;
+}
+
+impl Way for Admitted {
+    fn chain(&self) -> &filters::Chain {
+        &self.route().chain
+    }
+}
+
+impl Way for DefaultResponse {
+    fn chain(&self) -> &filters::Chain {
+        &self.active.snapshot.defaults
+    }
 }
 
 /// Back from an answer's head to the client, for refusals and errors too.
@@ -440,19 +488,27 @@ fn normalise(request: &mut RequestHeader) -> Result<(), Refusal> {
 }
 
 /// What is protected is so too against servers that cut parameters off a path.
-fn path_parameters(admitted: &Admitted, request: &RequestHeader, websocket: bool) -> Result<(), Refusal> {
+fn path_parameters(admitted: &Admitted, request: &RequestHeader, came: Came<'_>) -> Result<(), Refusal> {
     let Some(cut) = without_parameters(request.uri.path()) else { return Ok(()) };
     let refused = Refusal::BadRequest("the path's parameters can be read in two ways");
     let Ok(target) = Target::normalise(cut.as_bytes()) else { return Err(refused) };
-    let other = find(&admitted.active, request, target.path(), websocket).ok().map(|it| it.0);
+    let other = find(&admitted.active, request, target.path(), came).ok().map(|it| it.0);
     if admitted.active.snapshot.takes_parameters(admitted.route, other) { Ok(()) } else { Err(refused) }
+}
+
+/// How a request came, as far as routes ask for it.
+#[derive(Clone, Copy)]
+struct Came<'a> {
+    websocket: bool,
+    https: bool,
+    listener: &'a str,
 }
 
 fn find(
     active: &ActiveConfig,
     request: &RequestHeader,
     path: &str,
-    websocket: bool,
+    came: Came<'_>,
 ) -> Result<(usize, Params), Refusal> {
     let host = request.headers.get(http::header::HOST).and_then(|it| it.to_str().ok());
     let asked = Request {
@@ -461,7 +517,9 @@ fn find(
         query: request.uri.query(),
         method: &request.method,
         headers: &request.headers,
-        websocket,
+        websocket: came.websocket,
+        https: came.https,
+        listener: Some(came.listener),
     };
     // A preflight is answered by the route of the request that it announces.
     if let Some(method) = filters::announced_method(&request.method, &request.headers)
@@ -485,12 +543,19 @@ fn redirected(
     params: &Params,
 ) -> Option<Box<ResponseHeader>> {
     let mut place = String::new();
-    redirect.to.expand(params, request.uri.path(), &mut place);
+    let host = filters::named_host(exchange, request);
+    let host = host.as_ref().map(HostName::as_str);
     // A path is one of the client's: what a proxy has taken away from its beginning belongs to it.
-    if let Some(prefix) = exchange.proxied.as_ref().and_then(|it| it.prefix.as_ref()?.to_str().ok())
-        && place.starts_with('/')
-    {
-        place.insert_str(0, prefix);
+    let prefix = exchange.proxied.as_ref().and_then(|it| it.prefix.as_ref()?.to_str().ok()).unwrap_or_default();
+    match &redirect.to {
+        Some(to) => {
+            let values = filters::Filling::of(exchange, host, request.uri.path(), params);
+            to.expand_with(params, request.uri.path(), &values, &mut place);
+            if place.starts_with('/') {
+                place.insert_str(0, prefix);
+            }
+        }
+        None => place.extend(["https://", host?, prefix, request.uri.path()]),
     }
     join_query(&mut place, request.uri.query());
     let mut head = reply::head(redirect.status);

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::pattern::{HostName, Nearness};
 use super::route::Route;
 use super::table::{Outcome, Request, Table};
+use super::written::SchemeMatch;
 
 /// The most near misses of an explanation; the others are counted.
 const NEAR_MAX: usize = 20;
@@ -72,7 +73,8 @@ impl Table {
         let mut near: Vec<(bool, NearMiss)> = Vec::new();
         for (index, route) in self.routes().iter().enumerate() {
             let better = winner.map(|it| self.name(it));
-            if winner != Some(index)
+            if winner != Some(route.number)
+                && !self.routes()[..index].iter().any(|it| it.number == route.number)
                 && let Some(found) = near_miss(route, host.as_ref(), request, better)
             {
                 near.push(found);
@@ -89,7 +91,7 @@ impl Table {
             Outcome::Found { route, params } => {
                 let named = |(index, name): (usize, &String)| Some((name.clone(), params.at(index, path)?.to_owned()));
                 let params = self.captures(route).iter().enumerate().filter_map(named).collect();
-                let path = self.routes()[route].shown.path.clone();
+                let path = self.pattern(route).to_owned();
                 Verdict::Found { route: self.name(route).to_owned(), path, params }
             }
             Outcome::NotFound => Verdict::NotFound,
@@ -118,7 +120,7 @@ fn near_miss(
     if reasons.is_empty() {
         reasons.push(format!("less specific than route {}", winner?));
     }
-    let path = route.shown.path.clone();
+    let path = route.pattern.text.clone();
     Some((other_path, NearMiss { route: route.name.clone(), path, reasons }))
 }
 
@@ -140,7 +142,17 @@ fn condition_reasons(route: &Route, request: &Request<'_>) -> Vec<String> {
         let listed: Vec<&str> = route.methods.list.iter().map(|it| it.as_str()).collect();
         reasons.push(format!("method {} not in [{}]", request.method, listed.join(", ")));
     }
-    if route.websocket && !request.websocket {
+    if let Some(scheme) = route.scheme
+        && (scheme == SchemeMatch::Https) != request.https
+    {
+        reasons.push(format!("scheme is not {}", scheme.as_str()));
+    }
+    if let (Some(wanted), Some(name)) = (&route.listener, request.listener)
+        && wanted != name
+    {
+        reasons.push(format!("listener is {name}, not {wanted}"));
+    }
+    if route.websocket.only() && !request.websocket {
         reasons.push("not a WebSocket handshake".to_owned());
     }
     let predicates = route.predicates.iter();

@@ -201,7 +201,7 @@ fn named(text: &str) -> Option<usize> {
 
 /// Whether a header's value holds something that another gateway would fill in, and what. A lone dollar sign in a
 /// token is none of it.
-pub fn unfilled(value: &str) -> Option<&str> {
+pub(super) fn unfilled(value: &str) -> Option<&str> {
     let number = value.strip_prefix('$').and_then(numbered).is_some_and(|it| it == value.len());
     let variable = variable(value).filter(|it| number || named(&it[1..]).is_some() || it.contains('{'));
     variable.or_else(|| placeholder(value)).or_else(|| command(value))

@@ -16,17 +16,19 @@ mod table;
 mod target;
 mod template;
 mod trie;
+mod values;
 mod written;
 
 #[cfg(test)]
 mod tests;
 
 pub use explain::{Explanation, NearMiss, Verdict};
-pub use foreign::{known_variable, unfilled};
+pub use foreign::known_variable;
 pub use pattern::HostName;
 pub use query::{join_query, value_of};
 pub use table::{Outcome, Request, Table};
 pub use target::{Ambiguous, Target, without_parameters};
 pub use template::Template;
 pub use trie::Params;
-pub use written::{MatchConfig, ValueMatch, ValueRule};
+pub use values::{Captures, Value, ValueTemplate, Values};
+pub use written::{MatchConfig, SchemeMatch, ValueMatch, ValueRule, WebSocketMatch};

@@ -14,7 +14,7 @@ const SEGMENTS_MAX: usize = 64;
 pub(super) const ANYTHING: &str = "*";
 
 /// A compiled path pattern. Equal kinds at equal places are one shape, whatever the names.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pattern {
     /// As written, for people.
     pub(super) text: String,
@@ -115,9 +115,7 @@ impl Pattern {
     }
 
     fn name(&mut self, name: &str, at: &At<'_>, diagnostics: &mut Diagnostics) {
-        let plain = |it: u8| it.is_ascii_alphanumeric() || it == b'_' || it == b'-';
-        let first = name.as_bytes().first().is_some_and(u8::is_ascii_alphabetic);
-        if !first || !name.bytes().all(plain) {
+        if !is_capture_name(name) {
             diagnostics
                 .error(at, format!("`{name}` is not a capture's name"))
                 .help("a letter, then letters, digits, `_` and `-`");
@@ -218,6 +216,11 @@ impl Pattern {
     }
 }
 
+fn is_capture_name(name: &str) -> bool {
+    let plain = |it: u8| it.is_ascii_alphanumeric() || it == b'_' || it == b'-';
+    name.as_bytes().first().is_some_and(u8::is_ascii_alphabetic) && name.bytes().all(plain)
+}
+
 /// A literal that is not in the normal form would never match: requests are normalised. Braces and
 /// asterisks pass through, so the whole pattern can be held against its normal form.
 fn check_normal(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) {
@@ -252,6 +255,8 @@ fn encoded(path: &str) -> Option<String> {
 pub(super) enum Host {
     /// This name alone.
     Exact(String),
+    /// Every name that has one label, which is captured under this name, before this one.
+    Label(String, String),
     /// Every name that has one or more labels before this one.
     Below(String),
 }
@@ -259,6 +264,12 @@ pub(super) enum Host {
 impl Host {
     pub(super) fn compile(text: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
         let plain = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+        if let Some((capture, name)) = text.strip_prefix('{').and_then(|it| it.split_once("}."))
+            && is_capture_name(capture)
+            && is_host(&name.to_ascii_lowercase())
+        {
+            return Some(Self::Label(capture.to_owned(), name.to_ascii_lowercase()));
+        }
         let (below, name) = match plain.strip_prefix("*.") {
             Some(name) => (true, name),
             None => (false, plain.as_str()),
@@ -271,7 +282,9 @@ impl Host {
         let bare = plain.split_once("://").map_or(plain.as_str(), |(_, rest)| rest);
         let bare = bare.split(['/', '?', '#']).next().unwrap_or_default();
         if plain == "*" {
-            diagnostic.help("leave `hosts` out to take any host");
+            diagnostic.help("it takes any host: write it alone, or leave `hosts` out");
+        } else if plain.contains('{') {
+            diagnostic.help("one label is captured, at the beginning: `{tenant}.example.org`");
         } else if bare != plain && is_host(without_port(bare)) {
             diagnostic.help(format!("a host alone: write `{}`", without_port(bare)));
         } else if let Some(name) = plain.strip_prefix(['*', '.']).filter(|it| is_host(it)) {
@@ -290,6 +303,7 @@ impl Host {
     pub(super) fn takes(&self, name: &str) -> bool {
         match self {
             Self::Exact(host) => host == name,
+            Self::Label(_, host) => name.split_once('.').is_some_and(|it| it.1 == host),
             Self::Below(host) => name.strip_suffix(host.as_str()).is_some_and(|it| it.ends_with('.')),
         }
     }
@@ -298,7 +312,16 @@ impl Host {
     pub(super) fn text(&self) -> String {
         match self {
             Self::Exact(host) => host.clone(),
+            Self::Label(name, host) => format!("{{{name}}}.{host}"),
             Self::Below(host) => format!("*.{host}"),
+        }
+    }
+
+    /// The name of what it captures.
+    pub(super) fn capture(&self) -> Option<&str> {
+        match self {
+            Self::Label(name, _) => Some(name),
+            Self::Exact(_) | Self::Below(_) => None,
         }
     }
 }
@@ -318,14 +341,19 @@ impl HostName {
     /// `raw` is the authority that a request names, with or without a port.
     pub fn of(raw: Option<&str>) -> Option<Self> {
         let name = without_port(raw?);
-        let name = name.strip_suffix('.').unwrap_or(name);
-        let empty_label = name.is_empty() || name.starts_with('.') || name.contains("..");
-        if empty_label || name.len() > HOST_MAX || !name.is_ascii() {
+        let name = name.strip_suffix('.').unwrap_or(name).as_bytes();
+        if name.is_empty() || name.len() > HOST_MAX {
             return None;
         }
         let mut text = [0; HOST_MAX];
-        text[..name.len()].copy_from_slice(name.as_bytes());
-        text[..name.len()].make_ascii_lowercase();
+        let mut before = b'.';
+        for (small, byte) in text.iter_mut().zip(name) {
+            // No label is empty.
+            if !byte.is_ascii() || (*byte == b'.' && before == b'.') {
+                return None;
+            }
+            (*small, before) = (byte.to_ascii_lowercase(), *byte);
+        }
         Some(Self { text, length: name.len() })
     }
 

@@ -10,7 +10,7 @@ use super::accept::{self, Media, Quality};
 use super::pattern::{Host, Pattern};
 use super::predicates::{Methods, Predicate};
 use super::table::Request;
-use super::written::MatchConfig;
+use super::written::{MatchConfig, SchemeMatch, WebSocketMatch};
 
 /// A compiled `match:` section.
 #[derive(Clone, Debug)]
@@ -22,7 +22,13 @@ pub(super) struct Route {
     pub(super) methods: Methods,
     pub(super) predicates: Vec<Predicate>,
     pub(super) accept: Vec<Media>,
-    pub(super) websocket: bool,
+    pub(super) scheme: Option<SchemeMatch>,
+    pub(super) listener: Option<String>,
+    pub(super) websocket: WebSocketMatch,
+    /// Which route it is of: one with several paths has a `Route` for each.
+    pub(super) number: usize,
+    /// Where among the captures of all paths each of its own stands, if that is not simply in order.
+    pub(super) places: Option<Box<[usize]>>,
     /// What orders routes of the same host and shape, before any request is looked at.
     pub(super) weight: Weight,
     /// As written, as far as people may see it: what explanations quote.
@@ -54,34 +60,57 @@ impl Route {
         diagnostics: &mut Diagnostics,
     ) -> (Self, bool) {
         // No `..`: a new condition does not compile until it has its meaning here.
-        let MatchConfig { path, hosts, methods, headers, query, accept, websocket } = written;
+        let MatchConfig { path: _, paths: _, hosts, scheme, listener, methods, headers, query, accept, websocket } =
+            written;
         let before = diagnostics.iter().count();
-        let pattern = Pattern::compile(path, &at.key("path"), diagnostics);
-        let hosts = list(hosts, &at.key("hosts"), diagnostics, Host::compile);
+        let pattern = Pattern::default();
+        let hosts = hosts_of(hosts, &at.key("hosts"), diagnostics);
         let methods = Methods::compile(methods, &at.key("methods"), diagnostics);
         let mut predicates = Predicate::headers(headers, &at.key("headers"), diagnostics);
         predicates.extend(Predicate::query(query, &at.key("query"), diagnostics));
         let accept = list(accept, &at.key("accept"), diagnostics, Media::compile);
         // RFC 6455, section 4.1, and RFC 8441, section 4: a handshake is a GET or a CONNECT.
         let shakes = |it: &http::Method| *it == http::Method::GET || *it == http::Method::CONNECT;
-        if *websocket && !methods.any() && !methods.list.iter().any(shakes) {
+        if websocket.takes() && !methods.any() && !methods.list.iter().any(shakes) {
             diagnostics
                 .error(&at.key("methods"), "no request matches: a WebSocket handshake is a `GET`")
                 .help("leave `methods` out");
         }
         let mut narrowness = Predicate::narrowness(&predicates);
-        narrowness.0 += usize::from(*websocket);
+        let conditions = [websocket.only(), scheme.is_some(), listener.is_some()];
+        narrowness.0 += conditions.into_iter().filter(|it| *it).count();
         let weight = Weight { narrowness, methods: !methods.any() };
         let name = name.to_owned();
-        let websocket = *websocket;
+        let (websocket, scheme, listener) = (*websocket, *scheme, listener.clone());
         let shown = Box::new(written.shown());
-        let route = Self { name, pattern, hosts, methods, predicates, accept, websocket, weight, shown };
+        let route = Self {
+            name,
+            pattern,
+            hosts,
+            methods,
+            predicates,
+            accept,
+            scheme,
+            listener,
+            websocket,
+            number: 0,
+            places: None,
+            weight,
+            shown,
+        };
         (route, diagnostics.iter().count() == before)
+    }
+
+    /// The names that its hosts capture.
+    pub(super) fn host_captures(&self) -> impl Iterator<Item = &str> {
+        self.hosts.iter().filter_map(Host::capture)
     }
 
     /// Whether the conditions hold that are no business of method and media type.
     pub(super) fn conditions_hold(&self, request: &Request<'_>) -> bool {
-        (!self.websocket || request.websocket)
+        (!self.websocket.only() || request.websocket)
+            && self.scheme.is_none_or(|it| (it == SchemeMatch::Https) == request.https)
+            && self.listener.as_deref().is_none_or(|it| request.listener.is_none_or(|name| name == it))
             && self.predicates.iter().all(|it| it.holds(request.headers, request.query))
     }
 
@@ -110,10 +139,26 @@ impl Route {
 
     /// Whether some request of the same host and shape fits both, and equally well.
     pub(super) fn clashes(&self, other: &Self) -> bool {
-        self.weight == other.weight
+        self.number != other.number
+            && self.weight == other.weight
+            && !differ(self.scheme.as_ref(), other.scheme.as_ref())
+            && !differ(self.listener.as_ref(), other.listener.as_ref())
             && self.methods.overlap(&other.methods)
             && same_accept(&self.accept, &other.accept)
             && !Predicate::disjoint(&self.predicates, &other.predicates)
+    }
+}
+
+/// Whether no request can satisfy both.
+fn differ<T: PartialEq>(left: Option<&T>, right: Option<&T>) -> bool {
+    left.zip(right).is_some_and(|(left, right)| left != right)
+}
+
+/// `*` alone stands for any host, as nothing does.
+fn hosts_of(written: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Vec<Host> {
+    match written {
+        [any] if any == "*" => Vec::new(),
+        written => list(written, at, diagnostics, Host::compile),
     }
 }
 

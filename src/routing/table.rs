@@ -9,10 +9,10 @@ use http::{HeaderMap, Method};
 
 use crate::base::{At, Diagnostics};
 
-use super::pattern::{Host, HostName};
+use super::pattern::{Host, HostName, Pattern};
 use super::predicates::allow;
 use super::route::{Fit, Route};
-use super::trie::{Params, TextMap, Trie, Visit};
+use super::trie::{CAPTURES_MAX, Params, TextMap, Trie, Visit};
 use super::written::MatchConfig;
 
 /// What of a request decides about its route. The path and the query are those of a
@@ -31,6 +31,10 @@ pub struct Request<'a> {
     pub headers: &'a HeaderMap,
     /// Whether it is a WebSocket handshake (RFC 6455, section 4.1; RFC 8441).
     pub websocket: bool,
+    /// Whether its client came over TLS.
+    pub https: bool,
+    /// The name of the listener that it came to; `None` if that is not known, and does not count.
+    pub listener: Option<&'a str>,
 }
 
 /// What a table says to a request.
@@ -59,9 +63,9 @@ pub enum Outcome {
 /// Among the routes whose every condition holds, the most specific one wins, whatever the order in
 /// the file. In turn, the first difference decides:
 ///
-/// 1. the host: an exact name, then `*.` before the longer name, then any host;
+/// 1. the host: an exact name, then `{name}.`, then `*.` before the longer name, then any host;
 /// 2. the path, segment by segment: literal, then `{name}`, then `{*rest}`;
-/// 3. more conditions on headers and query (`websocket` is one), then more exact ones among them,
+/// 3. more conditions on headers and query (`websocket`, `scheme` and `listener` are such), then more exact ones among them,
 ///    then the longer prefixes;
 /// 4. methods listed, then any; for `HEAD`, a route that lists it before one that lists `GET`;
 /// 5. media types listed, by the client's quality, then those named in full; then none listed;
@@ -73,8 +77,13 @@ pub enum Outcome {
 /// `/a/{*rest}` also takes `/a`, with nothing captured.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
+    /// One for each path of each route.
     routes: Vec<Route>,
+    /// Of each route: the first of its paths, and the names of what they all capture.
+    numbers: Vec<(usize, Vec<String>)>,
     exact: TextMap<Trie>,
+    /// By the name behind the label that is captured.
+    label: TextMap<Trie>,
     /// By the name behind `*.`.
     below: TextMap<Trie>,
     any: Trie,
@@ -86,11 +95,7 @@ impl Table {
         let mut table = Self::default();
         for (index, (name, written)) in routes.iter().enumerate() {
             let at = at.index(index);
-            let (route, sound) = Route::compile(name, written, &at.key("match"), diagnostics);
-            if sound {
-                table.insert(&route, index);
-            }
-            table.routes.push(route);
+            table.add(index, name, written, &at.key("match"), diagnostics);
         }
         table.order(at, diagnostics);
         table
@@ -98,34 +103,51 @@ impl Table {
 
     /// Explains routes by these words, one for each in their order, in place of what they were compiled from.
     pub fn explain_by(&mut self, shown: impl Iterator<Item = MatchConfig>) {
-        for (route, shown) in self.routes.iter_mut().zip(shown) {
-            *route.shown = shown;
+        let shown: Vec<MatchConfig> = shown.collect();
+        for route in &mut self.routes {
+            if let Some(shown) = shown.get(route.number) {
+                route.shown.clone_from(&Box::new(shown.clone()));
+            }
         }
     }
 
     /// Which route takes a request. Allocates nothing when one does.
     pub fn find(&self, request: &Request<'_>) -> Outcome {
-        let host = HostName::of(request.host);
+        let host = self.host_of(request);
         let choose = &mut |candidates: &[usize]| self.choose(candidates, request);
         match self.walk(host.as_ref(), request.path, choose) {
-            Some((route, params)) => Outcome::Found { route, params },
+            Some((path, params)) => self.found(path, params),
             None => self.miss(host.as_ref(), request),
         }
     }
 
     /// The name of the route number `route`.
     pub fn name(&self, route: usize) -> &str {
-        &self.routes[route].name
+        &self.routes[self.numbers[route].0].name
     }
 
-    /// The path pattern of the route number `route`, as written.
+    fn found(&self, path: usize, params: Params) -> Outcome {
+        let Route { number, places, .. } = &self.routes[path];
+        let params = match places {
+            Some(places) => params.placed(places, self.numbers[*number].1.len()),
+            None => params,
+        };
+        Outcome::Found { route: *number, params }
+    }
+
+    /// The (first) path pattern of the route number `route`, as written.
     pub fn pattern(&self, route: usize) -> &str {
-        &self.routes[route].pattern.text
+        &self.routes[self.numbers[route].0].pattern.text
+    }
+
+    /// The names of what the hosts of the route number `route` capture.
+    pub fn host_captures(&self, route: usize) -> Vec<String> {
+        self.routes[self.numbers[route].0].host_captures().map(str::to_owned).collect()
     }
 
     /// The names of what the route number `route` captures, in the order of [`Params::at`].
     pub fn captures(&self, route: usize) -> &[String] {
-        &self.routes[route].pattern.names
+        &self.numbers[route].1
     }
 
     /// What a path that was matched captured under a name.
@@ -137,7 +159,11 @@ impl Table {
     /// Whether the route number `wide` takes whatever comes where the paths of the route number `other` are, at a host
     /// that both may take.
     pub fn covers(&self, wide: usize, other: usize) -> bool {
-        let (wide, other) = (&self.routes[wide], &self.routes[other]);
+        let of = |number: usize| self.routes.iter().filter(move |it| it.number == number);
+        of(wide).any(|wide| of(other).any(|other| Self::path_covers(wide, other)))
+    }
+
+    fn path_covers(wide: &Route, other: &Route) -> bool {
         let meet = |one: &Host, two: &Host| one == two || one.takes(&two.text()) || two.takes(&one.text());
         let hosts = wide.hosts.is_empty()
             || other.hosts.is_empty()
@@ -147,16 +173,48 @@ impl Table {
 
     /// The number of routes.
     pub fn len(&self) -> usize {
-        self.routes.len()
+        self.numbers.len()
     }
 
     /// Whether there are no routes.
     pub fn is_empty(&self) -> bool {
-        self.routes.is_empty()
+        self.numbers.is_empty()
     }
 
     pub(super) fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// Adds a route: each of its paths, with conditions that are checked once.
+    fn add(&mut self, number: usize, name: &str, written: &MatchConfig, at: &At<'_>, diagnostics: &mut Diagnostics) {
+        if written.says_nothing() {
+            let diagnostic = diagnostics.error(at, "it does not say which requests are meant");
+            diagnostic.help("write `path: \"/api/{*rest}\"`, or `path: \"/{*rest}\"` for all of them");
+        }
+        if !written.path.is_empty() && !written.paths.is_empty() {
+            diagnostics.error(&at.key("paths"), "`path` stands beside it").help("put it into `paths`, too");
+        }
+        let (route, sound) = Route::compile(name, written, at, diagnostics);
+        let (list, single) = (at.key("paths"), at.key("path"));
+        let mut names: Vec<String> = Vec::new();
+        let first = self.routes.len();
+        for (place, text) in written.patterns().into_iter().enumerate() {
+            let before = diagnostics.iter().count();
+            let at = if written.paths.is_empty() { single } else { list.index(place) };
+            let pattern = Pattern::compile(text, &at, diagnostics);
+            let fine = sound && diagnostics.iter().count() == before;
+            let places: Box<[usize]> = pattern.names.iter().map(|name| place_of(name, &mut names)).collect();
+            let in_order = places.iter().enumerate().all(|(own, place)| own == *place);
+            let route = Route { pattern, number, places: (!in_order).then_some(places), ..route.clone() };
+            if fine {
+                self.insert(&route, self.routes.len());
+            }
+            self.routes.push(route);
+        }
+        if names.len() > CAPTURES_MAX {
+            diagnostics.error(&list, format!("more than {CAPTURES_MAX} captures in all"));
+        }
+        self.numbers.push((first, names));
     }
 
     fn insert(&mut self, route: &Route, index: usize) {
@@ -166,6 +224,7 @@ impl Table {
         for host in &route.hosts {
             let (map, name) = match host {
                 Host::Exact(name) => (&mut self.exact, name),
+                Host::Label(_, name) => (&mut self.label, name),
                 Host::Below(name) => (&mut self.below, name),
             };
             map.entry(name.as_str().into()).or_default().insert(&route.pattern, index);
@@ -174,21 +233,23 @@ impl Table {
 
     /// Sorts the routes that share host and shape, and reports those that can't be distinguished.
     fn order(&mut self, at: &At<'_>, diagnostics: &mut Diagnostics) {
-        let Self { routes, exact, below, any } = self;
+        let Self { routes, exact, label, below, any, .. } = self;
         let mut clashes = BTreeSet::new();
-        let tries = exact.values_mut().chain(below.values_mut()).chain([any]);
+        let tries = exact.values_mut().chain(label.values_mut()).chain(below.values_mut()).chain([any]);
         for leaf in tries.flat_map(Trie::leaves_mut) {
             leaf.sort_by(|left, right| routes[*left].order().cmp(&routes[*right].order()));
             for (place, left) in leaf.iter().enumerate() {
                 let mut equals = leaf[place + 1..].iter().take_while(|it| routes[**it].weight == routes[*left].weight);
                 // One clash a route is enough to report: many alike would make many pairs.
                 if let Some(right) = equals.find(|it| routes[*left].clashes(&routes[**it])) {
-                    clashes.insert((*left.max(right), *left.min(right)));
+                    let (left, right) = (routes[*left].number, routes[*right].number);
+                    clashes.insert((left.max(right), left.min(right)));
                 }
             }
         }
         for (later, earlier) in clashes {
-            let names = (&routes[later].name, &routes[earlier].name);
+            let name = |number: usize| routes.iter().find(|it| it.number == number).map_or("", |it| &it.name);
+            let names = (name(later), name(earlier));
             let message = format!(
                 "routes `{}` and `{}` can take the same request, and neither is more specific",
                 names.1, names.0
@@ -201,12 +262,23 @@ impl Table {
     }
 
     /// Shows all lists of routes whose host and path match, most specific first.
+    /// The host that a request names, where any route goes by it.
+    fn host_of(&self, request: &Request<'_>) -> Option<HostName> {
+        if self.exact.is_empty() && self.below.is_empty() { None } else { HostName::of(request.host) }
+    }
+
     fn walk(&self, host: Option<&HostName>, path: &str, visit: Visit<'_>) -> Option<(usize, Params)> {
         if !path.starts_with('/') {
             return None;
         }
         if let Some(host) = host.map(HostName::as_str) {
             if let Some(trie) = self.exact.get(host)
+                && let Some(found) = trie.walk(path, visit)
+            {
+                return Some(found);
+            }
+            if let Some((_, name)) = host.split_once('.')
+                && let Some(trie) = self.label.get(name)
                 && let Some(found) = trie.walk(path, visit)
             {
                 return Some(found);
@@ -261,4 +333,12 @@ impl Table {
             Outcome::MethodNotAllowed { allow: allow(methods) }
         }
     }
+}
+
+/// Where a capture stands among those of all paths of a route.
+fn place_of(name: &str, names: &mut Vec<String>) -> usize {
+    names.iter().position(|it| it == name).unwrap_or_else(|| {
+        names.push(name.to_owned());
+        names.len() - 1
+    })
 }

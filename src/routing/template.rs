@@ -10,6 +10,7 @@ use super::foreign;
 use super::pattern::ANYTHING;
 use super::target::Target;
 use super::trie::Params;
+use super::values::{Captures, Value, Values};
 
 /// A compiled template.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,12 +25,21 @@ enum Piece {
     Path(usize),
     /// The capture of this number, behind the question mark.
     Query(usize),
+    /// A value that is none of the path's.
+    Value(Value),
 }
 
 impl Template {
     /// Compiles a template over the captures of a route, [`Table::captures`](super::Table::captures).
     /// It starts with a slash, or with `http://` or `https://` and a host.
     pub fn compile(text: &str, names: &[String], at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
+        Self::compile_with(text, Captures { path: names, host: &[], any: false }, at, diagnostics)
+    }
+
+    /// As [`compile`](Self::compile), over what the host captures, too. Beside captures, the [values](Value) are filled
+    /// in; `{host}` can stand for the host, and `{scheme}` for the scheme.
+    pub fn compile_with(text: &str, captures: Captures<'_>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Self {
+        let names = captures.path;
         let mut pieces = Vec::new();
         if let Some(theirs) = unfilled(text, names) {
             diagnostics.error(at, format!("nothing fills in `{theirs}`")).help(ours(theirs, names));
@@ -44,7 +54,11 @@ impl Template {
                 diagnostics.error(at, "a brace is not closed").help("write captures as `{name}`");
                 return Self { pieces };
             };
-            if let Some(index) = capture(name, names, at, diagnostics) {
+            let value = Value::named(name).filter(|it| !matches!(it, Value::Path(..)));
+            if let Some(value) = value.filter(|_| !names.iter().any(|it| it == name)) {
+                value.check(captures, at, diagnostics);
+                pieces.push(Piece::Value(value));
+            } else if let Some(index) = capture(name.strip_prefix("path.").unwrap_or(name), names, at, diagnostics) {
                 pieces.push(if in_query { Piece::Query(index) } else { Piece::Path(index) });
             }
             rest = after;
@@ -58,6 +72,11 @@ impl Template {
     /// captured nothing because the path ended before its slash, the result ends so too:
     /// `/api/{*rest}` to `/v1/{rest}` makes `/v1` of `/api`, and `/v1/` of `/api/`.
     pub fn expand(&self, params: &Params, path: &str, out: &mut String) {
+        self.expand_with(params, path, &NoValues, out);
+    }
+
+    /// As [`expand`](Self::expand), with these values.
+    pub fn expand_with(&self, params: &Params, path: &str, values: &impl Values, out: &mut String) {
         let begin = out.len();
         for (place, piece) in self.pieces.iter().enumerate() {
             match piece {
@@ -72,8 +91,32 @@ impl Template {
                         trim_slash(out, next);
                     }
                 }
+                Piece::Value(value @ Value::Host) => values.fill(value, out),
+                Piece::Value(value) => {
+                    let mut text = String::new();
+                    values.fill(value, &mut text);
+                    encode_all(&text, out);
+                }
                 Piece::Query(index) => encode(params.at(*index, path).unwrap_or(""), out),
             }
+        }
+    }
+}
+
+/// Where there is nothing but a path.
+struct NoValues;
+
+impl Values for NoValues {
+    fn fill(&self, _: &Value, _: &mut String) {}
+}
+
+/// Of what somebody else has said nothing but plain letters goes into a path or a query as it is (RFC 3986, section 2.3).
+fn encode_all(text: &str, out: &mut String) {
+    for byte in text.bytes() {
+        match byte {
+            b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => out.push(char::from(byte)),
+            byte => out.push_str(&format!("%{byte:02X}")),
         }
     }
 }
@@ -156,11 +199,12 @@ fn ours(theirs: &str, names: &[String]) -> String {
     }
     match word {
         "host" | "http_host" | "hostname" | "server_name" => {
-            "a place on the same host is written as a path alone, another host is written out: a client's word can't be one"
-                .to_owned()
+            "write `{host}`, or a place on the same host as a path alone".to_owned()
         }
         "args" | "is_args" | "query_string" => "leave it out: the query is kept".to_owned(),
-        _ if names.is_empty() => "name a segment of `match.path`, such as `{id}` or `{*rest}`, and write `{id}` or `{rest}`".to_owned(),
+        _ if names.is_empty() => {
+            "name a segment of `match.path`, such as `{id}` or `{*rest}`, and write `{id}` or `{rest}`".to_owned()
+        }
         _ => format!("what the path captures is written `{{{}}}`", names.join("}`, `{")),
     }
 }
@@ -191,9 +235,12 @@ fn target(text: &str) -> Option<&str> {
     if text.starts_with('/') {
         return Some(text);
     }
-    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
+    let rest = ["https://", "http://", "{scheme}://"].iter().find_map(|it| text.strip_prefix(it))?;
     let authority = rest.split('/').next()?;
-    let plain = !authority.is_empty() && !authority.contains(['{', '}', '?', '#', '@', '\\', ' ']);
+    // The client's own host, and nothing else that it says.
+    let written =
+        authority.strip_prefix("{host}").filter(|it| it.is_empty() || it.starts_with(':')).unwrap_or(authority);
+    let plain = !authority.is_empty() && !written.contains(['{', '}', '?', '#', '@', '\\', ' ']);
     let path = &rest[authority.len()..];
     plain.then_some(if path.is_empty() { "/" } else { path })
 }

@@ -8,6 +8,7 @@ use crate::base::{At, Diagnostics};
 
 use super::pattern::{HostName, Nearness, Segment};
 use super::route::Route;
+use super::written::WebSocketMatch;
 use super::{MatchConfig, Outcome, Params, Request, Table, Target, Template, Verdict};
 
 /// Routes by name and `match:` section in YAML.
@@ -64,6 +65,8 @@ impl Sent {
             method: &self.method,
             headers: &self.headers,
             websocket: self.websocket,
+            https: false,
+            listener: None,
         }
     }
 }
@@ -433,7 +436,8 @@ fn any_match() -> impl Strategy<Value = MatchConfig> {
     (path, hosts, methods, conditions(), conditions(), accept, any::<bool>()).prop_map(
         |(path, hosts, methods, headers, query, accept, coin)| {
             let websocket = coin && methods.is_empty();
-            MatchConfig { path, hosts, methods, headers, query, accept, websocket }
+            let websocket = WebSocketMatch::Only(websocket);
+            MatchConfig { path, hosts, methods, headers, query, accept, websocket, ..MatchConfig::default() }
         },
     )
 }

@@ -37,6 +37,17 @@ impl Params {
         path.get(self.range(index)?)
     }
 
+    /// The same, each at its place among `count` of them; those that this path does not capture are empty.
+    pub(super) fn placed(&self, places: &[usize], count: usize) -> Self {
+        let mut placed = Self { ranges: [(0, 0); CAPTURES_MAX], count: count.min(CAPTURES_MAX) as u8 };
+        for (own, place) in places.iter().enumerate() {
+            if let Some(range) = placed.ranges.get_mut(*place) {
+                *range = self.ranges[own];
+            }
+        }
+        placed
+    }
+
     pub(super) fn range(&self, index: usize) -> Option<Range<usize>> {
         let (start, end) = *self.ranges[..self.len()].get(index)?;
         Some(start as usize..end as usize)
@@ -131,7 +142,7 @@ impl Walk<'_> {
             self.show(&node.end)
         } else {
             let start = at + 1;
-            let end = path[start..].find('/').map_or(path.len(), |it| start + it);
+            let end = slash_from(path, start);
             let literal = node.literals.get(&path[start..end]);
             let found = literal.and_then(|it| self.step(*it, end));
             found.or_else(|| {
@@ -192,4 +203,10 @@ impl Hasher for FxHasher {
     fn finish(&self) -> u64 {
         self.hash.rotate_left(26)
     }
+}
+
+/// Where the next slash is, or the end: segments are so short that a loop finds it soonest.
+fn slash_from(path: &str, start: usize) -> usize {
+    let mut rest = path.as_bytes()[start..].iter();
+    rest.position(|it| *it == b'/').map_or(path.len(), |it| start + it)
 }

@@ -5,11 +5,11 @@
 //! of it is said in `room`.
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use ahash::RandomState;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
@@ -39,7 +39,8 @@ pub(super) struct Memory {
 
 #[derive(Default)]
 struct Shard {
-    values: HashMap<Arc<str>, Entry>,
+    /// Keys are chosen by clients: the hasher has a secret.
+    values: HashMap<Arc<str>, Entry, RandomState>,
     /// The same keys, those that end first in front.
     ends: BTreeSet<(Instant, Arc<str>)>,
 }

@@ -116,7 +116,16 @@ impl Folder {
         let names = ["example.org", "*.example.org"].map(str::to_owned);
         let pair = rcgen::generate_simple_self_signed(names).unwrap();
         fs::create_dir_all(path.join("conf/tls")).unwrap();
-        fs::create_dir_all(path.join("public")).unwrap();
+        for (place, text) in [
+            ("public/index.html", "home"),
+            ("site/index.html", "the application"),
+            ("pages/404.html", "not here: {request_id}"),
+            ("pages/down.html", "{message}"),
+        ] {
+            let file = path.join(place);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        }
         for (cert, key) in [("cert.pem", "key.pem"), ("example.pem", "example.key")] {
             fs::write(path.join("conf/tls").join(cert), pair.cert.pem()).unwrap();
             fs::write(path.join("conf/tls").join(key), pair.signing_key.serialize_pem()).unwrap();

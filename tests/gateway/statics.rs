@@ -204,3 +204,46 @@ fn a_folder_that_is_not_there_is_an_error_with_a_place() {
         assert!(refused.stderr.contains(expected), "{}", refused.stderr);
     }
 }
+
+#[test]
+fn a_single_page_application_answers_navigations_and_nothing_else() {
+    let files: &[(&str, &[u8])] = &[
+        ("index.html", b"<app>"),
+        ("index.html.br", b"packed"),
+        ("app.3f2a9c1b.js", b"js"),
+        ("sub/page.html", b"sub"),
+        (".env", b"secret"),
+    ];
+    let gateway = site("fallback: index.html", files);
+    let browser = ("accept", "text/html,application/xhtml+xml,*/*;q=0.8");
+    for path in ["/players/7", "/players/john.doe", "/sub/", "/a/b/c?d=e"] {
+        for fields in [&[browser][..], &[("accept", "*/*")], &[browser, ("sec-fetch-mode", "navigate")], &[]] {
+            let page = ask(&gateway, path, fields);
+            assert_eq!((page.status, page.text().as_str()), (200, "<app>"), "{path} {fields:?}");
+            assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+            assert_eq!(page.header("cache-control"), Some("no-cache"), "a new release has to be seen");
+        }
+    }
+    let packed = ask(&gateway, "/players/7", &[browser, ("accept-encoding", "br")]);
+    assert_eq!((packed.header("content-encoding"), packed.text().as_str()), (Some("br"), "packed"));
+    let etag = packed.header("etag").unwrap().to_owned();
+    let known = ask(&gateway, "/players/8", &[browser, ("accept-encoding", "br"), ("if-none-match", &etag)]);
+    assert_eq!(known.status, 304);
+    assert_eq!(gateway.request("HEAD", "/players/7", &[browser], "").header("content-length"), Some("5"));
+    for (path, fields) in [
+        ("/app.0f2a9c1b.js", &[browser][..]),
+        ("/img/logo.png", &[("accept", "*/*")]),
+        ("/players/7", &[("accept", "application/json")]),
+        ("/players/7", &[browser, ("sec-fetch-mode", "cors")]),
+        ("/.env", &[browser]),
+        ("/.well-known/acme-challenge/x", &[browser]),
+    ] {
+        let answer = ask(&gateway, path, fields);
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (404, Some("route_not_found")), "{path}");
+    }
+    assert_eq!(gateway.request("POST", "/players/7", &[browser], "x").status, 405);
+    assert_eq!(ask(&gateway, "/app.3f2a9c1b.js", &[browser]).text(), "js");
+    gateway.write_routes(&text("fallback: app.html", ""));
+    let refused = gateway.reload();
+    assert!(refused.status == 422 && refused.text().contains("no file `app.html`"), "{}", refused.text());
+}

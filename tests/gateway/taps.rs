@@ -90,6 +90,7 @@ fn upstream() -> RawUpstream {
         "events" => events(STREAM.as_bytes().chunks(1)),
         "large" => Script::ok("x".repeat(3000)),
         "gzip" => Script::answer(200, &[("content-encoding", "gzip")], TEXT),
+        "deflate" => Script::answer(200, &[("content-encoding", "deflate")], TEXT),
         "part" => Script::answer(206, &[("content-range", "bytes 0-13/20")], TEXT),
         "broken" => Script::cut_chunked(&[b"one "]),
         "plain" => Script::ok("plain"),
@@ -268,7 +269,7 @@ fn what_a_tap_can_not_look_through_does_not_pass() {
     for (path, expected) in [
         ("/body/observe/large", "response_too_large"),
         ("/body/observe/gzip", "upstream_protocol_error"),
-        ("/event/observe/gzip", "upstream_protocol_error"),
+        ("/event/observe/deflate", "upstream_protocol_error"),
         ("/piece/observe/part", "upstream_protocol_error"),
         ("/body/observe/broken", "upstream_closed"),
     ] {
@@ -382,7 +383,7 @@ fn a_request_that_a_tap_can_not_look_through_is_refused() {
         let answer = gateway.request("POST", path, &[], &large);
         assert_eq!((answer.status, code(&answer).as_str()), (413, "body_too_large"));
         assert_eq!(answer.json()["error"]["details"]["limit_bytes"], 1000);
-        let answer = gateway.request("POST", path, &[("content-encoding", "gzip")], "x");
+        let answer = gateway.request("POST", path, &[("content-encoding", "deflate")], "x");
         assert_eq!((answer.status, code(&answer).as_str()), (415, "unsupported_media_type"));
     }
     assert_eq!(upstream.requests().len(), 0);
@@ -608,4 +609,88 @@ fn what_is_no_websocket_is_closed_and_does_not_pass() {
     assert_eq!(client.read_head().status, 101);
     assert_eq!(client.read_exactly(4), b"\x88\x02\x03\xea");
     assert_eq!(code(&ask("/ws/down/replace").read_response()), "upstream_protocol_error");
+}
+
+fn gzipped(text: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+    std::io::Write::write_all(&mut encoder, text).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// What comes in a coding all the same is read, and goes on as the text that it is.
+#[test]
+fn what_is_compressed_is_seen_as_text() {
+    let brotli = {
+        let mut encoder = brotli::CompressorWriter::new(Vec::new(), 4096, 5, 19);
+        std::io::Write::write_all(&mut encoder, TEXT.as_bytes()).unwrap();
+        encoder.into_inner()
+    };
+    let packed = [
+        ("gzip", [gzipped(b"one sec"), gzipped(b"ret two")].concat()),
+        ("br", brotli),
+        ("zstd", zstd::encode_all(TEXT.as_bytes(), 3).unwrap()),
+    ];
+    let answers = packed.clone();
+    let upstream = RawUpstream::start(move |it| match it.target().rsplit('/').next().unwrap() {
+        "plain" => Script::ok("plain"),
+        coding => {
+            let body = &answers.iter().find(|it| it.0 == coding).unwrap().1;
+            Script::answer(200, &[("content-encoding", coding), ("etag", "\"x\"")], body)
+        }
+    });
+    let gateway = gateway(upstream.address(), "");
+    let mut http2 = H2Client::connect(gateway.public());
+    for (coding, body) in packed {
+        for see in ["body", "piece"] {
+            let path = format!("/{see}/replace/{coding}");
+            for answer in [gateway.get(&path), http2.get(&path)] {
+                assert_eq!((answer.status, answer.text().as_str()), (200, "one *** two"), "{path}");
+                assert_eq!((answer.header("content-encoding"), answer.header("etag")), (None, None), "{path}");
+            }
+            let head = gateway.request("HEAD", &path, &[], b"");
+            assert_eq!((head.header("content-encoding"), head.header("content-length")), (None, None), "{path}");
+            let path = format!("/both/{see}/replace/plain");
+            assert_eq!(gateway.request("POST", &path, &[("content-encoding", coding)], &body).text(), "plain");
+            let (head, text) = arrived(upstream.requests().last().unwrap());
+            assert_eq!(text, "one *** two", "{path} in {coding}");
+            assert!(!head.contains("content-encoding"), "{head}");
+        }
+    }
+}
+
+#[test]
+fn what_unfolds_too_far_or_not_at_all_ends_in_an_error() {
+    let bomb = gzipped(&vec![b'x'; 32 << 20]);
+    let (whole, cut) = (bomb.clone(), gzipped(TEXT.as_bytes()));
+    let cut = cut[..cut.len() - 4].to_vec();
+    let broken = cut.clone();
+    let upstream = RawUpstream::start(move |it| match it.target().rsplit('/').next().unwrap() {
+        "bomb" => Script::answer(200, &[("content-encoding", "gzip")], &whole),
+        "cut" => Script::answer(200, &[("content-encoding", "gzip")], &broken),
+        _ => Script::ok("plain"),
+    });
+    let gateway = gateway(upstream.address(), "");
+    for (path, expected) in
+        [("/body/observe/bomb", "response_too_large"), ("/body/observe/cut", "upstream_protocol_error")]
+    {
+        let answer = gateway.get(path);
+        assert_eq!((answer.status, code(&answer).as_str()), (502, expected), "{path}");
+    }
+    for path in ["/piece/observe/bomb", "/piece/observe/cut"] {
+        let cut = crate::support::http1::try_request(gateway.public(), "GET", path, &[], b"");
+        assert!(cut.is_err(), "{cut:?}");
+        gateway.wait_for_event("request", |it| it["path"] == path && it["end"] == "truncated");
+    }
+    let before = upstream.requests().len();
+    for see in ["body", "piece"] {
+        let path = format!("/both/{see}/observe/plain");
+        let post = |body: &[u8]| gateway.request("POST", &path, &[("content-encoding", "gzip")], body);
+        let (large, broken) = (post(&bomb), post(&cut));
+        assert_eq!((large.status, code(&large).as_str()), (413, "body_too_large"), "{path}");
+        assert_eq!((broken.status, code(&broken).as_str()), (400, "bad_request"), "{path}");
+    }
+    let arrived = upstream.requests().len() - before;
+    assert_eq!(arrived, 0, "an upstream got the whole of a body that is none");
+    let decoders = || crate::support::figure(&gateway, "moongate_decoders_active");
+    crate::support::eventually("no decoder is left over", || (decoders() == Some(0.0)).then_some(()));
 }

@@ -24,6 +24,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sfv::{BareItem, Parser};
+use smallvec::SmallVec;
 
 use super::settings::{BuiltIn, Layer};
 use crate::base::{At, ByteSize, Diagnostics, Period, network_of};
@@ -225,7 +226,7 @@ impl Idempotency {
     /// All that makes two requests one: scheme, host, route, method, target, [the fields that have a say](MEANING), body,
     /// and who asks (decision 14).
     fn fingerprint(&self, exchange: &Exchange, request: &RequestHeader, from_header: bool) -> [u8; 32] {
-        let mut parts = Parts(Context::new(&SHA256));
+        let mut parts = Parts::new();
         let uri = exchange.target_received.as_ref().unwrap_or(&request.uri);
         let target = Target::of(exchange.scheme == Scheme::Https, request, uri);
         parts.add(exchange.scheme.as_str().as_bytes());
@@ -330,17 +331,36 @@ fn asks_for_stream(headers: &HeaderMap) -> bool {
 }
 
 /// Parts of a request under one hash, each with its length: no two requests have the same parts in other places.
-struct Parts(Context);
+struct Parts {
+    digest: Context,
+    /// Short parts, which are digested together.
+    waiting: SmallVec<[u8; WAITING_MAX]>,
+}
+
+/// Bytes that are digested at once.
+const WAITING_MAX: usize = 512;
 
 impl Parts {
-    fn add(&mut self, part: &[u8]) {
-        self.0.update(&(part.len() as u64).to_be_bytes());
-        self.0.update(part);
+    fn new() -> Self {
+        Self { digest: Context::new(&SHA256), waiting: SmallVec::new() }
     }
 
-    fn finish(self) -> [u8; 32] {
+    fn add(&mut self, part: &[u8]) {
+        let length = (part.len() as u64).to_be_bytes();
+        if self.waiting.len() + length.len() + part.len() <= WAITING_MAX {
+            self.waiting.extend_from_slice(&length);
+            return self.waiting.extend_from_slice(part);
+        }
+        self.digest.update(&self.waiting);
+        self.waiting.clear();
+        self.digest.update(&length);
+        self.digest.update(part);
+    }
+
+    fn finish(mut self) -> [u8; 32] {
+        self.digest.update(&self.waiting);
         let mut print = [0; 32];
-        print.copy_from_slice(self.0.finish().as_ref());
+        print.copy_from_slice(self.digest.finish().as_ref());
         print
     }
 }

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use http::Method;
 
-use super::{Answered, Call, Failed, Upload};
+use super::{Answered, Call, Failed, Tried, Upload};
 use crate::base::Deadline;
 use crate::pipeline::AttemptInfo;
 use crate::upstream::{Live, Outcome, Permit, Picked};
@@ -30,7 +30,7 @@ impl Call<'_> {
         &mut self,
         live: &Live,
         picked: Picked,
-        tried: &mut Vec<SocketAddr>,
+        tried: &mut Tried,
     ) -> Result<Answered, Failed> {
         if live.upstream().hedge.is_none() || !self.may_be_hedged(tried) {
             return self.attempt(live, picked).await;
@@ -56,7 +56,7 @@ impl Call<'_> {
         live: &Live,
         picked: Picked,
         after: Duration,
-        tried: &mut Vec<SocketAddr>,
+        tried: &mut Tried,
     ) -> Result<Answered, Failed> {
         let (began, endpoint, late) = (Instant::now(), picked.endpoint().clone(), Arc::new(AtomicBool::new(false)));
         let (worker, policy, request, context) = (self.worker, self.policy, self.request, self.context);

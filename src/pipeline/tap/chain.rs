@@ -4,17 +4,24 @@ use std::fmt;
 
 use bytes::{Bytes, BytesMut};
 
+use super::decoding::{DecodersBusy, Decoding};
 use super::events::{Cut, Events};
 use super::{AtEnd, Kind, Tap, Unit, Verdict};
+use crate::http::Coding;
 
 /// What a unit that is held costs beside its bytes: thousands of empty ones are no less held.
 const HELD_OVERHEAD: usize = 64;
 
-/// More came than a tap's limit allows.
+/// Why taps can't see what came: nothing more may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Overflow {
-    /// The limit in bytes.
-    pub limit: usize,
+pub enum TapError {
+    /// More came than a tap's limit allows, or than the body may have when it is decoded.
+    TooLong {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// It is not what its coding writes.
+    Malformed,
 }
 
 /// What goes on after the taps have seen something.
@@ -43,6 +50,8 @@ impl Shown {
 pub struct Taps {
     stages: Vec<Stage>,
     changed: bool,
+    /// What makes text of a body before they see it.
+    decoding: Option<Box<Decoding>>,
 }
 
 /// One tap, and what is kept for it.
@@ -73,6 +82,16 @@ impl Taps {
         self.stages.push(Stage { tap: Box::new(tap), limit, arriving, held: Vec::new(), held_cost: 0 });
     }
 
+    /// The body comes in this coding and goes on as text, of which `max` bounds the bytes.
+    ///
+    /// # Errors
+    /// When too many bodies are being decoded.
+    pub fn decode(&mut self, coding: Coding, max: Option<usize>) -> Result<(), DecodersBusy> {
+        self.decoding = Some(Box::new(Decoding::begin(coding, max)?));
+        self.changed = true;
+        Ok(())
+    }
+
     /// As responses pass filters: the last one first.
     pub fn reverse(&mut self) {
         self.stages.reverse();
@@ -101,8 +120,12 @@ impl Taps {
     /// Shows them a piece of a body.
     ///
     /// # Errors
-    /// When more would have to be kept than may be: nothing more may go on.
-    pub fn piece(&mut self, piece: Bytes) -> Result<Shown, Overflow> {
+    /// When more would have to be kept than may be, or it can't be decoded: nothing more may go on.
+    pub fn piece(&mut self, piece: Bytes) -> Result<Shown, TapError> {
+        let piece = match &mut self.decoding {
+            Some(decoding) => decoding.decode(&piece)?,
+            None => piece,
+        };
         self.run(|stages, out| feed(stages, Kind::Piece, piece, out))
     }
 
@@ -110,7 +133,7 @@ impl Taps {
     ///
     /// # Errors
     /// As [`Taps::piece`].
-    pub fn message(&mut self, kind: Kind, message: Bytes) -> Result<Shown, Overflow> {
+    pub fn message(&mut self, kind: Kind, message: Bytes) -> Result<Shown, TapError> {
         self.run(|stages, out| {
             out.messages = true;
             feed(stages, kind, message, out)
@@ -121,15 +144,20 @@ impl Taps {
     ///
     /// # Errors
     /// As [`Taps::piece`].
-    pub fn end(&mut self) -> Result<Shown, Overflow> {
-        self.run(finish)
+    pub fn end(&mut self) -> Result<Shown, TapError> {
+        let Some(mut decoding) = self.decoding.take() else { return self.run(finish) };
+        let rest = decoding.finish()?;
+        self.run(|stages, out| match feed(stages, Kind::Piece, rest, out)? {
+            Flow::On => finish(stages, out),
+            ended => Ok(ended),
+        })
     }
 
     /// No more messages come: the WebSocket is closed.
     ///
     /// # Errors
     /// As [`Taps::piece`].
-    pub fn end_messages(&mut self) -> Result<Shown, Overflow> {
+    pub fn end_messages(&mut self) -> Result<Shown, TapError> {
         self.run(|stages, out| {
             out.messages = true;
             finish(stages, out)
@@ -140,20 +168,23 @@ impl Taps {
     ///
     /// # Errors
     /// As [`Taps::piece`].
-    pub fn whole(&mut self, body: Bytes) -> Result<Shown, Overflow> {
-        self.run(|stages, out| match feed(stages, Kind::Piece, body, out)? {
-            Flow::On => finish(stages, out),
-            ended => Ok(ended),
-        })
+    pub fn whole(&mut self, body: Bytes) -> Result<Shown, TapError> {
+        let mut shown = self.piece(body)?;
+        if shown.ended.is_none() {
+            let Shown { units, ended } = self.end()?;
+            shown.units.extend(units);
+            shown.ended = ended;
+        }
+        Ok(shown)
     }
 
     /// Reports to them that a message came which is longer than they accept.
-    pub fn overflow(&mut self) -> Overflow {
+    pub fn overflow(&mut self) -> TapError {
         self.stages.iter_mut().for_each(|it| it.tap.on_overflow());
-        Overflow { limit: self.message_max() }
+        TapError::TooLong { limit: self.message_max() }
     }
 
-    fn run(&mut self, step: impl FnOnce(&mut [Stage], &mut Out) -> Result<Flow, Overflow>) -> Result<Shown, Overflow> {
+    fn run(&mut self, step: impl FnOnce(&mut [Stage], &mut Out) -> Result<Flow, TapError>) -> Result<Shown, TapError> {
         let mut out = Out { units: Vec::new(), changed: self.changed, messages: false };
         let flow = step(&mut self.stages, &mut out)?;
         self.changed = out.changed;
@@ -201,7 +232,7 @@ macro_rules! go_on {
 }
 
 /// Shows something to the first of these stages, and what it lets go on to the next one.
-fn feed(stages: &mut [Stage], kind: Kind, bytes: Bytes, out: &mut Out) -> Result<Flow, Overflow> {
+fn feed(stages: &mut [Stage], kind: Kind, bytes: Bytes, out: &mut Out) -> Result<Flow, TapError> {
     let Some((stage, rest)) = stages.split_first_mut() else {
         if !bytes.is_empty() || matches!(kind, Kind::Text | Kind::Binary) {
             out.units.push((kind, bytes));
@@ -236,7 +267,7 @@ fn feed(stages: &mut [Stage], kind: Kind, bytes: Bytes, out: &mut Out) -> Result
 }
 
 /// Reports to these stages, one after the other, that nothing more comes.
-fn finish(stages: &mut [Stage], out: &mut Out) -> Result<Flow, Overflow> {
+fn finish(stages: &mut [Stage], out: &mut Out) -> Result<Flow, TapError> {
     let Some((stage, rest)) = stages.split_first_mut() else { return Ok(Flow::On) };
     let (kind, left) = match &mut stage.arriving {
         Arriving::Body(body) => (Kind::Body, std::mem::take(body).freeze()),
@@ -260,14 +291,14 @@ fn finish(stages: &mut [Stage], out: &mut Out) -> Result<Flow, Overflow> {
 
 impl Stage {
     /// An event may be complete and still longer than its tap takes.
-    fn show_event(&mut self, event: Bytes, rest: &mut [Self], out: &mut Out) -> Result<Flow, Overflow> {
+    fn show_event(&mut self, event: Bytes, rest: &mut [Self], out: &mut Out) -> Result<Flow, TapError> {
         if event.len() > self.limit {
             return Err(self.overflow());
         }
         self.show(Kind::Event, event, rest, out)
     }
 
-    fn show(&mut self, kind: Kind, unit: Bytes, rest: &mut [Self], out: &mut Out) -> Result<Flow, Overflow> {
+    fn show(&mut self, kind: Kind, unit: Bytes, rest: &mut [Self], out: &mut Out) -> Result<Flow, TapError> {
         let verdict = self.tap.on_unit(kind, &unit);
         let aside = kind == Kind::Comment;
         out.changed |= !matches!(verdict, Verdict::Pass | Verdict::Hold);
@@ -308,7 +339,7 @@ impl Stage {
     }
 
     /// It ends a line that has gone on, or is held.
-    fn line_feed(&mut self, rest: &mut [Self], out: &mut Out) -> Result<Flow, Overflow> {
+    fn line_feed(&mut self, rest: &mut [Self], out: &mut Out) -> Result<Flow, TapError> {
         let line_feed = Bytes::from_static(b"\n");
         if self.held.is_empty() {
             return feed(rest, Kind::Event, line_feed, out);
@@ -318,7 +349,7 @@ impl Stage {
         self.within_limit().map(|()| Flow::On)
     }
 
-    fn release(&mut self, rest: &mut [Self], out: &mut Out) -> Result<Flow, Overflow> {
+    fn release(&mut self, rest: &mut [Self], out: &mut Out) -> Result<Flow, TapError> {
         self.held_cost = 0;
         for (kind, unit) in std::mem::take(&mut self.held) {
             go_on!(feed(rest, kind, unit, out)?);
@@ -331,7 +362,7 @@ impl Stage {
         self.held_cost = 0;
     }
 
-    fn within_limit(&mut self) -> Result<(), Overflow> {
+    fn within_limit(&mut self) -> Result<(), TapError> {
         let arriving = match &self.arriving {
             Arriving::Body(body) => body.len(),
             Arriving::Events(events) => events.waiting(),
@@ -340,10 +371,10 @@ impl Stage {
         if arriving + self.held_cost > self.limit { Err(self.overflow()) } else { Ok(()) }
     }
 
-    fn overflow(&mut self) -> Overflow {
+    fn overflow(&mut self) -> TapError {
         self.tap.on_overflow();
         self.forget_held();
-        Overflow { limit: self.limit }
+        TapError::TooLong { limit: self.limit }
     }
 }
 
@@ -389,7 +420,7 @@ mod tests {
         taps
     }
 
-    fn shown(taps: &mut Taps, pieces: &[&str]) -> Result<(String, bool), Overflow> {
+    fn shown(taps: &mut Taps, pieces: &[&str]) -> Result<(String, bool), TapError> {
         let mut text = String::new();
         for piece in pieces {
             let shown = taps.piece(Bytes::copy_from_slice(piece.as_bytes()))?;
@@ -453,7 +484,7 @@ mod tests {
             // Many small ones are not free.
             (Unit::Piece, 100, &["h", "h", "h"]),
         ] {
-            assert_eq!(shown(&mut taps(&[(unit, limit)]), pieces), Err(Overflow { limit }), "{pieces:?}");
+            assert_eq!(shown(&mut taps(&[(unit, limit)]), pieces), Err(TapError::TooLong { limit }), "{pieces:?}");
         }
     }
 

@@ -8,11 +8,13 @@
 //! [`Filter::tap_response`]: crate::pipeline::Filter::tap_response
 
 mod chain;
+mod decoding;
 mod events;
 
 use bytes::Bytes;
 
-pub use chain::{Overflow, Shown, Taps};
+pub use chain::{Shown, TapError, Taps};
+pub use decoding::DecodersBusy;
 pub use events::{event, event_data};
 
 /// What a tap sees at a time. Over a WebSocket that is a message, whatever it names.

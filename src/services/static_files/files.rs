@@ -1,12 +1,13 @@
 //! A folder whose files are served: what an operator writes, and compiled.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{At, Diagnostics, Period};
+use crate::http::Coding;
 
 /// A folder whose files are served, inside the process. Names that begin with a dot are not, nor is anything
 /// that a link leads to outside of it.
@@ -31,10 +32,19 @@ pub(in crate::services) struct FilesConfig {
     /// as `max_age`.
     #[serde(default)]
     pub(super) cdn_max_age: Option<Period>,
-    /// Files that lie packed beside the others, as `main.js.br` beside `main.js`, in order of preference:
-    /// `br`, `zst`, `gz`. Default: none.
-    #[serde(default)]
+    /// Files that lie packed beside the others, as `main.js.br` beside `main.js`, in order of preference. Default
+    /// `[br, zst, gz]`; empty: none is looked for.
+    #[serde(default = "precompressed")]
     pub(super) precompressed: Vec<Packing>,
+    /// The file that answers where there is none, for single-page applications: `index.html`. Only for pages that are
+    /// navigated to (GET or HEAD of a client that accepts HTML), never for what is missing of a page, such as
+    /// `/app.js`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) fallback: Option<String>,
+}
+
+fn precompressed() -> Vec<Packing> {
+    vec![Packing::Br, Packing::Zst, Packing::Gz]
 }
 
 fn index() -> String {
@@ -67,12 +77,12 @@ impl Packing {
         }
     }
 
-    /// Its name in `Accept-Encoding` and `Content-Encoding`.
-    pub(super) const fn coding(self) -> &'static str {
+    /// The coding that its bytes are in.
+    pub(super) const fn coding(self) -> Coding {
         match self {
-            Self::Br => "br",
-            Self::Zst => "zstd",
-            Self::Gz => "gzip",
+            Self::Br => Coding::Br,
+            Self::Zst => Coding::Zstd,
+            Self::Gz => Coding::Gzip,
         }
     }
 }
@@ -92,6 +102,8 @@ pub(in crate::services) struct Files {
     pub(super) cdn_max_age: Option<Duration>,
     /// What may lie packed beside a file, in order of preference.
     pub(super) precompressed: Vec<Packing>,
+    /// What answers navigations to where there is no file.
+    pub(super) fallback: Option<String>,
 }
 
 impl Files {
@@ -109,14 +121,31 @@ impl Files {
             let diagnostic = diagnostics.error(&at.key("root"), format!("no folder `{}`", config.root.display()));
             diagnostic.help("paths are relative to the folder that the gateway was started in");
         }
+        let root = root?;
+        if let Some(fallback) = &config.fallback {
+            check_fallback(fallback, &root, &at.key("fallback"), diagnostics);
+        }
         Some(Self {
-            root: root?,
+            root,
             index: Some(config.index.clone()).filter(|it| !it.is_empty()),
             immutable,
             max_age: config.max_age.map(|it| it.0),
             cdn_max_age: config.cdn_max_age.map(|it| it.0),
             precompressed: config.precompressed.clone(),
+            fallback: config.fallback.clone(),
         })
+    }
+}
+
+/// Without it, every page of the application would be a 404.
+fn check_fallback(fallback: &str, root: &Path, at: &At<'_>, diagnostics: &mut Diagnostics) {
+    let plain = |it: &str| !it.is_empty() && !it.starts_with('.') && !it.contains('\\');
+    if !fallback.trim_start_matches('/').split('/').all(plain) {
+        diagnostics.error(at, "not the name of a file below `root`").help("write it as index.html");
+    } else if !root.join(fallback.trim_start_matches('/')).is_file() {
+        diagnostics
+            .error(at, format!("no file `{fallback}` in `{}`", root.display()))
+            .help("build the application before the gateway serves it, or name another file");
     }
 }
 

@@ -29,7 +29,7 @@ use crate::pipeline::{Configurable, Context, ErrorBody, LocalFuture, LocalServic
 use crate::telemetry::refused;
 
 use files::{Files, FilesConfig};
-use place::{Found, Opened, find};
+use place::{Found, Opened, fallback, find};
 
 /// Files are read in pieces of so many bytes; what is not larger is read at once.
 const PIECE: usize = 64 * 1024;
@@ -86,7 +86,10 @@ fn answer(files: &Files, request: &http::request::Parts, id: &RequestId) -> Resp
     let opened = match find(files, request.uri.path(), &request.headers) {
         Found::File(opened) => opened,
         Found::Folder(name) => return redirect(&name, request.uri.query(), id),
-        Found::Nothing => return error(id, StatusCode::NOT_FOUND),
+        Found::Nothing => match fallback(files, request.uri.path(), &request.headers) {
+            Some(opened) => opened,
+            None => return error(id, StatusCode::NOT_FOUND),
+        },
     };
     let Some(fields) = Fields::of(files, &opened) else {
         return error(id, StatusCode::INTERNAL_SERVER_ERROR);
@@ -129,7 +132,7 @@ impl Fields {
     fn of(files: &Files, opened: &Opened) -> Option<Self> {
         let since = opened.modified.duration_since(UNIX_EPOCH).unwrap_or_default();
         // A packed file has a time and a length of its own, but could share both with the other.
-        let coding = opened.packing.map(|it| it.coding());
+        let coding = opened.packing.map(|it| it.coding().name());
         let etag = format!(
             "\"{:x}-{:x}{}\"",
             since.as_nanos(),
@@ -145,7 +148,7 @@ impl Fields {
             cache_control,
             cdn,
             coding,
-            negotiated: !files.precompressed.is_empty(),
+            negotiated: opened.negotiated,
         })
     }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use http::HeaderMap;
-use http::header::ACCEPT_ENCODING;
+use http::header::ACCEPT;
 
 use super::files::{Files, Packing};
 use crate::http as codec;
@@ -34,6 +34,8 @@ pub(super) struct Opened {
     /// In bytes.
     pub(super) length: u64,
     pub(super) modified: SystemTime,
+    /// Whether packed variants lie beside it: others may get one.
+    pub(super) negotiated: bool,
     /// Its name, without what packing adds to it.
     pub(super) name: String,
     pub(super) packing: Option<Packing>,
@@ -96,18 +98,65 @@ fn last_segment(path: &str) -> String {
 }
 
 fn open_best(files: &Files, place: &Path, name: &str, headers: &HeaderMap) -> Option<Opened> {
-    let plain = open(&files.root, place, name)?;
-    for packing in files.precompressed.iter().filter(|it| accepts(headers, it.coding())) {
+    let mut plain = open(&files.root, place, name)?;
+    let mut best = None;
+    for packing in &files.precompressed {
         let mut beside = place.as_os_str().to_owned();
         beside.push(packing.ending());
         if let Some(packed) = open(&files.root, &PathBuf::from(beside), name)
             // One that is older was packed before the file changed.
             && packed.modified >= plain.modified
         {
-            return Some(Opened { packing: Some(*packing), ..packed });
+            plain.negotiated = true;
+            if best.is_none() && packing.coding().weight(headers) > 0 {
+                best = Some(Opened { packing: Some(*packing), negotiated: true, ..packed });
+            }
         }
     }
-    Some(plain)
+    best.or(Some(plain))
+}
+
+/// The page of a single-page application that answers where there is no file.
+pub(super) fn fallback(files: &Files, path: &str, headers: &HeaderMap) -> Option<Opened> {
+    let fallback = files.fallback.as_deref()?.trim_start_matches('/');
+    if !is_navigation(path, headers) {
+        return None;
+    }
+    segments(path)?; // what is hidden or leads astray is no page
+    let name = fallback.rsplit('/').next().unwrap_or(fallback);
+    open_best(files, &files.root.join(fallback), name, headers)
+}
+
+/// Whether somebody goes to a page, rather than a page fetching what belongs to it: what browsers say themselves counts
+/// (Fetch Metadata), and a name with the ending of a known kind of file is a file that is missing.
+fn is_navigation(path: &str, headers: &HeaderMap) -> bool {
+    if let Some(mode) = headers.get("sec-fetch-mode")
+        && mode != "navigate"
+    {
+        return false;
+    }
+    let last = path.rsplit('/').next().unwrap_or_default();
+    let page = |ending: &str| ["html", "htm", "xhtml"].contains(&ending.to_ascii_lowercase().as_str());
+    let file = last.rsplit_once('.').is_some_and(|(_, it)| !page(it) && mime_guess::from_ext(it).first_raw().is_some());
+    !file && accepts_html(headers)
+}
+
+/// Whoever says nothing accepts anything (RFC 9110, section 12.5.1).
+fn accepts_html(headers: &HeaderMap) -> bool {
+    let mut said = false;
+    let (mut html, mut text, mut any) = (None, None, None);
+    for line in headers.get_all(ACCEPT).iter().filter_map(|it| it.to_str().ok()) {
+        said = true;
+        for (range, weight) in codec::weighted(line) {
+            match range.to_ascii_lowercase().as_str() {
+                "text/html" => html = Some(weight),
+                "text/*" => text = Some(weight),
+                "*/*" => any = Some(weight),
+                _ => {}
+            }
+        }
+    }
+    !said || html.or(text).or(any).is_some_and(|it| it > 0)
 }
 
 fn open(root: &Path, place: &Path, name: &str) -> Option<Opened> {
@@ -117,7 +166,7 @@ fn open(root: &Path, place: &Path, name: &str) -> Option<Opened> {
         return None;
     }
     let modified = facts.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-    Some(Opened { length: facts.len(), modified, name: name.to_owned(), packing: None, file })
+    Some(Opened { length: facts.len(), modified, name: name.to_owned(), negotiated: false, packing: None, file })
 }
 
 /// Whether what was opened lies in the folder, and not under a hidden name: a link may lead anywhere.
@@ -132,24 +181,9 @@ fn is_folder(root: &Path, place: &Path) -> bool {
     real.is_ok_and(|it| it.starts_with(root) && it.is_dir())
 }
 
-/// Whether the client takes this coding (RFC 9110, section 12.5.3). One that names none takes none.
-fn accepts(headers: &HeaderMap, coding: &str) -> bool {
-    let mut any = false;
-    for line in headers.get_all(ACCEPT_ENCODING).iter().filter_map(|it| it.to_str().ok()) {
-        for (name, weight) in codec::weighted(line) {
-            if name.eq_ignore_ascii_case(coding) {
-                return weight > 0;
-            }
-            any |= name == "*" && weight > 0;
-        }
-    }
-    any
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     #[test]
     fn r9_3_no_path_leads_out_of_the_folder() {
@@ -179,17 +213,24 @@ mod tests {
     }
 
     #[test]
-    fn rfc_9110_codings_are_given_to_those_who_take_them() {
-        let check = |value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(value));
-            (accepts(&headers, "br"), accepts(&headers, "gzip"))
+    fn pages_are_navigated_to_and_files_are_missing() {
+        let check = |path: &str, fields: &[(&'static str, &'static str)]| {
+            let field = |it: &(&'static str, &'static str)| {
+                (http::HeaderName::from_static(it.0), http::HeaderValue::from_static(it.1))
+            };
+            is_navigation(path, &fields.iter().map(field).collect())
         };
-        assert_eq!(check("gzip, BR;q=0.5"), (true, true));
-        assert_eq!(check("gzip, br;q=0"), (false, true));
-        assert_eq!(check("*"), (true, true));
-        assert_eq!(check("*;q=0.1, br;q=0"), (false, true));
-        assert_eq!(check("identity"), (false, false));
-        assert!(!accepts(&HeaderMap::new(), "gzip"));
+        let browser = ("accept", "text/html,application/xhtml+xml,*/*;q=0.8");
+        for path in ["/", "/players/7", "/users/john.doe", "/v1.2/notes", "/old.html"] {
+            assert!(check(path, &[browser]), "{path}");
+            assert!(check(path, &[("accept", "*/*")]) && check(path, &[]), "{path}");
+        }
+        for path in ["/app.js", "/img/logo.PNG", "/fonts/a.woff2", "/data.json"] {
+            assert!(!check(path, &[browser]), "{path}");
+        }
+        assert!(!check("/players/7", &[("accept", "application/json")]));
+        assert!(!check("/players/7", &[("accept", "text/html;q=0, */*")]));
+        assert!(!check("/players/7", &[browser, ("sec-fetch-mode", "cors")]));
+        assert!(check("/players/7", &[browser, ("sec-fetch-mode", "navigate")]));
     }
 }
