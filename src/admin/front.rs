@@ -17,7 +17,7 @@ use tower_service::Service;
 
 use crate::admin::auth::Actor;
 use crate::admin::fault::Fault;
-use crate::base::{Deadline, shown_millis};
+use crate::base::{Deadline, redacted_target, shown_millis};
 use crate::client::{Client, ClientError, H1Connection, Part};
 use crate::filters::{SecurityHeaders, behind_the_route};
 use crate::listener::{App, Downstream};
@@ -183,7 +183,7 @@ fn tell(exchange: &Exchange, client: &Client, status: StatusCode, fault: Option<
         event = "admin_request",
         request_id = exchange.request_id.as_str(),
         method = %request.method,
-        path = request.uri.path(),
+        path = %String::from_utf8_lossy(&redacted_target(request.uri.path().as_bytes())),
         listener = "admin",
         client = %exchange.client_ip,
         actor = actor.map(|it| &*it.0),

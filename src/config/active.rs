@@ -202,7 +202,7 @@ pub fn compile_files(
     let secrets = SecretValues::of(gateway);
     let mut process = look_at_gateway(gateway, &secrets);
     if let Ok(Looked { content, diagnostics, .. }) = &mut process {
-        content.check_certificates(diagnostics);
+        content.check_machine(diagnostics);
     }
     let mode = process.as_ref().map_or_else(|_| Mode::of_environment(), |it| it.content.mode);
     let snapshot = look_at_both(&mut process, routes, (services, filters), mode, &secrets);

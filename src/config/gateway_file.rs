@@ -287,7 +287,7 @@ impl Process {
             ),
             trusted_fields: TrustedFields::compile(&file.trusted_fields, &At::ROOT.key("trusted_fields"), diagnostics),
             public_url: public_url(file, &At::ROOT.key("public_url"), diagnostics),
-            threads: threads(file.threads),
+            threads: threads(file.threads, diagnostics),
             guard: GuardRules::compile(&file.guard, &At::ROOT.key("guard"), diagnostics),
             state: Backend::compile(&file.state, &At::ROOT.key("state"), diagnostics),
             cache: file.cache.compile(&At::ROOT.key("cache"), diagnostics),
@@ -306,11 +306,22 @@ impl Process {
         process
     }
 
-    /// Opens the certificates as a start does, and reports those that can't be used. Not for a reload, which keeps
-    /// what it has.
-    pub fn check_certificates(&self, diagnostics: &mut Diagnostics) {
+    /// Looks for what a start needs of the machine, as a start does: certificates that can be used, addresses that are
+    /// the machine's, a folder for the store. Not for a reload, which keeps what it has.
+    pub fn check_machine(&self, diagnostics: &mut Diagnostics) {
         let listeners = At::ROOT.key("listeners");
         let list = listeners.key("public");
+        for listener in &self.public {
+            check_local(listener.address, &list.index(listener.number), diagnostics);
+        }
+        check_local(self.admin.address, &listeners.key("admin"), diagnostics);
+        if let (Place::Sqlite(path), Some(_)) = (&self.store, &self.written.store)
+            && let Some(above) = path.ancestors().skip(1).find(|it| it.exists())
+            && !above.is_dir()
+        {
+            let message = format!("`{}` is no folder, so there can be no file in it", above.display());
+            diagnostics.error(&At::ROOT.key("store").key("sqlite").key("path"), message).help("name another file");
+        }
         for listener in &self.public {
             if let Some(tls) = &listener.tls {
                 tls.check(&list.index(listener.number).key("tls"), diagnostics);
@@ -433,14 +444,33 @@ fn public_url(file: &GatewayFile, at: &At<'_>, diagnostics: &mut Diagnostics) ->
     Some(written.trim_end_matches('/').to_owned())
 }
 
-fn threads(written: Threads) -> usize {
+/// More worker threads than that are of no use on any machine, and each costs memory and descriptors.
+const THREADS_MAX: usize = 1024;
+
+fn threads(written: Threads, diagnostics: &mut Diagnostics) -> usize {
     match written {
+        Threads::Number(number) if number.get() > THREADS_MAX => {
+            let message = format!("more than {THREADS_MAX} worker threads");
+            diagnostics.error(&At::ROOT.key("threads"), message).help("write `auto` for one a core");
+            1
+        }
         Threads::Number(number) => number.get(),
         Threads::Auto => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
     }
 }
 
 fn check_admin(process: &Process, diagnostics: &mut Diagnostics) {
+    // Where it can't be told who calls, that is a fault, below.
+    if !process.admin.address.ip().is_loopback() && process.tokens.can_sign() {
+        let at = At::ROOT.key("listeners");
+        let at = at.key("admin");
+        diagnostics
+            .warn(
+                &at.key("address"),
+                "credentials of operators cross the network as plain text: this listener has no TLS",
+            )
+            .help("listen on 127.0.0.1, or on a network that nobody else is in, behind something that speaks TLS");
+    }
     if process.written.registry.open && !process.admin.address.ip().is_loopback() {
         diagnostics
             .error(&At::ROOT.key("registry").key("open"), "the registry can be open on loopback alone")
@@ -451,6 +481,16 @@ fn check_admin(process: &Process, diagnostics: &mut Diagnostics) {
         let message = "an admin listener away from loopback needs tokens.hs256_secret or tokens.signing_key";
         let diagnostic = diagnostics.error(&at.key("admin"), message);
         diagnostic.help("listen on 127.0.0.1, or set tokens.hs256_secret to \"${PROXY_JWT_SECRET}\"");
+    }
+}
+
+/// An address that no interface of this machine has can't be listened on. A socket of UDP takes it from nobody who
+/// listens there.
+fn check_local(address: SocketAddr, at: &At<'_>, diagnostics: &mut Diagnostics) {
+    let bound = std::net::UdpSocket::bind(SocketAddr::new(address.ip(), 0));
+    if bound.is_err_and(|it| it.kind() == std::io::ErrorKind::AddrNotAvailable) {
+        let message = format!("no interface of this machine has the address {}", address.ip());
+        diagnostics.error(&at.key("address"), message).help("write 0.0.0.0 or [::] for every interface");
     }
 }
 

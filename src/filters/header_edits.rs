@@ -253,6 +253,11 @@ fn field_name(name: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<
         diagnostics.error(at, "not a header name").help("letters, digits and dashes, such as x-api-version");
         return None;
     };
+    if name.contains('*') {
+        let diagnostic = diagnostics.error(at, "an asterisk stands for no other letters in a header name");
+        diagnostic.help("write each field by its whole name");
+        return None;
+    }
     if OURS.contains(&parsed.as_str()) {
         let diagnostic = diagnostics.error(at, format!("`{parsed}` belongs to the connection or frames the message"));
         diagnostic.help(match parsed.as_str() {

@@ -23,6 +23,7 @@ use super::metrics::{CERTIFICATE_ENDS, CERTIFICATES_KEPT};
 use super::validity::validity;
 use crate::base::{At, Diagnostics};
 use crate::telemetry::Timestamp;
+use crate::transport::unfit;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How long before its end a certificate is complained about.
@@ -56,7 +57,7 @@ pub enum TlsError {
         key: PathBuf,
     },
     /// One of them is of an unknown kind.
-    #[error("{} and {} cannot be used together: {source}", cert.display(), key.display())]
+    #[error("{} and {} cannot be used together: {}", cert.display(), key.display(), unfit(source).0)]
     Unfit {
         /// The certificate's file.
         cert: PathBuf,
@@ -102,7 +103,7 @@ impl TlsError {
                 "take the key that the certificate was requested with; the server's own certificate comes first"
                     .to_owned()
             }
-            Self::Unfit { .. } => "RSA, ECDSA on P-256 or P-384, and Ed25519 can be used".to_owned(),
+            Self::Unfit { source, .. } => unfit(source).1.to_owned(),
             Self::Untimely { .. } => "put a certificate in its place that is valid now, or set the clock".to_owned(),
             Self::Authority { .. } | Self::Setup(_) => "authorities are certificates in PEM".to_owned(),
         }

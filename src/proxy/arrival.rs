@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 
 use super::client_ip::{from_the_end, walk};
 use super::forwarded::{Element, elements};
+use super::strangers;
 use crate::config::{Process, TrustedFields, TrustedProxies};
 use crate::http::{self as codec, Claim};
 use crate::pipeline::{
@@ -114,6 +115,9 @@ impl<'p> Arrival<'p> {
                 Some(Claim::Proxies | Claim::Anybody) if codec::parts_requests(name) => stay.push(name.clone()),
                 Some(Claim::Proxies | Claim::Anybody) => {}
             }
+        }
+        if !self.trusted && wrong.iter().any(|it| *it == X_FORWARDED_FOR || *it == FORWARDED) {
+            strangers::tell(self.client_ip);
         }
         for name in &wrong {
             request.remove_header(name);

@@ -13,6 +13,7 @@ mod idempotent;
 mod orphans;
 mod reply;
 mod shell;
+mod strangers;
 mod strict;
 mod upgrade;
 mod way;

@@ -51,7 +51,7 @@ const VARIABLE_BEGINS: [&str; 5] = ["http_", "arg_", "cookie_", "ssl_client_", "
 pub(super) fn pattern(text: &str) -> Option<Translation> {
     let bare = text.trim_start_matches(['~', '*', '=', ' ']);
     let bare = bare.strip_prefix('^').map_or(bare, |it| it.trim_start_matches(['~', ' ']));
-    let bare = bare.strip_suffix('$').filter(|it| !it.ends_with('/')).unwrap_or(bare);
+    let bare = bare.strip_suffix('$').unwrap_or(bare);
     let anchored = bare != text;
     let inner = bare.strip_prefix('/')?;
     let mut translation =

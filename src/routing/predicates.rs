@@ -209,6 +209,11 @@ impl Methods {
             let at = at.index(index);
             let upper = text.to_ascii_uppercase();
             match Method::from_bytes(text.as_bytes()) {
+                Ok(_) if text.contains('*') => {
+                    diagnostics
+                        .error(&at, format!("`{text}` stands for no other method"))
+                        .help("leave `methods` out to take any");
+                }
                 // Methods are case-sensitive (RFC 9110, section 9.1): `get` would never match.
                 Ok(_) if *text != upper && is_standard(&upper) => diagnostics
                     .error(&at, format!("`{text}` is not `{upper}`: methods heed case"))

@@ -5,7 +5,14 @@
 /// Whether a pair has this name, and then its value as it stands there.
 pub fn value_of<'q>(pair: &'q str, name: &str) -> Option<&'q str> {
     let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-    (!key.is_empty() && Decoded(key).eq(name.bytes())).then_some(value)
+    (!key.is_empty() && bare(key).eq(name.bytes())).then_some(value)
+}
+
+/// A name without the blanks around it: there are servers that take them away, and to them `+t` is `t`.
+fn bare(key: &str) -> impl Iterator<Item = u8> {
+    let blank = |it: u8| it == b' ' || it == b'\t';
+    let end = Decoded(key).enumerate().filter(|(_, it)| !blank(*it)).last().map_or(0, |(at, _)| at + 1);
+    Decoded(key).take(end).skip_while(move |it| blank(*it))
 }
 
 /// Appends a query to a target that may have one already.
@@ -51,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_name_is_the_same_however_it_is_encoded() {
-        for pair in ["t=A", "%74=A"] {
+        for pair in ["t=A", "%74=A", "+t=A", "t%20=A", "+%74+=A"] {
             assert_eq!(value_of(pair, "t"), Some("A"), "{pair}");
         }
         assert_eq!(value_of("a+b=1", "a b"), Some("1"));

@@ -173,14 +173,14 @@ impl Inner {
             })
             .connect_lazy_with(options);
         let database = Database { pool, begin: sql::begin(&self.place) };
-        tokio::spawn(purge::run(database.clone()));
+        tokio::spawn(purge::run(database.clone(), self.place.clone()));
         Ok(database)
     }
 }
 
 /// What a caller can distinguish. The text of a database's error names tables, never values; but it may name who
 /// could not sign in where, which is a part of the secret that a server's URL is.
-fn sorted(error: sqlx::Error, place: &Place) -> StoreError {
+pub(super) fn sorted(error: sqlx::Error, place: &Place) -> StoreError {
     let why = match error {
         sqlx::Error::Database(error) if error.is_unique_violation() => return StoreError::Conflict,
         sqlx::Error::Database(error) => error.message().to_owned(),

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::store::calls::Database;
+use crate::store::Place;
+use crate::store::calls::{Database, sorted};
 use crate::store::sql;
 
 /// How often it looks.
@@ -13,10 +14,11 @@ const BATCH: i64 = 500;
 const KEYS_SHOWN: i64 = 30 * 86_400;
 
 /// As long as the database is open.
-pub(super) async fn run(database: Database) {
+pub(super) async fn run(database: Database, place: Place) {
     loop {
         tokio::time::sleep(EVERY).await;
         if let Err(error) = purge(&database, sql::now()).await {
+            let error = sorted(error, &place);
             tracing::warn!(event = "store_purge_failed", error = %error, "it is tried again");
         }
     }

@@ -1,7 +1,10 @@
 //! RFC 3339 in UTC with milliseconds.
 
 use std::cell::Cell;
+use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Serialize, Serializer};
 
 thread_local! {
     // The calendar changes once a second; requests come by the ten thousand.
@@ -9,7 +12,7 @@ thread_local! {
 }
 
 /// A moment as log lines show it: `2026-11-20T20:44:39.123Z`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Timestamp([u8; 24]);
 
 impl Timestamp {
@@ -27,6 +30,14 @@ impl Timestamp {
         Self(text)
     }
 
+    /// Another moment; one before 1970 is its beginning.
+    pub fn of(moment: SystemTime) -> Self {
+        let since = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut it = Self::of_seconds(since.as_secs());
+        digits(&mut it.0[20..23], u64::from(since.subsec_millis()));
+        it
+    }
+
     /// A moment so many seconds after the beginning of 1970.
     pub fn of_seconds(seconds: u64) -> Self {
         let mut text = *b"0000-00-00T00:00:00.000Z";
@@ -37,6 +48,19 @@ impl Timestamp {
     /// The text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("digits and dashes are UTF-8")
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// As text.
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 

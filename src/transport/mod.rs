@@ -4,6 +4,7 @@
 //! own, needs neither.
 
 mod buffers;
+mod unfit;
 mod write_queue;
 
 use std::io::{self, IoSlice};
@@ -26,6 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 pub use buffers::{poll_read_body, poll_read_head};
+pub use unfit::unfit;
 pub use write_queue::WriteQueue;
 
 /// One connection, a client's or an upstream's.

@@ -64,6 +64,7 @@ pub(super) async fn check_all(live: Arc<Live>) {
         let now = live.endpoints();
         let fresh: Vec<_> = now.iter().filter(|it| !known.iter().any(|known| Arc::ptr_eq(known, it))).collect();
         for endpoint in fresh {
+            endpoint.state.await_check();
             checking.push(check_one(&live, endpoint.clone(), policy, &check, &permits));
         }
         known = now;

@@ -287,7 +287,8 @@ pub(super) struct State {
     fresh_since: AtomicU64,
     notes: Mutex<Notes>,
     labels: [String; 2],
-    healthy: IntGauge,
+    /// Whether its series are gone for good.
+    retired: Mutex<bool>,
     in_flight_gauge: IntGauge,
     success: IntCounter,
     failure: IntCounter,
@@ -328,15 +329,35 @@ impl State {
             refusing_until: AtomicU64::new(0),
             fresh_since: AtomicU64::new(0),
             notes: Mutex::new(Notes::new()),
-            healthy: metrics::HEALTHY.with_label_values(&pair),
+            retired: Mutex::new(false),
             in_flight_gauge: metrics::IN_FLIGHT.with_label_values(&pair),
             success: requests(Outcome::Success),
             failure: requests(Outcome::Failure),
             abandoned: requests(Outcome::Abandoned),
             labels,
         };
-        state.healthy.set(1);
+        state.show_health(Some(1));
         state
+    }
+
+    /// It is going to be checked: until it was, nobody knows whether it is healthy.
+    pub(super) fn await_check(&self) {
+        if self.health() == Health::Unknown {
+            self.show_health(None);
+        }
+    }
+
+    fn show_health(&self, healthy: Option<i64>) {
+        let retired = self.retired.lock();
+        if *retired {
+            return;
+        }
+        let pair = [self.labels[0].as_str(), self.labels[1].as_str()];
+        match healthy {
+            Some(healthy) => metrics::HEALTHY.with_label_values(&pair).set(healthy),
+            // There may be none.
+            None => _ = metrics::HEALTHY.remove_label_values(&pair),
+        }
     }
 
     pub(super) fn health(&self) -> Health {
@@ -407,7 +428,7 @@ impl State {
 
     fn set(&self, health: Health) {
         self.health.store(health as u8, Relaxed);
-        self.healthy.set(i64::from(health != Health::Unhealthy));
+        self.show_health(Some(i64::from(health != Health::Unhealthy)));
     }
 
     pub(super) fn refresh_metrics(&self) {
@@ -419,6 +440,8 @@ impl State {
         let pair = [self.labels[0].as_str(), self.labels[1].as_str()];
         // A series may be gone already if two fleets in one process share a name, as in tests.
         self.breaker.lock().iter().for_each(|it| it.retire());
+        let mut retired = self.retired.lock();
+        *retired = true;
         let _ = metrics::HEALTHY.remove_label_values(&pair);
         let _ = metrics::IN_FLIGHT.remove_label_values(&pair);
         for outcome in [Outcome::Success, Outcome::Failure, Outcome::Abandoned] {

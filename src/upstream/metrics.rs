@@ -10,7 +10,8 @@ use prometheus::{
 const ONCE: &str = "a family is registered once, under a name of its own";
 
 pub(super) static HEALTHY: Lazy<IntGaugeVec> = Lazy::new(|| {
-    let help = "Whether an endpoint gets requests: 1 if healthy or not checked, 0 if unhealthy.";
+    let help =
+        "Whether an endpoint gets requests: 1 if healthy or not checked, 0 if unhealthy, none before its first check.";
     register_int_gauge_vec!("moongate_endpoint_healthy", help, &["upstream", "endpoint"]).expect(ONCE)
 });
 

@@ -1,7 +1,5 @@
 //! What the admin API shows of upstreams.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde::Serialize;
 
 use super::breaker::BreakerState;
@@ -12,6 +10,7 @@ use super::discovery::Feed;
 use super::endpoint::{Endpoint, Health};
 use super::live::Live;
 use crate::base::shown_millis;
+use crate::telemetry::Timestamp;
 
 /// An upstream, as the admin API shows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -71,13 +70,13 @@ pub struct SourceReport {
     pub source: String,
     /// How many endpoints its last good answer has.
     pub endpoints: usize,
-    /// When that was confirmed last, in milliseconds since 1970; nothing if there never was one.
-    pub confirmed: Option<u64>,
+    /// When that was confirmed last; nothing if there never was one.
+    pub confirmed: Option<Timestamp>,
     /// Why the newest look-up came to nothing, if it did; the last good answer goes on serving.
     pub error: Option<String>,
 }
 
-/// An endpoint, as the admin API shows it. Times are milliseconds since 1970.
+/// An endpoint, as the admin API shows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EndpointReport {
     /// Where it is.
@@ -99,9 +98,9 @@ pub struct EndpointReport {
     /// Whether its first check is still to come.
     pub pending: bool,
     /// Since when its health is as it is.
-    pub since: u64,
+    pub since: Timestamp,
     /// When it was checked last.
-    pub last_check: Option<u64>,
+    pub last_check: Option<Timestamp>,
     /// Why the last check failed; nothing if it passed.
     pub last_error: Option<String>,
     /// The last time that a request could not be connected.
@@ -120,9 +119,9 @@ pub struct EndpointReport {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EjectionReport {
     /// When.
-    pub at: u64,
+    pub at: Timestamp,
     /// Until when.
-    pub until: u64,
+    pub until: Timestamp,
     /// Why, in plain words.
     pub reason: String,
 }
@@ -131,7 +130,7 @@ pub struct EjectionReport {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ConnectFailure {
     /// When.
-    pub at: u64,
+    pub at: Timestamp,
     /// Why, in plain words.
     pub reason: String,
 }
@@ -177,7 +176,7 @@ impl SourceReport {
         Self {
             source: feed.source().to_string(),
             endpoints: found.endpoints.len(),
-            confirmed: found.confirmed.map(millis),
+            confirmed: found.confirmed.map(Timestamp::of),
             error: found.error,
         }
     }
@@ -193,27 +192,23 @@ impl EndpointReport {
             health: endpoint.health(),
             ejected: endpoint.is_ejected(),
             ejection: endpoint.record().last_ejection().map(|it| EjectionReport {
-                at: millis(it.at),
-                until: millis(it.at + it.time),
+                at: Timestamp::of(it.at),
+                until: Timestamp::of(it.at + it.time),
                 reason: it.reason,
             }),
             breaker: endpoint.breaker(),
             slow_start: endpoint.starts_slowly(),
             pending: checked && endpoint.health() == Health::Unknown,
-            since: millis(notes.since),
-            last_check: notes.last_check.map(millis),
+            since: Timestamp::of(notes.since),
+            last_check: notes.last_check.map(Timestamp::of),
             last_error: notes.last_error,
             connect_failure: notes
                 .connect_failure
-                .map(|(at, reason)| ConnectFailure { at: millis(at), reason: reason.to_string() }),
+                .map(|(at, reason)| ConnectFailure { at: Timestamp::of(at), reason: reason.to_string() }),
             in_flight: endpoint.in_flight(),
             requests: endpoint.state.requests(),
             failures: endpoint.state.failures(),
             latency_ms: endpoint.latency().map(|it| shown_millis(it.as_secs_f64())),
         }
     }
-}
-
-fn millis(moment: SystemTime) -> u64 {
-    moment.duration_since(UNIX_EPOCH).map_or(0, |it| it.as_millis() as u64)
 }

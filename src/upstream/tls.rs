@@ -17,6 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 
 use crate::base::{At, Diagnostics};
+use crate::transport::unfit;
 use crate::yaml::MARK;
 
 use super::config::UpstreamTlsConfig;
@@ -159,8 +160,10 @@ fn identity(cert: &Path, key: &Key<'_>, hasher: &mut DefaultHasher) -> Result<Ce
         PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| "the key is no private key in PEM form".to_owned())?;
     let secret = private.secret_der().to_vec();
     let provider = rustls::crypto::ring::default_provider();
-    CertifiedKey::from_der(certificates.clone(), private, &provider)
-        .map_err(|error| format!("the key does not fit the certificate: {error}"))?;
+    CertifiedKey::from_der(certificates.clone(), private, &provider).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => "the key does not fit the certificate: it is that of another".to_owned(),
+        error => format!("{}: {}", unfit(&error).0, unfit(&error).1),
+    })?;
     guarded(cert, || CertKey::new(certificates.iter().map(|it| it.to_vec()).collect(), secret.clone()))
 }
 

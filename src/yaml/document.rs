@@ -17,11 +17,12 @@ use crate::base::{Diagnostic, Diagnostics, Part, Secret};
 use super::environment::{Environment, as_due, fill, plain_value, without_defaults, without_variables};
 use super::faults::{Fault, Faults};
 use super::include::{self, Includer};
-use super::secrets::{Places, Secrets, hidden_in, is_reference, mentions_secret, names_secret, reference};
+use super::secrets::{Places, Secrets, hidden_in, is_reference, mentions_secret, reference};
 use super::shown::Lines;
 use super::spans::{self, Child, Content, Note, Span, Spanned};
 use super::structure::{self, Loaded};
 use super::syntax::Failure;
+use super::visible::{Hidden, Standing};
 
 /// The largest file that is read, in bytes.
 const SIZE_MAX: usize = 4 << 20;
@@ -161,8 +162,8 @@ impl Document {
         }
         let fatal = |document: &Self, note: Note| {
             let help = note.help.clone().or_else(|| document.help_with_text(&note));
-            let fault = document.fault((note.span, None), &note.path, &note.message, help.as_deref());
-            Faults::new(vec![fault])
+            let hidden = Hidden::default();
+            Faults::new(vec![document.fault((note.span, None), &note.path, (&note.message, help.as_deref()), &hidden)])
         };
         // The limits are held by the parse with spans, so it comes first.
         let spanned = spans::parse(text).map_err(|note| fatal(&document, note))?;
@@ -312,22 +313,34 @@ impl Document {
     /// Gives each diagnostic its place. Diagnostics about what [`load`](Self::load) had to leave out are
     /// dropped: they follow from faults that are reported already.
     pub fn place(&self, diagnostics: &Diagnostics) -> Faults {
-        let first = diagnostics.iter().take(PLACED_MAX);
-        Faults::new(first.filter_map(|it| self.placed(it)).collect())
+        if diagnostics.is_empty() {
+            return Faults::default();
+        }
+        let (first, hidden) = (diagnostics.iter().take(PLACED_MAX), self.hidden());
+        Faults::new(first.filter_map(|it| self.placed(it, &hidden)).collect())
+    }
+
+    fn hidden(&self) -> Hidden {
+        Hidden::of(self.root.as_ref(), &self.schema, self.brought.iter().map(|it| it.value.as_str()))
     }
 
     /// Gives each warning its place.
     pub fn place_warnings(&self, diagnostics: &Diagnostics) -> Faults {
-        let first = diagnostics.warnings().take(PLACED_MAX);
-        Faults::new(first.filter_map(|it| self.placed(it)).map(Fault::into_warning).collect())
+        let mut first = diagnostics.warnings().take(PLACED_MAX).peekable();
+        if first.peek().is_none() {
+            return Faults::default();
+        }
+        let hidden = self.hidden();
+        Faults::new(first.filter_map(|it| self.placed(it, &hidden)).map(Fault::into_warning).collect())
     }
 
-    fn placed(&self, diagnostic: &Diagnostic) -> Option<Fault> {
+    fn placed(&self, diagnostic: &Diagnostic, hidden: &Hidden) -> Option<Fault> {
+        let without_secrets = |path: &str, text: &str| self.without_secrets(path, text, hidden);
         if let Some(number) = diagnostic.path.strip_prefix('@') {
             let note = self.notes.get(number.parse::<usize>().ok()?)?;
-            let help = note.help.as_ref().map(|it| self.without_secrets(&note.path, it));
-            let message = self.without_secrets(&note.path, &note.message);
-            return Some(self.fault((note.span, Some(Part::Key)), &note.path, &message, help.as_deref()));
+            let help = note.help.as_ref().map(|it| without_secrets(&note.path, it));
+            let message = without_secrets(&note.path, &note.message);
+            return Some(self.fault((note.span, Some(Part::Key)), &note.path, (&message, help.as_deref()), hidden));
         }
         let path = match diagnostic.path.strip_prefix(structure::AS_WRITTEN) {
             Some(path) => path.to_owned(),
@@ -342,13 +355,19 @@ impl Document {
             (Some((_, span)), Part::Value) if !found => *span,
             _ => child.span,
         };
-        let message = self.without_secrets(&path, &diagnostic.message);
-        let help = diagnostic.help.as_ref().map(|it| self.without_secrets(&path, it));
-        Some(self.fault((span, Some(diagnostic.part)), &path, &message, help.as_deref()))
+        let message = without_secrets(&path, &diagnostic.message);
+        let help = diagnostic.help.as_ref().map(|it| without_secrets(&path, it));
+        Some(self.fault((span, Some(diagnostic.part)), &path, (&message, help.as_deref()), hidden))
     }
 
     /// A fault at a span, of which it is known whether it is a name.
-    fn fault(&self, (span, part): (Span, Option<Part>), path: &str, message: &str, help: Option<&str>) -> Fault {
+    fn fault(
+        &self,
+        (span, part): (Span, Option<Part>),
+        path: &str,
+        (message, help): (&str, Option<&str>),
+        hidden: &Hidden,
+    ) -> Fault {
         let line = span.line.clamp(1, self.lines.len());
         let text = self.line(line);
         let width = text.chars().count();
@@ -358,12 +377,15 @@ impl Document {
             // A list or mapping over several lines: what stands on the first is enough.
             false => text.trim_end().chars().count() + 1,
         };
-        let place = Places::of(&self.schema).place(path);
-        let own = (part == Some(Part::Key) && place.known && !place.secret).then_some(span);
+        let (place, shown) = (Places::of(&self.schema).place(path), hidden.path(&self.schema, path));
+        let key = spans::unescape(path.rsplit('/').next().unwrap_or_default());
+        let begins = text.chars().skip(column - 1).collect::<String>();
+        let named = part == Some(Part::Key) && place.known && !place.secret && shown == path;
+        let own = (named && begins.trim_start_matches(['"', '\'']).starts_with(&key)).then_some(span);
         let (file, local) = self.home_of(line);
         let mut fault = Fault::new(file, local, column, &self.shown(line, own));
         fault.length = end.saturating_sub(column).max(1);
-        Places::of(&self.schema).shown(path).clone_into(&mut fault.path);
+        shown.clone_into(&mut fault.path);
         fault.saying(message, help)
     }
 
@@ -403,7 +425,7 @@ impl Document {
 
     /// A message must not show what the environment brought in: neither whole, nor, where it is
     /// about such a value, any word of it. The same is true of a secret that stands in the file.
-    fn without_secrets(&self, path: &str, message: &str) -> String {
+    fn without_secrets(&self, path: &str, message: &str, hidden: &Hidden) -> String {
         let mut message = message.to_owned();
         for Brought { path: place, shown, value } in self.brought.iter().filter(|it| !it.value.is_empty()) {
             message = message.replace(&format!("`{value}`"), &format!("`{shown}`"));
@@ -416,20 +438,14 @@ impl Document {
                 message = Secret::from(value.clone()).out_of(&message);
             }
         }
-        let places = Places::of(&self.schema);
-        let above = &path[..path.rfind('/').unwrap_or_default()];
-        if let Some(key) = path[places.shown(path).len()..].rsplit('/').next().filter(|it| !it.is_empty()) {
-            let key = spans::unescape(key);
-            if !places.is_word(above, &key) {
-                message = Secret::from(key).out_of(&message);
-            }
-        }
-        match (&self.tree().nearest(path).0.node.content, places.place(path).secret) {
+        let message = hidden.out_of(&message);
+        let standing = Standing::at(&self.schema, path);
+        match &self.tree().nearest(path).0.node.content {
             // `true` is a word of messages, and no secret.
-            (Content::Scalar { text, plain: true }, true) if plain_value(text).is_bool() => message,
-            (Content::Scalar { text, .. }, true) if !names_secret(text) => {
+            Content::Scalar { text, plain: true } if plain_value(text).is_bool() => message,
+            Content::Scalar { text, .. } if standing.known() && !standing.shows(text) => {
                 // What says that a secret was meant is none of it.
-                hidden_in(&message, &without_variables(text).replace(super::MARK, " "), places.shown(path))
+                hidden_in(&message, &without_variables(text).replace(super::MARK, " "), path)
             }
             _ => message,
         }
@@ -604,9 +620,14 @@ fn values(text: &str) -> Result<Value, Note> {
     let Lenient(value) = Lenient::deserialize(first).map_err(|error| {
         let place = error.location().map_or((1, 1), |it| (it.line(), it.column()));
         let span = Span::point(place.0, place.1);
-        let message = error.to_string();
-        let message = message.split(" at line ").next().unwrap_or_default();
-        Note { path: String::new(), span, message: format!("not YAML: {message}"), help: None }
+        let said = error.to_string();
+        let said = said.split(" at line ").next().unwrap_or_default();
+        // About a value that is not what its tag says, it repeats the value.
+        let (said, help) = match said.contains("invalid") || said.contains('"') {
+            true => ("a value is not what its tag says", Some("leave the `!!...` out".to_owned())),
+            false => (said, None),
+        };
+        Note { path: String::new(), span, message: format!("not YAML: {said}"), help }
     })?;
     match value {
         Value::Null => Err(spans::empty()),

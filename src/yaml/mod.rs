@@ -16,6 +16,7 @@ mod shown;
 mod spans;
 mod structure;
 mod syntax;
+mod visible;
 
 #[cfg(test)]
 mod tests;

@@ -7,9 +7,8 @@ use serde_json::Value;
 
 use crate::base::REDACTED;
 
-use super::elsewhere;
 use super::spans::escape;
-use super::structure::{children_of, keys_at, schemas_at};
+use super::structure::schemas_at;
 
 /// Begins a value that is the name of a secret.
 pub const MARK: &str = "secret:";
@@ -29,8 +28,6 @@ pub(super) struct Place {
     pub(super) known: bool,
     /// What stands there is, or may be, a secret.
     pub(super) secret: bool,
-    /// A list or a mapping may stand there, of which more is known.
-    pub(super) open: bool,
 }
 
 /// A text that names a secret: `secret:NAME`, or `SCHEME secret:NAME` as in `Authorization`.
@@ -48,29 +45,7 @@ impl<'s> Places<'s> {
     pub(super) fn place(&self, path: &str) -> Place {
         let schemas = schemas_at(self.schema, path);
         let secret = |it: &&Value| it.get("writeOnly") == Some(&Value::Bool(true));
-        let open = |it: &&Value| it.get("properties").is_some() || children_of(it).next().is_some();
-        Place { known: !schemas.is_empty(), secret: schemas.iter().any(secret), open: schemas.iter().any(open) }
-    }
-
-    /// Whether a key that is not known at a path may be shown all the same: a secret that begins with a brace is read
-    /// as a mapping, and is none of the words that stand in every manual.
-    pub(super) fn is_word(&self, path: &str, key: &str) -> bool {
-        elsewhere::key(key, &keys_at(self.schema, path)).is_some()
-    }
-
-    /// As much of a path as may be shown. A secret that begins with a brace is read as a mapping: its key is the secret;
-    /// and under a misspelt name nobody knows what stands.
-    pub(super) fn shown<'p>(&self, path: &'p str) -> &'p str {
-        let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]);
-        let mut above = 0;
-        for end in ends {
-            let parent = self.place(&path[..above]);
-            if !parent.known || (parent.secret && !self.place(&path[..end]).known) {
-                return &path[..above];
-            }
-            above = end;
-        }
-        path
+        Place { known: !schemas.is_empty(), secret: schemas.iter().any(secret) }
     }
 }
 

@@ -1,21 +1,18 @@
 //! What of a line may be shown: the one printer of source lines.
 //!
-//! A line is shown as far as it is known to be harmless: keys, and values at places that the schema knows and that are
-//! not for secrets. Everything else is blanked, letter by letter so that columns stay what they are: values of secret
-//! fields and of unknown keys (which may be misspelt ones), what variables fall back to, comments, and whatever has the
-//! shape of a key. A text that could not be read has no places; of its lines, only what stands under keys that never
-//! hold a secret is shown.
+//! A line is shown as far as it is known to be harmless (see `visible.rs`). Everything else is blanked, letter by letter
+//! so that columns stay what they are: values of secret fields and of unknown keys (which may be misspelt ones), what
+//! variables fall back to, comments, and whatever has the shape of a key. A text that could not be read has no places;
+//! those of its lines are guessed from the names above them, and nothing is shown where that fails.
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use serde_json::Value;
 
-use crate::base::{credentials_in, names_credential, nearest};
+use crate::base::credentials_in;
 
-use super::secrets::{Places, is_reference};
-use super::spans::{Child, Content, Span, escape};
-use super::structure::{children_of, keys_at, variants_of};
+use super::spans::{Child, Span};
+use super::visible::{Piece, Standing, walk};
 
 /// Stands for a letter that is not shown.
 const BLANK: char = '*';
@@ -60,7 +57,7 @@ impl Lines<'_> {
         let marks = vec![Mark::Unknown; letters.len()];
         let mut line = Line { number, text, letters, marks };
         match self.root {
-            Some(root) => self.visit(root, &mut String::new(), false, &mut line),
+            Some(root) => self.mark(root, &mut line),
             None if text.len() <= LINE_MAX => self.guess(before, &mut line),
             None => {}
         }
@@ -74,106 +71,161 @@ impl Lines<'_> {
         line.shown()
     }
 
-    /// Marks what of a value stands on the line.
-    fn visit(&self, child: &Child, path: &mut String, hidden: bool, line: &mut Line<'_>) {
-        let place = Places::of(self.schema).place(path);
-        match &child.node.content {
-            Content::Scalar { text, .. } => {
-                let hidden = (hidden || !place.known || place.secret) && !is_reference(text);
-                // What a variable falls back to may go on in the next line.
-                let hidden = hidden || (child.span.line < child.span.end_line && text.contains(":-"));
-                let shown = line.text.len() <= LINE_MAX && !hidden;
-                if !text.is_empty() {
-                    line.mark(child.span, if shown { Mark::Harmless } else { Mark::Hidden });
-                }
-            }
-            Content::List(children) | Content::Map(children) => {
-                let hidden = hidden || !place.known || (place.secret && !place.open);
-                let length = path.len();
-                for (index, child) in children.iter().enumerate() {
-                    if !line.touches(child) {
-                        continue;
-                    }
-                    match &child.key {
-                        Some((key, span)) => {
-                            let meant = self.meant(path, key);
-                            path.push_str(&format!("/{}", escape(meant)));
-                            // Where a secret may stand, a brace may be its first letter.
-                            let places = Places::of(self.schema);
-                            let parent = &path[..length];
-                            let brace = place.secret && !places.place(path).known && !places.is_word(parent, key);
-                            let hidden = hidden || brace;
-                            line.mark(*span, if hidden { Mark::Hidden } else { Mark::Harmless });
-                        }
-                        None => path.push_str(&format!("/{index}")),
-                    }
-                    self.visit(child, path, hidden, line);
-                    path.truncate(length);
-                }
-            }
-        }
+    /// Marks what of the file's names and values stands on the line.
+    fn mark(&self, root: &Child, line: &mut Line<'_>) {
+        let number = line.number;
+        let on = |span: &Span| (span.line..=span.end_line).contains(&number);
+        let touches = |child: &Child| on(&child.span) || child.key.as_ref().is_some_and(|(_, span)| on(span));
+        let long = line.text.len() > LINE_MAX;
+        let mut tell = |piece: Piece<'_>| {
+            // What a variable falls back to may go on in the next line.
+            let over = piece.span.line < piece.span.end_line && piece.text.contains(":-");
+            let shown = piece.shown && (piece.is_key || (!over && !long));
+            line.mark(piece.span, if shown { Mark::Harmless } else { Mark::Hidden });
+        };
+        walk(root, &Standing::root(self.schema), &touches, &mut tell);
     }
 
-    /// The key of the schema that a misspelt one was probably meant to be. A name for credentials is never taken for
-    /// a harmless one.
-    fn meant<'k>(&'k self, path: &str, key: &'k str) -> &'k str {
-        let known: Vec<&str> = keys_at(self.schema, path);
-        if known.contains(&key) || names_credential(key.as_bytes()) {
-            return key;
-        }
-        nearest(key, known).unwrap_or(key)
-    }
-
-    /// Marks what stands under keys that hold no secret wherever they are, up to the first that may. A line that goes
-    /// on with what a line above began is not shown.
+    /// Marks what is known of a line in a text that could not be read: names that the schema knows at their places,
+    /// and values without a secret behind them. Where a line may go on with what one above began, nothing is known.
     fn guess<'t>(&self, before: impl Iterator<Item = &'t str>, line: &mut Line<'_>) {
-        let keys = harmless_keys(self.schema);
-        let harmless = |text: &str, it: &Range<usize>| keys.get(text[it.clone()].trim_matches(QUOTES)).copied();
-        let mut indent = indentation(line.text);
-        for above in before {
-            let blank = above.trim_start().is_empty() || above.trim_start().starts_with('#');
-            if !blank && QUOTES.iter().any(|it| above.matches(*it).count() % 2 == 1) {
-                return; // it may not have ended
-            }
-            if blank || indentation(above) >= indent {
+        let mut above = Vec::new();
+        // A list may stand as deep as its name.
+        let listed = line.text.trim_start().starts_with("- ");
+        let mut indent = indentation(line.text) + usize::from(listed);
+        for text in before {
+            if listed && text.trim_start().starts_with("- ") && indentation(text) + 1 == indent {
                 continue;
             }
-            indent = indentation(above);
-            let Some(last) = keys_of(above).pop() else { return };
-            let harmless = harmless(above, &last).unwrap_or_else(|| opens(&above[last.end..]));
-            if !harmless {
-                return;
+            let blank = text.trim_start().is_empty() || text.trim_start().starts_with('#');
+            if !blank && QUOTES.iter().any(|it| text.matches(*it).count() % 2 == 1) {
+                return; // it may not have ended
             }
+            if blank || indentation(text) >= indent {
+                continue;
+            }
+            indent = indentation(text);
+            above.push(text);
             if indent == 0 {
                 break;
             }
         }
-        let found = keys_of(line.text);
-        for (number, key) in found.iter().enumerate() {
-            let value = key.end..found.get(number + 1).map_or(line.text.len(), |it| it.start);
-            match harmless(line.text, key) {
-                Some(true) => {
-                    line.mark_bytes(key.clone(), Mark::Harmless);
-                    line.mark_bytes(value, Mark::Harmless);
-                }
-                Some(false) => {
-                    line.mark_bytes(key.clone(), Mark::Harmless);
-                    return line.mark_bytes(key.end..line.text.len(), Mark::Hidden);
-                }
-                // A name that an operator chose: what it names is judged by its own keys.
-                None if opens(&line.text[value.clone()]) => {}
-                None => return line.mark_bytes(key.start..line.text.len(), Mark::Hidden),
+        let mut scan = Scan { place: Standing::root(self.schema), under: None, around: Vec::new() };
+        for text in above.into_iter().rev() {
+            let mut unmarked = Line { number: 0, text, letters: Vec::new(), marks: Vec::new() };
+            if !scan.read(&mut unmarked) {
+                return;
             }
         }
+        scan.read(line);
     }
 }
 
-impl Line<'_> {
-    fn touches(&self, child: &Child) -> bool {
-        let on = |span: &Span| (span.line..=span.end_line).contains(&self.number);
-        on(&child.span) || child.key.as_ref().is_some_and(|(_, span)| on(span))
+/// Reads lines that no parser could, name by name, each deeper than the one before.
+struct Scan<'s> {
+    /// Where names stand.
+    place: Standing<'s>,
+    /// Under the last name, if nothing stood there yet.
+    under: Option<Standing<'s>>,
+    /// What each open bracket stands in.
+    around: Vec<Standing<'s>>,
+}
+
+impl Scan<'_> {
+    /// Reads a line and marks it. False where nothing more is known: behind a secret, or what is none of ours.
+    fn read(&mut self, line: &mut Line<'_>) -> bool {
+        let text = line.text;
+        if let Some(under) = self.under.take() {
+            self.place = under;
+        }
+        let found = keys_of(text);
+        let mut at = 0;
+        for (number, key) in found.iter().enumerate() {
+            let next = found.get(number + 1).map_or(text.len(), |it| it.start);
+            let name = text[key.clone()].trim_matches(QUOTES);
+            // What begins behind a name without a bracket is its value, whatever it looks like.
+            let apart = number == 0 || text[at.min(key.start)..key.start].contains([',', '{', '[']);
+            let begins = at <= key.start && apart && self.brackets(&text[at..key.start]) && self.under.is_none();
+            let known = begins && self.place.has_name(name);
+            if !known {
+                line.mark_bytes(at.min(key.start)..text.len(), Mark::Hidden);
+                return false;
+            }
+            line.mark_bytes(key.clone(), Mark::Harmless);
+            let under = self.place.under(name);
+            // A list of texts is as harmless as one of them.
+            let listed = under.is_list() && under.element().takes("a");
+            let whole = listed || under.takes_text_alone();
+            let end = value_end(text, key.end + 1..next, self.around.is_empty(), whole);
+            let value = text[key.end + 1..end.unwrap_or(key.end + 1)].trim();
+            let due = if listed { under.element() } else { under.clone() };
+            if end.is_none() || (!value.is_empty() && !due.takes(value.trim_matches(QUOTES))) {
+                line.mark_bytes(key.end..text.len(), Mark::Hidden);
+                return false;
+            }
+            let end = end.unwrap_or(key.end + 1);
+            line.mark_bytes(key.end..end, Mark::Harmless);
+            self.under = value.is_empty().then_some(under);
+            at = end;
+        }
+        !found.is_empty() && self.brackets(&text[at..])
     }
 
+    /// Follows what stands between two names; false for what has no place there.
+    fn brackets(&mut self, between: &str) -> bool {
+        for sign in between.chars() {
+            match sign {
+                '{' | '[' => {
+                    let Some(under) = self.under.clone().or_else(|| self.place.is_list().then(|| self.place.element()))
+                    else {
+                        return false;
+                    };
+                    self.around.push(std::mem::replace(&mut self.place, under.clone()));
+                    self.under = under.is_list().then_some(under);
+                }
+                '}' | ']' => match self.around.pop() {
+                    Some(place) => (self.place, self.under) = (place, None),
+                    None => return false,
+                },
+                ',' => self.under = None,
+                '-' | ' ' | '"' | '\'' => {}
+                _ => return false,
+            }
+        }
+        if self.place.is_list() {
+            (self.place, self.under) = (self.place.element(), None);
+        }
+        true
+    }
+}
+
+/// Where a value ends that begins within these bytes, and stands in no bracket or in one; `None` if its quote does not
+/// end. `whole`: what begins with a bracket is one value, too, a list of texts or a text that lacks its quotes.
+fn value_end(text: &str, within: Range<usize>, in_block: bool, whole: bool) -> Option<usize> {
+    let blank = text[within.start..].len() - text[within.start..].trim_start().len();
+    let first = within.start + blank;
+    let rest = text.get(first..within.end).unwrap_or_default();
+    let end = match rest.chars().next() {
+        Some(quote @ ('"' | '\'')) => rest[1..].find(quote)? + 2,
+        Some('[') if whole => rest.find(']').map_or(rest.len(), |it| it + 1),
+        None => 0,
+        Some('{' | '[') if !whole => 0,
+        Some(_) if in_block => rest.find(" #").unwrap_or(rest.len()),
+        Some(_) => {
+            let mut depth = 0_u32;
+            let ends = |it: char| {
+                depth += u32::from(it == '{');
+                let closes = matches!(it, ',' | ']') || (it == '}' && depth == 0);
+                depth -= u32::from(it == '}' && depth > 0);
+                closes
+            };
+            rest.find(ends).unwrap_or(rest.len())
+        }
+    };
+    Some((first + end).min(text.len()))
+}
+
+impl Line<'_> {
     /// What is hidden stays so.
     fn mark(&mut self, span: Span, mark: Mark) {
         if !(span.line..=span.end_line).contains(&self.number) {
@@ -210,16 +262,18 @@ impl Line<'_> {
             if self.text[..start].ends_with('$') {
                 continue;
             }
-            let close = rest.find('}').unwrap_or(rest.len());
+            let Some(close) = rest.find('}') else { break };
             let falls_back = rest[name..].starts_with(":-");
+            // Anything else between the braces makes it no variable, and what begins with `${` may be a secret.
+            if name == 0 || (close != name && !falls_back) {
+                continue;
+            }
             let shown = if falls_back { name + 2 } else { name };
             self.mark_bytes(start..at + shown, Mark::Harmless);
             if falls_back {
                 self.mark_bytes(at + shown..at + close, Mark::Hidden);
             }
-            if falls_back || close == name {
-                self.mark_bytes(at + close..at + close + 1, Mark::Harmless);
-            }
+            self.mark_bytes(at + close..at + close + 1, Mark::Harmless);
         }
     }
 
@@ -235,11 +289,6 @@ impl Line<'_> {
 
 const QUOTES: [char; 2] = ['"', '\''];
 
-/// Whether nothing stands behind a key but the beginning of a list or mapping.
-fn opens(behind: &str) -> bool {
-    behind.trim_start_matches([' ', ':', '{', '[', '-', '\t']).is_empty()
-}
-
 fn indentation(line: &str) -> usize {
     line.len() - line.trim_start_matches([' ', '\t']).len()
 }
@@ -252,7 +301,7 @@ fn keys_of(line: &str) -> Vec<Range<usize>> {
         if !behind.is_none_or(|it| it.is_whitespace() || "{[\"'".contains(it)) {
             continue;
         }
-        let word = line[..colon].trim_end();
+        let word = line[..colon].trim_end_matches([' ', '\t']);
         let key = |it: char| it.is_ascii_alphanumeric() || "_-.".contains(it) || QUOTES.contains(&it);
         let start = word.rfind(|it| !key(it)).map_or(0, |at| at + word[at..].chars().next().map_or(1, char::len_utf8));
         if start < word.len() {
@@ -260,33 +309,4 @@ fn keys_of(line: &str) -> Vec<Range<usize>> {
         }
     }
     found
-}
-
-/// Every key that the schema knows, and whether there is never a secret under it.
-fn harmless_keys(schema: &Value) -> HashMap<&str, bool> {
-    let mut keys = HashMap::new();
-    gather(schema, schema, &mut keys);
-    keys
-}
-
-fn gather<'s>(root: &'s Value, schema: &'s Value, keys: &mut HashMap<&'s str, bool>) {
-    match schema {
-        Value::Array(list) => list.iter().for_each(|it| gather(root, it, keys)),
-        Value::Object(map) => {
-            for (name, property) in map.get("properties").and_then(Value::as_object).into_iter().flatten() {
-                let harmless = !may_be_secret(root, property);
-                keys.entry(name).and_modify(|it| *it &= harmless).or_insert(harmless);
-            }
-            map.values().for_each(|it| gather(root, it, keys));
-        }
-        _ => {}
-    }
-}
-
-/// Whether a value is a secret, or holds some under names that the schema does not know.
-fn may_be_secret(root: &Value, schema: &Value) -> bool {
-    let secret = |it: &&Value| it.get("writeOnly") == Some(&Value::Bool(true));
-    let variants = variants_of(root, schema);
-    variants.iter().any(secret)
-        || variants.iter().flat_map(|it| children_of(it)).any(|it| variants_of(root, it).iter().any(secret))
 }

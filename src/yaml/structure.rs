@@ -17,6 +17,7 @@ use crate::base::{Diagnostics, Part, nearest};
 use super::elsewhere;
 use super::forms::{self, flow, scalar};
 use super::spans::{escape, short, unescape};
+use super::visible::Standing;
 
 /// What to do where a list is due.
 const DASHES: &str = "begin each element with a dash: `- `, or put it between `[` and `]`";
@@ -408,9 +409,8 @@ impl Explainer<'_> {
     fn hint(&self, path: &str, wanted: &str) -> Option<String> {
         let value = self.at(path);
         let place = self.loaded.translate(path);
-        let secret =
-            || schemas_at(self.schema, &place).iter().any(|it| it.get("writeOnly") == Some(&Value::Bool(true)));
-        if (self.tainted)(&place) || secret() {
+        let shown = || value.as_str().is_none_or(|it| Standing::at(self.schema, &place).shows(it));
+        if (self.tainted)(&place) || !shown() {
             let number = value.as_str().is_some_and(|it| it.parse::<f64>().is_ok());
             let quoted = wanted.contains("whole number") && number;
             return quoted.then(|| "write it without quotes".to_owned());
@@ -785,6 +785,32 @@ pub(super) struct Due {
     pub(super) null: bool,
 }
 
+/// What a schema says under a name, or of an element, for each of some whose references are followed; so are those of
+/// what comes out.
+pub(super) fn step<'s>(root: &'s Value, schemas: &[&'s Value], token: &str) -> Vec<&'s Value> {
+    let known: Vec<&Value> = schemas.iter().filter_map(|it| it.get("properties")?.get(token)).collect();
+    let below = || schemas.iter().filter_map(|it| it.get("additionalProperties")).filter(|it| it.is_object());
+    let next: Vec<&Value> = match () {
+        () if !known.is_empty() => known,
+        () if below().next().is_some() => below().collect(),
+        () => schemas.iter().filter_map(|it| it.get("items")).collect(),
+    };
+    let mut expanded = Vec::new();
+    next.into_iter().for_each(|it| variants(root, it, 0, &mut expanded));
+    expanded
+}
+
+/// Whether a schema, its branches aside, takes a text, a number or the like.
+pub(super) fn takes_scalar(schema: &Value) -> bool {
+    let scalar = |it: &&str| ["string", "integer", "number", "boolean"].contains(it);
+    !words(schema).is_empty() || kinds(schema).iter().any(scalar)
+}
+
+/// The keys that a schema knows by itself.
+pub(super) fn keys_of(schema: &Value) -> Vec<&str> {
+    keys(schema.get("properties"))
+}
+
 fn walk<'s>(root: &'s Value, path: &str) -> (Vec<&'s Value>, bool) {
     let mut schemas = vec![root];
     let mut named = false;
@@ -883,7 +909,7 @@ fn tag(schema: &Value) -> Option<&str> {
 }
 
 /// The words that a schema of words allows.
-fn words(schema: &Value) -> Vec<&str> {
+pub(super) fn words(schema: &Value) -> Vec<&str> {
     let listed = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
     listed.chain(schema.get("const")).filter_map(Value::as_str).collect()
 }

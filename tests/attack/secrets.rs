@@ -3,9 +3,11 @@
 //! Where secrets may stand is asked of the schemas, so that a new field can't be forgotten here: a place without a
 //! canary fails the test.
 
+mod broken;
 mod faults;
 mod logs;
 mod places;
+mod storm;
 mod values;
 
 use std::io::Write;

@@ -52,7 +52,7 @@ fn told(gateway: &Gateway, status: u16, code: &str, words: &str) {
     assert!(line["cause"].as_str().is_some_and(|it| it.contains(words)), "{words}: {line}");
     let failure = endpoint(gateway)["connect_failure"].clone();
     assert_eq!(failure["reason"], line["cause"]);
-    assert!(failure["at"].as_u64().is_some_and(|it| it > 1_700_000_000_000), "{failure}");
+    assert!(failure["at"].as_str().is_some_and(|it| it > "2024-"), "{failure}");
 }
 
 #[test]

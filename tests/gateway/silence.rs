@@ -412,3 +412,119 @@ fn check_warns_of_an_open_way_to_an_upstream_that_is_protected_elsewhere() {
         assert!(check(&folder, CONFIG, &routes(sound)).is_empty(), "{sound}");
     }
 }
+
+/// A routes.yaml whose only route has these further settings.
+fn with(settings: &str) -> String {
+    format!(
+        "version: 1\nroutes:\n  - name: a\n    match: {{ path: /a }}\n    respond: {{ body: ok }}\n    {settings}\n"
+    )
+}
+
+#[test]
+fn what_stands_for_nothing_here_is_a_fault() {
+    let folder = Folder::new();
+    let methods = with("").replace("path: /a", "path: /a, methods: [\"*\"]");
+    refused(&folder, CONFIG, &methods, &[(4, &["`*` stands for no other method", "leave `methods` out"])]);
+    let path = with("").replace("path: /a", "path: \"/users/$\"");
+    refused(&folder, CONFIG, &path, &[(4, &["is a regular expression", "write `/users/`"])]);
+    for edits in ["headers: { remove: [\"X-*\"] }", "headers: { set: { \"x-*\": a } }"] {
+        refused(&folder, CONFIG, &with(edits), &[(6, &["an asterisk stands for no other letters", "whole name"])]);
+    }
+    for list in ["roles", "permissions", "scopes"] {
+        let empty = with(&format!("auth: {{ jwt: {{}}, {list}: [] }}"));
+        refused(&folder, CONFIG, &empty, &[(6, &["the list must not be empty"])]);
+    }
+    // Operations of FHIR begin with a dollar sign, and end with none.
+    let sound = with("").replace("path: /a", "path: \"/Patient/$everything\"");
+    assert!(check(&folder, CONFIG, &sound).is_empty());
+}
+
+#[test]
+fn what_this_machine_can_not_do_is_a_fault_at_check_as_at_the_start() {
+    let folder = Folder::new();
+    // An address for documentation (RFC 5737) is no machine's.
+    let elsewhere = CONFIG.replace("\"127.0.0.1:0\" }\n  admin", "\"192.0.2.1:8080\" }\n  admin");
+    refused(
+        &folder,
+        &elsewhere,
+        ROUTES,
+        &[(3, &["no interface of this machine has the address 192.0.2.1", "0.0.0.0"])],
+    );
+    refused(
+        &folder,
+        &format!("{CONFIG}threads: 100000\n"),
+        ROUTES,
+        &[(6, &["more than 1024 worker threads", "`auto`"])],
+    );
+    folder.write("file", "no folder");
+    let store = format!("{CONFIG}store: {{ sqlite: {{ path: file/below/moongate.db }} }}\n");
+    refused(&folder, &store, ROUTES, &[(6, &["`file` is no folder", "another file"])]);
+}
+
+#[test]
+fn a_certificate_and_a_key_that_nobody_takes_are_refused_in_words() {
+    let folder = Folder::new();
+    for (cert, key, words) in [
+        (include_str!("unfit/v1.pem"), include_str!("unfit/v1.key"), ["X.509 version 1", "version 3"]),
+        (include_str!("unfit/short.pem"), include_str!("unfit/short.key"), ["a length that can't be used", "2048"]),
+    ] {
+        folder.write("a.pem", cert);
+        folder.write("a.key", key);
+        let told = check(&folder, &tls(""), ROUTES);
+        let [told] = &told[..] else { panic!("{told:?}") };
+        assert!(words.iter().all(|it| told.text.contains(it)) && !told.text.contains("Other("), "{told:?}");
+        // Towards an upstream, too.
+        let routes = "version: 1\nupstreams:\n  a:\n    discovery: { static: [\"127.0.0.1:9\"] }\n    \
+                      tls: { sni: a.test, client_cert: a.pem, client_key: a.key }\n\
+                      routes: [{ name: a, match: { path: /a }, upstream: a }]\n";
+        let told = check(&folder, CONFIG, routes);
+        let [told] = &told[..] else { panic!("{told:?}") };
+        assert!(words.iter().all(|it| told.text.contains(it)), "{told:?}");
+    }
+}
+
+#[test]
+fn an_admin_listener_away_from_loopback_is_warned_of_at_check_and_at_the_start() {
+    let config = CONFIG.replace("admin: { address: \"127.0.0.1:0\" }", "admin: { address: \"0.0.0.0:0\" }");
+    let told = check(&Folder::new(), &config, ROUTES);
+    let [told] = &told[..] else { panic!("{told:?}") };
+    assert!((told.line, &*told.severity) == (4, "warning") && told.text.contains("plain text"), "{told:?}");
+    let gateway = Gateway::with(ROUTES).config(&config).start();
+    gateway.wait_for_event("config_warning", |it| it["line"] == 4);
+}
+
+#[test]
+fn s2s_16_a_peer_that_is_no_trusted_proxy_and_forwards_is_told_of_once() {
+    let gateway = Gateway::start(with(""));
+    for _ in 0..2 {
+        for field in [("x-forwarded-for", "192.0.2.7"), ("forwarded", "for=192.0.2.7")] {
+            assert_eq!(gateway.request("GET", "/a", &[field], b"").status, 200);
+        }
+    }
+    gateway.wait_for_event("forwarded_ignored", |_| true);
+    let told = gateway.events("forwarded_ignored");
+    assert!(matches!(&told[..], [it] if it["client"] == "127.0.0.1" && it["level"] == "warn"), "{told:?}");
+}
+
+#[test]
+fn r6_3_nobody_is_said_to_be_healthy_before_the_first_check() {
+    // It takes connections, and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let gateway = Gateway::start(format!(
+        "version: 1\nupstreams:\n  back: {{ discovery: {{ static: [\"{address}\"] }}, health: {{ http: /health, timeout: 60s, every: 61s }} }}\n\
+         routes:\n  - {{ name: a, match: {{ path: /a }}, upstream: back }}\n"
+    ));
+    let series = format!("moongate_endpoint_healthy{{endpoint=\"{address}\",upstream=\"back\"}}");
+    eventually("nothing is said of it", || figure(&gateway, &series).is_none().then_some(()));
+    let endpoint = gateway.admin_get("/admin/upstreams").json()["upstreams"][0]["endpoints"][0].clone();
+    assert_eq!((&endpoint["pending"], &endpoint["health"]), (&Value::Bool(true), &Value::from("unknown")));
+    assert!(endpoint["since"].as_str().unwrap().ends_with('Z'), "one format for times: {endpoint}");
+}
+
+#[test]
+fn the_admin_listener_logs_paths_without_what_looks_like_a_credential() {
+    let gateway = Gateway::start(with(""));
+    assert_eq!(gateway.admin_get("/admin/nothing/sk-live-canary-path/x").status, 404);
+    gateway.wait_for_event("admin_request", |it| it["path"] == "/admin/nothing/_REDACTED_/x");
+}

@@ -555,7 +555,9 @@ fn the_admin_page_shows_endpoints_as_they_are() {
     assert_eq!(first["address"], one.address().to_string());
     assert_eq!((&first["weight"], &first["zone"], &first["health"]), (&json!(3), &json!("north"), &json!("healthy")));
     assert_eq!((&first["in_flight"], &first["failures"]), (&json!(0), &json!(0)));
-    assert!(first["latency_ms"].as_f64().unwrap() > 0.0 && first["last_check"].as_u64().is_some());
+    assert!(
+        first["latency_ms"].as_f64().unwrap() > 0.0 && first["last_check"].as_str().is_some_and(|it| it.ends_with('Z'))
+    );
     assert_eq!((&second["health"], &second["requests"]), (&json!("unhealthy"), &json!(0)));
     assert!(!second["last_error"].as_str().unwrap().is_empty());
 }

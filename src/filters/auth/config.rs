@@ -28,12 +28,15 @@ pub struct AuthConfig {
     pub mtls: Option<CertificateConfig>,
     /// Roles, of which the caller needs one, the least of them first: that one is named when a caller has none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
     pub roles: Vec<String>,
     /// Permissions, all of which the caller's roles have to grant (`roles` says which role grants what).
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
     pub permissions: Vec<String>,
     /// Scopes, all of which the credential has to have.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
     pub scopes: Vec<String>,
     /// Whether a request without a credential passes, too. One with a bad credential does not.
     #[serde(skip_serializing_if = "std::ops::Not::not")]

@@ -143,3 +143,69 @@ fn a_line_is_shown_as_far_as_it_is_harmless() {
         assert!(!said.content && said.text.contains(shown), "{shown}\n{}", said.text);
     }
 }
+
+#[test]
+fn an_ordinary_slip_is_shown_with_its_line_and_its_words() {
+    let folder = Folder::new();
+    folder.write("conf/gateway.yaml", gateway::CONFIG.trim_start());
+    for (routes, line, words) in [
+        ("version: 1\nroutes: all\n", "routes: all", "expected a list, found a text"),
+        (
+            "version: 1\nroutes:\n  - { name: a, match: { path: /a, metods: [GET] }, respond: { body: ok } }\n",
+            "- { name: a, match: { path: /a, metods: [GET] }, respond: { body: ok } }",
+            "unknown key `metods`",
+        ),
+        (
+            "version: 1\nroutes:\n  - name: a\n    match: { path: /a }\n    upstream: plyers\n",
+            "    upstream: plyers",
+            "`plyers`",
+        ),
+        (
+            "version: 1\nroutes:\n  - name: a\n    match: { path: /a }\n    colour: red\n    respond: { body: ok }\n",
+            "    colour: ***",
+            "unknown key `colour`",
+        ),
+        // Not YAML, and no secret can stand there.
+        (
+            "version: 1\nroutes:\n  - name: a\n    match: { path: /a/{*rest} }\n",
+            "    match: { path: /a/{*rest} }",
+            "`\"/a/{*rest}\"`",
+        ),
+    ] {
+        folder.write("routes.yaml", routes);
+        let said = moongate(&folder, &["check"], "", &[]);
+        assert!(!said.content && said.text.contains(line) && said.text.contains(words), "{line}\n{}", said.text);
+    }
+}
+
+#[test]
+fn a_key_in_the_place_of_its_file_is_not_shown() {
+    let folder = Folder::new();
+    folder.write("routes.yaml", "{ version: 1, routes: [] }");
+    let pem = |kind: &str| format!("-----BEGIN {kind}-----\\ncanary-0123456789\\n-----END {kind}-----\\n");
+    let (cert, key) = (pem("CERTIFICATE"), pem("PRIVATE KEY"));
+    let admin = "admin: { address: \"127.0.0.1:0\" }";
+    for (config, shown) in [
+        (
+            format!(
+                "listeners: {{ public: [{{ address: \"127.0.0.1:0\", tls: {{ cert: \"{cert}\", key: \"{key}\" }} }}], {admin} }}\n"
+            ),
+            "cannot read",
+        ),
+        (
+            format!(
+                "listeners: {{ public: [{{ address: \"127.0.0.1:0\" }}], {admin} }}\ntokens: {{ signing_key: \"{key}\" }}\n"
+            ),
+            "can not be read",
+        ),
+    ] {
+        folder.write("conf/gateway.yaml", config);
+        for format in ["human", "json"] {
+            let said = moongate(&folder, &["check", "--format", format], "", &[]);
+            assert!(!said.content && !said.text.contains("PRIVATE KEY"), "{}", said.text);
+            assert!(said.text.contains(shown) && said.text.contains("No such file"), "{}", said.text);
+        }
+        let said = moongate(&folder, &["run"], "", &[]);
+        assert!(!said.content && !said.text.contains("PRIVATE KEY"), "{}", said.text);
+    }
+}

@@ -188,7 +188,9 @@ impl Provider {
             Fault::Provider
         })?;
         if status.is_client_error() {
-            let error = said["error"].as_str().filter(|it| it.len() <= 64).unwrap_or_default();
+            // One of the words of RFC 6749, section 5.2; anything else that it says may be what it was told.
+            let word = |it: &&str| it.len() <= 64 && it.bytes().all(|it| it.is_ascii_lowercase() || it == b'_');
+            let error = said["error"].as_str().filter(word).unwrap_or_default();
             tracing::warn!(event = "provider_refused_code", provider = %self.rules.name, error = %error);
             return Err(Fault::SignIn("the provider did not take the code"));
         }

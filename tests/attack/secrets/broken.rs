@@ -1,0 +1,127 @@
+//! Kinds of secrets, and ways to write one wrongly.
+
+type Make = fn(&str) -> String;
+
+/// What a secret can look like, from ten letters.
+pub(super) const KINDS: [(&str, Make); 25] = [
+    ("a word", |it| it.to_owned()),
+    ("capitals", |it| it.to_uppercase()),
+    ("long", |it| format!("{it}-0123456789abcdef-{it}-0123456789abcdef")),
+    ("base64", |it| format!("{it}+/{it}0a1B==")),
+    ("words", |it| format!("{} {} {it}", &it[..5], &it[5..])),
+    ("with colons", |it| format!("{it}: {it}, {it}: {it}")),
+    ("a key's name before it", |it| format!("url: {it}")),
+    ("a harmless name before it", |it| format!("name: {it}")),
+    ("a brace first", |it| format!("{{{it}")),
+    ("braces around", |it| format!("{{{it}}}")),
+    ("braces around two", |it| format!("{{{it}: {it}}}")),
+    ("a bracket first", |it| format!("[{it}")),
+    ("a star first", |it| format!("*{it}")),
+    ("a sign first", |it| format!("&{it} !{it} @{it} %{it}")),
+    ("a hash inside", |it| format!("{it} #{it}")),
+    ("quotes inside", |it| format!("{it}\"{it}'{it}`{it}")),
+    ("a dollar inside", |it| format!("${it}$${{{it}")),
+    ("a variable's end inside", |it| format!("{it}}}{it}")),
+    ("a reference and more", |it| format!("secret:can {it}")),
+    ("a scheme", |it| format!("Bearer {it}")),
+    ("a URL", |it| format!("https://{it}:{it}@h.example/{it}?token={it}#{it}")),
+    ("a broken URL", |it| format!("postgres://{it}:{it}@{it}:{it}/{it}@h:port")),
+    ("a connection's words", |it| format!("host=db user={it} password='{it}'")),
+    ("a key in PEM", |it| format!("-----BEGIN PRIVATE KEY-----\n{it}{it}\n{it}==\n-----END PRIVATE KEY-----\n")),
+    ("a comma and a slash", |it| format!("{it},/{it}~1{it}/{it}")),
+];
+
+type Write = fn(&str, &str) -> String;
+
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).unwrap()
+}
+
+/// The lines of a text, deeper than their key.
+fn deeper(text: &str) -> String {
+    text.lines().map(|it| format!("\n  {it}")).collect()
+}
+
+/// What is written for a key and a secret. Each new line is indented as the key is; `⏎` is one that is not.
+pub(super) const WRITERS: [(&str, Write); 78] = [
+    ("sound", |key, it| format!("{key}: {}", quoted(it))),
+    ("single quotes", |key, it| format!("{key}: '{it}'")),
+    ("plain", |key, it| format!("{key}: {it}")),
+    ("double quotes, nothing escaped", |key, it| format!("{key}: \"{it}\"")),
+    ("quote not closed", |key, it| format!("{key}: \"{it}")),
+    ("single quote not closed", |key, it| format!("{key}: '{it}")),
+    ("quote not opened", |key, it| format!("{key}: {it}\"")),
+    ("something behind the quote", |key, it| format!("{key}: \"a\" {it}")),
+    ("no blank", |key, it| format!("{key}:{it}")),
+    ("no blank, quoted", |key, it| format!("{key}:{}", quoted(it))),
+    ("a tab", |key, it| format!("{key}:\t{it}")),
+    ("a tab before the key", |key, it| format!("\t{key}: {it}")),
+    ("an equals sign", |key, it| format!("{key} = {it}")),
+    ("an equals sign without blanks", |key, it| format!("{key}={it}")),
+    ("no colon", |key, it| format!("{key} {it}")),
+    ("two colons", |key, it| format!("{key}: {it}: {it}")),
+    ("a dash", |key, it| format!("- {key}: {it}")),
+    ("a dash without a blank", |key, it| format!("-{key}: {it}")),
+    ("a list", |key, it| format!("{key}: [{}]", quoted(it))),
+    ("a plain list", |key, it| format!("{key}: [{it}]")),
+    ("a list not closed", |key, it| format!("{key}: [{}", quoted(it))),
+    ("a list in block", |key, it| format!("{key}:\n- {it}")),
+    ("a mapping", |key, it| format!("{key}: {{ {}: {} }}", quoted(it), quoted(it))),
+    ("a plain mapping", |key, it| format!("{key}: {{ {it}: {it} }}")),
+    ("a mapping not closed", |key, it| format!("{key}: {{ {it}: {it}")),
+    ("a mapping in block", |key, it| format!("{key}:\n  {it}: {it}")),
+    ("a mapping with known keys", |key, it| format!("{key}: {{ url: {}, name: {} }}", quoted(it), quoted(it))),
+    ("the key's own name within", |key, it| format!("{key}: {{ {key}: {} }}", quoted(it))),
+    ("exact", |key, it| format!("{key}: {{ exact: [{}], exat: {} }}", quoted(it), quoted(it))),
+    ("the key of a mapping key", |key, it| format!("{key}: {{ ? {it} : 1 }}")),
+    ("as the key", |key, it| format!("{}: {key}", quoted(it))),
+    ("as a plain key", |key, it| format!("{it}: {key}")),
+    ("as the key alone", |_, it| it.to_owned()),
+    ("as a set", |key, it| format!("? {it}\n: {key}")),
+    ("a block", |key, it| format!("{key}: |{}", deeper(it))),
+    ("a folded block", |key, it| format!("{key}: >-{}", deeper(it))),
+    ("a block not indented", |key, it| format!("{key}: |⏎{it}")),
+    ("a block that goes on", |key, it| format!("{key}: |{}\n {it}", deeper(it))),
+    ("a block with a wrong head", |key, it| format!("{key}: |{it}{}", deeper(it))),
+    ("a block with a tab", |key, it| format!("{key}: |\n\t{it}")),
+    ("over two lines", |key, it| format!("{key}: {it}\n  {it}")),
+    ("over two lines, less deep", |key, it| format!("{key}: {it}⏎{it}")),
+    ("over two lines in quotes", |key, it| format!("{key}: \"{it}\n\t{it}")),
+    ("an alias", |key, it| format!("{key}: *{it}")),
+    ("an anchor", |key, it| format!("{key}: &{it} {it}")),
+    ("an anchor of a list", |key, it| format!("{key}: &{it} [{it}]")),
+    ("a tag", |key, it| format!("{key}: !{it} {it}")),
+    ("a tag of YAML", |key, it| format!("{key}: !!binary {it}")),
+    ("an integer's tag", |key, it| format!("{key}: !!int {it}")),
+    ("a verbatim tag", |key, it| format!("{key}: !<{it}> {it}")),
+    ("a directive", |key, it| format!("{key}: a⏎%{it} {it}")),
+    ("merged", |key, it| format!("<<: {{ {key}: [{}] }}", quoted(it))),
+    ("merged as a text", |_, it| format!("<<: {it}")),
+    ("merged from an alias", |key, it| format!("<<: *{it}, {key}: {it}")),
+    ("twice", |key, it| format!("{key}: {0}, {key}: {0}", quoted(it))),
+    ("twice in block", |key, it| format!("{key}: {0}\n{key}: {0}", quoted(it))),
+    ("the first letter missing", |key, it| format!("{}: {}", &key[1..], quoted(it))),
+    ("a letter more", |key, it| format!("{key}s: [{}]", quoted(it))),
+    ("hyphens and capitals", |key, it| format!("{}: {}", key.to_uppercase().replace('_', "-"), quoted(it))),
+    ("a name of somebody else", |_, it| format!("name: {}", quoted(it))),
+    ("the path of a name", |_, it| format!("path: [{0}], host: {0}, method: {0}", quoted(it))),
+    ("a stranger", |_, it| format!("credentials: {{ user: {0}, pass: [{0}] }}", quoted(it))),
+    ("a stranger beside it", |key, it| format!("{key}: {0}, nonsense: {0}", quoted(it))),
+    ("a brace behind it", |key, it| format!("{key}: {}}}", quoted(it))),
+    ("a colon behind it", |key, it| format!("{key}: {}:", quoted(it))),
+    ("a comment", |key, it| format!("{key}: [] # {it}")),
+    ("from the environment", |key, _| format!("{key}: [\"${{CAN}}\"]")),
+    ("from the environment, as a key", |key, _| format!("{key}: {{ \"${{CAN}}\": \"${{CAN}}\" }}")),
+    ("from the environment, with more", |key, it| format!("{key}: [\"${{CAN}}{}\"]", it.replace('"', "\\\""))),
+    ("from the store", |key, _| format!("{key}: [\"secret:can\"]")),
+    ("from the store, alone", |key, _| format!("{key}: secret:can")),
+    ("a default", |key, it| format!("{key}: [\"${{NO:-{}}}\"]", it.replace('"', "\\\""))),
+    ("a default without braces' end", |key, it| format!("{key}: \"${{NO:-{}\"", it.replace('"', "\\\""))),
+    ("a variable without its end", |key, it| format!("{key}: \"a${{{}\"", it.replace('"', "\\\""))),
+    ("a default of another shell", |key, it| format!("{key}: ${{NO-{it}}} ${{NO:?{it}}} ${{NO:={it}}}")),
+    ("a default in a default", |key, it| format!("{key}: ${{NO:-${{N:-{it}}}}}")),
+    ("a variable without braces", |key, it| format!("{key}: ${}", it.to_uppercase())),
+    ("a reference in the middle", |key, it| {
+        format!("{key}: \"{}secret:can{}\"", it.replace('"', ""), it.replace('"', ""))
+    }),
+];
