@@ -300,7 +300,9 @@ impl ErrorBody {
                     true => ("the service answered with an error", LATER),
                     false => ("the service refused the request", "look at what was sent, and at the status"),
                 };
-                Self { details: json!({ "status": status.as_u16() }), ..say(status, "upstream_error", message, action) }
+                let details = json!({ "status": status.as_u16() });
+                // The status stays the upstream's own.
+                Self { status, details, ..say(StatusCode::BAD_GATEWAY, "upstream_error", message, action) }
             }
             Refusal::FirstByteTimeout => {
                 say(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "the service did not answer in time", LATER)

@@ -98,6 +98,7 @@ fn unusable(hash: &str) -> Option<&'static str> {
             }
         }
         _ if hash.starts_with("$argon2id$") => match PasswordHash::new(hash) {
+            Ok(parsed) if parsed.salt.is_none() || parsed.hash.is_none() => Some("the hash is not whole"),
             Ok(parsed) => {
                 let number = |name: &str| parsed.params.get_decimal(name).unwrap_or(u32::MAX);
                 (number("m") > MEMORY_MAX || number("t") > PASSES_MAX)
