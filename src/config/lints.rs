@@ -34,9 +34,9 @@ pub(super) fn warn(file: &RoutesFile, diagnostics: &mut Diagnostics) {
                     .warn(&path, format!("`{segment}` says `{verb}`, as a method does"))
                     .help("name the thing alone, and let the method say what is done: `GET /api/v1/players`; `lint: false` at the route silences this");
             } else if segment.bytes().any(|it| it.is_ascii_uppercase()) {
-                diagnostics
-                    .warn(&path, format!("`{segment}` has capital letters"))
-                    .help("paths differ by them, and people do not: write it small; `lint: false` at the route silences this");
+                diagnostics.warn(&path, format!("`{segment}` has capital letters")).help(
+                    "paths differ by them, and people do not: write it small; `lint: false` at the route silences this",
+                );
             }
         }
     }
@@ -84,6 +84,12 @@ mod tests {
         ] {
             assert_eq!(verb(segment), wanted, "{segment}");
         }
-        assert!(is_version("v1") && is_version("v12") && is_version("{version}") && !is_version("vocabulary") && !is_version("v"));
+        assert!(
+            is_version("v1")
+                && is_version("v12")
+                && is_version("{version}")
+                && !is_version("vocabulary")
+                && !is_version("v")
+        );
     }
 }

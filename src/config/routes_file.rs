@@ -7,8 +7,8 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::forward::MirrorConfig;
 use crate::filters::{PolicyConfig, RewriteConfig};
+use crate::forward::MirrorConfig;
 use crate::identity::RolesConfig;
 use crate::pipeline::Filters;
 use crate::routing::MatchConfig;

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use crate::base::{At, ByteSize, Diagnostics, Period};
 use crate::config::gateway_file::Mode;
-use crate::config::{idle, lints};
 use crate::config::routes_file::{RedirectConfig, RespondConfig, RouteConfig, RoutesFile};
+use crate::config::{idle, lints};
 use crate::filters::auth::{Auth, AuthConfig};
 use crate::filters::{Chain, Layer, PolicyConfig, StepDescription, UpstreamErrors};
 use crate::forward::{Mirror, MirrorConfig, Policy, TimeoutsConfig};
@@ -21,9 +21,7 @@ use crate::identity::Roles;
 use crate::pipeline::{Filters, Scope, ServiceScope};
 use crate::routing::{MatchConfig, Table, Template, known_variable};
 use crate::services::{Aggregate, ServiceRegistry, ServiceSettings};
-use crate::upstream::{
-    Priority, Source, Split, SplitPartConfig, Upstream, UpstreamKind, check_dependencies, shares,
-};
+use crate::upstream::{Priority, Source, Split, SplitPartConfig, Upstream, UpstreamKind, check_dependencies, shares};
 
 /// All routes and upstreams, compiled.
 #[derive(Debug)]
@@ -513,8 +511,8 @@ impl Compiler<'_> {
         if chosen.iter().filter(|it| **it).count() != 1 {
             let name =
                 if written.name.is_empty() { "the route".to_owned() } else { format!("route `{}`", written.name) };
-            let diagnostic =
-                diagnostics.error(at, format!("{name} needs exactly one of upstream, split, aggregate, redirect and respond"));
+            let diagnostic = diagnostics
+                .error(at, format!("{name} needs exactly one of upstream, split, aggregate, redirect and respond"));
             diagnostic.help("say where its requests go, or how they are answered");
         }
         if written.split_by.is_some() && written.split.is_none() {
@@ -748,9 +746,7 @@ fn describe_action(written: &RouteConfig) -> Value {
         return serde_json::json!({ "upstream": upstream });
     }
     if let Some(split) = split {
-        let share = |(it, share): (&SplitPartConfig, (Arc<str>, f64))| {
-            serde_json::json!({ "upstream": it.upstream, "weight": it.weight, "percent": share.1 })
-        };
+        let share = |(it, share): (&SplitPartConfig, (Arc<str>, f64))| serde_json::json!({ "upstream": it.upstream, "weight": it.weight, "percent": share.1 });
         let parts: Vec<Value> = split.iter().zip(shares(split)).map(share).collect();
         return serde_json::json!({ "split": parts, "split_by": json(&written.split_by) });
     }

@@ -81,7 +81,9 @@ impl Filter for Basic {
         let BasicConfig { realm, users: file, forward } = config;
         let plain = |it: char| (' '..='~').contains(&it) && !['"', '\\'].contains(&it);
         if realm.is_empty() || !realm.chars().all(plain) {
-            diagnostics.error(&at.key("realm"), "not a name for a realm").help("letters, digits, blanks and plain signs");
+            diagnostics
+                .error(&at.key("realm"), "not a name for a realm")
+                .help("letters, digits, blanks and plain signs");
         }
         let users = Users::read(file, &at.key("users"), diagnostics)?;
         Some(Self {
@@ -191,8 +193,7 @@ impl Checker {
         rand::fill(&mut secret).expect("the system has randomness");
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
-        let [known, right, wrong, busy] =
-            ["known", "right", "wrong", "busy"].map(|it| CHECKS.with_label_values(&[it]));
+        let [known, right, wrong, busy] = ["known", "right", "wrong", "busy"].map(|it| CHECKS.with_label_values(&[it]));
         let results = Results { known, right, wrong, busy };
         Self { turns: Turns::new(cores, WAITING_MAX), known: Cache::new(KNOWN_MAX), key, results }
     }

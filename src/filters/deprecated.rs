@@ -108,9 +108,9 @@ impl BuiltIn for Deprecated {
             Self::block(layer).and_then(|it| Self::compile(it, scope, &At::ROOT, &mut Diagnostics::default()));
         if compiled.and_then(|it| it.sunset_at).is_some_and(|it| it <= unix_seconds()) {
             let message = format!("the sunset has passed, and route `{}` is still served", scope.route);
-            diagnostics
-                .warn(&layer.at.key(Self::NAME).key("sunset"), message)
-                .help("take the route out, or give its clients more time; moongate_deprecated_requests_total says who calls");
+            diagnostics.warn(&layer.at.key(Self::NAME).key("sunset"), message).help(
+                "take the route out, or give its clients more time; moongate_deprecated_requests_total says who calls",
+            );
         }
     }
 

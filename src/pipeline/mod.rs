@@ -26,9 +26,7 @@ pub use path_back::PathBack;
 pub use rate_limit_status::{Charge, Charges, RateLimitStatus};
 pub use recording::Recording;
 pub use refusal::{BodyFault, Missing, Refusal};
-pub use request::{
-    AttemptInfo, Context, Exchange, Origin, PartOutcome, Parts, Proxied, Scheme, TraceContext,
-};
+pub use request::{AttemptInfo, Context, Exchange, Origin, PartOutcome, Parts, Proxied, Scheme, TraceContext};
 pub use service::{
     CallFuture, Configurable, LocalFuture, LocalService, ServiceScope, UpgradeSlot, Upstreams, refused, take_refusal,
     whole_body,

@@ -31,9 +31,11 @@ use crate::client::Client;
 use crate::config::Configuration;
 use crate::connections::Connections;
 use crate::deliver::{ResponseFilters, Tunnel, Undelivered, deliver};
-use crate::forward::{BodyCopy, Collected, Destination, ForwardError, Forwarder, RequestBody, UpstreamResponse, Worker};
-use crate::http as codec;
+use crate::forward::{
+    BodyCopy, Collected, Destination, ForwardError, Forwarder, RequestBody, UpstreamResponse, Worker,
+};
 use crate::guard::{Guard, Stage, Violation};
+use crate::http as codec;
 use crate::identity::Identity;
 use crate::listener::{Connection, EarlyReject, Refuse};
 use crate::pipeline::{EndState, ErrorBody, Exchange, Refusal, Scheme};

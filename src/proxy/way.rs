@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, CONTENT_LOCATION, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE, SEC_WEBSOCKET_EXTENSIONS, SET_COOKIE,
-    VARY,
+    ACCEPT_ENCODING, CONTENT_LOCATION, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE, SEC_WEBSOCKET_EXTENSIONS,
+    SET_COOKIE, VARY,
 };
 use http::{HeaderMap, Method, Uri, Version};
 use parking_lot::{Mutex, MutexGuard};
@@ -28,8 +28,8 @@ use crate::identity::ClientCertificate;
 use crate::pipeline::{Exchange, Parts, Refusal, RequestContext, Stop, Taps};
 use crate::proxy::arrival::Arrival;
 use crate::proxy::{Shared, cached, reply, strict, upgrade};
-use crate::upstream::split_key;
 use crate::routing::{Outcome, Params, Request, Target, join_query, without_parameters};
+use crate::upstream::split_key;
 
 /// What the request filters decide.
 pub(super) enum Decision {

@@ -207,7 +207,13 @@ impl Aggregate {
                 diagnostics.error(&at.key("timeout"), "nothing is that quick").help("leave it out, or wait for a time");
             } else if timeout > request {
                 diagnostics
-                    .warn(&at.key("timeout"), format!("after {}, which `timeouts.request` allows in all, nobody waits any more", Period(request)))
+                    .warn(
+                        &at.key("timeout"),
+                        format!(
+                            "after {}, which `timeouts.request` allows in all, nobody waits any more",
+                            Period(request)
+                        ),
+                    )
                     .help("write a longer `timeouts: { request }` at the route, or a shorter one here");
             }
             Part {
@@ -293,9 +299,7 @@ impl Part {
         let response = context.call(&self.upstream, request).await?;
         let (head, body) = response.into_parts();
         let body = whole_body(body, self.max).await.map_err(|error| match error {
-            Refusal::BodyTooLarge { limit } => {
-                Missing::new(Lack::TooLarge, Refusal::ResponseTooLarge { limit })
-            }
+            Refusal::BodyTooLarge { limit } => Missing::new(Lack::TooLarge, Refusal::ResponseTooLarge { limit }),
             _ => Missing::new(Lack::BrokenOff, Refusal::UpstreamClosed),
         })?;
         if !head.status.is_success() {
@@ -313,7 +317,8 @@ impl Part {
             return Err(Missing { lack, instead: Box::new(Instead::Answer(answer)) });
         }
         let written = head.headers.get(CONTENT_TYPE).map(|it| codec::essence(it.as_bytes())).unwrap_or_default();
-        let is_json = written.eq_ignore_ascii_case(b"application/json") || written.to_ascii_lowercase().ends_with(b"+json");
+        let is_json =
+            written.eq_ignore_ascii_case(b"application/json") || written.to_ascii_lowercase().ends_with(b"+json");
         let text = std::str::from_utf8(&body).ok().filter(|_| is_json && !codec::is_encoded(&head.headers));
         match text.and_then(|it| serde_json::from_str::<IgnoredAny>(it).ok()) {
             Some(_) => Ok(body),

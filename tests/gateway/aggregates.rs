@@ -56,7 +56,8 @@ fn r1_5_the_parts_are_asked_at_once_and_merged_as_they_were_written() {
         Script::new().give(&a).wait(&b).send(answer_bytes(200, JSON, body.as_bytes()))
     });
     let (a, b) = (asked_player, asked_story);
-    let story = RawUpstream::start(move |_| Script::new().give(&b).wait(&a).send(answer_bytes(200, JSON, b"[1,null]\n")));
+    let story =
+        RawUpstream::start(move |_| Script::new().give(&b).wait(&a).send(answer_bytes(200, JSON, b"[1,null]\n")));
     let text = routes(player.address(), story.address(), "").replace("300ms", "9s").replace("2s", "9s");
     let gateway = Gateway::start(text);
     let fields = [("authorization", "Bearer x"), ("cookie", "a=1"), ("if-none-match", "\"a\""), ("range", "bytes=0-1")];
@@ -66,7 +67,9 @@ fn r1_5_the_parts_are_asked_at_once_and_merged_as_they_were_written() {
     assert_eq!(answer.text(), exact);
     let seen = |it: &RawUpstream| String::from_utf8(it.requests().remove(0)).unwrap().to_lowercase();
     let (player, story) = (seen(&player), seen(&story));
-    assert!(player.starts_with("get /players/7 http/1.1\r\n") && story.starts_with("get /stories?player=7 http/1.1\r\n"));
+    assert!(
+        player.starts_with("get /players/7 http/1.1\r\n") && story.starts_with("get /stories?player=7 http/1.1\r\n")
+    );
     let id = answer.header("x-request-id").unwrap();
     for seen in [player, story] {
         assert!(seen.contains("authorization: bearer x\r\n") && seen.contains("cookie: a=1\r\n"), "{seen}");
@@ -83,7 +86,14 @@ fn r1_5_an_optional_part_that_is_missing_is_null_and_said_in_the_metadata() {
     type Behaviour = Box<dyn Fn(&Request) -> Script + Send + Sync>;
     let cases: Vec<(&str, Behaviour)> = vec![
         ("timeout", Box::new(|_| Script::silence())),
-        ("timeout", Box::new(|_| Script::new().send("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n[1,").await_close())),
+        (
+            "timeout",
+            Box::new(|_| {
+                Script::new()
+                    .send("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n[1,")
+                    .await_close()
+            }),
+        ),
         ("broken_off", Box::new(|_| Script::cut_length(100, "[1,"))),
         ("broken_off", Box::new(|_| Script::new().send("no HTTP at all\r\n\r\n"))),
         ("not_json", Box::new(|_| Script::answer(200, &[("content-type", "text/html")], "[1]"))),
@@ -100,7 +110,10 @@ fn r1_5_an_optional_part_that_is_missing_is_null_and_said_in_the_metadata() {
         let (answer, line) = with_story(behaviour);
         let body = answer.json();
         assert_eq!((answer.status, &body["player"]["id"], &body["story"]), (200, &json!(7), &Value::Null), "{reason}");
-        assert_eq!((&body["_meta"]["partial"], &body["_meta"]["failed"]["story"]["reason"]), (&json!(true), &json!(reason)));
+        assert_eq!(
+            (&body["_meta"]["partial"], &body["_meta"]["failed"]["story"]["reason"]),
+            (&json!(true), &json!(reason))
+        );
         assert_eq!(answer.header("cache-control"), Some("no-store"), "half an answer is not kept");
         assert_eq!(line["parts"]["player"]["result"], "ok");
         assert_eq!(body["_meta"]["failed"]["story"]["status"].is_u64(), reason == "status", "{body}");

@@ -31,7 +31,10 @@ fn rfc_9745_and_rfc_8594_clients_are_told_in_every_response() {
         assert!(links.contains(&"<https://docs.example/v2>; rel=\"sunset\""), "{links:?}");
         assert!(status == 200 || links.contains(&"</a>; rel=next"), "{links:?}");
     }
-    assert_eq!(figure(&gateway, "moongate_deprecated_requests_total{principal=\"\",route=\"all\",tenant=\"\"}"), Some(2.0));
+    assert_eq!(
+        figure(&gateway, "moongate_deprecated_requests_total{principal=\"\",route=\"all\",tenant=\"\"}"),
+        Some(2.0)
+    );
 }
 
 #[test]
@@ -98,5 +101,9 @@ fn r2_4_dates_that_make_no_sense_are_faults_and_a_past_sunset_is_a_warning() {
         assert!(run.code == 1 && run.stderr.contains(said), "{settings}: {}\n{}", run.stdout, run.stderr);
     }
     let run = check("{ since: 2020-01-01, sunset: 2021-01-01 }");
-    assert!(run.code == 0 && run.stdout.contains("the sunset has passed, and route `a` is still served"), "{}", run.stdout);
+    assert!(
+        run.code == 0 && run.stdout.contains("the sunset has passed, and route `a` is still served"),
+        "{}",
+        run.stdout
+    );
 }

@@ -107,7 +107,10 @@ fn rfc_7617_a_name_with_its_password_comes_in_and_the_upstream_learns_the_name_a
     assert_eq!((&line["principal"], &line["auth"]), (&"ada".into(), &"basic".into()));
     let seen = String::from_utf8(upstream.requests().remove(0)).unwrap().to_lowercase();
     assert!(!seen.contains("authorization"), "{seen}");
-    assert!(seen.contains("x-moongate-subject: ada\r\n") && seen.contains("x-moongate-auth-method: basic\r\n"), "{seen}");
+    assert!(
+        seen.contains("x-moongate-subject: ada\r\n") && seen.contains("x-moongate-auth-method: basic\r\n"),
+        "{seen}"
+    );
     // The second time nothing is hashed.
     assert_eq!(show(&gateway, "ada:sesame:2").status, 200);
     let of = |result: &str| figure(&gateway, &format!("moongate_basic_auth_total{{result=\"{result}\"}}"));

@@ -42,8 +42,14 @@ fn text(request: &[u8]) -> String {
 
 #[test]
 fn mirror_the_copy_is_marked_and_whole_and_its_answer_goes_to_nobody() {
-    let (original, copy) = (live(), RawUpstream::start(|_| Script::new().read_body().send(upstream::answer_bytes(500, &[("set-cookie", "a=1")], b"next"))));
-    let gateway = Gateway::start(routes(original.address(), copy.address(), "", "    rewrite: { path: \"/v2/{rest}\" }"));
+    let (original, copy) = (
+        live(),
+        RawUpstream::start(|_| {
+            Script::new().read_body().send(upstream::answer_bytes(500, &[("set-cookie", "a=1")], b"next"))
+        }),
+    );
+    let gateway =
+        Gateway::start(routes(original.address(), copy.address(), "", "    rewrite: { path: \"/v2/{rest}\" }"));
     let fields = [("x-moongate-mirror", "0"), ("authorization", "Bearer x")];
     let answer = gateway.request("POST", "/a?b=1", &fields, b"some body");
     assert_eq!((answer.status, answer.text().as_str(), answer.header("set-cookie")), (200, "live", None));
@@ -64,7 +70,8 @@ fn mirror_the_copy_is_marked_and_whole_and_its_answer_goes_to_nobody() {
 
 #[test]
 fn mirror_a_streamed_body_is_copied_up_to_the_limit_and_a_larger_one_is_dropped_and_counted() {
-    let (original, copy) = (live(), RawUpstream::start(|_| Script::new().read_body().send(upstream::answer_bytes(200, &[], b""))));
+    let (original, copy) =
+        (live(), RawUpstream::start(|_| Script::new().read_body().send(upstream::answer_bytes(200, &[], b""))));
     let gateway = Gateway::start(routes(original.address(), copy.address(), ", body_limit: 1KiB", ""));
     let send = |pieces: &[&[u8]]| {
         let mut client = RawClient::connect(gateway.public());
@@ -85,7 +92,12 @@ fn mirror_a_streamed_body_is_copied_up_to_the_limit_and_a_larger_one_is_dropped_
 #[test]
 fn mirror_one_that_hangs_or_is_not_there_changes_nothing_and_holds_no_more_than_its_places() {
     let (original, hangs) = (live(), RawUpstream::start(|_| Script::new().await_close()));
-    let gateway = Gateway::start(routes(original.address(), hangs.address(), ", concurrency: 2", "    timeouts: { request: 20s }"));
+    let gateway = Gateway::start(routes(
+        original.address(),
+        hangs.address(),
+        ", concurrency: 2",
+        "    timeouts: { request: 20s }",
+    ));
     for _ in 0..6 {
         assert_eq!(gateway.get("/").text(), "live", "nobody waits for the copy");
     }
@@ -113,7 +125,10 @@ fn mirror_only_what_is_forwarded_is_copied_and_a_share_of_nothing_is_nothing() {
 fn us_013_a_stop_waits_for_copies_under_way() {
     let signal = Signal::new();
     let waits = signal.clone();
-    let (original, copy) = (live(), RawUpstream::start(move |_| Script::new().wait(&waits).send(upstream::answer_bytes(200, &[], b"late"))));
+    let (original, copy) = (
+        live(),
+        RawUpstream::start(move |_| Script::new().wait(&waits).send(upstream::answer_bytes(200, &[], b"late"))),
+    );
     let config = format!("{}\nshutdown: {{ delay: 0s, grace: 20s }}\n", gateway::CONFIG);
     let mut gateway = Gateway::with(routes(original.address(), copy.address(), "", "")).config(config).start();
     assert_eq!(gateway.get("/").text(), "live");
@@ -144,7 +159,9 @@ routes:
 ",
     );
     let run = moongate(&folder, &[&["check"][..], &files[..]].concat(), "", &[]);
-    for said in ["upstream `a` has the original already", "only requests that go to an upstream are copied", "no upstream `b`"] {
+    for said in
+        ["upstream `a` has the original already", "only requests that go to an upstream are copied", "no upstream `b`"]
+    {
         assert!(run.code == 1 && run.stderr.contains(said), "{said}\n{}", run.stderr);
     }
 }

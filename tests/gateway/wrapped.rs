@@ -8,7 +8,13 @@ use crate::support::*;
 
 fn failing(status: u16) -> RawUpstream {
     RawUpstream::start(move |_| {
-        let fields = [("content-type", "text/html"), ("etag", "\"a\""), ("retry-after", "7"), ("x-own", "1"), ("cache-control", "max-age=60")];
+        let fields = [
+            ("content-type", "text/html"),
+            ("etag", "\"a\""),
+            ("retry-after", "7"),
+            ("x-own", "1"),
+            ("cache-control", "max-age=60"),
+        ];
         Script::new().read_body().send(answer_bytes(status, &fields, b"<h1>Traceback</h1>"))
     })
 }
@@ -23,9 +29,16 @@ fn r2_3_errors_of_upstreams_pass_or_are_wrapped_as_the_route_says() {
         let answer = gateway.get("/");
         assert_eq!((answer.status, answer.header("content-type")), (status, Some("application/json")));
         let error = &answer.json()["error"];
-        assert_eq!((&error["code"], &error["details"]["status"]), (&"upstream_error".into(), &status.into()), "{error}");
+        assert_eq!(
+            (&error["code"], &error["details"]["status"]),
+            (&"upstream_error".into(), &status.into()),
+            "{error}"
+        );
         assert_eq!(error["request_id"].as_str(), answer.header("x-request-id"));
-        assert_eq!((answer.header("retry-after"), answer.header("x-own"), answer.header("etag")), (Some("7"), Some("1"), None));
+        assert_eq!(
+            (answer.header("retry-after"), answer.header("x-own"), answer.header("etag")),
+            (Some("7"), Some("1"), None)
+        );
         let head = gateway.request("HEAD", "/", &[], b"");
         assert_eq!((head.status, head.header("content-type")), (status, Some("application/json")));
         assert_eq!(gateway.access_log_for(answer.header("x-request-id").unwrap())["end"], "done");
@@ -37,7 +50,10 @@ fn r2_3_errors_of_upstreams_pass_or_are_wrapped_as_the_route_says() {
 fn r2_3_wrapped_errors_are_not_cached_and_replays_are_wrapped_again() {
     let upstream = failing(404);
     let gateway = in_front_of(&upstream, "upstream_errors: wrap, cache: { ttl: 1h }");
-    assert_eq!([gateway.get("/").header("x-cache"), gateway.get("/").header("x-cache")].map(|it| it.map(str::to_owned)), [Some("miss".to_owned()), Some("miss".to_owned())]);
+    assert_eq!(
+        [gateway.get("/").header("x-cache"), gateway.get("/").header("x-cache")].map(|it| it.map(str::to_owned)),
+        [Some("miss".to_owned()), Some("miss".to_owned())]
+    );
     let upstream = failing(409);
     let gateway = in_front_of(&upstream, "upstream_errors: wrap, idempotency: {}");
     let ask = || gateway.request("POST", "/", &[("idempotency-key", "a")], b"{}");
@@ -55,9 +71,17 @@ fn locations_and_paths_of_cookies_are_written_back_where_the_path_was() {
     let upstream = RawUpstream::start(|it| {
         let host = it.header("host").unwrap();
         let fields = match it.target().as_str() {
-            "/players/old" => vec![("location", "/players/new?x=1".to_owned()), ("set-cookie", "a=1; Path=/players; HttpOnly".to_owned())],
-            "/players/abs" => vec![("location", format!("http://{host}/players/new")), ("cache-control", "max-age=60".to_owned())],
-            _ => vec![("location", "https://elsewhere.example/players/new".to_owned()), ("set-cookie", "a=1; Path=/".to_owned())],
+            "/players/old" => vec![
+                ("location", "/players/new?x=1".to_owned()),
+                ("set-cookie", "a=1; Path=/players; HttpOnly".to_owned()),
+            ],
+            "/players/abs" => {
+                vec![("location", format!("http://{host}/players/new")), ("cache-control", "max-age=60".to_owned())]
+            }
+            _ => vec![
+                ("location", "https://elsewhere.example/players/new".to_owned()),
+                ("set-cookie", "a=1; Path=/".to_owned()),
+            ],
         };
         let fields: Vec<(&str, &str)> = fields.iter().map(|it| (it.0, it.1.as_str())).collect();
         Script::answer(301, &fields, "")
@@ -87,7 +111,11 @@ routes:
     assert_eq!((hit.header("x-cache"), hit.header("location")), (Some("hit"), Some("/api/v1/players/new")));
     let other = get("other");
     assert_eq!(other.header("location"), Some("https://elsewhere.example/players/new"));
-    assert_eq!(other.header("set-cookie"), Some("a=1; Path=/"), "what the upstream says of all its paths is not about these");
+    assert_eq!(
+        other.header("set-cookie"),
+        Some("a=1; Path=/"),
+        "what the upstream says of all its paths is not about these"
+    );
     let gateway = Gateway::start(text(", back: false"));
     assert_eq!(gateway.get("/api/v1/players/old").header("location"), Some("/players/new?x=1"));
 }
@@ -97,14 +125,25 @@ fn a_response_that_is_larger_than_the_limit_is_refused_or_cut_and_streams_have_n
     let upstream = RawUpstream::start(|it| match it.target().as_str() {
         "/small" => Script::ok(vec![b'x'; 1024]),
         "/large" => Script::ok(vec![b'x'; 1025]),
-        "/chunked" => Script::new().send(chunked_head(200)).send(chunk(&[b'x'; 1000])).send(chunk(&[b'y'; 1000])).send(last_chunk(&[])),
-        _ => Script::new().send("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n").send(vec![b':'; 4000]).send("\n\n").close(),
+        "/chunked" => Script::new()
+            .send(chunked_head(200))
+            .send(chunk(&[b'x'; 1000]))
+            .send(chunk(&[b'y'; 1000]))
+            .send(last_chunk(&[])),
+        _ => Script::new()
+            .send("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+            .send(vec![b':'; 4000])
+            .send("\n\n")
+            .close(),
     });
     let gateway = in_front_of(&upstream, "response_limit: 1KiB");
     assert_eq!(gateway.get("/small").body.len(), 1024);
     let answer = gateway.get("/large");
     let error = &answer.json()["error"];
-    assert_eq!((answer.status, &error["code"], &error["details"]["limit_bytes"]), (502, &"response_too_large".into(), &1024.into()));
+    assert_eq!(
+        (answer.status, &error["code"], &error["details"]["limit_bytes"]),
+        (502, &"response_too_large".into(), &1024.into())
+    );
     let head = gateway.request("HEAD", "/large", &[], b"");
     assert_eq!((head.status, head.header("content-length")), (200, Some("1025")), "a head has no body");
     let mut client = RawClient::connect(gateway.public());

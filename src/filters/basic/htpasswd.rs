@@ -38,9 +38,9 @@ impl Users {
         match text {
             Ok(text) => Self::parse(&text, path, at, diagnostics),
             Err(error) => {
-                diagnostics
-                    .error(at, format!("{} can't be read: {error}", path.display()))
-                    .help("write it with `htpasswd -B -c FILE NAME`; the path counts from where the gateway was started");
+                diagnostics.error(at, format!("{} can't be read: {error}", path.display())).help(
+                    "write it with `htpasswd -B -c FILE NAME`; the path counts from where the gateway was started",
+                );
                 None
             }
         }
@@ -100,7 +100,8 @@ fn unusable(hash: &str) -> Option<&'static str> {
         _ if hash.starts_with("$argon2id$") => match PasswordHash::new(hash) {
             Ok(parsed) => {
                 let number = |name: &str| parsed.params.get_decimal(name).unwrap_or(u32::MAX);
-                (number("m") > MEMORY_MAX || number("t") > PASSES_MAX).then_some("it asks for more than 256 MiB, or 16 passes")
+                (number("m") > MEMORY_MAX || number("t") > PASSES_MAX)
+                    .then_some("it asks for more than 256 MiB, or 16 passes")
             }
             Err(_) => Some("the hash is not whole"),
         },
