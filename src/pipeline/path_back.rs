@@ -86,7 +86,9 @@ impl PathBack {
         }
         let rest = behind(path, upstream)?;
         let root = if client.is_empty() && !rest.starts_with('/') { "/" } else { "" };
-        Some(format!("{client}{root}{rest}"))
+        let path = format!("{client}{root}{rest}");
+        // What was a path below a beginning must not become the name of another host.
+        (!path.starts_with("//") && !path.starts_with("/\\")).then_some(path)
     }
 
     /// Of both paths, without a slash at the end.
@@ -142,7 +144,10 @@ mod tests {
             &back("/api/a/b", "/a/b", Some(3)),
             &[("/", Some("/api/")), ("/x", Some("/api/x")), ("/api/x", None), ("/apix", Some("/api/apix"))],
         );
-        check(&back("/a", "/v2/a", Some(1)), &[("/v2/b", Some("/b")), ("/v2", Some("/")), ("/b", None)]);
+        check(
+            &back("/a", "/v2/a", Some(1)),
+            &[("/v2/b", Some("/b")), ("/v2", Some("/")), ("/b", None), ("/v2//evil.example/", None)],
+        );
         check(&back("/api", "/v1", Some(0)), &[("/v1/x", Some("/api/x")), ("/v10", None)]);
         // Where nothing is the same at the end, only this very path is known.
         check(&back("/items/12", "/item?id=12", None), &[("/item?x", Some("/items/12?x")), ("/item/3", None)]);
