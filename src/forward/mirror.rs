@@ -190,8 +190,14 @@ impl MirrorRuntime {
         }
         let mut request = request.clone();
         request.remove_header(&EXPECT);
+        let mut context =
+            Context { balance_key: None, sticky: None, deadline: None, upstreams: None, ..context.clone() };
+        // Its mark is one of the gateway's own fields, which nobody else can send: so it stands among those.
+        if !context.forwarded_headers_set {
+            context.set_forwarded_headers(&mut request);
+            context.forwarded_headers_set = true;
+        }
         request.insert_header(X_MOONGATE_MIRROR, HeaderValue::from_static("1")).ok()?;
-        let context = Context { balance_key: None, sticky: None, deadline: None, upstreams: None, ..context.clone() };
         let copy = RequestCopy {
             mirror: self.clone(),
             request,

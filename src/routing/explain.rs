@@ -71,16 +71,18 @@ impl Table {
         };
         let host = HostName::of(request.host);
         let mut near: Vec<(bool, NearMiss)> = Vec::new();
-        for (index, route) in self.routes().iter().enumerate() {
+        let rank = |(other_path, it): &(bool, NearMiss)| (*other_path, it.reasons.len());
+        for route in self.routes().iter().filter(|it| winner != Some(it.number)) {
             let better = winner.map(|it| self.name(it));
-            if winner != Some(route.number)
-                && !self.routes()[..index].iter().any(|it| it.number == route.number)
-                && let Some(found) = near_miss(route, host.as_ref(), request, better)
-            {
-                near.push(found);
+            let Some(found) = near_miss(route, host.as_ref(), request, better) else { continue };
+            // Of several paths of a route, the nearest one.
+            match near.iter_mut().find(|it| it.1.route == found.1.route) {
+                Some(known) if rank(&found) < rank(known) => *known = found,
+                Some(_) => {}
+                None => near.push(found),
             }
         }
-        near.sort_by_key(|(other_path, it)| (*other_path, it.reasons.len()));
+        near.sort_by_key(rank);
         let more = near.len().saturating_sub(NEAR_MAX);
         let near = near.into_iter().take(NEAR_MAX).map(|(_, it)| it).collect();
         Explanation { outcome: self.verdict(outcome, request), near, more }

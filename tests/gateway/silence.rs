@@ -203,7 +203,7 @@ fn patterns_and_variables_of_other_gateways_are_faults_that_show_the_form_here()
         &[(5, &["write `/u/{id}`"])],
     );
     for (rest, theirs, ours) in [
-        ("redirect: { to: \"https://$host/d\" }", "`$host`", "written as a path alone"),
+        ("redirect: { to: \"https://$host/d\" }", "`$host`", "as a path alone"),
         ("redirect: { to: \"/d/$1\" }", "`$1`", "write `{id}`"),
         ("redirect: { to: \"/d/:id\" }", "`:id`", "write `{id}`"),
         ("redirect: { to: \"/d/$${id}\" }", "`${id}`", "write `{id}`"),

@@ -453,9 +453,8 @@ fn a_start_that_cannot_open_its_store_says_so_and_ends() {
     let config = format!("{}\nstore: {{ sqlite: {{ path: /dev/null/moongate.db }} }}\n", gateway::CONFIG);
     let refused = Gateway::with("{ version: 1, routes: [] }").config(config).start_refused();
     assert_eq!(refused.code, 1);
-    let expected = "the store is not available: /dev/null/moongate.db: File exists (os error 17); \
-                    see `store` in gateway.yaml\n";
-    assert_eq!(refused.stderr, expected);
+    assert!(refused.stderr.contains("`/dev/null` is no folder, so there can be no file in it"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("gateway.yaml:"), "{}", refused.stderr);
 }
 
 #[test]
