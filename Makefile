@@ -9,7 +9,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Given to benches/lab/bench.py, such as BENCH=--quick.
 BENCH ?=
 
-.PHONY: help run release test lint fuzz bench soak schema clean
+.PHONY: help run release test lint fuzz bench overload soak schema clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -42,6 +42,9 @@ bench: release ## CPU time of a request and memory of a connection, beside bare 
 	@scripts/setup.sh bench
 	cargo bench --locked --bench routing --bench filters --bench limits --bench identity --bench balance -- --quick
 	python3 benches/lab/bench.py $(BENCH)
+
+overload: release ## what important requests take while an upstream gets twice what it can do
+	python3 benches/lab/overload.py --binary $(MOONGATE)
 
 soak: ## 1,000 reloads under load, dying endpoints, 10,000 idle sockets; a million addresses: nobody may notice
 	@scripts/setup.sh build

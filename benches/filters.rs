@@ -7,8 +7,12 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::HeaderValue;
 use moongate::base::{At, Diagnostics};
-use moongate::filters::{Chain, Cors, CorsConfig, HeaderEdits, HeaderEditsConfig, Security, request_id, trace_context};
+use moongate::filters::{
+    Chain, Cors, CorsConfig, Filling, HeaderEdits, HeaderEditsConfig, Hsts, Security, SecurityConfig, SecurityHeaders,
+    request_id, trace_context,
+};
 use moongate::pipeline::{Exchange, Filter, Kind, Scheme, Scope, Tap, Taps, Unit, Verdict};
+use moongate::routing::{Captures, Params};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 fn request() -> RequestHeader {
@@ -37,7 +41,7 @@ fn walk(criterion: &mut Criterion) {
     let mut diagnostics = Diagnostics::default();
     let cors = CorsConfig { origins: vec!["http://localhost:*".to_owned()], ..CorsConfig::default() };
     let cors = Cors::compile(&cors, &Scope::nowhere(), &At::ROOT, &mut diagnostics).expect("a policy");
-    let edits = HeaderEdits::compile(&HeaderEditsConfig::default(), &At::ROOT, &mut diagnostics);
+    let edits = HeaderEdits::compile(&HeaderEditsConfig::default(), Captures::default(), &At::ROOT, &mut diagnostics);
     let origin = HeaderValue::from_static("http://localhost:1");
 
     criterion.bench_function("filters: way in", |bencher| {
@@ -52,7 +56,7 @@ fn walk(criterion: &mut Criterion) {
                     written.extend_from_slice(name.as_str().as_bytes());
                     value.iter().for_each(|it| written.extend_from_slice(it));
                 });
-                edits.on_request(request);
+                edits.on_request(request, &Filling::of(&exchange, None, "/", &Params::default()));
                 black_box((exchange, written));
             },
             BatchSize::SmallInput,
@@ -63,6 +67,8 @@ fn walk(criterion: &mut Criterion) {
         ("security fields", Security::Strict, false),
         ("both", Security::Strict, true),
     ] {
+        let config = SecurityConfig { security, hsts: Hsts::Host };
+        let security = SecurityHeaders::compile(&config, &Scope::nowhere(), &At::ROOT, &mut Diagnostics::default());
         let mut exchange = Exchange::new(client, Scheme::Http);
         exchange.origin = cors.origin(Some(&origin));
         criterion.bench_function(&format!("filters: way out, {name}"), |bencher| {
@@ -72,8 +78,10 @@ fn walk(criterion: &mut Criterion) {
                     if with_cors {
                         cors.on_response(&mut exchange, answer);
                     }
-                    security.add_to(&exchange, answer);
-                    edits.on_response(answer);
+                    if let Some(security) = &security {
+                        security.add_to(&exchange, answer);
+                    }
+                    edits.on_response(answer, Some(&Filling::of_answer(&exchange)));
                     request_id::on_response(&exchange, answer);
                 },
                 BatchSize::SmallInput,

@@ -9,7 +9,7 @@ if ! cargo fuzz --version >/dev/null 2>&1; then
     echo "fuzz: needs cargo-fuzz and a C++ compiler: cargo install cargo-fuzz --locked" >&2
     exit 1
 fi
-for target in connection chunks request_head response_head; do
+for target in connection chunks request_head response_head decoder; do
     echo "fuzz: $target"
     # The first folder keeps what is learnt, the second has where to begin.
     mkdir -p "fuzz/corpus/$target"

@@ -72,16 +72,15 @@ impl Maintenance {
         Ok(notice)
     }
 
-    /// Ends it; false if there was none.
+    /// Ends it, if there is one.
     ///
     /// # Errors
     /// As [`begin`](Self::begin).
-    pub async fn end(&self) -> Result<bool, Unavailable> {
-        let was = self.state.records.read(KEY).await?.is_some();
+    pub async fn end(&self) -> Result<(), Unavailable> {
         self.state.records.delete(KEY).await?;
         self.set(None);
         let _ = self.state.pubsub.publish(TOPIC, Bytes::new()).await;
-        Ok(was)
+        Ok(())
     }
 
     /// Looks what holds. Where the state can't be reached, what was known holds on.

@@ -171,7 +171,7 @@ def find_bare(options: argparse.Namespace) -> Path:
 # ---- servers -----------------------------------------------------------------------------------
 
 
-def start(stack: contextlib.ExitStack, site: Site, name: str, launch: Launch, core: int) -> Server:
+def start(stack: contextlib.ExitStack, site: Site, name: str, launch: Launch, core: int | str) -> Server:
     """A server that answers, and that lives as long as the stack."""
     server = Server(name, launch.argv, core, launch.env, site.run)
     stack.callback(server.stop)

@@ -119,9 +119,9 @@ def free_ports(count: int) -> list[int]:
 
 
 class Server:
-    """A process that we started on one core, and stop by its own id."""
+    """A process that we started on one core, or on a list of them, and stop by its own id."""
 
-    def __init__(self, name: str, argv: list[str], core: int, env: dict[str, str], run: Path):
+    def __init__(self, name: str, argv: list[str], core: int | str, env: dict[str, str], run: Path):
         self.name = name
         # Not beside the configuration: whoever watches that folder would be woken by every line.
         logs = run / "logs"

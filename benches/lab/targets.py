@@ -111,6 +111,13 @@ SCENARIOS = [
         replace(POST, unique="Idempotency-Key"),
         special=True,
     ),
+    # The session goes with all of them, and means something to some.
+    Scenario(
+        "resilient",
+        "GET, 130 bytes of JSON, 32 connections, with breaker, outlier detection, retry budget and sticky session",
+        get(ITEM.path, **{"X-Session-Id": "lantern-7"}),
+        special=True,
+    ),
     Scenario("routes", "Moongate with 10 and with 10,000 routes, 32 connections", ITEM, special=True),
 ]
 
@@ -251,12 +258,12 @@ def haproxy(conf: str) -> Callable[[Site], Launch]:
     return launch
 
 
-def envoy(conf: str) -> Callable[[Site], Launch]:
+def envoy(conf: str, name: str = "") -> Callable[[Site], Launch]:
     def launch(site: Site) -> Launch:
         address, tls = addresses(2)
         secret = base64.urlsafe_b64encode(SECRET.encode()).rstrip(b"=").decode()
         values = {"PORT": port(address), "PORT_TLS": port(tls), "SECRET_BASE64": secret}
-        path = write(site, conf, conf, **values)
+        path = write(site, conf, f"{name}{conf}", **values)
         argv = [str(site.peers / "envoy"), "-c", path, "--concurrency", "1"]
         argv += ["--disable-hot-restart", "--log-level", "error"]
         return Launch(address, argv, h2_address=address, tls_address=tls)
@@ -343,7 +350,7 @@ MOONGATES = [
         "moongate-proxied",
         "Moongate, asking the upstream",
         moongate("moongate-proxied"),
-        only=("cached", "first-post"),
+        only=("cached", "first-post", "resilient"),
     ),
     Target(
         "moongate-cached",
@@ -357,6 +364,12 @@ MOONGATES = [
         moongate("moongate-idempotent", table="moongate-idempotent-routes.yaml"),
         only=("first-post",),
     ),
+    Target(
+        "moongate-resilient",
+        "Moongate, all of it switched on",
+        moongate("moongate-resilient", table="moongate-resilient-routes.yaml"),
+        only=("resilient",),
+    ),
     Target("moongate-10", "Moongate, 10 routes", moongate("moongate-10", 10), only=("routes",)),
     Target("moongate-10k", "Moongate, 10,000 routes", moongate("moongate-10k", 10_000), only=("routes",)),
 ]
@@ -368,6 +381,10 @@ TARGETS = [
     Target("haproxy-gateway", "HAProxy as API gateway", haproxy("haproxy-gateway.cfg"), checks_token=True),
     Target("envoy", "Envoy, plain", envoy("envoy.yaml"), peer="envoy", rests=True),
     Target("envoy-gateway", "Envoy as API gateway", envoy("envoy-gateway.yaml"), checks_token=True, peer="envoy"),
+    Target("envoy-bare", "Envoy, without", envoy("envoy.yaml", "bare-"), peer="envoy", only=("resilient",)),
+    Target(
+        "envoy-resilient", "Envoy, all of it switched on", envoy("envoy-resilient.yaml"), peer="envoy", only=("resilient",)
+    ),
     Target("traefik", "Traefik", traefik, peer="traefik", rests=True),
     Target("caddy", "Caddy", caddy, peer="caddy", rests=True),
     Target("bare", "bare Pingora", bare(), skip=OVER_TLS),

@@ -64,12 +64,7 @@ pub(super) async fn begin(State(admin): State<Arc<Admin>>, body: Bytes) -> Respo
 
 pub(super) async fn end(State(admin): State<Arc<Admin>>) -> Response {
     match admin.maintenance.end().await {
-        Ok(true) => StatusCode::NO_CONTENT.into_response(),
-        Ok(false) => {
-            let action = "see GET /admin/maintenance";
-            Fault::new(StatusCode::NOT_FOUND, "not_in_maintenance", "there is no maintenance to end", action)
-                .into_response()
-        }
+        Ok(()) => StatusCode::NO_CONTENT.into_response(), // also if there was none: it is off
         Err(_) => unavailable(),
     }
 }

@@ -16,8 +16,11 @@ use crate::admin::fault::Fault;
 use crate::admin::maintenance;
 use crate::alerts::Alerts;
 use crate::cache::Purge;
-use crate::forward::{Policy, Worker};
+use crate::deliver::COMPRESSED_MAX;
+use crate::filters::Basic;
+use crate::forward::{Policy, Worker, mirrors_under_way};
 use crate::listener::DrainPhase;
+use crate::pipeline::DECODERS_MAX;
 use crate::state::Backend;
 use crate::telemetry::{IN_FLIGHT, exposition, figures, route_series, summary};
 
@@ -147,6 +150,7 @@ fn all_limits(admin: &Admin) -> Value {
             sums
         });
     let dropped: f64 = figures("moongate_log_lines_dropped_total").iter().map(|it| it.1).sum();
+    let sum = |family: &str| figures(family).iter().map(|it| it.1).sum::<f64>() as u64;
     let (routes, routes_max) = route_series();
     let bodies = active.snapshot.routes.iter().map(|it| it.policy.body_limit);
     let used = active.snapshot.routes.iter().filter_map(|it| it.chain.limits());
@@ -167,7 +171,16 @@ fn all_limits(admin: &Admin) -> Value {
             "threads": process.threads,
             "idle_max_per_thread": Worker::IDLE_CONNECTIONS,
         },
+        "compression": {
+            "active": sum("moongate_compression_active"),
+            "active_max": COMPRESSED_MAX,
+            "queue": sum("moongate_compression_queue"),
+            "skipped": sum("moongate_compression_skipped_total"),
+        },
+        "decoders": { "active": sum("moongate_decoders_active"), "active_max": DECODERS_MAX },
         "cache": admin.cache.usage(),
+        "mirrors": { "in_flight": mirrors_under_way() },
+        "basic_auth": { "known": figures("moongate_basic_auth_known").iter().map(|it| it.1).sum::<f64>() as u64, "known_max": Basic::KNOWN_MAX },
         "log": { "lines_dropped": dropped as u64 },
         "metrics": { "routes": routes, "routes_max": routes_max },
         "shutdown": process.written.shutdown,

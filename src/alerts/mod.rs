@@ -35,7 +35,8 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 pub struct AlertsConfig {
     /// Gets each change of the health of upstreams and their endpoints: `event`, `message`, `at`, `upstream`, and, where
     /// there is one, `endpoint`, `reason`, `dependency`, `seconds` (for how long), `eligible` (endpoints that get
-    /// requests).
+    /// requests). Endpoints that come or go within five seconds are one of them, `endpoints_changed`, with `added`,
+    /// `removed` (a hundred addresses each at most), `additions` and `removals` (how many in all).
     pub health: Option<WebhookConfig>,
 }
 

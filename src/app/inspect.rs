@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use crate::app::{Failure, Files, Format};
 use crate::config::{
-    Action, Compiled, Description, GatewayFile, Mode, Route, Snapshot, compile_files, compile_routes, routes_schema,
+    Compiled, Description, GatewayFile, Mode, Route, Snapshot, compile_files, compile_routes, routes_schema,
 };
-use crate::filters::announced_method;
+use crate::filters::{OnMaintenance, announced_method};
 use crate::pipeline::Filters;
 use crate::proxy::missing_setting;
 use crate::routing::{Explanation, MatchConfig, Request, Target, ValueMatch, ValueRule, Verdict, without_parameters};
@@ -114,10 +114,9 @@ pub fn explain(files: &Files, filters: &Filters, wanted: &ExplainRequest, format
         listener: None,
     };
     let (explanation, route) = explained(&snapshot, request);
-    let upstream = route.and_then(|it| match it.action {
-        Action::Upstream(number) => Some(&*snapshot.upstreams[number]),
-        Action::Redirect(_) | Action::Respond(_) => None,
-    });
+    let upstreams = route.map(|it| it.action.upstreams()).unwrap_or_default();
+    let upstreams: Vec<&Upstream> = upstreams.into_iter().map(|it| &*snapshot.upstreams[it]).collect();
+    let alone = upstreams.first().filter(|_| upstreams.len() == 1);
     let refused = route.and_then(|route| match missing_setting(route, &method, &headers) {
         _ if !takes_path(&snapshot, route, request) => Some(("bad_request", NO_PARAMETERS)),
         Some("match.websocket") => Some(("upgrade_not_allowed", NO_HANDSHAKES)),
@@ -130,11 +129,12 @@ pub fn explain(files: &Files, filters: &Filters, wanted: &ExplainRequest, format
             "match": explanation,
             "refused": refused.map(|it| it.0),
             "route": route.map(|it| &it.description),
-            "upstream": upstream.map(endpoints),
+            "upstream": alone.map(|it| endpoints(it)),
+            "upstreams": upstreams.iter().map(|it| endpoints(it)).collect::<Vec<_>>(),
         }))),
         Format::Human => {
             let on = host.map(|it| format!(" on {it}")).unwrap_or_default();
-            let story = story(&explanation, route, upstream);
+            let story = story(&explanation, route, &upstreams);
             Ok(format!("{method} {target}{on}\n\n{}{story}", refused.map_or("", |it| it.1)))
         }
     }
@@ -243,15 +243,13 @@ fn zones(upstream: &Upstream) -> Option<Value> {
     upstream.own_zone.as_ref().map(|_| json!({ "prefer": "same" }))
 }
 
-fn story(explanation: &Explanation, route: Option<&Route>, upstream: Option<&Upstream>) -> String {
+fn story(explanation: &Explanation, route: Option<&Route>, upstreams: &[&Upstream]) -> String {
     let mut out = String::new();
     outcome(&mut out, &explanation.outcome);
     if let Some(Route { description, .. }) = route {
         described(&mut out, description);
     }
-    if let Some(upstream) = upstream {
-        destination(&mut out, upstream);
-    }
+    upstreams.iter().for_each(|it| destination(&mut out, it));
     near(&mut out, explanation);
     out
 }
@@ -285,6 +283,12 @@ fn described(out: &mut String, description: &Description) {
         let _ = writeln!(out, "{word:<10} {}", list.join(", "));
     }
     let _ = writeln!(out, "goes to    {}", goes_to(&description.action));
+    if let Some(mirror) = &description.mirror {
+        let _ = writeln!(out, "copied     {} % to {}", mirror.percent, mirror.upstream);
+    }
+    if description.maintenance == Some(OnMaintenance::Ignore) {
+        let _ = writeln!(out, "also       in maintenance");
+    }
     let _ = writeln!(out, "\nsteps, in order");
     for (number, step) in description.steps.iter().enumerate() {
         // `jwt: {}` says something: that tokens are required.
@@ -297,6 +301,12 @@ fn described(out: &mut String, description: &Description) {
     let limits = limits.iter().filter_map(|name| Some(format!("{name} {}", description.timeouts.get(name)?)));
     let _ = writeln!(out, "\ntimeouts   {}", limits.collect::<Vec<_>>().join(", "));
     let _ = writeln!(out, "body       at most {}", description.body_limit);
+    if let Some(limit) = description.response_limit {
+        let _ = writeln!(out, "response   at most {limit}");
+    }
+    if description.upstream_errors.is_some() {
+        let _ = writeln!(out, "errors     of the upstream in the gateway's own shape");
+    }
 }
 
 fn destination(out: &mut String, upstream: &Upstream) {
@@ -382,10 +392,37 @@ fn goes_to(action: &Value) -> String {
     if action["redirect"] == "https" {
         return "redirect https".to_owned();
     }
+    if let Some(parts) = action["split"].as_array() {
+        let part = |it: &Value| {
+            let name = it["upstream"].as_str().unwrap_or_default();
+            format!("{} % to {name}", it["percent"])
+        };
+        let parts: Vec<String> = parts.iter().map(part).collect();
+        return format!("split {}, {}", parts.join(", "), kept_by(&action["split_by"]));
+    }
+    if let Some(parts) = action["aggregate"].as_object() {
+        let part = |(name, it): (&String, &Value)| {
+            let required = if it["required"] == true { " (required)" } else { "" };
+            format!("{name} of {}{required}", it["upstream"].as_str().unwrap_or_default())
+        };
+        return format!("aggregate {}", parts.iter().map(part).collect::<Vec<_>>().join(", "));
+    }
     if let Some(to) = action["redirect"]["to"].as_str() {
         return format!("redirect {to}");
     }
     format!("answer {}", action["respond"]["status"].as_u64().unwrap_or(200))
+}
+
+/// What callers keep their part of a split by.
+fn kept_by(by: &Value) -> String {
+    match by {
+        Value::String(word) => format!("by {word}"),
+        Value::Object(map) => {
+            let (kind, name) = map.iter().next().unzip();
+            format!("by {} {}", kind.map_or("", String::as_str), name.and_then(Value::as_str).unwrap_or_default())
+        }
+        _ => "each request anew".to_owned(),
+    }
 }
 
 pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {

@@ -19,7 +19,7 @@ use crate::config::{Compiled, Configuration, Snapshot, Watcher, compile_files};
 use crate::connections::Connections;
 use crate::filters::auth::Auth;
 use crate::filters::rate_limit::Limits;
-use crate::forward::Worker;
+use crate::forward::{Worker, mirrors_under_way};
 use crate::guard::Guard;
 use crate::identity::Identity;
 use crate::listener::{self, Certificates, Descriptors, Drain, Listener, Socket};
@@ -333,7 +333,7 @@ async fn stop(
         drain.close_listeners();
         let goodbye = GOODBYE.min(times.grace.0 / 2);
         let finished = async {
-            while drain.open() > 0 {
+            while drain.open() > 0 || mirrors_under_way() > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };

@@ -61,6 +61,9 @@ pub struct CacheConfig {
     /// Responses that have a `Last-Modified` and say nothing about their lifetime are fresh for a tenth of the time
     /// since then, at most this long (RFC 9111, section 4.2.2). Without it, nothing is guessed.
     pub heuristic: Option<Period>,
+    /// Whether the parts of a route's `split` share responses. Without it, each part has its own: a canary's response is
+    /// never given to those whom it does not serve.
+    pub across_split: bool,
 }
 
 /// A cookie that does not count.
@@ -137,6 +140,7 @@ pub struct Rules {
     pub(super) ignore_cookies: Vec<IgnoredCookie>,
     pub(super) errors: bool,
     pub(super) heuristic: Option<Duration>,
+    pub(super) across_split: bool,
 }
 
 impl Rules {
@@ -168,6 +172,7 @@ impl Rules {
             ignore_cookies: ignored_cookies(config, &at.key("ignore_cookies"), diagnostics),
             errors: config.errors,
             heuristic: config.heuristic.map(|it| it.0),
+            across_split: config.across_split,
             tags,
             by_body,
             methods: methods(config, by_body, &at.key("methods"), diagnostics),

@@ -46,6 +46,8 @@ pub struct CacheRequest<'a> {
     pub claims: &'a [HeaderName],
     /// The body, if [`Rules::needs_body`] says that it is needed.
     pub body: Option<&'a [u8]>,
+    /// The upstream that it goes to, where several share the route's requests.
+    pub part: Option<&'a str>,
 }
 
 impl<'a> CacheRequest<'a> {
@@ -57,7 +59,13 @@ impl<'a> CacheRequest<'a> {
         claims: &'a [HeaderName],
         body: Option<&'a [u8]>,
     ) -> Self {
-        Self { target, method: &request.method, headers: &request.headers, principal, verified, claims, body }
+        let (method, headers) = (&request.method, &request.headers);
+        Self { target, method, headers, principal, verified, claims, body, part: None }
+    }
+
+    /// The same, at this part of a split.
+    pub fn at_part(self, part: Option<&'a str>) -> Self {
+        Self { part, ..self }
     }
 }
 
@@ -118,7 +126,9 @@ impl Target {
 /// The key of a request, before the response's own `Vary` is known.
 pub(super) fn primary(rules: &Rules, request: &CacheRequest<'_>) -> Result<(Vec<u8>, Credentials), Nobody> {
     let mut key = Vec::with_capacity(256);
-    key.push(u8::from(request.target.https) | u8::from(rules.by_body) << 1);
+    let at_part = request.part.filter(|_| !rules.across_split);
+    key.push(u8::from(request.target.https) | u8::from(rules.by_body) << 1 | u8::from(at_part.is_some()) << 2);
+    at_part.iter().for_each(|it| part(&mut key, it.as_bytes()));
     part(&mut key, rules.route.as_bytes());
     part(&mut key, request.target.host().as_bytes());
     part(&mut key, request.target.path().as_bytes());
@@ -264,6 +274,7 @@ mod tests {
         claims: &'a [HeaderName],
         principal: Option<&'a Principal>,
         body: Option<&'a [u8]>,
+        part: Option<&'a str>,
     }
 
     fn key(rules: &Rules, case: &Case<'_>) -> Result<(Vec<u8>, Credentials), Nobody> {
@@ -280,6 +291,7 @@ mod tests {
             verified: Some(&AUTHORIZATION).filter(|_| case.principal.is_some()),
             claims: case.claims,
             body: case.body,
+            part: case.part,
         };
         primary(rules, &request)
     }
@@ -291,6 +303,15 @@ mod tests {
         if let Ok(right) = key(&rules, &right) {
             assert!(left.0 != right.0 || right.1.outside_key, "{yaml}");
         }
+    }
+
+    #[test]
+    fn the_parts_of_a_split_share_nothing_unless_they_are_told_to() {
+        let [one, two] = ["one", "two"].map(|it| Case { part: Some(it), ..Case::default() });
+        differ("{ ttl: 1m }", one, two);
+        differ("{ ttl: 1m }", one, Case::default());
+        let shared = rules("{ ttl: 1m, across_split: true }");
+        assert_eq!(key(&shared, &one), key(&shared, &two));
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl H2Connection {
                 Some(busy) => {
                     self.connection.admitted();
                     let stream = Http2::new(self.connection.clone(), request, respond);
-                    return Some((Client { side: Side::Http2(stream) }, busy));
+                    return Some((Client::of(Side::Http2(stream)), busy));
                 }
                 // Nothing was done for it, so it may be sent again (RFC 9113, section 8.7).
                 None => respond.send_reset(Reason::REFUSED_STREAM),

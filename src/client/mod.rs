@@ -7,6 +7,7 @@
 mod connection;
 mod control;
 mod extended;
+mod grpc_web;
 mod http1;
 mod http2;
 mod session;
@@ -16,7 +17,7 @@ mod wire;
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -33,6 +34,7 @@ pub use session::{Handover, carried};
 pub use wire::Wire;
 
 use extended::Extended;
+use grpc_web::GrpcWeb;
 use http1::Http1;
 use http2::Http2;
 use wire::End;
@@ -69,6 +71,10 @@ pub enum Part {
 /// One request and the way back to its client.
 pub struct Client {
     side: Side,
+    /// How a call is written that came over the web.
+    web: Option<Box<GrpcWeb>>,
+    /// What a call of gRPC has come to, as its client was told.
+    grpc_status: Option<u16>,
 }
 
 enum Side {
@@ -98,11 +104,15 @@ impl H1Connection {
     pub async fn request(self) -> Option<Client> {
         let request = self.next().await?;
         request.connection().admitted();
-        Some(Client { side: Side::Http1(request) })
+        Some(Client::of(Side::Http1(request)))
     }
 }
 
 impl Client {
+    fn of(side: Side) -> Self {
+        Self { side, web: None, grpc_status: None }
+    }
+
     /// What is known about the connection.
     pub fn connection(&self) -> &Arc<Connection> {
         either!(self, side => side.connection())
@@ -169,6 +179,11 @@ impl Client {
         }
     }
 
+    /// A call of gRPC-Web becomes the call of gRPC that it stands for, and its answer is going to be written for the web.
+    pub fn take_grpc_web(&mut self) {
+        self.web = GrpcWeb::take(self.request_mut()).map(Box::new);
+    }
+
     /// The wish for another protocol is ignored, as it may be: the request is like any other.
     pub fn ignore_upgrade(&mut self) {
         if let Side::Http1(side) = &mut self.side {
@@ -205,6 +220,9 @@ impl Client {
 
     /// The length that the request's head declares for its body.
     pub fn declared_length(&self) -> Option<u64> {
+        if self.web.as_ref().is_some_and(|it| it.reads_text()) {
+            return None; // what it declares is the text's
+        }
         match &self.side {
             Side::Http1(Http1 { framing: codec::Framing::Length(length), .. }) => Some(*length),
             Side::Http1(_) => None,
@@ -218,7 +236,7 @@ impl Client {
         if self.body_is_done() {
             return Some(Bytes::new());
         }
-        if self.declared_length().is_some_and(|it| it > BODY_AT_HAND_MAX as u64) {
+        if self.web.is_some() || self.declared_length().is_some_and(|it| it > BODY_AT_HAND_MAX as u64) {
             return None;
         }
         match &mut self.side {
@@ -232,7 +250,14 @@ impl Client {
     /// # Errors
     /// When the client is gone, or its chunks are malformed.
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ClientError>> {
-        either!(mut self, side => side.poll_body(cx))
+        let Some(web) = &mut self.web else { return either!(mut self, side => side.poll_body(cx)) };
+        loop {
+            let piece = ready!(either!(mut self, side => side.poll_body(cx)))?;
+            match web.received(piece)? {
+                Some(piece) if piece.is_empty() => {}
+                piece => return Poll::Ready(Ok(piece)),
+            }
+        }
     }
 
     /// What came behind the request's body, and may stand there: nothing in the place of an `edited` field.
@@ -292,7 +317,22 @@ impl Client {
     /// # Errors
     /// When the client is gone, or the body is not of the length that the head said.
     pub fn queue(&mut self, part: Part) -> Result<(), ClientError> {
+        match &part {
+            Part::Head(head, true) => self.note_status(&head.headers),
+            Part::End(Some(trailers)) => self.note_status(trailers),
+            _ => {}
+        }
+        let Some(web) = &mut self.web else { return either!(mut self, side => side.queue(part)) };
+        let (last, part) = web.sent(part)?;
+        if let Some(last) = last {
+            either!(mut self, side => side.queue(Part::Data(last)))?;
+        }
         either!(mut self, side => side.queue(part))
+    }
+
+    fn note_status(&mut self, fields: &HeaderMap) {
+        let Some(status) = fields.get("grpc-status") else { return };
+        self.grpc_status = status.to_str().ok().and_then(|it| it.parse().ok());
     }
 
     /// Whether the client takes more of the answer at once, as far as that is known: what it would not take needs not be
@@ -349,6 +389,11 @@ impl Client {
             Side::Http1(side) => side.acknowledged().unwrap_or(0),
             Side::Http2(side) => side.flushed(),
         }
+    }
+
+    /// The status of gRPC that the client was told; `None` if it was told none.
+    pub fn grpc_status(&self) -> Option<u16> {
+        self.grpc_status
     }
 
     /// The answer's status; 0 if nothing was answered.

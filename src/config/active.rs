@@ -18,7 +18,7 @@ use crate::config::secret_values::SecretValues;
 use crate::config::snapshot::{Action, Known, Route, Snapshot};
 use crate::filters::rate_limit::Limits;
 use crate::filters::{Activation, BodyRules};
-use crate::forward::{Destination, Destinations};
+use crate::forward::{Destination, Destinations, MirrorRuntime};
 use crate::identity::{Identity, Roles, Tokens};
 use crate::listener::{Certificates, TlsError, report_kept};
 use crate::pipeline::Filters;
@@ -51,8 +51,10 @@ impl Drop for ActiveConfig {
 
 /// The runtime of a route.
 pub struct RouteRuntime {
-    /// Where its requests go; `None` if they are answered at once.
-    pub destination: Option<Destination>,
+    /// Where its requests go: one, or the parts of a split in its order; none if they are answered at once.
+    pub destinations: Vec<Destination>,
+    /// What copies its requests.
+    pub mirror: Option<Arc<MirrorRuntime>>,
     /// Its series.
     pub metrics: Arc<RouteMetrics>,
 }
@@ -114,16 +116,19 @@ struct Looked<T> {
     document: Document,
     content: T,
     diagnostics: Diagnostics,
+    /// The faults of files that it includes and of which nothing can be made.
+    unread: Faults,
 }
 
 impl<T> Looked<T> {
     /// The content and the warnings, if nothing is wrong; else all that is to be said.
     fn judged(self) -> Result<(T, Faults), Faults> {
         let warnings = self.document.place_warnings(&self.diagnostics);
-        if self.diagnostics.is_empty() {
+        if self.diagnostics.is_empty() && self.unread.is_empty() {
             return Ok((self.content, warnings));
         }
         let mut faults = self.document.place(&self.diagnostics);
+        faults.extend(self.unread);
         faults.extend(warnings);
         Err(faults)
     }
@@ -173,8 +178,10 @@ fn named_files(process: &Process, tokens: &Tokens, snapshot: &Snapshot) -> Vec<P
             .filter_map(|it| it.chain.body_rules.as_ref().and_then(BodyRules::files))
             .map(Path::to_owned),
     );
+    files.extend(snapshot.included.iter().cloned());
     let pages = snapshot.routes.iter().map(|it| &it.chain).chain([&snapshot.defaults]);
     files.extend(pages.filter_map(|it| it.error_pages.as_ref()).flat_map(|it| it.files().to_vec()));
+    files.extend(snapshot.routes.iter().filter_map(|it| it.chain.basic.as_ref()).map(|it| it.file().to_owned()));
     files.extend_from_slice(tokens.files());
     files.extend(snapshot.upstreams.iter().filter_map(|it| it.tls.as_ref()).flat_map(|it| it.files().to_vec()));
     files
@@ -234,10 +241,14 @@ fn issuers(gateway: &Looked<Process>) -> Option<Vec<String>> {
 
 /// What routes come to; if not even a list of them could be read, that is a fault already.
 fn complete<T>(looked: Looked<Option<T>>) -> Result<(T, Faults), Faults> {
-    let Looked { document, content, diagnostics } = looked;
+    let Looked { document, content, diagnostics, unread } = looked;
     match content {
-        Some(content) => Looked { document, content, diagnostics }.judged(),
-        None => Err(document.place(&diagnostics)),
+        Some(content) => Looked { document, content, diagnostics, unread }.judged(),
+        None => {
+            let mut faults = document.place(&diagnostics);
+            faults.extend(unread);
+            Err(faults)
+        }
     }
 }
 
@@ -251,7 +262,7 @@ fn look_at_gateway(path: &Path, secrets: &SecretValues) -> Result<Looked<Process
     let mut diagnostics = Diagnostics::default();
     let file: GatewayFile = document.load(&mut diagnostics).unwrap_or_default();
     let content = Process::compile(&file, &mut diagnostics);
-    Ok(Looked { document, content, diagnostics })
+    Ok(Looked { document, content, diagnostics, unread: Faults::default() })
 }
 
 /// Reads and compiles `routes.yaml` alone: the hash of its text, and the snapshot. The secrets that it
@@ -304,7 +315,7 @@ struct Surroundings<'a> {
 fn look_at_routes(path: &Path, surroundings: Surroundings<'_>) -> Result<Looked<Option<(String, Snapshot)>>, Faults> {
     let Surroundings { known, mode, secrets } = surroundings;
     let schema = routes_schema(known.filters, known.services);
-    let mut document = Document::read(path, &schema, &environment)?;
+    let (mut document, included, unread) = Document::read_whole(path, &schema, &environment)?;
     document.fill_secrets(&|path, name| match secrets {
         Some(secrets) => secrets.value(path, name),
         None => Ok(format!("{MARK}{name}")),
@@ -314,12 +325,13 @@ fn look_at_routes(path: &Path, surroundings: Surroundings<'_>) -> Result<Looked<
     let content = file.map(|mut file| {
         let shown = shown(&document, &mut diagnostics);
         shown.iter().for_each(|it| file.note_brought(it));
-        let snapshot = Snapshot::compile(&file, shown.as_ref().unwrap_or(&file), known, mode, &mut diagnostics);
+        let mut snapshot = Snapshot::compile(&file, shown.as_ref().unwrap_or(&file), known, mode, &mut diagnostics);
+        snapshot.included = included;
         let mut hasher = DefaultHasher::new();
         serde_json::to_string(&file).unwrap_or_default().hash(&mut hasher);
         (format!("{:016x}", hasher.finish()), snapshot)
     });
-    Ok(Looked { document, content, diagnostics })
+    Ok(Looked { document, content, diagnostics, unread })
 }
 
 /// The file as people may see it, if that is not the file itself. One with faults is never described.
@@ -581,9 +593,11 @@ fn activate(
     let destinations: Vec<Destination> =
         snapshot.upstreams.iter().zip(&snapshot.services).zip(&lives).map(destination).collect();
     let activate_route = |route: &mut Route| {
-        let upstream = match route.action {
-            Action::Upstream(number) => Some(number),
-            Action::Redirect(_) | Action::Respond(_) => None,
+        let upstreams = route.action.upstreams();
+        // Where it has several, what adapts to an upstream goes by the one with most of the requests.
+        let upstream = match &route.action {
+            Action::Split(split) => upstreams.get(split.heaviest()).copied(),
+            _ => upstreams.first().copied(),
         };
         route.chain.activate(&Activation {
             identity: &runtime.identity,
@@ -592,7 +606,14 @@ fn activate(
             upstream: upstream.map(|it| &lives[it]),
         });
         RouteRuntime {
-            destination: upstream.map(|it| destinations[it].clone()),
+            destinations: match &route.action {
+                Action::Aggregate(it) => vec![Destination::Local("aggregate".into(), Arc::new(it.clone()))],
+                _ => upstreams.iter().map(|it| destinations[*it].clone()).collect(),
+            },
+            mirror: route.mirror.clone().map(|mirror| {
+                let destination = destinations[mirror.upstream].clone();
+                MirrorRuntime::new(mirror, destination, &route.policy, &route.name)
+            }),
             metrics: RouteMetrics::of(&route.name),
         }
     };

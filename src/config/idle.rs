@@ -30,7 +30,7 @@ fn unused_upstreams(file: &RoutesFile, diagnostics: &mut Diagnostics) {
     }
     let settings = || file.upstreams.values().filter_map(|it| it.settings.as_ref());
     let is_used = |name: &str| {
-        file.routes.iter().any(|it| it.upstream.as_deref() == Some(name))
+        file.routes.iter().any(|it| it.upstreams().any(|it| it == name))
             || file.upstreams.values().any(|it| it.depends_on.iter().any(|it| it == name))
             || settings().any(|it| says(it.value(), name))
     };

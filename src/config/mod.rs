@@ -6,6 +6,7 @@
 mod active;
 mod gateway_file;
 mod idle;
+mod lints;
 mod routes_file;
 mod secret_values;
 mod snapshot;

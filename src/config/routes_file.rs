@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::filters::{PolicyConfig, RewriteConfig};
+use crate::forward::MirrorConfig;
 use crate::identity::RolesConfig;
 use crate::pipeline::Filters;
 use crate::routing::MatchConfig;
-use crate::services::ServiceRegistry;
-use crate::upstream::UpstreamConfig;
+use crate::services::{AggregatePartConfig, ServiceRegistry};
+use crate::upstream::{SplitBy, SplitPartConfig, UpstreamConfig};
 use crate::yaml::schema_by;
 
 /// The JSON Schema of `routes.yaml`, with what only its parts can say: the blocks of filters that were added to the
@@ -45,6 +46,10 @@ pub struct RoutesFile {
     /// The version of this format: 1.
     #[schemars(range(min = 1, max = 1))]
     pub version: u32,
+    /// Further files with `policies`, `upstreams` and `routes`, which count as if they stood here: `teams/players.yaml`, or
+    /// `routes.d/*.yaml` for all of a folder, in alphabetical order. Paths are relative to the folder of this file.
+    #[serde(default)]
+    pub include: Vec<String>,
     /// What each role permits, by the role's name: `notes.read`, `notes.*`, or `*` for everything. Without it,
     /// roles permit what docs/AUTH.md lists.
     #[serde(default)]
@@ -103,7 +108,7 @@ impl Default for BuiltInConfig {
     }
 }
 
-/// One match and what follows from it: exactly one of `upstream`, `redirect` and `respond`.
+/// One match and what follows from it: exactly one of `upstream`, `split`, `aggregate`, `redirect` and `respond`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteConfig {
@@ -117,6 +122,19 @@ pub struct RouteConfig {
     /// The upstream that answers.
     #[serde(default)]
     pub upstream: Option<String>,
+    /// Upstreams that share the requests by weight: a canary.
+    #[serde(default)]
+    pub split: Option<Vec<SplitPartConfig>>,
+    /// What callers keep their part of the `split` by. Without it, each request goes its own way; idempotent requests
+    /// always stay where they are.
+    #[serde(default)]
+    pub split_by: Option<SplitBy>,
+    /// Several upstreams that answer together: their JSON under the names of the parts.
+    #[serde(default)]
+    pub aggregate: Option<BTreeMap<String, AggregatePartConfig>>,
+    /// Another upstream that gets a copy of the requests, and whose answers nobody gets.
+    #[serde(default)]
+    pub mirror: Option<MirrorConfig>,
     /// Sends the client elsewhere.
     #[serde(default)]
     pub redirect: Option<RedirectConfig>,
@@ -133,6 +151,21 @@ pub struct RouteConfig {
     /// Its own settings.
     #[serde(flatten)]
     pub settings: PolicyConfig,
+}
+
+impl RouteConfig {
+    /// Whether its requests are forwarded, and not answered at once.
+    pub(super) fn forwards(&self) -> bool {
+        self.upstream.is_some() || self.split.is_some() || self.aggregate.is_some()
+    }
+
+    /// The names of the upstreams that its requests go to, copies included.
+    pub(super) fn upstreams(&self) -> impl Iterator<Item = &str> {
+        let parts = self.split.iter().flatten().map(|it| it.upstream.as_str());
+        let aggregated = self.aggregate.iter().flatten().map(|it| it.1.upstream.as_str());
+        let mirror = self.mirror.iter().map(|it| it.upstream.as_str());
+        self.upstream.as_deref().into_iter().chain(parts).chain(aggregated).chain(mirror)
+    }
 }
 
 /// Sends the client elsewhere.

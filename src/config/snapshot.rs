@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
@@ -11,16 +13,16 @@ use serde_json::Value;
 
 use crate::base::{At, ByteSize, Diagnostics, Period};
 use crate::config::gateway_file::Mode;
-use crate::config::idle;
 use crate::config::routes_file::{RedirectConfig, RedirectTo, RespondConfig, RouteConfig, RoutesFile};
+use crate::config::{idle, lints};
 use crate::filters::auth::{Auth, AuthConfig};
-use crate::filters::{Chain, Layer, OnMaintenance, PolicyConfig, StepDescription};
-use crate::forward::{Policy, TimeoutsConfig};
+use crate::filters::{Chain, Layer, OnMaintenance, PolicyConfig, StepDescription, UpstreamErrors};
+use crate::forward::{Mirror, MirrorConfig, Policy, TimeoutsConfig};
 use crate::identity::Roles;
 use crate::pipeline::{Filters, Scope, ServiceScope};
 use crate::routing::{Captures, MatchConfig, SchemeMatch, Table, Template, known_variable};
-use crate::services::{ServiceRegistry, ServiceSettings};
-use crate::upstream::{Priority, Source, Upstream, UpstreamKind, check_dependencies};
+use crate::services::{Aggregate, ServiceRegistry, ServiceSettings};
+use crate::upstream::{Priority, Source, Split, SplitPartConfig, Upstream, UpstreamKind, check_dependencies, shares};
 
 /// All routes and upstreams, compiled.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub struct Snapshot {
     pub defaults: Chain,
     /// What roles permit.
     pub roles: Arc<Roles>,
+    /// The files that the file includes.
+    pub included: Vec<PathBuf>,
     /// How many routes every gateway has; so many upstreams are theirs.
     built_in: usize,
 }
@@ -52,10 +56,16 @@ pub struct Route {
     pub policy: Policy,
     /// What becomes of its requests.
     pub action: Action,
+    /// Which of them are copied, and where to.
+    pub mirror: Option<Mirror>,
     /// Whether it lists the hosts that it takes, each by its whole name: a request of its names one of ours.
     pub verifies_host: bool,
     /// Whether its requests pass while the gateway is in maintenance.
     pub ignores_maintenance: bool,
+    /// Whether it takes only requests that accept what it can produce.
+    pub negotiates: bool,
+    /// Whether the upstream's errors become the gateway's own.
+    pub wraps_errors: bool,
     /// Whether paths with parameters are for it to take: `/a;v=1/b`.
     takes_parameters: bool,
     /// Everything above in words, for operators; also shows whether a reload changed the route.
@@ -67,10 +77,31 @@ pub struct Route {
 pub enum Action {
     /// They go to the upstream of this number.
     Upstream(usize),
+    /// Several upstreams share them.
+    Split(Split),
+    /// Several upstreams answer them together.
+    Aggregate(Aggregate),
     /// They are sent elsewhere.
     Redirect(Redirect),
     /// They are answered at once.
     Respond(Respond),
+}
+
+impl Action {
+    /// The numbers of the upstreams that requests go to: none, one, or those of the parts.
+    pub fn upstreams(&self) -> Vec<usize> {
+        match self {
+            Self::Upstream(number) => vec![*number],
+            Self::Split(split) => split.parts().iter().map(|it| it.upstream).collect(),
+            Self::Aggregate(aggregate) => aggregate.upstreams().collect(),
+            Self::Redirect(_) | Self::Respond(_) => Vec::new(),
+        }
+    }
+
+    /// Whether requests are forwarded, and not answered at once.
+    pub fn forwards(&self) -> bool {
+        matches!(self, Self::Upstream(_) | Self::Split(_) | Self::Aggregate(_))
+    }
 }
 
 /// Where clients are sent.
@@ -102,8 +133,11 @@ pub struct Description {
     pub r#match: MatchConfig,
     /// The policies that it uses.
     pub r#use: Vec<String>,
-    /// What becomes of its requests: `{"upstream": …}`, `{"redirect": …}` or `{"respond": …}`.
+    /// What becomes of its requests: `{"upstream": …}`, `{"split": …}`, `{"aggregate": …}`, `{"redirect": …}` or `{"respond": …}`.
     pub action: Value,
+    /// Which of its requests are copied, and where to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<MirrorConfig>,
     /// The protocols that it changes to, WebSocket aside.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub upgrade: Vec<String>,
@@ -122,15 +156,21 @@ pub struct Description {
     pub timeouts: BTreeMap<&'static str, Period>,
     /// The largest request body.
     pub body_limit: ByteSize,
+    /// The largest response, if there is a largest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_limit: Option<ByteSize>,
+    /// What becomes of the upstream's errors, if that is not that they pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_errors: Option<UpstreamErrors>,
     /// Of the route as it was compiled: whether a reload changes what is not shown.
     #[serde(skip)]
     digest: u64,
 }
 
 impl Route {
-    /// Whether it asks who calls.
+    /// Whether it is not for everybody.
     fn is_protected(&self) -> bool {
-        self.chain.auth.is_some()
+        self.chain.auth.is_some() || self.chain.basic.is_some() || self.chain.networks.is_some()
     }
 }
 
@@ -180,12 +220,22 @@ impl Snapshot {
         // A route with a fault may have been left out, and what it uses is not idle.
         if diagnostics.is_empty() {
             idle::warn(file, own_key, diagnostics);
+            lints::warn(file, diagnostics);
         }
         let defaults = layer("defaults".to_owned(), &file.defaults, At::ROOT);
         // What is wrong with them was reported where they stand.
         let defaults = Chain::compile(&[defaults], &nowhere, &mut Diagnostics::default());
         let built_in = built_in.len();
-        Self { table, routes, upstreams: all, services: settings, defaults, roles: Arc::new(roles), built_in }
+        Self {
+            table,
+            routes,
+            upstreams: all,
+            services: settings,
+            defaults,
+            roles: Arc::new(roles),
+            included: Vec::new(),
+            built_in,
+        }
     }
 
     /// The routes of the file.
@@ -209,17 +259,24 @@ enum Place<'u> {
 
 /// Where the requests of a route leave the process and arrive.
 fn places<'u>(route: &Route, upstreams: &'u [Arc<Upstream>]) -> Vec<Place<'u>> {
-    let Action::Upstream(number) = route.action else { return Vec::new() };
-    let Some(upstream) = upstreams.get(number).filter(|it| it.kind == UpstreamKind::Remote) else { return Vec::new() };
-    let addresses = upstream.endpoints.iter().map(|it| Place::Address(it.address));
-    let sources = upstream.sources.iter().map(Place::Source);
-    [Place::Upstream(number)].into_iter().chain(addresses).chain(sources).collect()
+    let mut places = Vec::new();
+    for number in route.action.upstreams() {
+        let Some(upstream) = upstreams.get(number).filter(|it| it.kind == UpstreamKind::Remote) else { continue };
+        places.push(Place::Upstream(number));
+        places.extend(upstream.endpoints.iter().map(|it| Place::Address(it.address)));
+        places.extend(upstream.sources.iter().map(Place::Source));
+    }
+    places
 }
 
 /// Upstreams read paths in ways of their own. Where an open route leads to one whose other paths are protected, a path
 /// that is read in two ways leads past the protection.
 fn warn_of_open_ways(routes: &[Route], upstreams: &[Arc<Upstream>], table: &Table, diagnostics: &mut Diagnostics) {
-    let is_open = |it: &Route| it.chain.auth.as_ref().is_none_or(Auth::lets_everybody_pass);
+    let is_open = |it: &Route| {
+        let chain = &it.chain;
+        let by_auth = chain.auth.as_ref().is_none_or(Auth::lets_everybody_pass);
+        by_auth && chain.basic.is_none() && chain.networks.is_none()
+    };
     let mut protected: HashMap<Place<'_>, Vec<usize>> = HashMap::new();
     for (number, route) in routes.iter().enumerate().filter(|(_, it)| !is_open(it)) {
         places(route, upstreams).into_iter().for_each(|it| protected.entry(it).or_default().push(number));
@@ -427,7 +484,7 @@ impl Compiler<'_> {
             captures: self.table.captures(number),
             methods: &written.r#match.methods,
             websocket: written.r#match.websocket.takes(),
-            forwards: written.upstream.is_some(),
+            forwards: written.forwards(),
             watches: [HEALTH, METRICS].contains(&&*written.name),
             ..self.nowhere
         };
@@ -436,7 +493,8 @@ impl Compiler<'_> {
         let chain = Chain::compile(&layers, &scope, diagnostics);
         let policy = policy(&layers);
         warn_of_times(&layers, &policy, diagnostics);
-        let action = self.action(number, written, at, diagnostics);
+        let action = self.action((number, policy.request), written, at, diagnostics);
+        let mirror = self.mirror(written, &at.key("mirror"), diagnostics);
         check_upgrade(written, &at.key("upgrade"), diagnostics);
         // Those that every gateway has are not in the file.
         let shown = self.shown.routes.get(number).unwrap_or(written);
@@ -451,19 +509,50 @@ impl Compiler<'_> {
             action,
             verifies_host: !hosts.is_empty() && !hosts.iter().any(|it| it.contains(['*', '{'])),
             ignores_maintenance: description.maintenance == Some(OnMaintenance::Ignore),
+            mirror,
+            negotiates: !written.r#match.accept.is_empty(),
+            wraps_errors: upstream_errors(&layers) == UpstreamErrors::Wrap,
             takes_parameters: description.path_parameters,
             description,
         }
     }
 
-    fn action(&self, number: usize, written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Action {
-        let chosen = [written.upstream.is_some(), written.redirect.is_some(), written.respond.is_some()];
+    fn action(
+        &self,
+        (number, request): (usize, Duration),
+        written: &RouteConfig,
+        at: &At<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Action {
+        let chosen = [
+            written.upstream.is_some(),
+            written.split.is_some(),
+            written.aggregate.is_some(),
+            written.redirect.is_some(),
+            written.respond.is_some(),
+        ];
         if chosen.iter().filter(|it| **it).count() != 1 {
             let name =
                 if written.name.is_empty() { "the route".to_owned() } else { format!("route `{}`", written.name) };
-            let diagnostic =
-                diagnostics.error(at, format!("{name} needs exactly one of upstream, redirect and respond"));
+            let diagnostic = diagnostics
+                .error(at, format!("{name} needs exactly one of upstream, split, aggregate, redirect and respond"));
             diagnostic.help("say where its requests go, or how they are answered");
+        }
+        if written.split_by.is_some() && written.split.is_none() {
+            diagnostics
+                .error_at_key(&at.key("split_by"), "there is no `split` that this could decide about")
+                .help("list the upstreams that share the requests under `split`, or remove it");
+        }
+        if let Some(parts) = &written.split {
+            let places = (&at.key("split"), &at.key("split_by"));
+            let find = |name: &str, at: &At<'_>, diagnostics: &mut Diagnostics| self.upstream(name, at, diagnostics);
+            return Action::Split(Split::compile(parts, written.split_by.as_ref(), places, diagnostics, find));
+        }
+        if let Some(parts) = &written.aggregate {
+            check_aggregate(written, at, diagnostics);
+            let find = |name: &str, at: &At<'_>, diagnostics: &mut Diagnostics| self.upstream(name, at, diagnostics);
+            let of = (&*written.name, self.table.captures(number));
+            return Action::Aggregate(Aggregate::compile(of, parts, request, &at.key("aggregate"), diagnostics, find));
         }
         if let Some(redirect) = &written.redirect {
             return Action::Redirect(self.redirect(number, written, redirect, at, diagnostics));
@@ -474,6 +563,23 @@ impl Compiler<'_> {
         let respond = written.respond.clone().unwrap_or_default();
         check_body(&respond, self.table.captures(number), &at.key("respond").key("body"), diagnostics);
         Action::Respond(Respond::compile(&respond, &at.key("respond"), diagnostics))
+    }
+
+    fn mirror(&self, written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Mirror> {
+        let config = written.mirror.as_ref()?;
+        if !written.forwards() {
+            diagnostics
+                .error(at, "only requests that go to an upstream are copied")
+                .help("leave `mirror` out, or name an upstream");
+        }
+        let originals = RouteConfig { mirror: None, ..written.clone() };
+        if originals.upstreams().any(|it| it == config.upstream) {
+            diagnostics
+                .error(&at.key("upstream"), format!("upstream `{}` has the original already", config.upstream))
+                .help("name another upstream: everything would be done twice there");
+        }
+        let upstream = self.upstream(&config.upstream, &at.key("upstream"), diagnostics);
+        Some(Mirror::compile(config, upstream, at, diagnostics))
     }
 
     fn upstream(&self, name: &str, at: &At<'_>, diagnostics: &mut Diagnostics) -> usize {
@@ -518,6 +624,21 @@ impl Compiler<'_> {
         let captures = Captures { path: self.table.captures(number), host: &host, any: false };
         let to = Template::compile_with(to, captures, &at.key("to"), diagnostics);
         Redirect { status: StatusCode::from_u16(status).unwrap_or(StatusCode::PERMANENT_REDIRECT), to: Some(to) }
+    }
+}
+
+/// Parts are asked with GET, and what is asked of them stands in the parts.
+fn check_aggregate(written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnostics) {
+    let methods = &written.r#match.methods;
+    if methods.is_empty() || methods.iter().any(|it| it != "GET" && it != "HEAD") {
+        diagnostics
+            .error(&at.key("aggregate"), "several upstreams can answer GET together, and nothing else")
+            .help("write `methods: [GET]` in the route's `match`");
+    }
+    if written.rewrite.as_ref().is_some_and(|it| it.path.is_some()) {
+        diagnostics
+            .error(&at.key("rewrite").key("path"), "the parts have paths of their own")
+            .help("leave it out; captures of the match can stand in the `path` of each part");
     }
 }
 
@@ -599,9 +720,14 @@ fn check_upgrade(written: &RouteConfig, at: &At<'_>, diagnostics: &mut Diagnosti
             _ => continue,
         };
     }
-    if !written.upgrade.is_empty() && written.upstream.is_none() {
+    let alone = written.upstream.is_some() || written.split.is_some();
+    if !written.upgrade.is_empty() && !alone {
         diagnostics.error(at, "only an upstream can change protocols").help("leave `upgrade` out, or name an upstream");
     }
+}
+
+fn upstream_errors(layers: &[Layer<'_>]) -> UpstreamErrors {
+    layers.iter().rev().find_map(|it| it.settings.upstream_errors).unwrap_or_default()
 }
 
 fn policy(layers: &[Layer<'_>]) -> Policy {
@@ -611,7 +737,8 @@ fn policy(layers: &[Layer<'_>]) -> Policy {
     let body_limit = layers.iter().rev().find_map(|it| it.settings.body_limit).map_or(Policy::BODY_LIMIT, |it| it.0);
     let priority = layers.iter().rev().find_map(|it| it.settings.priority).unwrap_or_default();
     // Each was checked where it stands.
-    Policy { priority, ..Policy::compile(&timeouts, body_limit, &mut Diagnostics::default()) }
+    let response_limit = layers.iter().rev().find_map(|it| it.settings.response_limit).map(|it| it.0);
+    Policy { priority, response_limit, ..Policy::compile(&timeouts, body_limit, &mut Diagnostics::default()) }
 }
 
 /// The answer's head can't be waited for longer than for the whole exchange.
@@ -625,16 +752,12 @@ fn warn_of_times(layers: &[Layer<'_>], policy: &Policy, diagnostics: &mut Diagno
 }
 
 fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, policy: &Policy) -> Description {
-    let action = match (&written.upstream, &written.redirect, &written.respond) {
-        (Some(upstream), ..) => serde_json::json!({ "upstream": upstream }),
-        (_, Some(redirect), _) => serde_json::json!({ "redirect": json(redirect) }),
-        (_, _, respond) => serde_json::json!({ "respond": json(respond) }),
-    };
     Description {
         name: written.name.clone(),
         r#match: written.r#match.shown(),
         r#use: written.r#use.clone(),
-        action,
+        action: describe_action(written),
+        mirror: written.mirror.clone(),
         upgrade: written.upgrade.clone(),
         path_parameters: layers.iter().rev().find_map(|it| it.settings.path_parameters).unwrap_or_default(),
         maintenance: layers.iter().rev().find_map(|it| it.settings.maintenance),
@@ -647,7 +770,28 @@ fn describe(written: &RouteConfig, layers: &[Layer<'_>], scope: &Scope<'_>, poli
             ("idle", Period(if written.r#match.websocket.only() { policy.websocket_idle } else { policy.idle })),
         ]),
         body_limit: ByteSize(policy.body_limit),
+        response_limit: policy.response_limit.map(ByteSize),
+        upstream_errors: Some(upstream_errors(layers)).filter(|it| *it != UpstreamErrors::Pass),
         digest: 0,
+    }
+}
+
+fn describe_action(written: &RouteConfig) -> Value {
+    let RouteConfig { upstream, split, aggregate, redirect, respond, .. } = written;
+    if let Some(upstream) = upstream {
+        return serde_json::json!({ "upstream": upstream });
+    }
+    if let Some(split) = split {
+        let share = |(it, share): (&SplitPartConfig, (Arc<str>, f64))| serde_json::json!({ "upstream": it.upstream, "weight": it.weight, "percent": share.1 });
+        let parts: Vec<Value> = split.iter().zip(shares(split)).map(share).collect();
+        return serde_json::json!({ "split": parts, "split_by": json(&written.split_by) });
+    }
+    if let Some(parts) = aggregate {
+        return serde_json::json!({ "aggregate": json(parts) });
+    }
+    match redirect {
+        Some(redirect) => serde_json::json!({ "redirect": json(redirect) }),
+        None => serde_json::json!({ "respond": json(respond) }),
     }
 }
 

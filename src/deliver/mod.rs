@@ -15,7 +15,7 @@ mod tapped_tunnel;
 mod tunnel;
 mod websocket;
 
-pub use compress::{CompressConfig, CompressRules};
+pub use compress::{COMPRESSED_MAX, CompressConfig, CompressRules};
 pub use event_stream::{EventRules, SseConfig};
 pub use streaming::Streaming;
 pub use tunnel::Tunnel;

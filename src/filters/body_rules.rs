@@ -18,8 +18,7 @@ use serde::{Deserialize, Serialize};
 use self::schema::Schema;
 use super::settings::{BuiltIn, Layer};
 use crate::base::{At, Diagnostics};
-use crate::http::MediaTypes;
-use crate::pipeline::{Exchange, Filter, Refusal, RequestContext, Scope, Step};
+use crate::pipeline::{Exchange, Filter, MediaTypes, Refusal, RequestContext, Scope, Step};
 
 /// The `schema` section of a route or of a policy.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]

@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 
 use super::settings::{BuiltIn, Layer};
 use crate::base::{At, Diagnostics, Period};
+use crate::http as codec;
 use crate::pipeline::{Exchange, Filter, Origin, RequestContext, Scope, Step, Stop};
 
 /// The `cors` section of a route, of a policy, or of `defaults`.
@@ -61,6 +62,11 @@ enum Port {
 /// What a browser may read of an answer, beside the fields that it always may.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "x-request-id, retry-after, x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, ratelimit, ratelimit-policy, x-cache, idempotency-replayed",
+);
+
+/// Likewise, of a call: its status stands in the head where there is nothing but that.
+const EXPOSED_OF_CALLS: HeaderValue = HeaderValue::from_static(
+    "x-request-id, retry-after, x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, ratelimit, ratelimit-policy, x-cache, idempotency-replayed, grpc-status, grpc-message, grpc-status-details-bin",
 );
 
 impl Filter for Cors {
@@ -127,7 +133,8 @@ impl Filter for Cors {
         if self.credentials {
             let _ = response.insert_header(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
         }
-        let _ = response.insert_header(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+        let exposed = if codec::is_any_grpc(&response.headers) { EXPOSED_OF_CALLS } else { EXPOSED };
+        let _ = response.insert_header(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     }
 }
 

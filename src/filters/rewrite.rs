@@ -11,7 +11,7 @@ use super::header_edits::{HeaderEdits, HeaderEditsConfig};
 use super::request_headers::edit_request;
 use super::settings::{BuiltIn, Layer, StepDescription};
 use crate::base::{At, Diagnostics};
-use crate::pipeline::{Filter, Refusal, RequestContext, Scope, Step};
+use crate::pipeline::{Exchange, Filter, PathBack, Refusal, RequestContext, Scope, Step};
 use crate::routing::{Captures, HostName, Params, Template, join_query};
 
 /// What changes in a request before the upstream gets it.
@@ -21,6 +21,9 @@ pub struct RewriteConfig {
     /// The new path, with captures of the match in braces: `/players/{rest}`. The query is kept, behind one that stands
     /// here: `/item?id={id}`.
     pub path: Option<String>,
+    /// Whether what the upstream says of its own paths (`Location`, `Content-Location`, the `Path` of cookies) is written
+    /// back to what the client knows, where `path` changes it. Default true.
+    pub back: Option<bool>,
     /// The new `Host`.
     pub host: Option<String>,
     /// Header fields of the request.
@@ -30,6 +33,7 @@ pub struct RewriteConfig {
 /// A compiled `rewrite` section.
 pub struct Rewrite {
     path: Option<Template>,
+    back: bool,
     host: Option<HeaderValue>,
     headers: HeaderEdits,
 }
@@ -40,10 +44,15 @@ impl Filter for Rewrite {
     type Config = RewriteConfig;
 
     fn compile(config: &RewriteConfig, scope: &Scope<'_>, at: &At<'_>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        if config.back.is_some() && config.path.is_none() {
+            diagnostics
+                .error_at_key(&at.key("back"), "there is no `path` here that could be written back")
+                .help("write the new `path` beside it, or leave it out");
+        }
         let path = config.path.as_deref().map(|text| path(text, scope.all_captures(), &at.key("path"), diagnostics));
         let host = config.host.as_deref().and_then(|text| host(text, &at.key("host"), diagnostics));
         let headers = HeaderEdits::compile(&config.headers, scope.all_captures(), &at.key("headers"), diagnostics);
-        Some(Self { path, host, headers })
+        Some(Self { path, back: config.back.unwrap_or(true), host, headers })
     }
 
     async fn on_request(&self, context: &mut RequestContext<'_>) -> Step {
@@ -65,6 +74,9 @@ impl Filter for Rewrite {
             exchange.host_received = request.headers.get(HOST).cloned();
             let _ = request.insert_header(HOST, host.clone());
         }
+        if let Some(received) = &exchange.target_received {
+            exchange.path_back = self.path_back(received, request, params);
+        }
         edit_request(&self.headers, context);
         Ok(())
     }
@@ -79,6 +91,25 @@ impl BuiltIn for Rewrite {
         let settings = Self::settings(layers, scope);
         let shown = settings.map(|it| RewriteConfig { headers: it.headers.shown(), ..it });
         shown.iter().map(|it| StepDescription::new(Self::NAME, it)).collect()
+    }
+}
+
+impl Rewrite {
+    /// How the upstream's own paths become the client's; `request` is as the upstream gets it.
+    fn path_back(&self, received: &http::Uri, request: &RequestHeader, params: &Params) -> Option<Box<PathBack>> {
+        let tail = self.path.as_ref().filter(|_| self.back)?.tail(params, received.path()).map(str::len);
+        let host = request.headers.get(HOST).cloned();
+        Some(Box::new(PathBack { received: received.clone(), sent: request.uri.clone(), tail, host }))
+    }
+
+    /// Of a request whose response is cached, and that is not going to be rewritten.
+    pub fn path_back_of(&self, exchange: &Exchange, request: &RequestHeader, params: &Params) -> Option<Box<PathBack>> {
+        let host = named_host(exchange, request);
+        let values = Filling::of(exchange, host.as_ref().map(HostName::as_str), request.uri.path(), params);
+        let sent = target(self.path.as_ref()?, params, request, &values)?;
+        let tail = self.path.as_ref().filter(|_| self.back)?.tail(params, request.uri.path()).map(str::len);
+        let host = self.host.clone().or_else(|| request.headers.get(HOST).cloned());
+        Some(Box::new(PathBack { received: request.uri.clone(), sent, tail, host }))
     }
 }
 

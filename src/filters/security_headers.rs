@@ -12,8 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::settings::{BuiltIn, Layer, StepDescription};
 use crate::base::{At, Diagnostics};
-use crate::http::MediaTypes;
-use crate::pipeline::{Exchange, Filter, Scheme, Scope};
+use crate::pipeline::{Exchange, Filter, MediaTypes, Scheme, Scope};
 
 /// Which security fields answers get; a field that the upstream set itself is left as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]

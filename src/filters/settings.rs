@@ -11,7 +11,8 @@ use super::auth::AuthConfig;
 use super::custom::FiltersConfig;
 use super::rate_limit::{Limits, RateLimitConfig};
 use super::{
-    CorsConfig, ErrorPagesConfig, HeaderEditsConfig, HeadersConfig, IdempotencyConfig, RewriteConfig, SchemaConfig,
+    BasicConfig, CorsConfig, DeprecatedConfig, ErrorPagesConfig, HeaderEditsConfig, HeadersConfig, IdempotencyConfig,
+    RewriteConfig, SchemaConfig,
 };
 use crate::base::{At, ByteSize, Diagnostics};
 use crate::cache::CacheConfig;
@@ -35,6 +36,13 @@ pub struct PolicyConfig {
     pub priority: Option<Priority>,
     /// The largest request body. Default 256KiB.
     pub body_limit: Option<ByteSize>,
+    /// The largest response body of an upstream. One that says that it is larger gets the client 502, and one that turns
+    /// out to be is cut off. Event streams and upgraded connections have none. Default: none.
+    pub response_limit: Option<ByteSize>,
+    /// What becomes of errors (4xx and 5xx) that the upstream answers with. Default `pass`.
+    pub upstream_errors: Option<UpstreamErrors>,
+    /// Whether `check` warns of paths below `/api` without a version, or with verbs. Default true.
+    pub lint: Option<bool>,
     /// Header fields of answers.
     pub headers: HeadersConfig,
     /// Header fields of requests, before the upstream gets them. What `rewrite` of a route says comes behind.
@@ -44,6 +52,15 @@ pub struct PolicyConfig {
     /// Who may call. Without it, everybody. A route's own takes the place of what its policies and `defaults` say, as
     /// a whole.
     pub auth: Option<AuthConfig>,
+    /// Asks for a name and a password, which are checked against a file. In the place of `auth`.
+    pub basic: Option<BasicConfig>,
+    /// Networks that clients may call from, such as `10.0.0.0/8`: those and no others. Without it, any. The list of the
+    /// route takes the place of that of its policies, and so on.
+    pub allow_ips: Option<Vec<String>>,
+    /// Networks that clients may not call from. It wins over `allow_ips`.
+    pub deny_ips: Option<Vec<String>>,
+    /// Since when the route is on its way out. Clients are told, and it is counted who still calls.
+    pub deprecated: Option<DeprecatedConfig>,
     /// How many requests may come. The lists of `defaults`, of policies and of the route all apply, but
     /// where a list speaks of a `per`, earlier lists have no say about it. A limit counts over all
     /// routes that take it from the same place.
@@ -67,6 +84,9 @@ pub struct PolicyConfig {
     pub maintenance: Option<OnMaintenance>,
     /// How event streams are kept. Without it, they pass as they come.
     pub sse: Option<SseConfig>,
+    /// Takes calls of gRPC-Web, as browsers make them, and hands them on as calls of gRPC. Without it, they pass as they
+    /// are.
+    pub grpc_web: Option<bool>,
     /// How WebSockets are kept. Without it, they pass as they come.
     pub websocket: Option<WebSocketConfig>,
 }
@@ -80,6 +100,17 @@ pub enum OnMaintenance {
     Obey,
     /// They pass.
     Ignore,
+}
+
+/// What becomes of errors that an upstream answers with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamErrors {
+    /// They pass as they are.
+    #[default]
+    Pass,
+    /// They keep their status, and get a body in the shape of the gateway's own errors (code `upstream_error`).
+    Wrap,
 }
 
 /// The settings of one place, which is `defaults`, a policy or a route.

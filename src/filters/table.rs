@@ -14,13 +14,14 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use super::auth::Auth;
 use super::custom::Custom;
 use super::forwarded::Forwarded;
+use super::grpc_web::GrpcWeb;
 use super::rate_limit::{self, PrincipalLimits, RateLimits};
 use super::request_headers::RequestHeaders;
 use super::request_id::RequestIds;
 use super::response_headers::ResponseHeaders;
 use super::settings::{Activation, BuiltIn, Layer, StepDescription};
 use super::trace_context::Traces;
-use super::{BodyRules, Cors, ErrorPages, Idempotency, Rewrite, SecurityHeaders};
+use super::{Basic, BodyRules, Cors, Deprecated, ErrorPages, Idempotency, Networks, Rewrite, SecurityHeaders};
 use crate::base::{At, Diagnostics};
 use crate::cache::Rules;
 use crate::deliver::{CompressRules, EventRules, WebSocketRules};
@@ -202,6 +203,9 @@ table! {
         Traces,
     }
     before_the_body {
+        /// Before everything that looks at the request: from here on it is a call like any other. On the way out it comes
+        /// last, and writes refusals for the web, too.
+        grpc_web: GrpcWeb,
         /// Responses pass it last of all: the operator's word about a field is the last one, also about those of the
         /// gateway.
         response_headers: ResponseHeaders,
@@ -212,14 +216,20 @@ table! {
         /// Behind the cache, which keeps one form, and before the operator's word about fields. On the way in it only notes
         /// what the client accepts, before anything changes that.
         compress: CompressRules,
+        /// First of those that may refuse: it is the cheapest, and who may not be here shall cost nothing.
+        networks: Networks,
         /// Before everything that requires credentials: a preflight carries none.
         cors: Cors,
         /// Before credentials are looked at: guessing them counts, too.
         rate_limits: RateLimits,
         /// Before all work for a caller: from here on the caller is known, and permitted.
         auth: Auth,
+        /// In the place of `auth`, on routes for people with a browser and nothing else.
+        basic: Basic,
         /// Now that the caller is known. A repetition of a request counts, too.
         principal_limits: PrincipalLimits,
+        /// Now that the caller is known, too: it is counted who still calls.
+        deprecated: Deprecated,
         /// Before the body is read: what can be refused by its head is.
         body_rules: BodyRules,
         /// Behind all that admits, so that they see only requests that may be here; before anything is remembered of

@@ -27,6 +27,7 @@ use super::hold::{UNDECODABLE, client_failed, show_whole};
 use super::http1::Http1;
 use super::http2::Http2;
 use super::local::Local;
+use super::mirror::BodyCopy;
 use super::policy::{Pace, Policy};
 use super::pool;
 use super::request_head::{self, BodyPlan};
@@ -79,6 +80,7 @@ pub struct RequestBody<'a> {
     client: Option<&'a mut Client>,
     whole: Option<Bytes>,
     taps: Option<Box<Taps>>,
+    copy: Option<Box<BodyCopy>>,
     edited: Option<Arc<[HeaderName]>>,
     interim: Option<&'a (dyn Fn(&mut ResponseHeader) + Send + Sync)>,
     report: Option<&'a Mutex<AttemptInfo>>,
@@ -87,18 +89,23 @@ pub struct RequestBody<'a> {
 impl<'a> RequestBody<'a> {
     /// All of it is at hand, and no client waits for it.
     pub fn bytes(body: Bytes) -> Self {
-        Self { client: None, whole: Some(body), taps: None, edited: None, interim: None, report: None }
+        Self { client: None, whole: Some(body), taps: None, copy: None, edited: None, interim: None, report: None }
     }
 
     /// It comes from a client, who gets interim answers, and whose leaving ends the attempt; `whole` if all of it has
     /// been read.
     pub fn of(client: &'a mut Client, whole: Option<Bytes>) -> Self {
-        Self { client: Some(client), whole, taps: None, edited: None, interim: None, report: None }
+        Self { client: Some(client), whole, taps: None, copy: None, edited: None, interim: None, report: None }
     }
 
     /// Those who see what comes from the client before it goes on; what has been read has been seen.
     pub fn with_taps(self, taps: Option<Box<Taps>>) -> Self {
         Self { taps, ..self }
+    }
+
+    /// What takes it down for a copy of the request, as it goes on.
+    pub fn with_copy(self, copy: Option<Box<BodyCopy>>) -> Self {
+        Self { copy, ..self }
     }
 
     /// Fields that the request's head has the last word about: no trailer takes their place.
@@ -145,7 +152,7 @@ impl Forwarder<'_> {
     ) -> Result<UpstreamResponse, ForwardError> {
         info.upstream = Some(self.destination.name().clone());
         let Self { worker, policy, .. } = *self;
-        let RequestBody { mut client, mut whole, mut taps, edited, interim, report } = body;
+        let RequestBody { mut client, mut whole, mut taps, copy, edited, interim, report } = body;
         let (mut declared, mut upgrade) = (None, false);
         if let Some(client) = &mut client
             && whole.is_none()
@@ -171,8 +178,13 @@ impl Forwarder<'_> {
         }
         let upload = match whole {
             _ if upgrade => Upload::none(),
-            Some(whole) => Upload::whole(whole),
-            None => Upload::streaming(policy.body_limit, taps, edited),
+            Some(whole) => {
+                if let Some(copy) = copy {
+                    copy.whole(&whole);
+                }
+                Upload::whole(whole)
+            }
+            None => Upload::streaming(policy.body_limit, taps, edited).with_copy(copy),
         };
         let interims = None;
         let call = Call {
@@ -191,9 +203,13 @@ impl Forwarder<'_> {
             permit: None,
             outrun: None,
         };
-        match self.destination {
+        let response = match self.destination {
             Destination::Upstream(live) => call.ask_upstream(live).await,
             Destination::Local(_, service) => Box::pin(call.ask_service(&**service, self.upstreams)).await,
+        };
+        match policy.response_limit {
+            Some(limit) => response?.within(limit),
+            None => response,
         }
     }
 }

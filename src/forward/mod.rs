@@ -14,6 +14,7 @@ mod hold;
 mod http1;
 mod http2;
 mod local;
+mod mirror;
 mod policy;
 mod pool;
 mod request_head;
@@ -26,6 +27,7 @@ pub use attempts::{Destination, ForwardError, Forwarder, RequestBody, progressed
 pub use call_deadline::call_deadline;
 pub use classify::classify;
 pub use hold::{hold_body, show_whole, unless_gone};
+pub use mirror::{BodyCopy, Mirror, MirrorConfig, MirrorRuntime, mirrors_under_way};
 pub use policy::{Pace, Policy, TimeoutsConfig};
 pub use response::{Collected, Frame, Upgraded, UpstreamBody, UpstreamError, UpstreamResponse};
 pub use upload::UploadError;

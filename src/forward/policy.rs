@@ -50,6 +50,8 @@ pub struct Policy {
     pub websocket_idle: Duration,
     /// The largest request body, in bytes.
     pub body_limit: u64,
+    /// The largest response body, in bytes, if there is a largest.
+    pub response_limit: Option<u64>,
     /// Who is served first where an upstream is at its limit (R5.2).
     pub priority: Priority,
 }
@@ -115,6 +117,7 @@ impl Policy {
             grpc_timeout_max: None,
             websocket_idle: Duration::from_secs(3600),
             body_limit,
+            response_limit: None,
             priority: Priority::default(),
         };
         for (number, (layer, at)) in layers.iter().enumerate() {

@@ -7,10 +7,12 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, StatusCode};
 use pingora::http::ResponseHeader;
 use tokio::io::DuplexStream;
 
+use super::attempts::ForwardError;
 use super::http1::Http1;
 use super::http2::Http2;
 use super::local::Local;
@@ -45,6 +47,8 @@ pub enum UpstreamError {
     Protocol,
     /// A local service broke.
     Internal,
+    /// The answer is larger than this limit, in bytes.
+    TooLarge(u64),
 }
 
 impl UpstreamError {
@@ -53,6 +57,7 @@ impl UpstreamError {
             Self::Closed | Self::Unprocessed => Refusal::UpstreamClosed,
             Self::Protocol => Refusal::UpstreamProtocol,
             Self::Internal => Refusal::Internal,
+            Self::TooLarge(limit) => Refusal::ResponseTooLarge { limit },
         }
     }
 }
@@ -201,12 +206,31 @@ impl UpstreamResponse {
     /// One that is there already.
     pub fn of(head: Box<ResponseHeader>, body: Bytes) -> Self {
         let ahead = if body.is_empty() { VecDeque::new() } else { VecDeque::from([body]) };
-        let body = UpstreamBody { ahead, link: Link::Nothing, upload: Upload::none(), attempt: None };
+        let body = UpstreamBody { ahead, limit: None, link: Link::Nothing, upload: Upload::none(), attempt: None };
         Self { head, body }
     }
 
     pub(super) fn new(head: Box<ResponseHeader>, link: Link, upload: Upload, attempt: Option<Attempt>) -> Self {
-        Self { head, body: UpstreamBody { ahead: VecDeque::new(), link, upload, attempt } }
+        Self { head, body: UpstreamBody { ahead: VecDeque::new(), limit: None, link, upload, attempt } }
+    }
+
+    /// The same, if it is not larger than `limit`, in bytes; streams last and have none.
+    ///
+    /// # Errors
+    /// When it says that it is.
+    pub(super) fn within(mut self, limit: u64) -> Result<Self, ForwardError> {
+        let lasts = self.head.status == StatusCode::SWITCHING_PROTOCOLS || codec::is_event_stream(&self.head.headers);
+        if lasts || self.body.has_ended() {
+            return Ok(self);
+        }
+        let length = self.head.headers.get(CONTENT_LENGTH).and_then(|it| codec::length(it.as_bytes()));
+        if length.is_some_and(|it| it > limit) {
+            self.body.record_head();
+            self.body.cancel();
+            return Err(ForwardError::Refused(Refusal::ResponseTooLarge { limit }));
+        }
+        self.body.limit = Some(Limit { left: limit, limit });
+        Ok(self)
     }
 }
 
@@ -214,12 +238,28 @@ impl UpstreamResponse {
 pub struct UpstreamBody {
     /// Read already, in front of what the link has.
     ahead: VecDeque<Bytes>,
+    /// How much more may come, where that has a limit.
+    limit: Option<Limit>,
     link: Link,
     upload: Upload,
     attempt: Option<Attempt>,
 }
 
+/// A limit of a body, in bytes.
+struct Limit {
+    left: u64,
+    limit: u64,
+}
+
 impl UpstreamBody {
+    /// What the link brings counts.
+    fn counted(&mut self, frame: Result<Frame, UpstreamError>) -> Result<Frame, UpstreamError> {
+        if let (Some(limit), Ok(Frame::Data(piece))) = (&mut self.limit, &frame) {
+            limit.left = limit.left.checked_sub(piece.len() as u64).ok_or(UpstreamError::TooLarge(limit.limit))?;
+        }
+        frame
+    }
+
     /// Whether nothing of the body is to come.
     pub fn has_ended(&mut self) -> bool {
         self.ahead.is_empty()
@@ -240,7 +280,10 @@ impl UpstreamBody {
     pub fn frame_at_hand(&mut self) -> Option<Result<Frame, UpstreamError>> {
         match self.ahead.pop_front() {
             Some(piece) => Some(Ok(Frame::Data(piece))),
-            None => self.link.frame_at_hand(),
+            None => {
+                let frame = self.link.frame_at_hand()?;
+                Some(self.counted(frame))
+            }
         }
     }
 
@@ -248,7 +291,10 @@ impl UpstreamBody {
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, UpstreamError>> {
         match self.ahead.pop_front() {
             Some(piece) => Poll::Ready(Ok(Frame::Data(piece))),
-            None => self.link.poll_frame(cx),
+            None => {
+                let frame = ready!(self.link.poll_frame(cx));
+                Poll::Ready(self.counted(frame))
+            }
         }
     }
 

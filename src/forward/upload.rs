@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderName;
 
+use super::mirror::BodyCopy;
 use super::response::Link;
 use crate::client::{Client, ClientError};
 use crate::pipeline::{Shown, TapError, Taps};
@@ -42,6 +43,8 @@ pub(super) struct Upload {
     whole: Option<Bytes>,
     /// Those who see what a client sends before it goes on.
     taps: Option<Box<Taps>>,
+    /// Takes down what goes on, for a copy of the request.
+    copy: Option<Box<BodyCopy>>,
     /// Fields whose place no trailer may take.
     edited: Option<Arc<[HeaderName]>>,
     /// What was handed to an upstream, as long as all of it fits.
@@ -66,6 +69,11 @@ impl Upload {
     /// field.
     pub(super) fn streaming(limit: u64, taps: Option<Box<Taps>>, edited: Option<Arc<[HeaderName]>>) -> Self {
         Self { limit, taps, edited, ..Self::default() }
+    }
+
+    /// With one that takes down what goes on.
+    pub(super) fn with_copy(self, copy: Option<Box<BodyCopy>>) -> Self {
+        Self { copy, ..self }
     }
 
     /// Of a connection that is going to change protocols: there is nothing to send.
@@ -132,6 +140,9 @@ impl Upload {
                 if let Some(mut taps) = self.taps.take() {
                     self.pass_shown(taps.end()?, link)?;
                 }
+                if let Some(copy) = self.copy.take() {
+                    copy.end();
+                }
                 self.read_to_end = true;
                 self.done = true;
                 link.end(client.take_trailers(self.edited.as_deref()));
@@ -142,6 +153,9 @@ impl Upload {
     }
 
     fn pass(&mut self, piece: Bytes, link: &mut Link) {
+        if let Some(copy) = &mut self.copy {
+            copy.push(&piece);
+        }
         self.passed += piece.len() as u64;
         if self.passed as usize <= REPLAY_MAX {
             self.kept.push(piece.clone());

@@ -87,7 +87,8 @@ impl Calls {
         let body = RequestBody::bytes(whole_body(body, policy.body_limit).await?);
         let forwarder = Forwarder { worker, destination, policy, upstreams };
         let mut info = AttemptInfo::default();
-        let response = forwarder.forward(&head, body, context, &mut info).await;
+        let own = Context { balance_key: balance_key(destination, &head, context), sticky: None, ..context.clone() };
+        let response = forwarder.forward(&head, body, &own, &mut info).await;
         tracing::debug!(
             event = "upstream_called", request_id = context.request_id.as_str(),
             trace_id = context.trace.trace_id.as_str(), upstream = %destination.name(),
@@ -100,6 +101,12 @@ impl Calls {
             Err(ForwardError::ClientGone) => Err(Refusal::Internal), // there is none
         }
     }
+}
+
+/// What its endpoint goes by, where this upstream balances by a key: that of the client's route is about another one.
+fn balance_key(destination: &Destination, head: &RequestHeader, context: &Context) -> Option<u64> {
+    let Destination::Upstream(live) = destination else { return context.balance_key };
+    live.upstream().hash_on.as_ref()?.of_request(&head.headers, context.client_ip, |_| None)
 }
 
 /// A request that names no host is one to the upstream.

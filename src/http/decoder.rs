@@ -223,4 +223,22 @@ mod tests {
             assert!(decoded(coding, text().len(), &long, 4096).is_ok(), "{coding:?}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_panics_whatever_comes(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
+            text in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
+            flip in 0..10_000_usize,
+            size in 1..40_usize,
+        ) {
+            for coding in Coding::ALL {
+                let _ = decoded(coding, 10_000, &bytes, size);
+                let mut bytes = encoded(coding, &text);
+                let at = flip % bytes.len();
+                bytes[at] ^= 1 << (flip % 8);
+                let _ = decoded(coding, 10_000, &bytes, size);
+            }
+        }
+    }
 }

@@ -69,6 +69,16 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
     kind.eq_ignore_ascii_case(GRPC) && matches!(suffix, [] | [b'+', ..])
 }
 
+/// Whether `Content-Type` is one of gRPC or gRPC-Web (grpc/doc/PROTOCOL-WEB.md).
+pub fn is_any_grpc(headers: &HeaderMap) -> bool {
+    const WEB: [&str; 2] = ["-web", "-web-text"];
+    let Some(value) = headers.get(CONTENT_TYPE) else { return false };
+    let Some((kind, rest)) = essence(value.as_bytes()).split_at_checked(GRPC.len()) else { return false };
+    let form = rest.split(|it| *it == b'+').next().unwrap_or_default();
+    let known = form.is_empty() || WEB.iter().any(|it| form.eq_ignore_ascii_case(it.as_bytes()));
+    kind.eq_ignore_ascii_case(GRPC) && known
+}
+
 /// Whether the body is in any coding, `identity` being none (RFC 9110, section 8.4).
 pub fn is_encoded(headers: &HeaderMap) -> bool {
     tokens(headers, &CONTENT_ENCODING).any(|it| !it.eq_ignore_ascii_case(b"identity"))
@@ -221,6 +231,18 @@ mod tests {
             assert!(!is(value), "{value}");
         }
         assert!(!is_grpc(&HeaderMap::new()));
+        let is_any = |value| is_any_grpc(&headers(&[("content-type", value)]));
+        for value in [
+            "application/grpc",
+            "application/grpc+proto",
+            "Application/gRPC-Web-Text+proto",
+            "application/grpc-web;x=y",
+        ] {
+            assert!(is_any(value), "{value}");
+        }
+        for value in ["application/grpcs", "application/grpc-webs", "application/grpc-text", "application/grp", ""] {
+            assert!(!is_any(value), "{value}");
+        }
     }
 
     #[test]

@@ -14,7 +14,6 @@ mod credentials;
 mod decoder;
 mod fields;
 mod framing;
-mod media_types;
 mod request;
 mod response;
 mod scan;
@@ -32,11 +31,10 @@ pub use coding::Coding;
 pub use credentials::{claimed, is_credential, unverified_credentials};
 pub use decoder::{DecodeError, Decoder};
 pub use fields::{
-    bearer, essence, has_token, is_encoded, is_event_stream, is_grpc, is_hop_by_hop, is_token_byte, length,
-    media_type_is, strip_hop_by_hop, tokens,
+    bearer, essence, has_token, is_any_grpc, is_encoded, is_event_stream, is_grpc, is_hop_by_hop, is_token_byte,
+    length, media_type_is, strip_hop_by_hop, tokens,
 };
 pub use framing::Framing;
-pub use media_types::MediaTypes;
 pub use request::{RequestHead, folds_into_framing, read_request};
 pub use response::{ResponseHead, read_response};
 pub use scan::{HeadError, HeadScan};

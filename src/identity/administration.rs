@@ -34,7 +34,7 @@ impl Identity {
         let ours = match principal.kind {
             Kind::User | Kind::Service => principal.issuer.as_deref() == Some(self.keys().issuer()),
             Kind::ApiKey => true,
-            Kind::Certificate => false,
+            Kind::Certificate | Kind::Basic => false,
         };
         if ours { Ok(()) } else { Err(NotAdministrator::Stranger) }
     }

@@ -109,6 +109,8 @@ pub enum Kind {
     Service = 3,
     /// A client certificate.
     Certificate = 4,
+    /// A name and a password of a file of the operator's.
+    Basic = 5,
 }
 
 impl Kind {
@@ -119,6 +121,7 @@ impl Kind {
             Self::ApiKey => "api_key",
             Self::Service => "service_token",
             Self::Certificate => "mtls",
+            Self::Basic => "basic",
         }
     }
 }

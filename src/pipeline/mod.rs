@@ -6,6 +6,8 @@ mod end;
 mod error_body;
 mod filter;
 mod forwarded_headers;
+mod media_types;
+mod path_back;
 mod rate_limit_status;
 mod recording;
 mod refusal;
@@ -21,12 +23,17 @@ pub use forwarded_headers::{
     TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PREFIX, X_FORWARDED_PROTO,
     X_REQUEST_ID, is_gateway_header,
 };
+pub use media_types::MediaTypes;
+pub use path_back::PathBack;
 pub use rate_limit_status::{Charge, Charges, RateLimitStatus};
 pub use recording::Recording;
 pub use refusal::{BodyFault, Missing, Refusal};
-pub use request::{AnswerCoding, AttemptInfo, Context, Exchange, MatchedTarget, Origin, Proxied, Scheme, TraceContext};
+pub use request::{
+    AnswerCoding, AttemptInfo, Context, Exchange, MatchedTarget, Origin, PartOutcome, Parts, Proxied, Scheme,
+    TraceContext,
+};
 pub use service::{
     CallFuture, Configurable, LocalFuture, LocalService, ServiceScope, UpgradeSlot, Upstreams, refused, take_refusal,
     whole_body,
 };
-pub use tap::{AtEnd, DecodersBusy, Kind, Shown, Tap, TapError, Taps, Unit, Verdict, event, event_data};
+pub use tap::{AtEnd, DECODERS_MAX, DecodersBusy, Kind, Shown, Tap, TapError, Taps, Unit, Verdict, event, event_data};

@@ -27,6 +27,8 @@ pub enum Refusal {
     },
     /// The caller may not do this.
     Forbidden(Box<Missing>),
+    /// The route is not for clients of this network.
+    AddressNotAllowed,
     /// Who the caller is can't be verified now: keys or records can't be reached.
     IdentityUnavailable,
     /// A filter stopped the request for what its body says.
@@ -132,6 +134,11 @@ pub enum Refusal {
         /// The limit in bytes.
         limit: u64,
     },
+    /// The upstream answered with an error, and the route gives its clients the gateway's own.
+    UpstreamStatus {
+        /// The upstream's, which stays.
+        status: u16,
+    },
     /// The upstream did not begin to answer in time.
     FirstByteTimeout,
     /// The exchange took longer in all than the route allows.
@@ -216,7 +223,8 @@ impl Refusal {
                 roles: vec!["operator".to_owned()],
                 ..Missing::default()
             })),
-            Self::Forbidden(_) => Self::ContentStopped,
+            Self::Forbidden(_) => Self::AddressNotAllowed,
+            Self::AddressNotAllowed => Self::ContentStopped,
             Self::ContentStopped => Self::RouteNotFound,
             Self::RouteNotFound => Self::MethodNotAllowed { allow: "GET, HEAD".to_owned() },
             Self::MethodNotAllowed { .. } => Self::MethodNotSupported,
@@ -239,7 +247,8 @@ impl Refusal {
             Self::ConnectFailed => Self::UpstreamClosed,
             Self::UpstreamClosed => Self::UpstreamProtocol,
             Self::UpstreamProtocol => Self::ResponseTooLarge { limit: 262_144 },
-            Self::ResponseTooLarge { .. } => Self::NoHealthyEndpoint,
+            Self::ResponseTooLarge { .. } => Self::UpstreamStatus { status: 502 },
+            Self::UpstreamStatus { .. } => Self::NoHealthyEndpoint,
             Self::NoHealthyEndpoint => Self::BreakerOpen { retry_after: 60 },
             Self::BreakerOpen { .. } => Self::DependencyDown { dependency: "narratives".into() },
             Self::DependencyDown { .. } => {

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use parking_lot::Mutex;
 
 use crate::base::{RequestId, SpanId, TraceId};
 use crate::http::{Coding, claimed, unverified_credentials};
 use crate::identity::{Caller, Fields, Principal};
-use crate::pipeline::{EndState, RateLimitStatus, Recording, Refusal, Taps, Upstreams};
+use crate::pipeline::{EndState, PathBack, RateLimitStatus, Recording, Refusal, Taps, Upstreams};
 use crate::routing::Params;
 use crate::upstream::StickySession;
 
@@ -49,6 +50,8 @@ pub struct Context {
     pub balance_key: Option<u64>,
     /// The session that it belongs to, where the upstream's are sticky.
     pub sticky: Option<StickySession>,
+    /// What the parts of an aggregated answer are asked for, and what became of them; there on such routes alone.
+    pub parts: Option<Arc<Parts>>,
     /// How many local services have handed the request on to another upstream.
     pub depth: u8,
     /// What a local service can call; there for services alone.
@@ -80,6 +83,8 @@ pub struct Exchange {
     pub accepted_coding: Option<Coding>,
     /// What becomes of the answer's coding.
     pub answer_coding: AnswerCoding,
+    /// How what the upstream says of its own paths becomes what the client can use, where the path was rewritten.
+    pub path_back: Option<Box<PathBack>>,
     /// The request's whole body, where a step had to see it before it went anywhere.
     pub body: Option<Bytes>,
     /// Takes the answer down, where a step wants to keep it.
@@ -123,6 +128,42 @@ pub enum AnswerCoding {
     Validated,
     /// It goes out in this one.
     Coded(Coding),
+}
+
+/// The parts of an aggregated answer.
+#[derive(Debug, Default)]
+pub struct Parts {
+    /// What each is asked for, in the order of the route.
+    pub targets: Vec<String>,
+    outcomes: Mutex<Vec<PartOutcome>>,
+}
+
+/// What became of a part.
+#[derive(Clone, Debug)]
+pub struct PartOutcome {
+    /// Its name.
+    pub name: Arc<str>,
+    /// `ok`, or why it is missing, in a word.
+    pub result: &'static str,
+    /// How long it took.
+    pub time: Duration,
+}
+
+impl Parts {
+    /// Of which nothing is known yet.
+    pub fn new(targets: Vec<String>) -> Self {
+        Self { targets, outcomes: Mutex::default() }
+    }
+
+    /// A part is there, or is known to be missing.
+    pub fn note(&self, outcome: PartOutcome) {
+        self.outcomes.lock().push(outcome);
+    }
+
+    /// What is known by now.
+    pub fn outcomes(&self) -> Vec<PartOutcome> {
+        self.outcomes.lock().clone()
+    }
 }
 
 /// Fields that a route's edits have the last word about.
@@ -252,6 +293,7 @@ impl Context {
             deadline: None,
             balance_key: None,
             sticky: None,
+            parts: None,
             depth: 0,
             upstreams: None,
         }
@@ -272,6 +314,7 @@ impl Exchange {
             target_received: None,
             accepted_coding: None,
             answer_coding: AnswerCoding::default(),
+            path_back: None,
             body: None,
             recording: None,
             request_taps: None,

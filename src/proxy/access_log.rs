@@ -7,7 +7,7 @@ use http::Method;
 
 use crate::base::{AddressText, redacted_target, without_credentials};
 use crate::identity::Principal;
-use crate::pipeline::{EndState, Exchange, Refusal};
+use crate::pipeline::{EndState, Exchange, PartOutcome, Parts, Refusal};
 use crate::telemetry::{Timestamp, line};
 
 /// What the session knows at the end.
@@ -21,6 +21,8 @@ pub(super) struct Facts<'a> {
     pub(super) listener: &'a str,
     /// 0 if nothing was answered.
     pub(super) status: u16,
+    /// What a call of gRPC has come to, as its client was told.
+    pub(super) grpc_status: Option<u16>,
     pub(super) bytes_received: u64,
     pub(super) bytes_sent: u64,
     pub(super) duration: Duration,
@@ -59,6 +61,9 @@ pub(super) fn write(exchange: &Exchange, facts: &Facts<'_>) {
             out.number(br#","attempts":"#, u64::from(exchange.attempt.attempts));
             out.raw(if exchange.attempt.reused { br#","reused":true"# } else { br#","reused":false"# });
         }
+        if let Some(parts) = &exchange.parts {
+            out.parts(parts);
+        }
         out.raw(br#","client":""#);
         out.address(exchange.client_ip, None);
         out.raw(b"\"");
@@ -66,6 +71,9 @@ pub(super) fn write(exchange: &Exchange, facts: &Facts<'_>) {
             out.principal(principal);
         }
         out.number(br#","status":"#, u64::from(facts.status));
+        if let Some(status) = facts.grpc_status {
+            out.number(br#","grpc_status":"#, u64::from(status));
+        }
         out.plain(br#","end":""#, facts.end.as_str());
         if let Some(code) = facts.error {
             out.text(br#","error":""#, code.as_bytes());
@@ -134,6 +142,19 @@ impl Json<'_> {
         if let Some(tenant) = &principal.tenant {
             self.words(br#","tenant":"#, tenant);
         }
+    }
+
+    /// The parts of an aggregated answer that are known: a route has a few. Names are of plain signs.
+    fn parts(&mut self, parts: &Parts) {
+        let mut lead: &[u8] = br#","parts":{""#;
+        for PartOutcome { name, result, time } in parts.outcomes() {
+            self.text(lead, name.as_bytes());
+            self.text(br#":{"result":""#, result.as_bytes());
+            self.millis(br#","ms":"#, time);
+            self.raw(b"}");
+            lead = br#",""#;
+        }
+        self.raw(if lead.len() > 2 { br#","parts":{}"# } else { b"}" });
     }
 
     /// What a refusal was about, in the word that its client got, or the limit's name.

@@ -10,7 +10,6 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::cache::{self, CacheRequest, CachedResponse, Fill, Lookup, LookupResult};
 use crate::client::Client;
-use crate::config::Action;
 use crate::filters::{Reservation, StoredResponse};
 use crate::forward::{
     Collected, Destination, Destinations, ForwardError, Forwarder, Policy, RequestBody, UpstreamResponse, Worker,
@@ -36,7 +35,7 @@ pub(super) fn subject(
     request: &RequestHeader,
     params: &Params,
 ) -> Option<Subject> {
-    if !matches!(admitted.route().action, Action::Upstream(_)) {
+    if !admitted.route().action.forwards() {
         return None;
     }
     let rules = admitted.route().chain.cache.as_deref();
@@ -70,13 +69,14 @@ pub(super) async fn lookup(
     let verified = exchange.verified_field.clone();
     let caller = (principal.as_deref(), verified.as_ref());
     let claims = exchange.claims.clone();
-    let asked = CacheRequest::new(&target, client.request(), caller, &claims, body.as_deref());
+    let part = admitted.part();
+    let asked = CacheRequest::new(&target, client.request(), caller, &claims, body.as_deref()).at_part(part);
     let result = match shared.cache.lookup_in_memory(rules, asked, &tags) {
         Some(result) => result,
         None => {
             // What has to be waited for is waited for only as long as the client does.
             let request = Box::new(client.request().clone());
-            let asked = CacheRequest::new(&target, &request, caller, &claims, body.as_deref());
+            let asked = CacheRequest::new(&target, &request, caller, &claims, body.as_deref()).at_part(part);
             let lookup = Box::pin(shared.cache.lookup(rules, asked, &tags));
             unless_gone(client, lookup).await?
         }
@@ -192,12 +192,13 @@ impl Proxy {
     ) -> Result<UpstreamResponse, ForwardError> {
         let mut request = RequestHeader::clone(&client.shared_request());
         fill.ask_on_conditions(&mut request);
+        let mut copy = self.copy(client, exchange, admitted);
         loop {
             let interim = |head: &mut ResponseHeader| admitted.on_interim(head);
             let taps = exchange.request_taps.take();
             let edited = exchange.edited.request.clone();
             let body = RequestBody::of(client, exchange.body.clone());
-            let body = body.with_taps(taps).with_edited(edited).with_interim(&interim);
+            let body = body.with_taps(taps).with_copy(copy.take()).with_edited(edited).with_interim(&interim);
             let Exchange { context, attempt, .. } = &mut *exchange;
             let response = self.forwarder(admitted).forward(&request, body, context, attempt).await?;
             if !is_about_something_else(fill, &response.head) {

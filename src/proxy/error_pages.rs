@@ -1,5 +1,7 @@
 //! Where a page goes out in the place of an error.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{
@@ -44,25 +46,25 @@ fn dress(head: &mut ResponseHeader) {
 
 impl Admitted {
     /// The page that a client gets in the place of an upstream's error.
-    fn page_instead(&self, status: StatusCode, client: &Client) -> Option<&Page> {
+    pub(super) fn page_instead(&self, status: StatusCode, client: &Client) -> Option<Arc<Page>> {
         let pages = self.route().chain.error_pages.as_ref()?;
         let ours = matches!(self.destination(), Destination::Local(..));
         let page = pages.page_for(status, &client.request().headers)?;
-        (ours || pages.for_upstreams()).then_some(&**page)
+        (ours || pages.for_upstreams()).then(|| page.clone())
     }
 }
 
 impl Proxy {
-    /// Sends a page in the place of an upstream's error, or says that there is none. What the page stands for is not
-    /// stored: others may get it as it is.
-    pub(super) async fn page_instead(
+    /// Sends a page in the place of an upstream's error. What the page stands for is not stored: others may get it as it
+    /// is.
+    pub(super) async fn send_page(
         &self,
+        page: &Page,
         response: UpstreamResponse,
         client: &mut Client,
         exchange: &mut Exchange,
         admitted: &Admitted,
-    ) -> Result<Result<(), Unfinished>, UpstreamResponse> {
-        let Some(page) = admitted.page_instead(response.head.status, client) else { return Err(response) };
+    ) -> Result<(), Unfinished> {
         let UpstreamResponse { head: theirs, mut body } = response;
         let facts = PageFacts { request_id: exchange.request_id.as_str(), status: theirs.status, message: None };
         let page = page.fill(&facts);
@@ -77,6 +79,6 @@ impl Proxy {
         }
         dress(&mut head);
         admitted.on_response(exchange, &mut head);
-        Ok(answer(client, exchange, (head, page), admitted.route().policy.request, EndState::Done).await)
+        answer(client, exchange, (head, page), admitted.route().policy.request, EndState::Done).await
     }
 }

@@ -104,6 +104,9 @@ impl Proxy {
             context: exchange.context.clone(),
             report: report.clone(),
         };
+        if let Some(copy) = self.copy(client, exchange, admitted) {
+            copy.whole(&idempotent.body);
+        }
         let (orphans, network) = (self.shared.orphans.clone(), reservation.network());
         let work = Some(Box::pin(perform(reservation, idempotent)));
         let mut work = Unstoppable { work, orphans, network };

@@ -31,12 +31,15 @@ use crate::client::Client;
 use crate::config::Configuration;
 use crate::connections::Connections;
 use crate::deliver::{ResponseFilters, Tunnel, Undelivered, deliver};
-use crate::forward::{ForwardError, Forwarder, RequestBody, UpstreamResponse, Worker};
+use crate::forward::{
+    BodyCopy, Collected, Destination, ForwardError, Forwarder, RequestBody, UpstreamResponse, Worker,
+};
 use crate::guard::{Guard, Stage, Violation};
+use crate::http as codec;
 use crate::identity::Identity;
 use crate::listener::{Connection, EarlyReject, Refuse};
 use crate::maintenance::Maintenance;
-use crate::pipeline::{EndState, ErrorBody, Exchange, Refusal, Scheme};
+use crate::pipeline::{AnswerCoding, EndState, ErrorBody, Exchange, Refusal, Scheme};
 use crate::proxy::arrival::Arrival;
 use crate::proxy::way::{Admitted, Decision, DefaultResponse, Stopped, Way, request_filters};
 use crate::state::State;
@@ -49,6 +52,10 @@ pub use crate::proxy::upgrade::missing_setting;
 
 /// How long a client may take to read a refusal that no route stands behind.
 const TAKE_REFUSAL: Duration = Duration::from_secs(10);
+
+/// How long the body of an error is read that nobody gets, and how much of it: then its connection can serve again.
+const WRAP_READ: Duration = Duration::from_millis(250);
+const WRAP_READ_MAX: usize = 64 * 1024;
 
 /// Why an answer is not over when all steps are.
 enum Unfinished {
@@ -220,8 +227,9 @@ impl Proxy {
         let interim = |head: &mut ResponseHeader| admitted.on_interim(head);
         let taps = exchange.request_taps.take_if(|_| !client.wants_upgrade()); // else the tunnel takes them
         let edited = exchange.edited.request.clone();
+        let copy = self.copy(client, exchange, admitted);
         let body = RequestBody::of(client, exchange.body.clone());
-        let body = body.with_taps(taps).with_edited(edited).with_interim(&interim);
+        let body = body.with_taps(taps).with_copy(copy).with_edited(edited).with_interim(&interim);
         let Exchange { context, attempt, .. } = &mut *exchange;
         match self.forwarder(admitted).forward(&request, body, context, attempt).await {
             Ok(response) => self.deliver(response, client, exchange, admitted).await,
@@ -229,11 +237,46 @@ impl Proxy {
         }
     }
 
+    /// What takes the request's body down for a copy of it, if the route has one made. Not of what becomes a tunnel.
+    fn copy(&self, client: &Client, exchange: &Exchange, admitted: &Admitted) -> Option<Box<BodyCopy>> {
+        let mirror = admitted.active.routes[admitted.route].mirror.as_ref()?;
+        if client.wants_upgrade() {
+            return None;
+        }
+        mirror.copy(client.request(), &exchange.context, &self.worker, &admitted.active.upstreams)
+    }
+
     /// The way to a route's destination.
     fn forwarder<'a>(&'a self, admitted: &'a Admitted) -> Forwarder<'a> {
         let policy = &admitted.route().policy;
         let upstreams = &admitted.active.upstreams;
         Forwarder { worker: &self.worker, destination: admitted.destination(), policy, upstreams }
+    }
+
+    /// An upstream's error as our own. What is in our shape already, calls of gRPC, and streams
+    /// stay as they are. Nothing of it is cached.
+    async fn wrapped(
+        &self,
+        response: UpstreamResponse,
+        client: &Client,
+        exchange: &mut Exchange,
+        admitted: &Admitted,
+    ) -> UpstreamResponse {
+        let status = response.head.status;
+        let ours = matches!(admitted.destination(), Destination::Local(..));
+        let stays = ours || codec::is_grpc(&client.request().headers) || codec::is_event_stream(&response.head.headers);
+        if stays || !(status.is_client_error() || status.is_server_error()) {
+            return response;
+        }
+        cached::abandon(exchange, admitted);
+        let UpstreamResponse { head, mut body } = response;
+        let until = std::time::Instant::now() + WRAP_READ;
+        let rest = body.collect(WRAP_READ_MAX, &admitted.route().policy, until);
+        if !matches!(Deadline::within(WRAP_READ, rest).await, Some(Ok(Collected::Whole(_)))) {
+            body.cancel();
+        }
+        let (head, body) = reply::wrapped(head, &exchange.request_id, client.request());
+        UpstreamResponse::of(head, body)
     }
 
     /// Passes an answer on to the client.
@@ -244,9 +287,12 @@ impl Proxy {
         exchange: &mut Exchange,
         admitted: &Admitted,
     ) -> Result<(), Unfinished> {
-        let response = match self.page_instead(response, client, exchange, admitted).await {
-            Ok(answered) => return answered,
-            Err(response) => response,
+        if let Some(page) = admitted.page_instead(response.head.status, client) {
+            return Box::pin(self.send_page(&page, response, client, exchange, admitted)).await;
+        }
+        let response = match admitted.route().wraps_errors {
+            true => Box::pin(self.wrapped(response, client, exchange, admitted)).await,
+            false => response,
         };
         let policy = &admitted.route().policy;
         match deliver(response, client, exchange, policy, admitted, &admitted.streaming(&self.shared)).await {
@@ -273,10 +319,13 @@ impl Proxy {
         (mut head, body): (Box<ResponseHeader>, Bytes),
     ) -> Result<(), Unfinished> {
         let chain = &admitted.route().chain;
-        if !chain.taps_responses() && chain.compress.is_none() && chain.error_pages.is_none() {
+        let is_wrapped = admitted.route().wraps_errors && head.status.as_u16() >= 400;
+        let is_plain = !chain.taps_responses() && chain.compress.is_none() && chain.error_pages.is_none();
+        if is_plain && !is_wrapped {
             admitted.on_response(exchange, &mut head);
             return answer(client, exchange, (head, body), admitted.route().policy.request, EndState::Done).await;
         }
+        reply::say_length(&mut head, &body);
         Box::pin(self.deliver(UpstreamResponse::of(head, body), client, exchange, admitted)).await
     }
 }
@@ -334,6 +383,7 @@ async fn refuse(
     refusal: Refusal,
 ) -> Result<(), Unfinished> {
     way.on_refusal(exchange);
+    exchange.answer_coding = AnswerCoding::Unchanged; // whatever was meant to become of another answer
     let (mut head, mut body) = reply::refusal(&refusal, &exchange.request_id, client.request());
     if let Some(pages) = way.chain().error_pages.as_ref() {
         let message = ErrorBody::of(&refusal).message;
@@ -449,6 +499,10 @@ impl Proxy {
         }
         let metrics = admitted.as_ref().map_or(&*UNROUTED, |it| &it.active.routes[it.route].metrics);
         metrics.record(status, duration, received, sent);
+        let grpc_status = client.grpc_status();
+        if let Some(status) = grpc_status {
+            metrics.record_call(status);
+        }
         let target = exchange.target_received.as_ref().unwrap_or(&head.uri);
         let facts = access_log::Facts {
             method: &head.method,
@@ -461,6 +515,7 @@ impl Proxy {
             },
             listener: client.connection().listener(),
             status,
+            grpc_status,
             bytes_received: received,
             bytes_sent: sent,
             duration,

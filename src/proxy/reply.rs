@@ -71,6 +71,12 @@ impl ErrorBody {
                 }),
                 ..say(StatusCode::FORBIDDEN, "forbidden", &missing.sentence, "ask an administrator for what is missing")
             },
+            Refusal::AddressNotAllowed => say(
+                StatusCode::FORBIDDEN,
+                "address_not_allowed",
+                "this is not for clients of this network",
+                "call from a network that the operator allows",
+            ),
             Refusal::ContentStopped => say(
                 StatusCode::FORBIDDEN,
                 "content_stopped",
@@ -288,6 +294,16 @@ impl ErrorBody {
                     "request less",
                 )
             },
+            Refusal::UpstreamStatus { status } => {
+                let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_GATEWAY);
+                let (message, action) = match status.is_server_error() {
+                    true => ("the service answered with an error", LATER),
+                    false => ("the service refused the request", "look at what was sent, and at the status"),
+                };
+                let details = json!({ "status": status.as_u16() });
+                // The status stays the upstream's own.
+                Self { status, details, ..say(StatusCode::BAD_GATEWAY, "upstream_error", message, action) }
+            }
             Refusal::FirstByteTimeout => {
                 say(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "the service did not answer in time", LATER)
             }
@@ -347,15 +363,51 @@ pub fn error_codes() -> Vec<ErrorCode> {
     Refusal::one_of_each().map(describe).collect()
 }
 
+/// An upstream's error in the shape of our own: its status and what it says to clients in other fields stay, what is
+/// about its body goes.
+pub(super) fn wrapped(
+    mut head: Box<ResponseHeader>,
+    request_id: &RequestId,
+    request: &RequestHeader,
+) -> (Box<ResponseHeader>, Bytes) {
+    let (ours, body) = refusal(&Refusal::UpstreamStatus { status: head.status.as_u16() }, request_id, request);
+    for name in OF_THE_BODY {
+        head.remove_header(&name);
+    }
+    for name in [CONTENT_TYPE, CONTENT_LENGTH] {
+        if let Some(value) = ours.headers.get(&name) {
+            let _ = head.insert_header(name, value.clone());
+        }
+    }
+    let _ = head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    (head, body)
+}
+
+/// What speaks of a body that is no longer there.
+const OF_THE_BODY: [http::header::HeaderName; 12] = [
+    CONTENT_TYPE,
+    CONTENT_LENGTH,
+    http::header::CONTENT_ENCODING,
+    http::header::CONTENT_LANGUAGE,
+    http::header::CONTENT_LOCATION,
+    http::header::CONTENT_DISPOSITION,
+    http::header::CONTENT_RANGE,
+    http::header::ACCEPT_RANGES,
+    http::header::ETAG,
+    http::header::LAST_MODIFIED,
+    http::header::CACHE_CONTROL,
+    http::header::EXPIRES,
+];
+
 /// Head and body of the answer to a refusal.
-/// A client of gRPC gets its own kind of error.
+/// A client of gRPC gets its own kind of error, and one of gRPC-Web the same: both look at fields of the head, too.
 pub(super) fn refusal(
     refusal: &Refusal,
     request_id: &RequestId,
     request: &RequestHeader,
 ) -> (Box<ResponseHeader>, Bytes) {
     let error = ErrorBody::of(refusal);
-    if codec::is_grpc(&request.headers) {
+    if codec::is_any_grpc(&request.headers) {
         return (grpc(&error, request), Bytes::new());
     }
     let body = error.json(request_id.as_str());
@@ -450,14 +502,19 @@ pub(super) fn head(status: StatusCode) -> Box<ResponseHeader> {
     Box::new(ResponseHeader::build_no_case(status, Some(16)).expect("a status code is one"))
 }
 
+/// Says how long a whole body is, where an answer may say so.
+pub(super) fn say_length(head: &mut ResponseHeader, body: &Bytes) {
+    if head.status != StatusCode::NO_CONTENT && head.status != StatusCode::NOT_MODIFIED {
+        let _ = head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    }
+}
+
 /// Sends an answer that is complete.
 ///
 /// # Errors
 /// When the client is gone.
 pub(super) async fn send(client: &mut Client, mut head: Box<ResponseHeader>, body: Bytes) -> Result<(), ClientError> {
-    if head.status != StatusCode::NO_CONTENT && head.status != StatusCode::NOT_MODIFIED {
-        let _ = head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()));
-    }
+    say_length(&mut head, &body);
     let bodiless = body.is_empty() || client.request().method == Method::HEAD;
     client.send([Part::Head(head, bodiless), Part::Data(body), Part::End(None)]).await
 }

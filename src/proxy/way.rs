@@ -5,13 +5,14 @@
 //! prints them. Here is when its parts are walked, and what is no filter.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE, SEC_WEBSOCKET_EXTENSIONS,
-    SET_COOKIE,
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LOCATION, HeaderValue, IF_RANGE, LOCATION, ORIGIN, RANGE,
+    SEC_WEBSOCKET_EXTENSIONS, SET_COOKIE, VARY,
 };
-use http::{Method, Uri, Version};
+use http::{HeaderMap, Method, Uri, Version};
 use parking_lot::{Mutex, MutexGuard};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::date::get_cached_date;
@@ -24,10 +25,11 @@ use crate::filters::{self, Reservation, ReserveOutcome, StoredResponse};
 use crate::forward::{Destination, ForwardError, Policy, call_deadline, hold_body, show_whole, unless_gone};
 use crate::http::{self as codec, Coding};
 use crate::identity::ClientCertificate;
-use crate::pipeline::{Exchange, Refusal, RequestContext, Scheme, Stop, Taps};
+use crate::pipeline::{Exchange, Parts, Refusal, RequestContext, Scheme, Stop, Taps};
 use crate::proxy::arrival::Arrival;
 use crate::proxy::{Shared, cached, reply, strict, upgrade};
 use crate::routing::{HostName, Outcome, Params, Request, Target, join_query, without_parameters};
+use crate::upstream::split_key;
 
 /// What the request filters decide.
 pub(super) enum Decision {
@@ -88,11 +90,17 @@ impl From<Refusal> for Stopped {
 pub(super) struct Admitted {
     pub(super) active: Arc<ActiveConfig>,
     pub(super) route: usize,
+    /// Which of the route's destinations the request goes to.
+    part: AtomicUsize,
     /// Of this request alone; it is never waited for.
     lookup: Mutex<Option<Box<Lookup>>>,
 }
 
 impl Admitted {
+    fn new(active: Arc<ActiveConfig>, route: usize) -> Self {
+        Self { active, route, part: AtomicUsize::new(0), lookup: Mutex::new(None) }
+    }
+
     pub(super) fn route(&self) -> &Route {
         &self.active.snapshot.routes[self.route]
     }
@@ -127,8 +135,17 @@ impl Admitted {
 
     /// Where the route's requests go.
     pub(super) fn destination(&self) -> &Destination {
-        let destination = self.active.routes[self.route].destination.as_ref();
+        let destination = self.destinations().get(self.part.load(Relaxed));
         destination.expect("what has none is answered at once")
+    }
+
+    fn destinations(&self) -> &[Destination] {
+        &self.active.routes[self.route].destinations
+    }
+
+    /// The name of the upstream that it goes to, where several share the route's requests.
+    pub(super) fn part(&self) -> Option<&str> {
+        matches!(self.route().action, Action::Split(_)).then(|| &**self.destination().name())
     }
 }
 
@@ -169,7 +186,7 @@ pub(super) async fn request_filters(
     let request = client.request();
     let came = Came { websocket, https: exchange.scheme == Scheme::Https, listener: client.connection().listener() };
     let (route, params) = find(&active, request, request.uri.path(), came)?;
-    let admitted = Admitted { active, route, lookup: Mutex::new(None) };
+    let admitted = Admitted::new(active, route);
     exchange.route = Some(admitted.route().name.clone());
     exchange.host_verified = admitted.route().verifies_host;
     if let Err(refusal) = path_parameters(&admitted, request, came) {
@@ -194,7 +211,7 @@ pub(super) async fn request_filters(
         Err(Early::Ended(why)) => return Err(Stopped { admitted: Some(admitted), why }),
     }
     match &admitted.route().action {
-        Action::Upstream(_) => Ok(Decision::Forward(admitted)),
+        Action::Upstream(_) | Action::Split(_) | Action::Aggregate(_) => Ok(Decision::Forward(admitted)),
         Action::Redirect(redirect) => match redirected(redirect, exchange, client.request(), &params) {
             Some(head) => Ok(Decision::Respond(admitted, head, Bytes::new())),
             None => {
@@ -219,6 +236,9 @@ async fn filter(
     params: &Params,
 ) -> Result<RouteDecision, Early> {
     upgrade::admit(admitted.route(), exchange, client)?;
+    if admitted.route().chain.grpc_web.is_some() {
+        client.take_grpc_web();
+    }
     if !client.has_no_body() {
         exchange.deadline = call_deadline(client.request(), exchange.started, &admitted.route().policy)?;
     }
@@ -229,6 +249,11 @@ async fn filter(
     let mut context = RequestContext { has_body, peer_trusted, certificate, ..context };
     chain.before_the_body(&mut context).await?;
     drop(context);
+    choose_part(admitted, exchange, client.request());
+    if let Action::Aggregate(aggregate) = &admitted.route().action {
+        let targets = aggregate.targets(params, client.request().uri.path());
+        exchange.parts = Some(Arc::new(Parts::new(targets)));
+    }
     balance_by(admitted, exchange, client.request_mut(), params);
     as_it_can_be_used(chain, client);
     let reservation = match reserve(admitted, shared, exchange, client).await? {
@@ -239,6 +264,11 @@ async fn filter(
     let mut cached_response = None;
     if let Some(subject) = cached::subject(admitted, shared, exchange, client.request(), params) {
         cached_response = cached::lookup(admitted, shared, exchange, client, subject).await?;
+        if let (Some(cached), Some(rewrite)) = (&cached_response, &chain.rewrite)
+            && [LOCATION, CONTENT_LOCATION, SET_COOKIE].iter().any(|it| cached.head.headers.contains_key(it))
+        {
+            exchange.path_back = rewrite.path_back_of(exchange, client.request(), params);
+        }
         if let Some(cached) = cached_response.take_if(|it| it.refresh.is_none()) {
             return Ok(RouteDecision::Cached(cached, reservation));
         }
@@ -255,10 +285,39 @@ async fn filter(
     })
 }
 
+/// Which of several upstreams gets the request. Before anything goes by where it goes: the cache, sessions, the endpoint.
+fn choose_part(admitted: &Admitted, exchange: &Exchange, request: &RequestHeader) {
+    let Action::Split(split) = &admitted.route().action else { return };
+    let idempotency = admitted.route().chain.idempotency.as_ref().filter(|it| it.concerns(&request.method));
+    let by_caller = || {
+        let caller = exchange.caller(&request.headers, &[]);
+        let named = caller.principal.is_some() || caller.unverified.is_some();
+        named.then(|| split_key(|part| caller.key(|it| part(it))))
+    };
+    // What is repeated under a key goes where it went: there it may have been done already.
+    let repeated = idempotency.filter(|_| !split.is_sticky()).map(|_| match idempotency_field(&request.headers) {
+        Some(key) => split_key(|part| part(key)),
+        None => by_caller().unwrap_or_else(|| split_key(|part| part(exchange.client_ip.to_string().as_bytes()))),
+    });
+    let key = repeated.or_else(|| split.key(&request.headers, exchange.client_ip, by_caller));
+    let can_serve = |number: usize| match admitted.destinations().get(number) {
+        Some(Destination::Upstream(live)) => idempotency.is_some() || !live.is_down(),
+        Some(Destination::Local(..)) => true,
+        None => false,
+    };
+    admitted.part.store(split.choose(key, can_serve), Relaxed);
+}
+
+/// The key of an idempotent request, where it stands in a field; with quotes or without, it is the same one.
+fn idempotency_field(fields: &HeaderMap) -> Option<&[u8]> {
+    let field = fields.get("idempotency-key").or_else(|| fields.get("x-idempotency-key"))?.as_bytes().trim_ascii();
+    Some(field.strip_prefix(b"\"").and_then(|it| it.strip_suffix(b"\"")).unwrap_or(field))
+}
+
 /// What the endpoint goes by, where the upstream balances by a key or has sticky sessions. Before a rewrite: captures are
 /// of the path as it came; and before requests are compared: the cookie of a session makes none another.
 fn balance_by(admitted: &Admitted, exchange: &mut Exchange, request: &mut RequestHeader, params: &Params) {
-    let Some(Destination::Upstream(live)) = &admitted.active.routes[admitted.route].destination else { return };
+    let Some(Destination::Upstream(live)) = admitted.destinations().get(admitted.part.load(Relaxed)) else { return };
     if let Some(key) = &live.upstream().hash_on {
         let table = &admitted.active.snapshot.table;
         let captured = |name: &str| table.param(admitted.route, params, request.uri.path(), name);
@@ -296,7 +355,7 @@ fn as_it_can_be_used(chain: &filters::Chain, client: &mut Client) {
 
 /// Shows taps the body where they want it whole; else they go with it.
 async fn tap_request(route: &Route, exchange: &mut Exchange, client: &mut Client, held: bool) -> Result<(), Early> {
-    if !route.chain.taps_requests() || !matches!(route.action, Action::Upstream(_)) {
+    if !route.chain.taps_requests() || !route.action.forwards() {
         return Ok(());
     }
     let upgrades = client.wants_upgrade();
@@ -425,6 +484,13 @@ impl ResponseFilters for Admitted {
         {
             exchange.recording = None;
         }
+        if let Some(back) = exchange.path_back.take() {
+            let endpoint = exchange.attempt.endpoint.map(|it| it.to_string());
+            back.apply(answer, endpoint.as_deref());
+        }
+        if self.route().negotiates {
+            vary_by_accept(answer);
+        }
         // Behind what is stored: a session is one client's.
         if let Some(cookie) = exchange.attempt.sticky_cookie.take() {
             let _ = answer.append_header(SET_COOKIE, cookie);
@@ -465,6 +531,15 @@ fn response_filters(chain: &filters::Chain, exchange: &mut Exchange, answer: &mu
     chain.on_response(exchange, answer);
     filters::behind_the_route(exchange, answer);
     dated(answer);
+}
+
+/// Another `Accept` would have got another route's response (RFC 9110, section 12.5.5).
+fn vary_by_accept(answer: &mut ResponseHeader) {
+    let named = |it: &[u8]| it.eq_ignore_ascii_case(b"accept") || it == b"*";
+    let mut members = answer.headers.get_all(VARY).iter().flat_map(|it| it.as_bytes().split(|it| *it == b','));
+    if !members.any(|it| named(it.trim_ascii())) {
+        let _ = answer.append_header(VARY, HeaderValue::from_static("Accept"));
+    }
 }
 
 fn dated(answer: &mut ResponseHeader) {

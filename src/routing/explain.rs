@@ -83,15 +83,16 @@ impl Table {
         near.sort_by_key(|(other_path, it)| (*other_path, it.reasons.len()));
         let more = near.len().saturating_sub(NEAR_MAX);
         let near = near.into_iter().take(NEAR_MAX).map(|(_, it)| it).collect();
-        Explanation { outcome: self.verdict(outcome, request.path), near, more }
+        Explanation { outcome: self.verdict(outcome, request), near, more }
     }
 
-    fn verdict(&self, outcome: Outcome, path: &str) -> Verdict {
+    fn verdict(&self, outcome: Outcome, request: &Request<'_>) -> Verdict {
         match outcome {
             Outcome::Found { route, params } => {
-                let named = |(index, name): (usize, &String)| Some((name.clone(), params.at(index, path)?.to_owned()));
+                let named =
+                    |(index, name): (usize, &String)| Some((name.clone(), params.at(index, request.path)?.to_owned()));
                 let params = self.captures(route).iter().enumerate().filter_map(named).collect();
-                let path = self.pattern(route).to_owned();
+                let path = self.pattern_taken(request).unwrap_or_default().to_owned();
                 Verdict::Found { route: self.name(route).to_owned(), path, params }
             }
             Outcome::NotFound => Verdict::NotFound,

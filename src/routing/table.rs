@@ -126,11 +126,18 @@ impl Table {
         &self.routes[self.numbers[route].0].name
     }
 
+    /// The pattern that takes a request, of a route that may have several.
+    pub(super) fn pattern_taken(&self, request: &Request<'_>) -> Option<&str> {
+        let host = HostName::of(request.host);
+        let (path, _) = self.walk(host.as_ref(), request.path, &mut |candidates| self.choose(candidates, request))?;
+        Some(&self.routes[path].pattern.text)
+    }
+
     fn found(&self, path: usize, params: Params) -> Outcome {
         let Route { number, places, .. } = &self.routes[path];
         let params = match places {
             Some(places) => params.placed(places, self.numbers[*number].1.len()),
-            None => params,
+            None => params.widened(self.numbers[*number].1.len()),
         };
         Outcome::Found { route: *number, params }
     }
@@ -194,19 +201,22 @@ impl Table {
         if !written.path.is_empty() && !written.paths.is_empty() {
             diagnostics.error(&at.key("paths"), "`path` stands beside it").help("put it into `paths`, too");
         }
-        let (route, sound) = Route::compile(name, written, at, diagnostics);
         let (list, single) = (at.key("paths"), at.key("path"));
-        let mut names: Vec<String> = Vec::new();
-        let first = self.routes.len();
-        for (place, text) in written.patterns().into_iter().enumerate() {
+        let mut pattern = |(place, text): (usize, &str)| {
             let before = diagnostics.iter().count();
             let at = if written.paths.is_empty() { single } else { list.index(place) };
             let pattern = Pattern::compile(text, &at, diagnostics);
-            let fine = sound && diagnostics.iter().count() == before;
+            (pattern, diagnostics.iter().count() == before)
+        };
+        let patterns: Vec<(Pattern, bool)> = written.patterns().into_iter().enumerate().map(&mut pattern).collect();
+        let (route, sound) = Route::compile(name, written, at, diagnostics);
+        let mut names: Vec<String> = Vec::new();
+        let first = self.routes.len();
+        for (pattern, fine) in patterns {
             let places: Box<[usize]> = pattern.names.iter().map(|name| place_of(name, &mut names)).collect();
             let in_order = places.iter().enumerate().all(|(own, place)| own == *place);
             let route = Route { pattern, number, places: (!in_order).then_some(places), ..route.clone() };
-            if fine {
+            if sound && fine {
                 self.insert(&route, self.routes.len());
             }
             self.routes.push(route);

@@ -68,6 +68,14 @@ impl Template {
         Self { pieces }
     }
 
+    /// What the capture holds that it ends with, if it ends with one: of the path, and not of a query.
+    pub fn tail<'p>(&self, params: &Params, path: &'p str) -> Option<&'p str> {
+        match self.pieces.last()? {
+            Piece::Path(index) => params.at(*index, path),
+            Piece::Text(_) | Piece::Query(_) | Piece::Value(_) => None,
+        }
+    }
+
     /// Appends the template with what `path` captured. A slash is never doubled, and where a rest
     /// captured nothing because the path ended before its slash, the result ends so too:
     /// `/api/{*rest}` to `/v1/{rest}` makes `/v1` of `/api`, and `/v1/` of `/api/`.

@@ -37,6 +37,11 @@ impl Params {
         path.get(self.range(index)?)
     }
 
+    /// The same among `count` of them, of which this path captures the first ones; the others are empty.
+    pub(super) fn widened(self, count: usize) -> Self {
+        Self { count: count.min(CAPTURES_MAX) as u8, ..self }
+    }
+
     /// The same, each at its place among `count` of them; those that this path does not capture are empty.
     pub(super) fn placed(&self, places: &[usize], count: usize) -> Self {
         let mut placed = Self { ranges: [(0, 0); CAPTURES_MAX], count: count.min(CAPTURES_MAX) as u8 };

@@ -2,6 +2,7 @@
 
 pub mod auth;
 
+mod aggregate;
 mod cache_clear;
 mod echo;
 mod settings;
@@ -21,6 +22,7 @@ use crate::upstream::LocalUpstream;
 use settings::{AnyService, Plain, Typed};
 use static_files::StaticFiles;
 
+pub use aggregate::{Aggregate, AggregatePartConfig};
 pub use cache_clear::CacheClear;
 pub use settings::ServiceSettings;
 pub use status::{HealthStatus, MetricsStatus};

@@ -60,6 +60,10 @@ static UNTERMINATED: Lazy<IntCounterVec> = Lazy::new(|| {
     let help = "Event streams that their upstream ended without the marker that the route names";
     register_int_counter_vec!("moongate_streams_unterminated_total", help, &["route"]).expect(ONCE)
 });
+static CALLS: Lazy<IntCounterVec> = Lazy::new(|| {
+    let help = "Calls of gRPC and gRPC-Web, by the status that their client was told";
+    register_int_counter_vec!("moongate_grpc_calls_total", help, &["route", "grpc_status"]).expect(ONCE)
+});
 static RELOAD_SUCCESS: Lazy<IntGauge> = Lazy::new(|| {
     let help = "1 if the last load of the configuration succeeded, 0 if it was refused";
     register_int_gauge!("moongate_config_last_reload_success", help).expect(ONCE)
@@ -82,6 +86,10 @@ static ROUTES: Lazy<Mutex<HashMap<Arc<str>, Weak<RouteMetrics>>>> = Lazy::new(Mu
 
 /// The kinds of connections that last, as the label `kind` names them.
 pub const LONG_LIVED_KINDS: [&str; 4] = ["events", "websocket", "tunnel", "body"];
+
+/// The statuses of gRPC, as the label `grpc_status` names them, and what no status of it is.
+const CALL_STATUSES: [&str; 18] =
+    ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16", "other"];
 
 const ONCE: &str = "the name is registered once";
 
@@ -124,6 +132,8 @@ pub struct RouteMetrics {
     /// Those of connections that last, a series a kind; few routes have any.
     long_lived: [OnceLock<IntGauge>; LONG_LIVED_KINDS.len()],
     unterminated: OnceLock<IntCounter>,
+    /// Those of calls, a series a status; few routes have any.
+    calls: OnceLock<Box<[OnceLock<IntCounter>; CALL_STATUSES.len()]>>,
 }
 
 impl RouteMetrics {
@@ -140,6 +150,7 @@ impl RouteMetrics {
     /// The series of the route of this name: those that it had before a reload, or new ones; beyond
     /// the bound, the shared ones of `other`.
     pub fn of(name: &str) -> Arc<Self> {
+        register_families();
         let mut routes = ROUTES.lock();
         if let Some(known) = routes.get(name).and_then(Weak::upgrade) {
             return known;
@@ -162,6 +173,7 @@ impl RouteMetrics {
             sent: SENT.with_label_values(&[&*label]),
             long_lived: Default::default(),
             unterminated: OnceLock::new(),
+            calls: OnceLock::new(),
             label,
         }
     }
@@ -174,6 +186,13 @@ impl RouteMetrics {
     /// Event streams that ended without their marker.
     pub fn unterminated(&self) -> &IntCounter {
         self.unterminated.get_or_init(|| UNTERMINATED.with_label_values(&[&*self.label]))
+    }
+
+    /// Counts a call of gRPC that ended with this status.
+    pub fn record_call(&self, status: u16) {
+        let place = usize::from(status).min(CALL_STATUSES.len() - 1);
+        let counter = &self.calls.get_or_init(Box::default)[place];
+        counter.get_or_init(|| CALLS.with_label_values(&[&*self.label, CALL_STATUSES[place]])).inc();
     }
 
     /// Counts a request that ended; of status 0, if nothing could be answered.
@@ -189,6 +208,20 @@ impl RouteMetrics {
     }
 }
 
+/// Makes the families of routes known before the lock of the routes is taken, by whoever makes or drops one: whoever gathers
+/// holds the registry while the counts of routes are asked for, which takes that lock. A family that is registered within it
+/// would wait for the registry, and both for one another.
+fn register_families() {
+    static REGISTERED: Lazy<()> = Lazy::new(|| {
+        Lazy::force(&DURATION);
+        for family in [&RECEIVED, &SENT, &UNTERMINATED, &CALLS] {
+            Lazy::force(family);
+        }
+        Lazy::force(&LONG_LIVED);
+    });
+    Lazy::force(&REGISTERED);
+}
+
 impl Drop for RouteMetrics {
     fn drop(&mut self) {
         // A route of the same name may have come back meanwhile: then the series are its own.
@@ -202,6 +235,11 @@ impl Drop for RouteMetrics {
         let _ = RECEIVED.remove_label_values(label);
         let _ = SENT.remove_label_values(label);
         let _ = UNTERMINATED.remove_label_values(label);
+        if self.calls.get().is_some() {
+            for status in CALL_STATUSES {
+                let _ = CALLS.remove_label_values(&[&*self.label, status]);
+            }
+        }
         for kind in LONG_LIVED_KINDS {
             let _ = LONG_LIVED.remove_label_values(&[&*self.label, kind]);
         }

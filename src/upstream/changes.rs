@@ -5,14 +5,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
+use tokio::time::sleep;
 use tracing::field::display;
 
 use super::metrics;
 use crate::alerts::Alerts;
 use crate::base::Period;
 use crate::telemetry::Timestamp;
+
+/// What comes and goes within this time is one alert: sources that flap are told of so often, and not more.
+const TOGETHER: Duration = Duration::from_secs(5);
+/// So many addresses of each kind an alert names.
+const NAMED_MAX: usize = 100;
 
 /// What changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,16 +138,91 @@ impl Change<'_> {
     }
 }
 
+/// Endpoints that came, or that went, since the last alert of them.
+#[derive(Default)]
+struct Passing {
+    /// The first of them, each once.
+    named: Vec<SocketAddr>,
+    count: u64,
+}
+
+impl Passing {
+    fn add(&mut self, address: SocketAddr) {
+        self.count += 1;
+        if self.named.len() < NAMED_MAX && !self.named.contains(&address) {
+            self.named.push(address);
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.named.iter().map(SocketAddr::to_string).collect()
+    }
+}
+
 /// Tells of one upstream's changes.
 pub(super) struct Changes {
     upstream: Arc<str>,
     alerts: Option<Alerts>,
     told: Notify,
+    /// Those that came and those that went, for the next alert.
+    passing: Mutex<[Passing; 2]>,
+    passed: Notify,
 }
 
 impl Changes {
     pub(super) fn new(upstream: &Arc<str>, alerts: Option<Alerts>) -> Self {
-        Self { upstream: Arc::clone(upstream), alerts, told: Notify::new() }
+        let (passing, passed) = (Mutex::default(), Notify::new());
+        Self { upstream: Arc::clone(upstream), alerts, told: Notify::new(), passing, passed }
+    }
+
+    /// Whether anybody is told of endpoints that come and go, beside the log.
+    pub(super) fn has_alerts(&self) -> bool {
+        self.alerts.is_some()
+    }
+
+    /// An endpoint came, or went: the next alert of such says so.
+    pub(super) fn saw_pass(&self, address: SocketAddr, came: bool) {
+        if self.alerts.is_some() {
+            self.passing.lock()[usize::from(!came)].add(address);
+            self.passed.notify_one();
+        }
+    }
+
+    /// Sends what came and went in one alert, some seconds after the first of it, again and again.
+    pub(super) async fn tell_of_passing(&self, eligible: impl Fn() -> usize) {
+        if self.alerts.is_none() {
+            return;
+        }
+        loop {
+            // What a predecessor of this task has heard of, and not told, is told by this one.
+            while self.passing.lock().iter().all(|it| it.count == 0) {
+                self.passed.notified().await;
+            }
+            sleep(TOGETHER).await;
+            self.flush_passing(eligible());
+        }
+    }
+
+    /// What came and went so far is no news.
+    pub(super) fn forget_passing(&self) {
+        *self.passing.lock() = Default::default();
+    }
+
+    /// Sends what came and went so far, if anything did.
+    pub(super) fn flush_passing(&self, eligible: usize) {
+        let [came, went] = std::mem::take(&mut *self.passing.lock());
+        let Some(alerts) = self.alerts.as_ref().filter(|_| came.count + went.count > 0) else { return };
+        alerts.send(json!({
+            "event": "endpoints_changed",
+            "message": "other endpoints than before are known",
+            "at": Timestamp::now().as_str(),
+            "upstream": &*self.upstream,
+            "added": came.names(),
+            "removed": went.names(),
+            "additions": came.count,
+            "removals": went.count,
+            "eligible": eligible,
+        }));
     }
 
     /// Whose changes they are.

@@ -297,9 +297,13 @@ fn kind(config: &UpstreamConfig, at: &At<'_>, diagnostics: &mut Diagnostics) -> 
             ("concurrency", config.concurrency.is_some()),
         ];
         for (key, _) in alien.iter().filter(|(_, written)| *written) {
-            diagnostics
-                .error_at_key(&at.key(key), format!("a local service has no `{key}`"))
-                .help("it is called inside the process; remove this");
+            let help = match *key {
+                "depends_on" => {
+                    "it has no endpoints whose health could follow others'; write it at the upstreams that it calls"
+                }
+                _ => "it is called inside the process; remove this",
+            };
+            diagnostics.error_at_key(&at.key(key), format!("a local service has no `{key}`")).help(help);
         }
     }
     if let Some(local) = &config.local {

@@ -1,7 +1,7 @@
 //! How many requests an upstream can work on at once, found by the latency of its answers.
 //!
-//! As long as latency stays near its best, the limit grows by its square root; beyond that it shrinks in proportion
-//! (the gradient of Netflix' concurrency-limits). The best is the least mean of the last half minute, so that it follows
+//! As long as latency stays near its best, the limit grows by its square root; beyond that it shrinks in proportion, and
+//! grows by half of that (the gradient of Netflix' concurrency-limits). The best is the least mean of the last half minute, so that it follows
 //! an upstream that changed; and since a limit at which requests wait at the upstream would poison it, the limit is
 //! cut to a third for two short windows each half minute, of which the second is measured: nobody is stopped for that.
 
@@ -19,8 +19,11 @@ const LIMIT_MAX: f64 = 1_000.0;
 /// A window is at least so long, in milliseconds, and has at least so many answers.
 const WINDOW: u64 = 100;
 const SAMPLES_MIN: u32 = 10;
-/// Latency may be so many times its best.
-const TOLERANCE: f64 = 1.5;
+/// Latency may be so many times its best. What is important waits at the upstream as long as everybody else: so more would be
+/// what makes it twice as slow at twice the load.
+const TOLERANCE: f64 = 1.25;
+/// How much of its square root the limit grows by while latency is beyond that: the requests that wait at the upstream.
+const BEYOND: f64 = 0.5;
 /// By how much the limit is cut for a look at the best latency: what is beyond, at the most that follows from the others, is
 /// more than half of it.
 const PROBE: f64 = 3.0;
@@ -115,7 +118,8 @@ impl Trend {
 
     fn follow(&mut self, mean: f64, peak: u32) {
         let gradient = (TOLERANCE * self.best / mean).clamp(0.5, 1.0);
-        let target = self.limit * gradient + self.limit.sqrt();
+        let headroom = if gradient < 1.0 { BEYOND } else { 1.0 };
+        let target = self.limit * gradient + self.limit.sqrt() * headroom;
         // What was not made use of says nothing about more.
         if target > self.limit && f64::from(peak) * 2.0 < self.limit {
             return;
@@ -162,7 +166,7 @@ mod tests {
             let mut upstream = Upstream::new();
             for seconds in [120, 600, 3_600] {
                 let limit = f64::from(upstream.under_load(seconds, capacity, 10_000.0));
-                assert!((capacity * 0.9..capacity * 2.2 + 4.0).contains(&limit), "{capacity}, {seconds}: {limit}");
+                assert!((capacity * 0.9..capacity * 1.5 + 2.0).contains(&limit), "{capacity}, {seconds}: {limit}");
             }
         }
     }

@@ -273,7 +273,7 @@ impl Live {
     }
 
     /// Whether its requests can't be served, for lack of endpoints or of what it depends on.
-    pub(super) fn is_down(&self) -> bool {
+    pub fn is_down(&self) -> bool {
         !self.can_serve() || self.missing_dependency().is_some()
     }
 
@@ -438,9 +438,30 @@ impl Live {
         self.endpoints().into_iter().filter(|it| !known.contains(&it.address())).collect()
     }
 
+    /// Whether alerts tell of endpoints that come and go.
+    pub(super) fn alerts(&self) -> bool {
+        self.shared.changes.has_alerts()
+    }
+
+    /// Sends alerts of endpoints that come and go, until it is dropped.
+    pub(super) async fn tell_of_passing(&self) {
+        self.shared.changes.tell_of_passing(|| self.eligible()).await;
+    }
+
+    /// Likewise, at once.
+    pub(super) fn flush_passing(&self) {
+        self.shared.changes.flush_passing(self.eligible());
+    }
+
+    /// The endpoints of its beginning are no news.
+    pub(super) fn forget_passing(&self) {
+        self.shared.changes.forget_passing();
+    }
+
     /// An endpoint came.
     pub(super) fn announce_added(&self, address: SocketAddr) {
         self.changes.inc();
+        self.shared.changes.saw_pass(address, true);
         let upstream = &self.upstream.name;
         tracing::info!(event = "endpoint_added", upstream = %upstream, endpoint = %address, "the endpoint is new");
     }
@@ -448,6 +469,7 @@ impl Live {
     /// An endpoint went; requests under way go on.
     pub(super) fn announce_removed(&self, endpoint: &Endpoint) {
         self.changes.inc();
+        self.shared.changes.saw_pass(endpoint.address(), false);
         endpoint.state.retire();
         let (upstream, address) = (&self.upstream.name, endpoint.address());
         tracing::info!(event = "endpoint_removed", upstream = %upstream, endpoint = %address, "the endpoint is gone");

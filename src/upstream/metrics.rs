@@ -106,9 +106,14 @@ pub(super) fn zone_requests(upstream: &str, own: bool) -> IntCounter {
     ZONE_REQUESTS.with_label_values(&[upstream, zone_label(own)])
 }
 
+/// There is no share of zones while checks are not believed.
+pub(super) fn forget_zone_share(upstream: &str) {
+    let _ = ZONE_SHARE.remove_label_values(&[upstream]);
+}
+
 /// Removes what an upstream has for zones.
 pub(super) fn retire_zones(upstream: &str) {
-    let _ = ZONE_SHARE.remove_label_values(&[upstream]);
+    forget_zone_share(upstream);
     for own in [true, false] {
         let _ = ZONE_REQUESTS.remove_label_values(&[upstream, zone_label(own)]);
     }

@@ -53,6 +53,7 @@ mod resilience;
 mod retries;
 mod retry_budget;
 mod ring;
+mod split;
 mod sticky;
 mod supervisor;
 mod tls;
@@ -87,6 +88,7 @@ pub use outliers::{ErrorRateConfig, LatencyConfig, OutlierPolicy, OutliersConfig
 pub use registry::UpstreamRegistry;
 pub use report::{DependencyReport, EjectionReport, EndpointReport, SourceReport, UpstreamReport, ZonesReport};
 pub use retries::{RetriesConfig, RetryCause, RetryOn, RetryPolicy};
+pub use split::{Split, SplitBy, SplitPart, SplitPartConfig, shares, split_key};
 pub use sticky::{StickyConfig, StickyPolicy, StickySession};
 pub use tls::UpstreamTls;
 pub use zones::{ZonePreference, ZonesConfig};

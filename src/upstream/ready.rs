@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicUsize;
 use super::balance::Pool;
 use super::compile::Upstream;
 use super::endpoint::Endpoint;
+use super::metrics;
 use super::zones::Zones;
 
 /// Those that pass their checks, or all if too few do.
@@ -29,8 +30,13 @@ impl Ready {
         let healthy = passing.len();
         let panics = upstream.panic.is_some_and(|it| (healthy as f64) < it * all.len() as f64);
         let spread = match (panics, &upstream.own_zone) {
-            // Zones would have to believe the checks.
-            (true, _) => Spread::All(Pool::new(upstream, all.to_vec(), true)),
+            // Zones would have to believe the checks. Meanwhile there is no share of theirs to be shown.
+            (true, zone) => {
+                if zone.is_some() {
+                    metrics::forget_zone_share(&upstream.name);
+                }
+                Spread::All(Pool::new(upstream, all.to_vec(), true))
+            }
             (false, Some(_)) => Spread::ByZone(Box::new(Zones::new(upstream, passing, all))),
             (false, None) => Spread::All(Pool::new(upstream, passing, false)),
         };

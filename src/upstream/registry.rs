@@ -80,12 +80,20 @@ impl UpstreamRegistry {
             })
             .collect();
         for live in &new {
-            for endpoint in live.missing_in(named(&old, &live.upstream().name)) {
+            let former = named(&old, &live.upstream().name);
+            for endpoint in live.missing_in(former) {
                 live.announce_added(endpoint.address());
+            }
+            if former.is_none() {
+                live.forget_passing();
             }
         }
         for live in &old {
-            retire(live, named(&new, &live.upstream().name));
+            let successor = named(&new, &live.upstream().name);
+            retire(live, successor);
+            if successor.is_none() {
+                live.flush_passing(); // nobody is left to do it later
+            }
         }
         link(&new);
         self.lives.send_replace(new.clone());

@@ -33,7 +33,7 @@ pub(super) async fn supervise(mut wanted: watch::Receiver<Vec<Arc<Live>>>) {
 
 /// Checks the endpoints of an upstream, judges them by what they do, and takes in those that its sources find.
 async fn tend(live: Arc<Live>) {
-    tokio::join!(check_all(Arc::clone(&live)), follow_feeds(&live), watch_live(&live));
+    tokio::join!(check_all(Arc::clone(&live)), follow_feeds(&live), watch_live(&live), live.tell_of_passing());
 }
 
 async fn follow_feeds(live: &Live) {
@@ -63,7 +63,8 @@ impl Checkers {
             }
             stays
         });
-        let is_tended = |it: &Live| it.upstream().health.is_some() || !it.feeds().is_empty() || is_watched(it);
+        let is_tended =
+            |it: &Live| it.upstream().health.is_some() || !it.feeds().is_empty() || is_watched(it) || it.alerts();
         for live in wanted.iter().filter(|it| is_tended(it)) {
             if !self.running.iter().any(|(known, _)| Arc::ptr_eq(known, live)) {
                 let task = self.tasks.spawn(tend(Arc::clone(live)));

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -16,6 +16,7 @@ use crate::base::{Diagnostic, Diagnostics, Part, Secret};
 
 use super::environment::{Environment, as_due, fill, plain_value, without_defaults, without_variables};
 use super::faults::{Fault, Faults};
+use super::include::{self, Includer};
 use super::secrets::{Places, Secrets, hidden_in, is_reference, mentions_secret, reference};
 use super::shown::Lines;
 use super::spans::{self, Child, Content, Note, Span, Spanned};
@@ -51,6 +52,8 @@ pub struct Document {
     /// Values with a variable or secret that could not be filled in: nothing more is to be said of them.
     unfilled: HashSet<String>,
     loaded: Loaded,
+    /// The files that it includes: the number of their first line among all lines, and their names.
+    parts: Vec<(usize, Arc<str>)>,
 }
 
 /// What the environment or the store brought into a value.
@@ -74,6 +77,72 @@ impl Document {
         match String::from_utf8(bytes) {
             Ok(text) => Self::parse(&name, &text, schema, environment),
             Err(error) => Err(not_utf8(&name, &error)),
+        }
+    }
+
+    /// As [`read`](Self::read), with the files that it includes. Beside it those files, and the faults of those of which
+    /// nothing can be made.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_whole(
+        path: &Path,
+        schema: &serde_json::Value,
+        environment: &Environment<'_>,
+    ) -> Result<(Self, Vec<PathBuf>, Faults), Faults> {
+        let mut document = Self::read(path, schema, environment)?;
+        let (files, faults) = Includer::new(schema, environment).complete(path, &mut document);
+        Ok((document, files, faults))
+    }
+
+    /// Reads a file that another one includes.
+    pub(super) fn read_part(
+        path: &Path,
+        schema: &serde_json::Value,
+        environment: &Environment<'_>,
+    ) -> std::io::Result<Result<Self, Faults>> {
+        std::fs::File::open(path)?;
+        Ok(Self::read(path, schema, environment))
+    }
+
+    /// The entries of its `include`.
+    pub(super) fn included(&self) -> Vec<String> {
+        include::entries(&self.value)
+    }
+
+    /// Reports something about a value.
+    pub(super) fn complain(&mut self, path: &str, message: String, help: Option<&str>) {
+        let span = self.tree().nearest(path).0.span;
+        self.notes.push(Note { path: path.to_owned(), span, message, help: help.map(str::to_owned) });
+    }
+
+    /// Takes over what an included file says. Its lines stand behind those that are here.
+    pub(super) fn adopt(&mut self, part: Self) {
+        let shift = self.lines.len();
+        let Self { name, text, lines, value, root, notes, brought, unfilled, parts, .. } = part;
+        let Some(places) = root.map(|it| include::further_down(&it, shift)) else { return };
+        let mut tree = self.tree().clone();
+        let joined = include::join(&mut self.value, &mut tree, value, &places);
+        self.root = Some(tree);
+        let moved = |path: &str| include::moved(path, joined.routes);
+        let down = |span: Span| Span { line: span.line + shift, end_line: span.end_line + shift, ..span };
+        self.notes.extend(joined.notes);
+        self.notes.extend(notes.into_iter().map(|it| Note { path: moved(&it.path), span: down(it.span), ..it }));
+        self.brought.extend(brought.into_iter().map(|it| Brought { path: moved(&it.path), ..it }));
+        self.unfilled.extend(unfilled.iter().map(|it| moved(it)));
+        self.parts.push((shift + 1, name));
+        self.parts.extend(parts.into_iter().map(|(line, name)| (line + shift, name)));
+        self.text.push('\n');
+        let begin = self.text.len();
+        self.text.push_str(&text);
+        self.lines.extend(lines.into_iter().map(|it| it + begin));
+    }
+
+    /// The file that a line is in, and its number there.
+    fn home_of(&self, line: usize) -> (Arc<str>, usize) {
+        match self.parts.iter().rfind(|it| it.0 <= line) {
+            Some((first, name)) => (Arc::clone(name), line + 1 - first),
+            None => (Arc::clone(&self.name), line),
         }
     }
 
@@ -117,6 +186,7 @@ impl Document {
             brought: Vec::new(),
             unfilled: HashSet::new(),
             loaded: Loaded::default(),
+            parts: Vec::new(),
         }
     }
 
@@ -312,7 +382,8 @@ impl Document {
         let begins = text.chars().skip(column - 1).collect::<String>();
         let named = part == Some(Part::Key) && place.known && !place.secret && shown == path;
         let own = (named && begins.trim_start_matches(['"', '\'']).starts_with(&key)).then_some(span);
-        let mut fault = Fault::new(Arc::clone(&self.name), line, column, &self.shown(line, own));
+        let (file, local) = self.home_of(line);
+        let mut fault = Fault::new(file, local, column, &self.shown(line, own));
         fault.length = end.saturating_sub(column).max(1);
         shown.clone_into(&mut fault.path);
         fault.saying(message, help)

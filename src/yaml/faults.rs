@@ -131,8 +131,16 @@ pub struct Faults {
 impl Faults {
     /// Sorts the faults of one file by their places and drops those reported twice.
     pub(super) fn new(mut list: Vec<Fault>) -> Self {
-        list.sort_by(|a, b| (a.line, a.column, &a.message, &a.path).cmp(&(b.line, b.column, &b.message, &b.path)));
-        list.dedup_by(|a, b| (a.line, a.column, &a.message) == (b.line, b.column, &b.message));
+        // Those of the file itself first, then those of each file that it includes.
+        let mut files: Vec<Arc<str>> = Vec::new();
+        for it in &list {
+            if !files.contains(&it.file) {
+                files.push(Arc::clone(&it.file));
+            }
+        }
+        let place = |it: &Fault| (files.iter().position(|file| *file == it.file), it.line, it.column);
+        list.sort_by(|a, b| (place(a), &a.message, &a.path).cmp(&(place(b), &b.message, &b.path)));
+        list.dedup_by(|a, b| (place(a), &a.message) == (place(b), &b.message));
         let more = list.len().saturating_sub(KEPT_MAX);
         list.truncate(KEPT_MAX);
         Self { list, more }

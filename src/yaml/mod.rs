@@ -10,6 +10,7 @@ mod elsewhere;
 mod environment;
 mod faults;
 mod forms;
+mod include;
 mod secrets;
 mod shown;
 mod spans;

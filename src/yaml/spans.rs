@@ -101,6 +101,11 @@ impl Child {
 }
 
 impl Node {
+    /// The same value with other places.
+    pub(super) fn with(&self, content: Content) -> Arc<Self> {
+        Arc::new(Self { content, nodes: self.nodes, bytes: self.bytes, depth: self.depth })
+    }
+
     pub(super) fn child(&self, token: &str) -> Option<&Child> {
         match &self.content {
             Content::Scalar { .. } => None,
@@ -108,6 +113,37 @@ impl Node {
             Content::Map(map) => map.iter().find(|it| it.key.as_ref().is_some_and(|(key, _)| &**key == token)),
         }
     }
+}
+
+/// Puts a child with a key of its own into a mapping, in place of one that has it.
+pub(super) fn put(root: &mut Child, child: Child) {
+    let Content::Map(children) = &root.node.content else { return };
+    let name = child.key.as_ref().map(|it| it.0.clone());
+    let other = |it: &&Child| it.key.as_ref().map(|it| &it.0) != name.as_ref();
+    let children = children.iter().filter(other).cloned().chain([child.clone()]).collect();
+    root.node = root.node.with(Content::Map(children));
+}
+
+/// Appends the children of a list to those of the list that the mapping has under this key.
+pub(super) fn append(root: &mut Child, key: &str, more: &Child) {
+    if let Content::List(more) = &more.node.content {
+        append_children(root, key, more.clone());
+    }
+}
+
+/// Appends children to those that the mapping has under this key.
+pub(super) fn append_children(root: &mut Child, key: &str, more: Vec<Child>) {
+    let Some(section) = root.node.child(key) else { return };
+    let content = match &section.node.content {
+        Content::List(list) => Content::List(list.iter().cloned().chain(more).collect()),
+        Content::Map(map) => Content::Map(map.iter().cloned().chain(more).collect()),
+        Content::Scalar { .. } => return,
+    };
+    let section = Child { node: section.node.with(content), ..section.clone() };
+    let Content::Map(children) = &root.node.content else { return };
+    let is_it = |it: &Child| it.key.as_ref().is_some_and(|(name, _)| &**name == key);
+    let children = children.iter().map(|it| if is_it(it) { section.clone() } else { it.clone() }).collect();
+    root.node = root.node.with(Content::Map(children));
 }
 
 /// One step of a JSON pointer, as written in it.
@@ -118,6 +154,10 @@ pub(super) fn escape(token: &str) -> String {
 /// One step of a JSON pointer, as the key that it means.
 pub(super) fn unescape(token: &str) -> String {
     token.replace("~1", "/").replace("~0", "~")
+}
+
+fn is_status(text: &str) -> bool {
+    matches!(text.as_bytes(), [b'1'..=b'5', b'0'..=b'9', b'0'..=b'9'])
 }
 
 /// Parses the only document of `text`. An error is one that nothing can be read beyond.
@@ -328,7 +368,8 @@ impl Builder {
             return Err(self.note(span, "a key of more than 1024 bytes", None));
         }
         let key: Arc<str> = text.into();
-        if plain && !plain_value(text).is_string() {
+        // The status of an answer is a name here, however it is written.
+        if plain && !plain_value(text).is_string() && !is_status(text) {
             let help = format!("write it in quotes: `\"{text}\"`");
             let mut note = self.note(span, "a key must be a text", Some(&help));
             note.path = format!("{}/{}", note.path, escape(text));

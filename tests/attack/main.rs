@@ -16,4 +16,5 @@ mod same;
 mod secrets;
 mod sites;
 mod stalled;
+mod websockets;
 mod worn;

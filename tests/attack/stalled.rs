@@ -7,18 +7,18 @@ use std::process::Command;
 use crate::support::http1::try_request;
 use crate::support::*;
 
-const HEADERS: u8 = 1;
+pub(super) const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
+pub(super) const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
-const GOAWAY: u8 = 7;
+pub(super) const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 
 const REFUSED_STREAM: u32 = 7;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
@@ -31,7 +31,7 @@ fn get(stream: u32, path: &str) -> Vec<u8> {
 }
 
 /// A connection of HTTP/2 whose streams have this window.
-fn hello(address: SocketAddr, window: u32) -> RawClient {
+pub(super) fn hello(address: SocketAddr, window: u32) -> RawClient {
     let mut client = RawClient::connect(address);
     let settings = [&[0, 4][..], &window.to_be_bytes()].concat();
     client.send([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, &settings)].concat());
@@ -39,7 +39,7 @@ fn hello(address: SocketAddr, window: u32) -> RawClient {
 }
 
 /// The next frame: its kind, stream and payload; `None` at the end.
-fn read_frame(client: &mut RawClient) -> Option<(u8, u32, Vec<u8>)> {
+pub(super) fn read_frame(client: &mut RawClient) -> Option<(u8, u32, Vec<u8>)> {
     let head = client.try_read_exactly(9).ok()?;
     let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
     let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
@@ -50,7 +50,7 @@ fn code(payload: &[u8]) -> u32 {
     u32::from_be_bytes(payload[payload.len() - 4..].try_into().unwrap())
 }
 
-fn open_files(gateway: &Gateway) -> usize {
+pub(super) fn open_files(gateway: &Gateway) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count()
 }
 

@@ -67,7 +67,7 @@ fn rfc_9110_12_5_3_answers_are_compressed_as_clients_like_it() {
         ("identity;q=1, gzip;q=0.5", None),
     ] {
         let fields = [("accept-encoding", accepted)];
-        for answer in [ask(&gateway, "/length", accepted), http2.request("GET", "/length", &fields, b"")] {
+        for answer in [ask(&gateway, "/length", accepted), http2.request("GET", "/length", &fields, b"", None)] {
             assert_eq!((answer.status, answer.header("content-encoding")), (200, expected), "{accepted}");
             assert_eq!(decoded(&answer), json(), "{accepted}");
             let vary = answer.headers_named("vary").join(", ").to_lowercase();
@@ -172,7 +172,7 @@ fn a_stream_is_compressed_piece_by_piece() {
             _ => Box::new(zstd::stream::write::Decoder::new(Vec::new()).unwrap()),
         };
         let mut text = Vec::new();
-        while !text.ends_with(b"1}\n") {
+        while !text.starts_with(b"{\"progress\": 1}\n") {
             text.extend(decoder.decode(&client.try_read_piece().unwrap().unwrap()));
         }
         if coding == "gzip" {
@@ -283,7 +283,12 @@ fn details_and_defaults_count_and_an_empty_list_takes_them_back() {
     assert_eq!(ask(&gateway, "/on", "gzip").header("content-encoding"), Some("gzip"));
     assert_eq!(ask(&gateway, "/off", "gzip").header("content-encoding"), None);
     let shown = gateway.admin_get("/admin/routes").text();
-    assert_eq!(shown.matches("\"compress\"").count(), 1, "{shown}");
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let steps = |name: &str| {
+        let route = shown["routes"].as_array().unwrap().iter().find(|it| it["name"] == name).unwrap();
+        route["steps"].to_string()
+    };
+    assert!(steps("on").contains("compress") && !steps("off").contains("compress"), "{shown}");
     gateway.write_routes(&routes_with_faults(&address.to_string()));
     let refused = gateway.reload();
     assert_eq!(refused.status, 422);

@@ -1,7 +1,10 @@
 //! Upstreams that work on so many requests at once: who waits, who is served first, and who is shed (R5.2).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -240,6 +243,79 @@ fn an_adaptive_limit_is_shown_and_holds() {
         figure(&gateway, "moongate_upstream_concurrency_limit{upstream=\"backend\"}"),
         Some(shown(&gateway, "limit") as f64)
     );
+}
+
+/// Works on so many requests at once, each for some time, and lets the others wait: a machine that is loaded.
+fn loaded(at_once: usize, time: Duration) -> RawUpstream {
+    let room = Arc::new((Mutex::new(at_once), Condvar::new()));
+    RawUpstream::start(move |_| {
+        let (free, more) = &*room;
+        let mut places = more.wait_while(free.lock().unwrap(), |it| *it == 0).unwrap();
+        *places -= 1;
+        drop(places);
+        let_pass(time);
+        *free.lock().unwrap() += 1;
+        more.notify_one();
+        Script::ok("done")
+    })
+}
+
+/// R5.2: the limit comes near what the upstream can do, and what is too much is shed, the least important first.
+#[test]
+fn r5_2_an_adaptive_limit_finds_what_an_upstream_can_do_and_sheds_the_least_important() {
+    const AT_ONCE: usize = 4;
+    let backend = loaded(AT_ONCE, Duration::from_millis(25));
+    let routes = |name: &str| {
+        format!("  - {{ name: {name}, match: {{ path: \"/{name}\" }}, upstream: backend, priority: {name} }}\n")
+    };
+    let gateway = Gateway::start(format!(
+        "version: 1\nupstreams:\n  backend:\n    discovery: {{ static: [\"{}\"] }}\n    \
+         concurrency: {{ max: adaptive, queue: 4, queue_timeout: 9s }}\nroutes:\n{}{}",
+        backend.address(),
+        routes("therapeutic"),
+        routes("background")
+    ));
+    let first = shown(&gateway, "limit");
+    assert!(first > 3 * AT_ONCE as u64, "{first} is more than it can do");
+    // What an answer takes while there is little to do: a window has ten of them at least.
+    for _ in 0..25 {
+        assert_eq!(gateway.get("/therapeutic").status, 200);
+    }
+    let ended = AtomicBool::new(false);
+    let counts = |path: &'static str| {
+        let (mut served, mut shed) = (0, 0);
+        while !ended.load(Ordering::Relaxed) {
+            let answer = gateway.get(path);
+            match answer.status {
+                200 => served += 1,
+                _ => {
+                    is_shed(&answer);
+                    shed += 1;
+                    let_pass(Duration::from_millis(10)); // as somebody who comes back later
+                }
+            }
+        }
+        (served, shed)
+    };
+    thread::scope(|scope| {
+        // As many of importance as fit, and far more of none.
+        let important: Vec<_> = (0..3).map(|_| scope.spawn(|| counts("/therapeutic"))).collect();
+        let others: Vec<_> = (0..30).map(|_| scope.spawn(|| counts("/background"))).collect();
+        let limit = || shown(&gateway, "limit");
+        eventually("the limit comes near what the upstream can do", || {
+            (limit() <= 3 * AT_ONCE as u64 && limit() >= AT_ONCE as u64).then_some(())
+        });
+        let_pass(Duration::from_millis(500));
+        ended.store(true, Ordering::Relaxed);
+        let sum = |them: Vec<thread::ScopedJoinHandle<'_, (u32, u32)>>| {
+            them.into_iter().map(|it| it.join().unwrap()).fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1))
+        };
+        let (important, others) = (sum(important), sum(others));
+        assert_eq!(important.1, 0, "none of importance was shed: {important:?} {others:?}");
+        assert!(important.0 > 0 && others.1 > 0, "{important:?} {others:?}");
+    });
+    wait_for(&gateway, "in_use", 0);
+    wait_for(&gateway, "waiting", 0);
 }
 
 #[test]

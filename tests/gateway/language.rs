@@ -187,11 +187,11 @@ fn values_are_filled_in_from_a_closed_list() {
     let answer = gateway.request("GET", "/a/7%2Fx", &fields, b"");
     assert_eq!(answer.status, 400, "an encoded slash is one in two");
     let answer = gateway.request("GET", "/a/7", &fields, b"");
-    assert_eq!(answer.text(), "/b/7|host=App.test:80|x-a=127.0.0.1|x-b=7 at app.test|x-d=7/!");
+    assert_eq!(answer.text(), "/b/7|host=app.test|x-a=127.0.0.1|x-b=7 at app.test|x-d=7/!");
     assert_eq!(answer.header("x-id"), answer.header("x-request-id"));
     assert_eq!((answer.header("x-from"), answer.header("x-path")), (Some("http://app.test"), Some("7")));
     let plain = gateway.request("GET", "/plain", &fields, b"");
-    assert_eq!(plain.text(), "/plain|host=App.test:80|x-a=127.0.0.1|x-b=d");
+    assert_eq!(plain.text(), "/plain|host=app.test|x-a=127.0.0.1|x-b=d");
     let missing = gateway.request("GET", "/nowhere", &fields, b"");
     assert_eq!(missing.header("x-id"), missing.header("x-request-id"));
     let moved = gateway.request("GET", "/moved/a/b?c=d", &fields, b"");

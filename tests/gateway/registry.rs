@@ -165,6 +165,27 @@ fn what_makes_no_sense_is_refused_and_the_number_is_bounded() {
     assert_eq!(renewed.status, 200, "those that are there may stay");
 }
 
+/// All gateways were gone for longer than their instances lived.
+#[test]
+fn names_that_nobody_stands_behind_any_more_take_no_place() {
+    let redis = Redis::start();
+    let names: Vec<String> = (0..1000).map(|it| format!("\"i{it}\"")).collect();
+    let index = format!("{{\"players\":[{}]}}", names.join(","));
+    redis.ask::<String>(&["SET", "moongate:registry:index", &index]);
+    let config = format!(
+        "{}\nregistry: {{ open: true }}\nstate: {{ redis: {{ url: \"{}\" }} }}\n",
+        gateway::CONFIG,
+        redis.url()
+    );
+    let gateway = Gateway::with("version: 1\nroutes: []\n").config(config).start();
+    let body = json!({ "address": "127.0.0.1:1", "ttl": "1h" });
+    eventually("there is room", || (put(gateway.admin(), "players/new", &body, None).status == 201).then_some(()));
+    eventually("the index has it alone", || {
+        let index: String = redis.ask(&["GET", "moongate:registry:index"]);
+        (index == "{\"players\":[\"new\"]}").then_some(())
+    });
+}
+
 #[test]
 fn a_command_is_registered_while_it_answers_and_leaves_first() {
     let gateway = open();

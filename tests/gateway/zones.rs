@@ -240,10 +240,13 @@ fn in_a_panic_zones_do_not_count() {
     let gateway = gateway(&[&own, &other], &[CHECKS, "panic: 60%"]);
     own.sicken(true);
     gateway.wait_for_event("upstream_panic", |_| true);
+    let share = || figure(&gateway, "moongate_upstream_zone_share{upstream=\"backend\"}");
+    assert_eq!(share(), None, "there is none while zones do not count");
     assert_eq!(answers(&gateway, 10), HashMap::from([("a".to_owned(), 5), ("b".to_owned(), 5)]));
     assert_eq!(upstream(&gateway)["zones"], json!({ "own": "a", "own_share": Value::Null }));
     own.sicken(false);
     gateway.wait_for_event("upstream_panic_over", |_| true);
+    assert!(share().is_some());
     assert_eq!(answers(&gateway, 10), only("a", 10));
 }
 

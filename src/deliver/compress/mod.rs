@@ -15,10 +15,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{At, ByteSize, Diagnostics};
-use crate::http::{self as codec, Coding, MediaTypes};
-use crate::pipeline::{AnswerCoding, Exchange};
+use crate::http::{self as codec, Coding};
+use crate::pipeline::{AnswerCoding, Exchange, MediaTypes};
 
 use encoder::Levels;
+pub use pool::ACTIVE_MAX as COMPRESSED_MAX;
 pub(super) use stage::Stage;
 
 /// What is compressed unless the route says otherwise: text, and what is as good as text.
@@ -155,6 +156,7 @@ impl CompressRules {
         method: &Method,
         exchange: &mut Exchange,
     ) -> Option<Box<Stage>> {
+        exchange.answer_coding = AnswerCoding::Unchanged;
         if head.status == StatusCode::NOT_MODIFIED {
             exchange.answer_coding = AnswerCoding::Validated;
             return None;
@@ -187,6 +189,7 @@ impl CompressRules {
             && length.is_none_or(|it| it >= self.min_size)
             && MediaTypes::any_takes(&self.types, headers)
             && !codec::is_event_stream(headers)
+            && !codec::is_any_grpc(headers)
             && !codec::is_encoded(headers)
             && !forbids_transforms(headers)
     }
@@ -266,6 +269,8 @@ mod tests {
             (200, &[json, ("cache-control", "public, no-transform")], None, false),
             (200, &[("content-type", "text/event-stream")], None, false),
             (200, &[("content-type", "application/grpc")], None, false),
+            (200, &[("content-type", "application/grpc+json")], None, false),
+            (200, &[("content-type", "application/grpc-web+json")], None, false),
             (200, &[("content-type", "image/png")], None, false),
             (200, &[], None, false),
         ] {

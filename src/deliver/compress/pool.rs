@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use super::metrics::{ACTIVE, QUEUED, SKIPPED};
 
 /// So many responses are compressed at once.
-const ACTIVE_MAX: usize = 512;
+pub const ACTIVE_MAX: usize = 512;
 /// With so many pieces waiting for each thread, no further response is begun.
 const QUEUE_PER_THREAD: usize = 32;
 

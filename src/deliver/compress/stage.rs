@@ -13,6 +13,7 @@ use super::encoder::{Encoder, Levels, Then};
 use super::metrics;
 use super::pool::Room;
 use crate::client::Part;
+use crate::deliver::DIGESTS;
 use crate::http::Coding;
 
 /// What is known to be short is compressed where it is, in bytes: to hand it over would take as long.
@@ -70,7 +71,7 @@ impl Stage {
             }
             Part::End(trailers) => {
                 self.ended = true;
-                self.trailers = trailers;
+                self.trailers = trailers.and_then(without_digests);
             }
             Part::Head(..) => {} // it went out before there was a body
         }
@@ -151,4 +152,12 @@ impl Stage {
         metrics::of(self.coding).output.inc_by(encoded.len() as u64);
         Ok(encoded)
     }
+}
+
+/// They are of the bytes as they were.
+fn without_digests(mut trailers: Box<HeaderMap>) -> Option<Box<HeaderMap>> {
+    DIGESTS.iter().for_each(|it| {
+        trailers.remove(*it);
+    });
+    (!trailers.is_empty()).then_some(trailers)
 }

@@ -18,7 +18,7 @@ const METHOD: HeaderName = HeaderName::from_static("x-moongate-auth-method");
 const IDENTITY: HeaderName = HeaderName::from_static("x-moongate-identity");
 
 /// The identity headers of a principal, with the token that proves them.
-pub(super) fn fields(principal: &Principal, identity_token: Option<String>) -> Arc<Fields> {
+pub(in crate::filters) fn fields(principal: &Principal, identity_token: Option<String>) -> Arc<Fields> {
     let mut fields = Vec::with_capacity(6);
     let mut field = |name: HeaderName, value: &str| fields.extend(HeaderValue::from_str(value).map(|it| (name, it)));
     field(SUBJECT, &escaped(&principal.subject));

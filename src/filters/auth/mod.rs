@@ -25,6 +25,8 @@ use super::rbac::Rbac;
 use super::settings::{Activation, BuiltIn, Layer};
 use credentials::{API_KEY, Place, Places, drop_cookie, drop_parameter};
 
+pub(super) use identity_headers::fields as identity_fields;
+
 pub use config::{
     ApiKeyConfig, AuthConfig, CookieConfig, HeaderWord, JwtConfig, QueryConfig, RolesFrom, ServiceTokenConfig,
     SourceConfig,

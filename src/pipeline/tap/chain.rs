@@ -87,7 +87,7 @@ impl Taps {
     /// # Errors
     /// When too many bodies are being decoded.
     pub fn decode(&mut self, coding: Coding, max: Option<usize>) -> Result<(), DecodersBusy> {
-        self.decoding = Some(Box::new(Decoding::begin(coding, max)?));
+        self.decoding = Some(Box::new(Decoding::begin(coding, max, self.message_max())?));
         self.changed = true;
         Ok(())
     }

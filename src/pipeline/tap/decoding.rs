@@ -13,7 +13,7 @@ use super::chain::TapError;
 use crate::http::{Coding, DecodeError, Decoder};
 
 /// So many bodies are decoded at once.
-const DECODERS_MAX: usize = 128;
+pub const DECODERS_MAX: usize = 128;
 
 static DECODERS_NOW: AtomicUsize = AtomicUsize::new(0);
 static DECODERS: Lazy<IntGauge> = Lazy::new(|| {
@@ -28,7 +28,8 @@ pub struct DecodersBusy;
 /// The decoder of one body.
 pub(super) struct Decoding {
     decoder: Decoder,
-    max: Option<usize>,
+    /// What is said of one that is too long, in bytes.
+    limit: usize,
     _room: Room,
 }
 
@@ -52,10 +53,11 @@ impl Drop for Room {
 }
 
 impl Decoding {
-    pub(super) fn begin(coding: Coding, max: Option<usize>) -> Result<Self, DecodersBusy> {
+    /// At most `max` bytes come out, if that is said; of one that is too long it is told that `limit` was the limit.
+    pub(super) fn begin(coding: Coding, max: Option<usize>, limit: usize) -> Result<Self, DecodersBusy> {
         let room = Room::take()?;
         let decoder = Decoder::new(coding, max.unwrap_or(usize::MAX)).map_err(|_| DecodersBusy)?;
-        Ok(Self { decoder, max, _room: room })
+        Ok(Self { decoder, limit: max.unwrap_or(limit), _room: room })
     }
 
     pub(super) fn decode(&mut self, piece: &Bytes) -> Result<Bytes, TapError> {
@@ -66,11 +68,10 @@ impl Decoding {
         self.decoder.finish().map(Bytes::from).map_err(|it| self.error(it))
     }
 
-    /// Where no length is set, too much in relation is nothing in good faith.
     fn error(&self, error: DecodeError) -> TapError {
-        match (error, self.max) {
-            (DecodeError::TooLarge, Some(limit)) => TapError::TooLong { limit },
-            _ => TapError::Malformed,
+        match error {
+            DecodeError::TooLarge => TapError::TooLong { limit: self.limit },
+            DecodeError::Malformed => TapError::Malformed,
         }
     }
 }

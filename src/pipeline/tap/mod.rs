@@ -14,7 +14,7 @@ mod events;
 use bytes::Bytes;
 
 pub use chain::{Shown, TapError, Taps};
-pub use decoding::DecodersBusy;
+pub use decoding::{DECODERS_MAX, DecodersBusy};
 pub use events::{event, event_data};
 
 /// What a tap sees at a time. Over a WebSocket that is a message, whatever it names.

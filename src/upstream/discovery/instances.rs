@@ -158,12 +158,11 @@ impl Instances {
             return Err(RegisterError::TooLarge);
         }
         self.state.records.write(&key(service, name), Bytes::from(record), registration.ttl()).await?;
-        if new {
-            self.change_index(|index| {
-                let names = index.entry(service.into()).or_default();
-                names.iter().all(|it| it != name).then(|| names.push(name.to_owned()))
-            })
-            .await?;
+        if new && let Err(error) = self.enlist(service, name).await {
+            if let RegisterError::Full(_) = error {
+                let _ = self.state.records.delete(&key(service, name)).await; // else it ends by itself
+            }
+            return Err(error);
         }
         self.learn(service, name, Some(registration));
         self.tell(service, name).await;
@@ -230,22 +229,30 @@ impl Instances {
         }
     }
 
+    /// Whether an instance is new, as far as is known here: what can't have room costs the state nothing.
     fn room_for(&self, service: &str, name: &str) -> Result<bool, RegisterError> {
         let local = self.local.lock();
         let of = local.services.get(service);
         if of.is_some_and(|it| it.contains_key(name)) {
             return Ok(false);
         }
-        if of.is_some_and(|it| it.len() >= ENDPOINTS_MAX) {
-            return Err(RegisterError::Full("1,000 instances a service"));
-        }
-        if of.is_none() && local.services.len() >= SERVICES_MAX {
-            return Err(RegisterError::Full("1,000 services"));
-        }
-        if local.services.values().map(BTreeMap::len).sum::<usize>() >= INSTANCES_MAX {
-            return Err(RegisterError::Full("10,000 instances in all"));
-        }
-        Ok(true)
+        let all = local.services.values().map(BTreeMap::len).sum();
+        bounded(of.map(BTreeMap::len), local.services.len(), all).map(|()| true)
+    }
+
+    /// Puts a new instance into the index. That is where the bounds hold, whoever registers at the same time, here or by
+    /// way of another gateway.
+    async fn enlist(&self, service: &str, name: &str) -> Result<(), RegisterError> {
+        self.change_index(|index| {
+            let of = index.get(service);
+            if of.is_some_and(|it| it.iter().any(|it| it == name)) {
+                return Ok(false);
+            }
+            bounded(of.map(Vec::len), index.len(), index.values().map(Vec::len).sum())?;
+            index.entry(service.into()).or_default().push(name.to_owned());
+            Ok(true)
+        })
+        .await
     }
 
     async fn tell(&self, service: &str, name: &str) {
@@ -334,16 +341,25 @@ impl Instances {
         }
     }
 
-    /// Learns of instances that the index has and nobody told of. Those that it has not end by their own time.
+    /// Learns of instances that the index has and nobody told of; a name whose record has ended meanwhile takes no place
+    /// there any more. Those that the index has not end by their own time.
     async fn resync(&self) -> Result<(), Unavailable> {
         let (index, _) = self.index().await?;
+        let mut gone = Vec::new();
         for (service, names) in &index {
             for name in names {
                 let known = self.local.lock().services.get(service).is_some_and(|it| it.contains_key(name));
-                if !known && let Some(registration) = self.read(service, name).await? {
-                    self.learn(service, name, Some(registration));
+                if known {
+                    continue;
+                }
+                match self.read(service, name).await? {
+                    Some(registration) => self.learn(service, name, Some(registration)),
+                    None => gone.push((service.clone(), name.clone())),
                 }
             }
+        }
+        if !gone.is_empty() {
+            self.forget_in_index(&gone).await?;
         }
         self.mend_index(&index).await
     }
@@ -366,7 +382,7 @@ impl Instances {
                     names.push(name.clone());
                 }
             }
-            Some(())
+            Ok::<_, Unavailable>(true)
         })
         .await
     }
@@ -380,7 +396,7 @@ impl Instances {
                 }
             }
             index.retain(|_, names| !names.is_empty());
-            (index.values().map(Vec::len).sum::<usize>() != before).then_some(())
+            Ok::<_, Unavailable>(index.values().map(Vec::len).sum::<usize>() != before)
         })
         .await
     }
@@ -392,10 +408,13 @@ impl Instances {
     }
 
     /// Changes the index, whoever else does at the same time; `change` says whether there is anything to write.
-    async fn change_index(&self, change: impl Fn(&mut Index) -> Option<()>) -> Result<(), Unavailable> {
+    async fn change_index<E: From<Unavailable>>(
+        &self,
+        change: impl Fn(&mut Index) -> Result<bool, E>,
+    ) -> Result<(), E> {
         for _ in 0..SWAPS_MAX {
             let (mut index, written) = self.index().await?;
-            if change(&mut index).is_none() {
+            if !change(&mut index)? {
                 return Ok(());
             }
             let new = Bytes::from(serde_json::to_vec(&index).unwrap_or_default());
@@ -408,7 +427,17 @@ impl Instances {
                 return Ok(());
             }
         }
-        Err(Unavailable)
+        Err(Unavailable.into())
+    }
+}
+
+/// Whether there is room for one more: instances of its service (if that is known), services, instances of all.
+fn bounded(of: Option<usize>, services: usize, all: usize) -> Result<(), RegisterError> {
+    match of {
+        Some(ENDPOINTS_MAX..) => Err(RegisterError::Full("1,000 instances a service")),
+        None if services >= SERVICES_MAX => Err(RegisterError::Full("1,000 services")),
+        _ if all >= INSTANCES_MAX => Err(RegisterError::Full("10,000 instances in all")),
+        _ => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod files;
 pub mod gateway;
 pub mod http1;
 pub mod http2;
+pub mod npm;
 pub mod oidc;
 pub mod postgres;
 pub mod process;

@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Once;
 
 use super::http1::{Response, request};
+use super::npm;
 use super::process::Process;
 
 /// Where the provider sends people back to. Nobody listens there: tests carry the answer to the gateway
@@ -24,7 +23,7 @@ pub struct OidcServer {
 impl OidcServer {
     #[track_caller]
     pub fn start() -> Self {
-        let folder = installed();
+        let folder = npm::installed("oidc", &["server.mjs"]);
         let mut command = Command::new("node");
         command.arg("server.mjs").arg(REDIRECT).current_dir(&folder);
         let process = Process::start("oidc-provider", command);
@@ -35,30 +34,6 @@ impl OidcServer {
     pub fn issuer(&self) -> String {
         format!("http://{}", self.address)
     }
-}
-
-/// The package, installed once into the folder of what is built.
-#[track_caller]
-fn installed() -> PathBuf {
-    static ONCE: Once = Once::new();
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oidc");
-    let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join("oidc");
-    ONCE.call_once(|| {
-        std::fs::create_dir_all(&to).unwrap();
-        let stale =
-            |name: &str| std::fs::read(from.join(name)).unwrap() != std::fs::read(to.join(name)).unwrap_or_default();
-        let install = stale("package-lock.json") || !to.join("node_modules/.package-lock.json").exists();
-        if install {
-            std::fs::copy(from.join("package.json"), to.join("package.json")).unwrap();
-            std::fs::copy(from.join("package-lock.json"), to.join("package-lock.json")).unwrap();
-            let mut npm = Command::new("npm");
-            let npm = npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]).current_dir(&to);
-            let output = npm.output().unwrap_or_else(|error| panic!("npm: {error}; run scripts/setup.sh test"));
-            assert!(output.status.success(), "npm ci: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        std::fs::copy(from.join("server.mjs"), to.join("server.mjs")).unwrap();
-    });
-    to
 }
 
 /// Keeps cookies, follows redirects and fills in forms, as far as it takes to sign in.

@@ -5,8 +5,8 @@ use std::fmt;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
-use super::fields::essence;
 use crate::base::{At, Diagnostics};
+use crate::http::essence;
 
 /// A media type, or a family of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
