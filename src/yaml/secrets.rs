@@ -59,10 +59,25 @@ pub(super) fn hidden_in(message: &str, secret: &str, path: &str) -> String {
         let bare = word.trim_matches(|it: char| !it.is_alphanumeric()).to_lowercase();
         let own = !quoted && !word.contains(QUOTES) && bare.bytes().all(|it| it.is_ascii_lowercase()) && bare != lower;
         quoted ^= word.matches(QUOTES).count() % 2 == 1;
-        let harmless = own || bare.len() < WORD_MIN || names.contains(&bare) || !lower.contains(&bare);
+        let harmless = own
+            || is_placeholder(word.trim_matches(['`', '"', ',', ':', ';']))
+            || bare.len() < WORD_MIN
+            || names.contains(&bare)
+            || !lower.contains(&bare);
         if harmless { word.to_owned() } else { "...".to_owned() }
     };
     message.split(' ').map(shown).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether a text is what the gateway fills in, or is meant to be: `{client_ip}`, `{path.id}`. Such a name is shown, as
+/// that of a variable is.
+pub(super) fn is_placeholder(text: &str) -> bool {
+    const LENGTH_MAX: usize = 26;
+    let name = text.strip_prefix('{').and_then(|it| it.strip_suffix('}'));
+    name.is_some_and(|it| {
+        let plain = it.bytes().all(|it| it.is_ascii_lowercase() || b"_.".contains(&it));
+        !it.is_empty() && plain && text.len() <= LENGTH_MAX
+    })
 }
 
 /// Between them stands what was written.

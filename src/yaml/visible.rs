@@ -13,7 +13,7 @@ use crate::base::{credentials_in, names_credential, nearest};
 
 use super::elsewhere;
 use super::environment::plain_value;
-use super::secrets::is_reference;
+use super::secrets::{is_placeholder, is_reference};
 use super::spans::{Child, Content, Span, unescape};
 use super::structure::{children_of, keys_of, step, takes_scalar, variants_of, words};
 
@@ -157,7 +157,8 @@ impl<'s> Standing<'s> {
             entries.chain(children_of(schema)).any(|it| variants_of(self.root, it).iter().any(|it| is_secret(it)))
         };
         let below = || self.schemas.iter().any(|it| holds_secret(self.root, it, DEPTH_MAX));
-        !self.schemas.iter().any(|it| inside(&it)) && (is_name(text, false) || is_address(text) || !below())
+        let server = is_address(text) || is_host(text);
+        server || (!self.schemas.iter().any(|it| inside(&it)) && (is_name(text, false) || !below()))
     }
 
     /// Whether a text is due, and neither a list nor a mapping.
@@ -245,7 +246,7 @@ impl Hidden {
             walk(root, &Standing::root(schema), &|_| true, &mut tell);
         }
         texts.extend(brought.filter(|it| plain_value(it).is_string()).map(str::to_owned));
-        let hidden = |it: &String| it.len() >= TEXT_MIN && !seen.contains(&plain(it));
+        let hidden = |it: &String| it.len() >= TEXT_MIN && !is_placeholder(it) && !seen.contains(&plain(it));
         let mut texts: Vec<String> = texts.into_iter().filter(hidden).collect();
         texts.sort_by_key(|it| std::cmp::Reverse(it.len()));
         let plain = texts.iter().map(|it| plain(it)).collect();
@@ -292,7 +293,7 @@ impl Hidden {
     }
 
     fn betrays(&self, quoted: &str) -> bool {
-        if is_reference(quoted) {
+        if is_reference(quoted) || is_placeholder(quoted) {
             return false;
         }
         let quoted = plain(quoted.strip_suffix("...").unwrap_or(quoted));
@@ -359,6 +360,16 @@ fn is_address(text: &str) -> bool {
         host && !port.is_empty() && port.bytes().all(|it| it.is_ascii_digit())
     });
     port && (path.is_empty() || is_name(path, true)) && !holds_credential(text)
+}
+
+/// Whether a text is the name of a server: words of small letters with dots between, the last of letters alone.
+fn is_host(text: &str) -> bool {
+    let label = |it: &str| {
+        let plain = |it: u8| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'-';
+        !it.is_empty() && it.len() <= 24 && it.bytes().all(plain)
+    };
+    let last = text.rsplit_once('.').is_some_and(|(_, it)| it.bytes().all(|it| it.is_ascii_lowercase()));
+    last && text.split('.').all(label) && !holds_credential(text)
 }
 
 fn is_name_letter(byte: u8) -> bool {

@@ -13,7 +13,7 @@ pub(super) const KINDS: [(&str, Make); 25] = [
     ("a key's name before it", |it| format!("url: {it}")),
     ("a harmless name before it", |it| format!("name: {it}")),
     ("a brace first", |it| format!("{{{it}")),
-    ("braces around", |it| format!("{{{it}}}")),
+    ("braces around", |it| format!("{{{it}9}}")),
     ("braces around two", |it| format!("{{{it}: {it}}}")),
     ("a bracket first", |it| format!("[{it}")),
     ("a star first", |it| format!("*{it}")),
