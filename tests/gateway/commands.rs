@@ -228,7 +228,7 @@ steps, in order
   3. cors              {"origins":["https://app.example.org"],"credentials":false}
   4. forwarded
   5. rewrite           {"path":"/v1/{id}","headers":{"set":{"x-api-version":"1"}}}
-  6. security_headers  "strict"
+  6. security_headers  "standard"
 
 timeouts   connect 2s, first_byte 15s, request 20s, idle 1m
 body       at most 256KiB
