@@ -3,7 +3,7 @@
 //! For people, so it may be slow: it looks at every route by itself. Values of the request are not
 //! repeated where they could be secrets. How it is printed is the command's business.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
@@ -71,18 +71,18 @@ impl Table {
         };
         let host = HostName::of(request.host);
         let mut near: Vec<(bool, NearMiss)> = Vec::new();
-        let rank = |(other_path, it): &(bool, NearMiss)| (*other_path, it.reasons.len());
-        for route in self.routes().iter().filter(|it| winner != Some(it.number)) {
+        for route in self.routes() {
             let better = winner.map(|it| self.name(it));
-            let Some(found) = near_miss(route, host.as_ref(), request, better) else { continue };
-            // Of several paths of a route, the nearest one.
-            match near.iter_mut().find(|it| it.1.route == found.1.route) {
-                Some(known) if rank(&found) < rank(known) => *known = found,
-                Some(_) => {}
-                None => near.push(found),
+            if winner != Some(route.number)
+                && let Some(found) = near_miss(route, host.as_ref(), request, better)
+            {
+                near.push(found);
             }
         }
-        near.sort_by_key(rank);
+        near.sort_by_key(|(other_path, it)| (*other_path, it.reasons.len()));
+        // Of a route with several paths the nearest one counts.
+        let mut told = HashSet::new();
+        near.retain(|(_, it)| told.insert(it.route.clone()));
         let more = near.len().saturating_sub(NEAR_MAX);
         let near = near.into_iter().take(NEAR_MAX).map(|(_, it)| it).collect();
         Explanation { outcome: self.verdict(outcome, request), near, more }

@@ -9,7 +9,7 @@ use http::{HeaderMap, Method};
 
 use crate::base::{At, Diagnostics};
 
-use super::pattern::{Host, HostName, Pattern};
+use super::pattern::{ANYTHING, Host, HostName, Pattern};
 use super::predicates::allow;
 use super::route::{Fit, Route};
 use super::trie::{CAPTURES_MAX, Params, TextMap, Trie, Visit};
@@ -220,6 +220,9 @@ impl Table {
                 self.insert(&route, self.routes.len());
             }
             self.routes.push(route);
+        }
+        if written.says_nothing() {
+            names = vec![ANYTHING.to_owned()]; // no template is blamed for that
         }
         if names.len() > CAPTURES_MAX {
             diagnostics.error(&list, format!("more than {CAPTURES_MAX} captures in all"));

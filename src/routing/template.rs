@@ -207,7 +207,7 @@ fn ours(theirs: &str, names: &[String]) -> String {
     }
     match word {
         "host" | "http_host" | "hostname" | "server_name" => {
-            "write `{host}`, or a place on the same host as a path alone".to_owned()
+            "write `{host}`; a place on the same host is written as a path alone".to_owned()
         }
         "args" | "is_args" | "query_string" => "leave it out: the query is kept".to_owned(),
         _ if names.is_empty() => {

@@ -40,7 +40,6 @@ const fn entry(theirs: &'static str, beside: &'static str, help: &'static str) -
 }
 
 const BELOW: &str = "write `path: \"/a/{*rest}\"` for all that is below `/a`";
-const ONE_PATH: &str = "write `path`: a route has one; give each further path a route of its own";
 const TO_UPSTREAM: &str =
     "name an upstream: `upstream: app`, and under `upstreams`: `app: { discovery: { static: [\"127.0.0.1:9101\"] } }`";
 const ENDPOINTS: &str = "write `discovery: { static: [\"127.0.0.1:9101\"] }`";
@@ -60,8 +59,7 @@ const KEYS: &[Entry] = &[
     entry("prefix", "path", BELOW),
     entry("path_prefix", "path", BELOW),
     entry("location", "path", "write `path: /a`, or `path: \"/a/{*rest}\"` for all that is below"),
-    entry("paths", "path", ONE_PATH),
-    entry("paths", "match", "write `match: { path: /a }`: a route has one path; give each further one its own route"),
+    entry("paths", "match", "it belongs under `match`: `match: { paths: [/a, /b] }`"),
     entry("path", "match", "it belongs under `match`: `match: { path: /a }`"),
     entry("prefix", "match", "write `match: { path: \"/a/{*rest}\" }` for all that is below `/a`"),
     entry("location", "match", "write `match: { path: /a }`"),

@@ -77,10 +77,11 @@ fn rfc_9110_12_5_3_answers_are_compressed_as_clients_like_it() {
             assert_eq!(answer.header("etag"), Some(if expected.is_some() { "W/\"x\"" } else { "\"x\"" }));
             assert!(expected.is_none() || answer.body.len() * 4 < json().len(), "{accepted}: {}", answer.body.len());
         }
-        let takes_trailers = [("accept-encoding", accepted), ("te", "trailers")];
-        let chunked = gateway.request("GET", "/chunked", &takes_trailers, b"");
+        let fields = [("accept-encoding", accepted), ("te", "trailers"), ("connection", "te, close")];
+        let chunked = gateway.request("GET", "/chunked", &fields, b"");
         assert_eq!((chunked.header("content-encoding"), decoded(&chunked)), (expected, json()), "{accepted}");
         assert_eq!(chunked.trailer("x-trailer"), Some("1"));
+        assert_eq!(chunked.trailer("repr-digest").is_none(), expected.is_some(), "it is of other bytes");
     }
     assert_eq!(gateway.get("/length").header("content-encoding"), None, "who names none gets none");
     let plain = ask(&gateway, "/plain", "gzip");

@@ -83,8 +83,8 @@ fn names_and_types_are_told_and_only_values_are_hidden() {
             "`content-length` belongs to the connection or frames the message | leave it out",
         ),
         (route("rewrite: { headers: { set: { Host: b.test } } }"), 7, "`host` belongs to the connection"),
-        (route("rewrite: { headers: { set: { x-a: \"%REQ(x)%\" } } }"), 7, "nothing fills in"),
-        (route("rewrite: { headers: { set: { x-a: \"$(headers.x)\" } } }"), 7, "nothing fills in"),
+        (route("rewrite: { headers: { set: { x-a: \"%REQ(x)%\" } } }"), 7, "are filled in"),
+        (route("rewrite: { headers: { set: { x-a: \"$(headers.x)\" } } }"), 7, "are filled in"),
         (route("rewrite: { headers: { set: { x-a: \"${request_id}\" } } }"), 7, "leave it out: upstreams and clients"),
     ] {
         refused(&folder, CONFIG, &routes, &[(line, &[told])]);
@@ -121,7 +121,7 @@ fn what_other_gateways_call_a_thing_has_its_name_here() {
     ] {
         refused(&folder, CONFIG, &routes, &[(line, &[ours])]);
     }
-    for (theirs, ours) in [("prefix", "`path: \"/a/{*rest}\"`"), ("paths", "write it as a list: `[/a]`")] {
+    for (theirs, ours) in [("prefix", "`path: \"/a/{*rest}\"`"), ("location", "`path: /a`")] {
         let told = check(&folder, CONFIG, &matching(&format!("{{ {theirs}: /a }}")));
         assert!(told.iter().any(|it| it.text.contains(ours)), "{theirs}: {told:?}");
     }
