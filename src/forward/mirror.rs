@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{EXPECT, HeaderName, HeaderValue};
+use http::header::{EXPECT, HeaderValue};
 use once_cell::sync::Lazy;
 use parking_lot::Mutex;
 use pingora::http::RequestHeader;
@@ -23,11 +23,9 @@ use super::response::{Frame, UpstreamResponse};
 use super::upstreams::Destinations;
 use super::worker::Worker;
 use crate::base::{At, ByteSize, Deadline, Diagnostics};
-use crate::pipeline::{AttemptInfo, Context};
+use crate::pipeline::{AttemptInfo, Context, X_MOONGATE_MIRROR};
 use crate::upstream::Priority;
 
-/// Marks a copy. From a client the field goes no further, as all of this beginning.
-const X_MOONGATE_MIRROR: HeaderName = HeaderName::from_static("x-moongate-mirror");
 /// So many copies of a route are under way at once, unless it says otherwise.
 const CONCURRENCY: u32 = 100;
 /// The largest body that is copied, unless the route says otherwise.
@@ -190,14 +188,12 @@ impl MirrorRuntime {
         }
         let mut request = request.clone();
         request.remove_header(&EXPECT);
-        let mut context =
-            Context { balance_key: None, sticky: None, deadline: None, upstreams: None, ..context.clone() };
-        // Its mark is one of the gateway's own fields, which nobody else can send: so it stands among those.
-        if !context.forwarded_headers_set {
-            context.set_forwarded_headers(&mut request);
-            context.forwarded_headers_set = true;
+        // Where the gateway's own fields stand among the others already, the mark is put there, too.
+        if context.forwarded_headers_set {
+            request.insert_header(X_MOONGATE_MIRROR, HeaderValue::from_static("1")).ok()?;
         }
-        request.insert_header(X_MOONGATE_MIRROR, HeaderValue::from_static("1")).ok()?;
+        let context = Context { balance_key: None, sticky: None, deadline: None, upstreams: None, ..context.clone() };
+        let context = Context { mirrored: true, ..context };
         let copy = RequestCopy {
             mirror: self.clone(),
             request,

@@ -25,6 +25,9 @@ pub const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-po
 /// The beginning of the client's path, which a proxy has taken away.
 pub const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
+/// Marks the copy of a request for another upstream.
+pub const X_MOONGATE_MIRROR: HeaderName = HeaderName::from_static("x-moongate-mirror");
+
 /// All of them, and one that says the same in another way, but for those of the principal.
 #[cfg(test)]
 const OURS: [&str; 9] = [
@@ -68,6 +71,9 @@ impl Context {
     /// Gives every field to `field`, its value in pieces.
     pub fn forwarded_headers(&self, request: &RequestHeader, mut field: impl FnMut(&HeaderName, &[&[u8]])) {
         field(&X_REQUEST_ID, &[self.request_id.as_bytes()]);
+        if self.mirrored {
+            field(&X_MOONGATE_MIRROR, &[b"1"]);
+        }
         field(&TRACEPARENT, &[&self.trace.traceparent()]);
         let client = AddressText::of(self.client_ip);
         let client = client.as_bytes();

@@ -21,7 +21,7 @@ pub use error_body::ErrorBody;
 pub use filter::{Filter, RequestContext, Scope, Step, Stop};
 pub use forwarded_headers::{
     TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PREFIX, X_FORWARDED_PROTO,
-    X_REQUEST_ID, is_gateway_header,
+    X_MOONGATE_MIRROR, X_REQUEST_ID, is_gateway_header,
 };
 pub use media_types::MediaTypes;
 pub use path_back::PathBack;

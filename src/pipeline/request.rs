@@ -52,6 +52,8 @@ pub struct Context {
     pub sticky: Option<StickySession>,
     /// What the parts of an aggregated answer are asked for, and what became of them; there on such routes alone.
     pub parts: Option<Arc<Parts>>,
+    /// It is a copy for another upstream, and marked as one.
+    pub mirrored: bool,
     /// How many local services have handed the request on to another upstream.
     pub depth: u8,
     /// What a local service can call; there for services alone.
@@ -294,6 +296,7 @@ impl Context {
             balance_key: None,
             sticky: None,
             parts: None,
+            mirrored: false,
             depth: 0,
             upstreams: None,
         }
