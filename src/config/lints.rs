@@ -14,30 +14,38 @@ const VERBS: [&str; 14] = [
 pub(super) fn warn(file: &RoutesFile, diagnostics: &mut Diagnostics) {
     let at = At::ROOT.key("routes");
     for (number, route) in file.routes.iter().enumerate().filter(|(_, it)| it.forwards() && wanted(file, it)) {
-        let segments: Vec<&str> = route.r#match.path.split('/').filter(|it| !it.is_empty()).collect();
-        let ["api", rest @ ..] = &segments[..] else { continue };
-        let of_route = at.index(number);
+        let (of_route, written) = (at.index(number), &route.r#match);
         let of_match = of_route.key("match");
-        let path = of_match.key("path");
-        match rest {
-            [first, ..] if first.starts_with("{*") => continue, // all versions there are
-            [first, ..] if !is_version(first) => {
-                diagnostics
-                    .warn(&path, format!("the path of route `{}` has no version", route.name))
-                    .help("write `/api/v1/…`, so that a later one can stand beside it; `lint: false` at the route silences this");
-            }
-            _ => {}
+        look_at(&written.path, &route.name, &of_match.key("path"), diagnostics);
+        let several = of_match.key("paths");
+        for (number, path) in written.paths.iter().enumerate() {
+            look_at(path, &route.name, &several.index(number), diagnostics);
         }
-        for segment in rest.iter().filter(|it| !it.starts_with('{')) {
-            if let Some(verb) = verb(segment) {
-                diagnostics
-                    .warn(&path, format!("`{segment}` says `{verb}`, as a method does"))
-                    .help("name the thing alone, and let the method say what is done: `GET /api/v1/players`; `lint: false` at the route silences this");
-            } else if segment.bytes().any(|it| it.is_ascii_uppercase()) {
-                diagnostics.warn(&path, format!("`{segment}` has capital letters")).help(
-                    "paths differ by them, and people do not: write it small; `lint: false` at the route silences this",
-                );
-            }
+    }
+}
+
+fn look_at(path: &str, route: &str, at: &At<'_>, diagnostics: &mut Diagnostics) {
+    let segments: Vec<&str> = path.split('/').filter(|it| !it.is_empty()).collect();
+    let ["api", rest @ ..] = &segments[..] else { return };
+    match rest {
+        [first, ..] if first.starts_with("{*") => return, // all versions there are
+        [first, ..] if !is_version(first) => {
+            diagnostics.warn(at, format!("the path of route `{route}` has no version")).help(
+                "write `/api/v1/…`, so that a later one can stand beside it; `lint: false` at the route silences this",
+            );
+        }
+        _ => {}
+    }
+    for segment in rest.iter().filter(|it| !it.starts_with('{')) {
+        if let Some(verb) = verb(segment) {
+            diagnostics.warn(at, format!("`{segment}` says `{verb}`, as a method does")).help(
+                "name the thing alone, and let the method say what is done: `GET /api/v1/players`; `lint: false` at the \
+                 route silences this",
+            );
+        } else if segment.bytes().any(|it| it.is_ascii_uppercase()) {
+            diagnostics.warn(at, format!("`{segment}` has capital letters")).help(
+                "paths differ by them, and people do not: write it small; `lint: false` at the route silences this",
+            );
         }
     }
 }

@@ -28,7 +28,9 @@ alerts: { health: { ‹url›, ‹authorization› } }
 
 pub(super) const ROUTES: &str = r#"
 version: 1
-defaults: { headers: { set: { ‹x-default› }, add: { ‹x-default-too› } } }
+defaults:
+  headers: { set: { ‹x-default› }, add: { ‹x-default-too› } }
+  request_headers: { set: { ‹x-request› }, add: { ‹x-request-too› } }
 policies:
   partner:
     headers:
