@@ -138,7 +138,7 @@ impl Split {
     /// may, the one that it would have if all might.
     pub fn choose(&self, key: Option<u64>, may_serve: impl Fn(usize) -> bool) -> usize {
         let key = key.unwrap_or_else(|| fastrand::u64(..));
-        let able = self.best(key, |number| may_serve(number));
+        let able = self.best(key, may_serve);
         able.or_else(|| self.best(key, |_| true)).unwrap_or(0)
     }
 
