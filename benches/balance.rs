@@ -32,7 +32,9 @@ fn compile(name: &str, settings: &str, endpoints: usize) -> Arc<Upstream> {
         let (high, low, weight) = (index / 200, index % 200 + 1, index % 3 + 1);
         writeln!(yaml, "    - {{ address: \"127.1.{high}.{low}:8080\", weight: {weight} }}").expect("a line");
     }
-    let config: UpstreamConfig = serde_yaml::from_str(&yaml).expect("an upstream");
+    // As the loader reads it: `hash_on: { header: … }` is a choice of JSON's kind.
+    let written: serde_json::Value = serde_yaml::from_str(&yaml).expect("YAML");
+    let config: UpstreamConfig = serde_json::from_value(written).expect("an upstream");
     let mut diagnostics = Diagnostics::default();
     let upstream = Upstream::compile(name, &config, None, &At::ROOT, &mut diagnostics);
     let faults: Vec<_> = diagnostics.iter().map(|it| &it.message).collect();
