@@ -296,9 +296,9 @@ fn s2s_41_refusals_are_grpcs_own_in_either_form() {
     }
 }
 
-#[test]
-fn a_stream_that_outlasts_its_deadline_ends_with_the_status_in_its_last_frame() {
-    let upstream = H2Upstream::start(|request, mut respond, book| {
+/// An upstream that sends one message and no end, and notes how its stream is reset.
+fn silent_after_one_message() -> H2Upstream {
+    H2Upstream::start(|request, mut respond, book| {
         Box::pin(async move {
             drop(request);
             let head = HttpResponse::builder().header("content-type", "application/grpc");
@@ -308,7 +308,12 @@ fn a_stream_that_outlasts_its_deadline_ends_with_the_status_in_its_last_frame() 
             book.resets.lock().unwrap().push(Some(reason));
             Ok(())
         })
-    });
+    })
+}
+
+#[test]
+fn a_stream_that_outlasts_its_deadline_ends_with_the_status_in_its_last_frame() {
+    let upstream = silent_after_one_message();
     let gateway = upstream.gateway("grpc_web: true");
     for (number, (_, ask)) in ASKS.into_iter().enumerate() {
         let answer = ask(&gateway, &[("content-type", BINARY), ("grpc-timeout", "400m")], &message("x"));
@@ -395,17 +400,7 @@ fn trailers_that_prove_somebody_stay_behind_in_the_last_frame_too() {
 
 #[test]
 fn a_client_that_leaves_ends_its_call_at_the_upstream() {
-    let upstream = H2Upstream::start(|request, mut respond, book| {
-        Box::pin(async move {
-            drop(request);
-            let head = HttpResponse::builder().header("content-type", "application/grpc");
-            let mut stream = respond.send_response(head.body(()).unwrap(), false)?;
-            stream.send_data(message("first").into(), false)?;
-            let reason = std::future::poll_fn(|cx| stream.poll_reset(cx)).await?;
-            book.resets.lock().unwrap().push(Some(reason));
-            Ok(())
-        })
-    });
+    let upstream = silent_after_one_message();
     let gateway = upstream.gateway("grpc_web: true");
     let mut client = RawClient::connect(gateway.public());
     client.send(request_bytes(gateway.public(), "POST", PATH, &[("content-type", BINARY)], &message("x")));
